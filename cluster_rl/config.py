@@ -1,0 +1,317 @@
+"""The schema of every configuration key, and how a file and overrides become one checked `Config`.
+
+Any process reads it. In: a JSON or YAML file and `key=value` overrides. Out: a frozen `Config`. Every key has a type,
+bounds, a unit and a help line; docs/config.md is generated from them. This module imports nothing of ours but errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+import yaml
+
+from cluster_rl.errors import UserError
+
+PRESET_DIR = Path(__file__).parent / "configs"
+
+
+def _key(help_text: str, unit: str = "", **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=help_text, extra={"unit": unit}, **bounds)
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the config structs: frozen, and no unknown keys."""
+
+
+class RewardWeights(_Section):
+    """Weight of each reward term; a term's value is a count or a fraction, see `rewards.py`."""
+
+    event: Annotated[float, _key("each event flag set for the first time in the episode", "reward")] = 1.0
+    milestone: Annotated[float, _key("each milestone first reached in the episode, on top of its event", "reward")] = 2.0
+    badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
+    new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
+    new_tile: Annotated[float, _key("each map tile stood on for the first time in the episode", "reward")] = 0.01
+    level: Annotated[float, _key("each level gained by the party, up to its best so far", "reward")] = 0.5
+    species: Annotated[float, _key("each species caught for the first time", "reward")] = 1.0
+    item: Annotated[float, _key("each kind of item in the bag for the first time", "reward")] = 0.2
+    blackout: Annotated[float, _key("each time the whole party faints; negative to discourage", "reward")] = -0.5
+    step: Annotated[float, _key("every step; a small negative value makes shorter ways better", "reward")] = -0.0005
+
+
+class ModelConfig(_Section):
+    """Sizes of the network. `kind` picks the architecture."""
+
+    kind: Annotated[Literal["unified", "slim"], _key("unified: residual tower and attention; slim: small convs")] = (
+        "unified"
+    )
+    conv_channels: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1, le=1024)]],
+        _key("output channels of each conv stage, first to last", "channels", min_length=1, max_length=6),
+    ] = msgspec.field(default_factory=lambda: [32, 64, 64])
+    residual_blocks: Annotated[int, _key("residual blocks after each conv stage (unified)", "blocks", ge=0, le=8)] = 1
+    context_width: Annotated[int, _key("width of the context MLP", "units", ge=8, le=2048)] = 128
+    trunk_width: Annotated[int, _key("width of the layer before the recurrent cell", "units", ge=8, le=4096)] = 512
+    recurrent_cell: Annotated[Literal["lstm", "gru"], _key("recurrent cell")] = "lstm"
+    forget_gate_bias: Annotated[float, _key("initial forget-gate bias of the LSTM", "", ge=0, le=5)] = 1.0
+    noisy_sigma: Annotated[float, _key("initial sigma of the noisy layers; 0 turns noise off", "", ge=0, le=2)] = 0.5
+    attention_heads: Annotated[int, _key("heads of the spatial attention", "heads", ge=1, le=16)] = 4
+
+
+class Config(_Section):
+    """One run. The values here are the defaults; `cluster_config.json` holds the same ones for editing."""
+
+    # How long the run is.
+    target_total_steps: Annotated[int, _key("the run ends when this many steps are logged", "env steps", ge=1)] = (
+        25_000_000
+    )
+    total_episodes: Annotated[int, _key("the run ends after this many episodes; 0 is unlimited", "episodes", ge=0)] = 0
+    max_runtime_seconds: Annotated[
+        int, _key("one job stops softly after this long: checkpoint, then exit; 0 is unlimited", "seconds", ge=0)
+    ] = 13_500
+    base_seed: Annotated[int, _key("seed from which every other seed is derived", "", ge=0, le=2**31 - 1)] = 1
+
+    # The game.
+    rom: Annotated[str, _key("path of the ROM; empty plays the embedded cartridge", "path")] = ""
+    initial_state: Annotated[str, _key("savestate in which episodes start; empty starts after boot", "path")] = ""
+    frame_skip: Annotated[int, _key("frames of one step, a press of 8 included", "frames", ge=9, le=240)] = 24
+    episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480
+    start_idle_frames_max: Annotated[
+        int, _key("frames waited at random at an episode's start, so that actors differ", "frames", ge=0, le=600)
+    ] = 60
+
+    # Actors.
+    num_actors: Annotated[int, _key("actor processes", "processes", ge=1, le=4096)] = 6
+    envs_per_actor: Annotated[int, _key("emulators in one actor process", "emulators", ge=1, le=64)] = 8
+    epsilon_base: Annotated[float, _key("largest epsilon of the Ape-X ladder", "probability", ge=0, le=1)] = 0.4
+    epsilon_alpha: Annotated[float, _key("steepness of the Ape-X ladder", "", ge=0, le=20)] = 7.0
+
+    # What the agent sees and may do.
+    occupancy_crop_radius: Annotated[int, _key("radius of the map-memory crop", "tiles", ge=1, le=16)] = 4
+    affordance_fail_threshold: Annotated[
+        int, _key("a button is masked after it changed nothing this often in one situation", "tries", ge=1, le=100)
+    ] = 2
+    affordance_expiry_steps: Annotated[
+        int, _key("a learned mask is forgotten after this many steps of its emulator", "env steps", ge=1)
+    ] = 2_000
+    affordance_retry_probability: Annotated[
+        float, _key("chance a step that a learned mask is lifted for that step", "probability", ge=0, le=1)
+    ] = 0.01
+    affordance_memory_entries: Annotated[int, _key("situations remembered by one emulator", "entries", ge=1)] = 20_000
+    rewards: RewardWeights = msgspec.field(default_factory=RewardWeights)
+
+    # Sequences.
+    unroll_length: Annotated[int, _key("trained positions of a sequence", "env steps", ge=1, le=1024)] = 80
+    burn_in: Annotated[int, _key("positions before them that only warm the state", "env steps", ge=0, le=1024)] = 40
+    n_step: Annotated[int, _key("steps of the return before bootstrapping", "env steps", ge=1, le=64)] = 5
+
+    # Replay.
+    replay_capacity_transitions: Annotated[int, _key("trained positions kept in the replay", "env steps", ge=1)] = (
+        5_000_000
+    )
+    replay_dir: Annotated[str, _key("folder of the replay log; empty is replay/ in the run directory", "path")] = ""
+    min_replay_transitions: Annotated[int, _key("positions in the replay before updates start", "env steps", ge=1)] = (
+        50_000
+    )
+    samples_per_insert: Annotated[
+        float, _key("trained positions sampled for each one inserted", "", gt=0, le=1000)
+    ] = 1.0
+    samples_per_insert_tolerance: Annotated[
+        float, _key("how far, as a fraction of the minimum size, sampling may run ahead or behind", "", ge=0.01, le=10)
+    ] = 0.2
+    prioritized_alpha: Annotated[float, _key("exponent of the priorities", "", ge=0, le=1)] = 0.9
+    importance_beta: Annotated[float, _key("exponent of the importance weights", "", ge=0, le=1)] = 0.6
+    priority_eta: Annotated[float, _key("share of the largest TD error in a sequence's priority", "", ge=0, le=1)] = 0.9
+
+    # Learner.
+    batch_size: Annotated[int, _key("sequences of one update", "sequences", ge=1, le=4096)] = 64
+    gamma: Annotated[float, _key("discount of one step", "", ge=0, le=1)] = 0.997
+    learning_rate: Annotated[float, _key("step size of Adam", "", gt=0, le=1)] = 1e-4
+    adam_epsilon: Annotated[float, _key("epsilon of Adam", "", gt=0, le=1)] = 1e-3
+    max_grad_norm: Annotated[float, _key("gradients are clipped to this global norm", "", gt=0)] = 40.0
+    target_update_interval: Annotated[int, _key("updates between copies into the target network", "updates", ge=1)] = (
+        500
+    )
+    publish_interval: Annotated[int, _key("updates between publications of the parameters", "updates", ge=1)] = 20
+    value_rescaling: Annotated[bool, _key("learn values under h(x), see docs/architecture.md")] = True
+    huber_kappa: Annotated[float, _key("threshold of the Huber loss", "", gt=0, le=100)] = 1.0
+    aux_loss_weight: Annotated[float, _key("weight of the auxiliary loss; 0 turns it off", "", ge=0, le=10)] = 0.1
+    device: Annotated[Literal["auto", "cpu", "cuda"], _key("device of the learner; auto takes CUDA if present")] = "auto"
+    mixed_precision: Annotated[bool, _key("bfloat16 autocast where CUDA is used")] = True
+    learner_threads: Annotated[int, _key("CPU threads of the learner; 0 is one per free core", "threads", ge=0)] = 0
+
+    # Model.
+    use_spatial_attention: Annotated[bool, _key("attention over the conv features, with positions (unified)")] = True
+    lstm_hidden_size: Annotated[int, _key("units of the recurrent cell", "units", ge=8, le=4096)] = 512
+    num_quantiles: Annotated[int, _key("quantiles of the value head", "quantiles", ge=1, le=256)] = 32
+    model: ModelConfig = msgspec.field(default_factory=ModelConfig)
+
+    # What is written.
+    log_episodes_for_replay: Annotated[bool, _key("write an episode log for each episode")] = True
+    ram_hash_interval_steps: Annotated[int, _key("steps between full RAM hashes in a log", "env steps", ge=1)] = 64
+    progress_interval_seconds: Annotated[float, _key("time between writes of progress.json", "seconds", gt=0)] = 5.0
+    metrics_interval_seconds: Annotated[float, _key("time between rows of metrics.jsonl", "seconds", gt=0)] = 10.0
+    checkpoint_interval_seconds: Annotated[float, _key("time between checkpoints", "seconds", gt=0)] = 300.0
+
+    # Between processes.
+    bind_host: Annotated[str, _key("address the learner listens on; other than loopback needs CURVE keys", "host")] = (
+        "127.0.0.1"
+    )
+    credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = 64
+    params_poll_seconds: Annotated[float, _key("time between an actor's questions for parameters", "seconds", gt=0)] = 2.0
+    max_restarts: Annotated[int, _key("times one child process is started again in a job", "restarts", ge=0)] = 10
+
+
+def sequence_schema_hash(config: Config) -> str:
+    """Hash of what both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""
+    shared = (
+        "unroll_length burn_in n_step occupancy_crop_radius lstm_hidden_size num_quantiles use_spatial_attention "
+        "frame_skip model"
+    ).split()
+    values = {name: msgspec.to_builtins(getattr(config, name)) for name in shared}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Reads a config file, or a preset by its name, and applies `dotted.key=value` overrides in order.
+
+    Raises `UserError`, naming the key's path, for a missing or unreadable file, an unknown key, a wrong type or a
+    value out of bounds.
+    """
+    raw = _read_file(_resolve(path)) if path is not None else {}
+    source = str(path) if path is not None else "defaults"
+    for override in overrides:
+        name, value = _parse_override(override)
+        _set_dotted(raw, name, value)
+        source = f"{path or 'defaults'} and overrides"
+    return config_from_builtins(raw, source)
+
+
+def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
+    """Checks a plain mapping against the schema. Raises `UserError` that names `source` and the key."""
+    _check_names(raw, Config, source, "")
+    try:
+        config = msgspec.convert(raw, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{source}: {_readable(str(error))}") from None
+    _check_together(config, source)
+    return config
+
+
+def config_to_json(config: Config) -> bytes:
+    """The resolved config as indented JSON, every key present."""
+    return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+
+
+def split_overrides(arguments: Sequence[str]) -> list[str]:
+    """Turns what argparse left over (`--key value`, `--key=value`, `key=value`) into `key=value` overrides.
+
+    Raises `UserError` for an argument that is none of these.
+    """
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and "=" not in word:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{word}: a value is missing; write {word} VALUE or {word}=VALUE")
+            overrides.append(f"{word[2:]}={rest.pop(0)}")
+        elif "=" in word:
+            overrides.append(word.removeprefix("--"))
+        else:
+            raise UserError(f"argument {word!r} is not understood; overrides are written key=value or --key value")
+    # Option names may be written with dashes; config keys have none.
+    return [f"{key.replace('-', '_')}={value}" for key, value in (o.split("=", 1) for o in overrides)]
+
+
+def config_keys(section: type = Config, prefix: str = "") -> dict[str, msgspec.Meta]:
+    """Every dotted key of the schema with its `Meta` (description, unit, bounds)."""
+    keys: dict[str, msgspec.Meta] = {}
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        if isinstance(hint, type) and issubclass(hint, _Section):
+            keys |= config_keys(hint, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = next(meta for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
+    return keys
+
+
+def _resolve(path: str | Path) -> Path:
+    """A file as given, or `NAME` of a preset shipped with the package."""
+    given = Path(path)
+    preset = PRESET_DIR / f"{path}.yaml"
+    if not given.exists() and given.name == str(path) and preset.exists():
+        return preset
+    return given
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        presets = ", ".join(sorted(p.stem for p in PRESET_DIR.glob("*.yaml")))
+        raise UserError(f"config {path}: no such file; presets are {presets}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path}: cannot be read: {error}") from None
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"config {path}: must be a mapping of keys to values, not {type(raw).__name__}")
+    return raw
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise UserError(f"override {override!r}: write key=value")
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, text
+
+
+def _set_dotted(raw: dict[str, Any], name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise UserError(f"override {name}: {section} is not a section")
+    raw[last] = value
+
+
+def _check_names(raw: Mapping[str, Any], section: type, source: str, prefix: str) -> None:
+    hints = get_type_hints(section)
+    for name, value in raw.items():
+        if name not in hints:
+            known = list(config_keys()) + [key.rsplit(".", 1)[-1] for key in config_keys() if "." in key]
+            near = difflib.get_close_matches(str(name), list(hints) + known, n=1, cutoff=0.5)
+            hint = f"; did you mean {prefix if near[0] in hints else ''}{near[0]}?" if near else ""
+            raise UserError(f"{source}: unknown key {prefix}{name}{hint}")
+        hint_type = hints[name]
+        if isinstance(hint_type, type) and issubclass(hint_type, _Section) and isinstance(value, Mapping):
+            _check_names(value, hint_type, source, f"{prefix}{name}.")
+
+
+def _readable(message: str) -> str:
+    """msgspec says "Expected `int`, got `str` - at `$.batch_size`"; users get the key first."""
+    text, _, where = message.partition(" - at `$.")
+    key = where.rstrip("`")
+    return f"{key}: {text}" if key else text
+
+
+def _check_together(config: Config, source: str) -> None:
+    if config.min_replay_transitions > config.replay_capacity_transitions:
+        raise UserError(
+            f"{source}: min_replay_transitions ({config.min_replay_transitions}) is larger than "
+            f"replay_capacity_transitions ({config.replay_capacity_transitions})"
+        )
+    if config.lstm_hidden_size % 8:
+        raise UserError(f"{source}: lstm_hidden_size: must be a multiple of 8, not {config.lstm_hidden_size}")

@@ -1,0 +1,33 @@
+"""The one exception that means "the input is wrong", and how a command ends on it.
+
+Every command of the package wraps its main function in `run_command`, so that bad input gives one line on stderr
+and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+
+
+def run_command(main: Callable[[], int]) -> None:
+    """Runs a command's main function and leaves the process with its exit code.
+
+    `UserError` becomes `error: <message>` on stderr and exit code 2; Ctrl-C becomes exit code 130.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
