@@ -29,7 +29,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Base of the config structs: frozen, and no unknown keys."""
 
 
-class RewardWeights(_Section):
+class RewardWeights(_Section, frozen=True):
     """Weight of each reward term; a term's value is a count or a fraction, see `rewards.py`."""
 
     event: Annotated[float, _key("each event flag set for the first time in the episode", "reward")] = 1.0
@@ -44,7 +44,7 @@ class RewardWeights(_Section):
     step: Annotated[float, _key("every step; a small negative value makes shorter ways better", "reward")] = -0.0005
 
 
-class ModelConfig(_Section):
+class ModelConfig(_Section, frozen=True):
     """Sizes of the network. `kind` picks the architecture."""
 
     kind: Annotated[Literal["unified", "slim"], _key("unified: residual tower and attention; slim: small convs")] = (
@@ -63,7 +63,7 @@ class ModelConfig(_Section):
     attention_heads: Annotated[int, _key("heads of the spatial attention", "heads", ge=1, le=16)] = 4
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """One run. The values here are the defaults; `cluster_config.json` holds the same ones for editing."""
 
     # How long the run is.
@@ -167,14 +167,18 @@ class Config(_Section):
     max_restarts: Annotated[int, _key("times one child process is started again in a job", "restarts", ge=0)] = 10
 
 
-def sequence_schema_hash(config: Config) -> str:
-    """Hash of what both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""
+def sequence_schema_values(config: Config) -> dict[str, Any]:
+    """What both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""
     shared = (
         "unroll_length burn_in n_step occupancy_crop_radius lstm_hidden_size num_quantiles use_spatial_attention "
         "frame_skip model"
     ).split()
-    values = {name: msgspec.to_builtins(getattr(config, name)) for name in shared}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return {name: msgspec.to_builtins(getattr(config, name)) for name in shared}
+
+
+def sequence_schema_hash(config: Config) -> str:
+    """Hash of `sequence_schema_values`, for the first message of an actor."""
+    return hashlib.sha256(json.dumps(sequence_schema_values(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:

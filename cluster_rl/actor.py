@@ -1,0 +1,375 @@
+"""Actor: several emulators, one batched policy, finished sequences out.
+
+`Actor` runs in the actor process (`python -m cluster_rl.actor`, started by the launcher or by an actor job) and,
+through another `Link`, inside the serial mode of train_slim. In: parameters. Out: sequence blocks, each with the
+initial priority computed from the values the actor acted on, and episode logs.
+
+All emulators of an actor share one step clock: every `unroll_length` steps it cuts their sequences and takes the newest
+parameters, so that a sequence's trained part was acted by one version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cluster_rl.buttons import NUM_BUTTONS
+from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.emulator.env import Env, EpisodeSummary, Observation, Step
+from cluster_rl.emulator.rom import load_rom, pyboy_version
+from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.game.world import World
+from cluster_rl.learning.exploration import actor_epsilons, select_actions
+from cluster_rl.learning.priorities import actor_priorities
+from cluster_rl.learning.sequences import Sequence, SequenceBuilder
+from cluster_rl.learning.targets import expected_values
+from cluster_rl.model import State, build_model, load_params, pack_screen
+from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.rendezvous import read_rendezvous
+from cluster_rl.signals import StopFlag
+from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.codec import encode_block
+
+
+class Link(Protocol):
+    """What an actor needs from whoever trains: the wire's `ActorChannel`, or serial mode's direct line."""
+
+    def send(self, block: bytes) -> None:
+        """Hands over one sequence; may wait for credit."""
+
+    def take_params(self) -> tuple[int, bytes] | None:
+        """(version, safetensors bytes) if others than those taken last have come, else None."""
+
+
+class Actor:
+    """`envs_per_actor` emulators driven by one network.
+
+    `incarnation` tells apart the starts of the same actor and seeds it together with `base_seed` and `index`: a
+    restarted actor does not play the same games again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        incarnation: int,
+        link: Link,
+        episode_log_dir: Path | None = None,
+        run_name: str = "",
+    ) -> None:
+        self.config = config
+        self.link = link
+        self.params_version = -1
+        self.env_steps = 0
+        self._clock = 0
+        self._network = build_model(config, observation_spec(config)).eval()
+        self._epsilons = actor_epsilons(config, index)
+        seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
+        env_seed, action_seed, noise_seed = seeds.spawn(3)
+        self._rng = np.random.default_rng(action_seed)
+        self._noise = torch.Generator().manual_seed(int(noise_seed.generate_state(1)[0]))
+        env_seeds = env_seed.generate_state(config.envs_per_actor)
+        spec = block_spec(config)
+        rom = load_rom(config.rom)
+        world = World.for_rom(rom.sha1)
+        self._slots: list[_Slot] = []
+        for emulator, (seed, epsilon) in enumerate(zip(env_seeds, self._epsilons, strict=True)):
+            recorder = None
+            if episode_log_dir is not None:
+                identity = EpisodeIdentity(
+                    rom_sha1=rom.sha1,
+                    rom_kind=rom.kind,
+                    pyboy_version=pyboy_version(),
+                    frame_skip=config.frame_skip,
+                    run=run_name,
+                    actor=index,
+                    incarnation=incarnation,
+                    emulator=emulator,
+                )
+                recorder = EpisodeRecorder(episode_log_dir, identity, config.ram_hash_interval_steps)
+            builder = SequenceBuilder(
+                spec,
+                actor=index,
+                incarnation=incarnation,
+                emulator=emulator,
+                epsilon=float(epsilon),
+                num_quantiles=config.num_quantiles,
+            )
+            self._slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
+        count = len(self._slots)
+        self._screen = np.zeros((count, 72, 20), np.uint8)
+        self._context = np.zeros((count, spec.context_size), np.uint8)
+        self._crop = np.zeros((count, 2, spec.crop_side, spec.crop_side), np.uint8)
+        self._mask = np.zeros((count, spec.num_actions), np.bool_)
+        self._prev_action = np.zeros(count, np.int64)
+        self._prev_reward = np.zeros(count, np.float32)
+        self._state = self._network.initial_state(count)
+
+    def run(self) -> Iterator[int]:
+        """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
+        for row, slot in enumerate(self._slots):
+            self._begin(row, slot)
+        while True:
+            if self._clock % self.config.unroll_length == 0:
+                self._edge()
+            self._step()
+            self._clock += 1
+            yield self.env_steps
+
+    def stop(self) -> None:
+        """Ends every open episode as truncated by the job and sends what is open, so that no step is lost."""
+        finished: list[Sequence] = []
+        quantiles = self._clean_quantiles()
+        for row, slot in enumerate(self._slots):
+            if slot.playing:
+                summary = slot.env.stop()
+                finished += self._end(row, slot, False, summary, quantiles[row])
+        self._send(finished)
+        for slot in self._slots:
+            slot.env.close()
+
+    def _edge(self) -> None:
+        """A sequence edge: cut all sequences, take the newest parameters, draw new noise."""
+        newest = self.link.take_params()
+        if newest is not None:
+            self.params_version, weights = newest
+            load_params(self._network, weights)
+        self._network.resample_noise(self._noise)
+        for slot, epsilon in zip(self._slots, self._epsilons, strict=True):
+            slot.builder.cut()
+            slot.builder.params_version = self.params_version
+            if slot.recorder is not None:
+                slot.recorder.set_context(self.params_version, float(epsilon))
+
+    def _step(self) -> None:
+        state_h, state_c = (part[0].numpy() for part in self._state)
+        noisy, clean, self._state = self._act()
+        values = expected_values(noisy, self.config.value_rescaling).numpy()
+        actions = select_actions(values, self._mask, self._epsilons, self._rng)
+        quantiles = clean.numpy()
+        finished: list[Sequence] = []
+        ended: list[tuple[int, _Slot, Step]] = []
+        for row, slot in enumerate(self._slots):
+            step = slot.env.advance(int(actions[row]))
+            finished += slot.builder.add(
+                self._screen[row],
+                self._context[row],
+                self._crop[row],
+                self._mask[row],
+                int(actions[row]),
+                step.reward,
+                state_h[row],
+                state_c[row],
+                quantiles[row],
+                step.milestones,
+            )
+            self._observe(row, step.observation, int(actions[row]), step.reward)
+            if step.terminated or step.truncated:
+                ended.append((row, slot, step))
+        self.env_steps += len(self._slots)
+        if ended:
+            # A time limit bootstraps from the final observation, so its value is needed too.
+            final = self._clean_quantiles()
+            for row, slot, step in ended:
+                finished += self._end(row, slot, step.terminated, step.summary, final[row])
+                self._begin(row, slot)
+        self._send(finished)
+
+    def _begin(self, row: int, slot: _Slot) -> None:
+        observation = slot.env.start()
+        slot.builder.begin(slot.episode)
+        slot.playing = True
+        self._observe(row, observation, NUM_BUTTONS, 0.0)
+        for part in self._state:
+            part.numpy()[:, row] = 0.0  # through numpy: tensors made in inference mode refuse it outside
+
+    def _end(
+        self,
+        row: int,
+        slot: _Slot,
+        terminated: bool,
+        summary: EpisodeSummary | None,
+        quantiles: npt.NDArray[np.float32],
+    ) -> tuple[Sequence, ...]:
+        slot.episode += 1
+        slot.playing = False
+        return slot.builder.end(
+            self._screen[row],
+            self._context[row],
+            self._crop[row],
+            self._mask[row],
+            terminated=terminated,
+            quantiles=quantiles,
+            summary=msgspec.to_builtins(summary),
+        )
+
+    def _observe(self, row: int, observation: Observation, action: int, reward: float) -> None:
+        self._screen[row] = pack_screen(observation.screen)
+        self._context[row] = observation.context
+        self._crop[row] = observation.crop
+        self._mask[row] = observation.mask
+        self._prev_action[row] = action
+        self._prev_reward[row] = reward
+
+    def _act(self) -> tuple[torch.Tensor, torch.Tensor, State]:
+        return self._network.act(
+            torch.from_numpy(self._screen),
+            torch.from_numpy(self._context),
+            torch.from_numpy(self._crop),
+            torch.from_numpy(self._prev_action),
+            torch.from_numpy(self._prev_reward),
+            self._state,
+        )
+
+    def _clean_quantiles(self) -> npt.NDArray[np.float32]:
+        """Values [K emulators, A, quantiles] of the present observations; leaves the recurrent state alone."""
+        _, clean, _ = self._act()
+        return clean.numpy()
+
+    def _send(self, finished: list[Sequence]) -> None:
+        if not finished:
+            return
+        for sequence, priority in zip(finished, self._priorities(finished), strict=True):
+            sequence.initial_priority = float(priority)
+            self.link.send(encode_block(sequence))
+
+    def _priorities(self, sequences: list[Sequence]) -> npt.NDArray[np.float32]:
+        """Initial priorities of finished sequences, all in one call with padded rows."""
+        rows, count = self.config.unroll_length + self.config.n_step, len(sequences)
+        quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
+        masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)
+        actions = np.zeros((rows, count), np.int64)
+        rewards = np.zeros((rows, count), np.float32)
+        for column, sequence in enumerate(sequences):
+            start = sequence.burn_in_length
+            used = sequence.positions - start
+            assert sequence.quantiles is not None
+            quantiles[:used, column] = sequence.quantiles
+            masks[:used, column] = sequence.mask[start:]
+            actions[:used, column] = sequence.action[start:]
+            rewards[:used, column] = sequence.reward[start:]
+        return actor_priorities(
+            torch.from_numpy(quantiles),
+            torch.from_numpy(masks),
+            torch.from_numpy(actions),
+            torch.from_numpy(rewards),
+            train_length=torch.tensor([s.train_length for s in sequences]),
+            last=torch.tensor([s.positions - s.burn_in_length - 1 for s in sequences]),
+            terminated=torch.tensor([s.terminated for s in sequences]),
+            config=self.config,
+        ).numpy()
+
+
+@dataclasses.dataclass
+class _Slot:
+    """One emulator of an actor with what belongs to it."""
+
+    env: Env
+    builder: SequenceBuilder
+    recorder: EpisodeRecorder | None
+    episode: int = 0
+    playing: bool = False
+
+
+class WireLink:
+    """The link of an actor process: an `ActorChannel`, looked after between steps."""
+
+    def __init__(self, channel: ActorChannel, config: Config, stop: StopFlag) -> None:
+        self._channel = channel
+        self._config = config
+        self._stop = stop
+        self._taken: bytes | None = None
+        self._asked_at = self._told_at = time.monotonic()
+        self._told_steps = 0
+
+    def send(self, block: bytes) -> None:
+        while not self._channel.can_send() and not self.stop_reason:
+            self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
+        self._channel.send(block)
+
+    def take_params(self) -> tuple[int, bytes] | None:
+        latest = self._channel.latest_params
+        if latest is None or latest.data is self._taken:
+            return None
+        self._taken = latest.data
+        return latest.version, latest.data
+
+    def wait_for_params(self) -> bool:
+        """Waits for the first parameters; False if a stop came first."""
+        while self._channel.latest_params is None and not self.stop_reason:
+            self._channel.request_params()
+            self._channel.poll(_PARAMS_WAIT_MS)
+        return not self.stop_reason
+
+    def tick(self, env_steps: int, params_version: int) -> None:
+        """Handles what has come, asks for parameters and sends figures when it is time."""
+        now = time.monotonic()
+        if now - self._asked_at >= self._config.params_poll_seconds:
+            self._asked_at = now
+            self._channel.request_params()
+        if now - self._told_at >= _STATS_INTERVAL_SEC:
+            rate = (env_steps - self._told_steps) / (now - self._told_at)
+            self._channel.send_stats(rate, params_version, {})
+            self._told_at, self._told_steps = now, env_steps
+        self._channel.poll(0)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why this actor should end; empty if it should go on."""
+        return self._stop.reason or self._channel.stop_reason or ""
+
+
+_CREDIT_WAIT_SEC = 1.0
+_PARAMS_WAIT_MS = 200
+_STATS_INTERVAL_SEC = 5.0
+_FLUSH_SEC = 6.0
+
+
+def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
+    """Plays until a signal or the learner ends it; every finished step is with the learner then. The exit code."""
+    if not 0 <= index < config.num_actors:
+        raise UserError(f"--actor {index}: the run has {config.num_actors} actors, numbered from 0")
+    torch.set_num_threads(1)
+    stop = StopFlag().install()
+    channel = ActorChannel(
+        functools.partial(read_rendezvous, run_dir.rendezvous), index, run_dir.run_name, sequence_schema_hash(config)
+    )
+    link = WireLink(channel, config, stop)
+    if link.wait_for_params():
+        logs = run_dir.episode_logs if config.log_episodes_for_replay else None
+        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
+        for env_steps in actor.run():
+            link.tick(env_steps, actor.params_version)
+            if link.stop_reason:
+                break
+        actor.stop()
+        if not channel.flush(_FLUSH_SEC):
+            print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
+    channel.goodbye(link.stop_reason)
+    return EXIT_OK
+
+
+def main() -> int:
+    """`python -m cluster_rl.actor --run-dir DIR --actor N`."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_rl.actor", description="One actor process of a run.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
+    parser.add_argument("--actor", type=int, required=True, help="number of this actor, from 0")
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
+    return run_actor(load_config(run_dir.config), run_dir, arguments.actor)
+
+
+if __name__ == "__main__":
+    run_command(main)

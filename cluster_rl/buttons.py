@@ -1,0 +1,10 @@
+"""The buttons an agent may press: an action is an index into `BUTTONS`.
+
+Any process reads it; it imports nothing, so that models and reports can name actions without a game or an emulator.
+"""
+
+from __future__ import annotations
+
+# SELECT is no action: the game uses it only to reorder lists.
+BUTTONS = ("down", "left", "right", "up", "a", "b", "start")
+NUM_BUTTONS = len(BUTTONS)

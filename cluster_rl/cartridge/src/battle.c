@@ -1,0 +1,361 @@
+/* Turn battles. Party records are 44 bytes, battle records 29, big-endian words. */
+#include "game.h"
+
+#define E wEnemyMon
+#define P wBattleMon
+#define HP 1
+#define LEVEL 14
+#define MAXHP 15
+#define ATK 17
+#define DEF 19
+#define SPD 21
+
+static u8 rec[12];                     /* species: base x5, moves x2, catch, exp; move: power, accuracy, pp */
+static u8 active;                      /* party index */
+
+static u8 *mon(void) { return wPartyMons + active * 44; }
+
+static u16 stat(u8 base, u8 level) { return (u16)base * 2 * level / 100; }
+
+void make_mon(u8 *m, u8 species, u8 level) {
+  u8 i, k;
+  u16 hp;
+  fill(m, 0, 44);
+  res_part(RES_SPECIES, (species - 1) * 9, 9, rec);
+  m[0] = species;
+  m[3] = m[0x21] = level;
+  m[7] = rec[7];
+  hp = stat(rec[0], level) + level + 10;
+  put_be16(m + 1, hp);
+  put_be16(m + 0x22, hp);
+  for (i = 0; i < 4; i++) put_be16(m + 0x24 + i * 2, stat(rec[1 + i], level) + 5);
+  hp = (u16)level * level * level;
+  m[15] = hp >> 8;
+  m[16] = hp;
+  m[8] = rec[5];
+  m[9] = rec[6];
+  for (i = 0; i < 2; i++) {
+    k = m[8 + i];
+    if (k) {
+      res_part(RES_MOVES, (k - 1) * 3, 3, rec);
+      m[29 + i] = rec[2];
+    }
+  }
+}
+
+/* party record -> battle record */
+static void to_battle(u8 *b, const u8 *m, u8 index) {
+  copy(b, m, 12);
+  b[3] = index;
+  b[12] = m[27];
+  b[13] = m[28];
+  b[LEVEL] = m[0x21];
+  copy(b + MAXHP, m + 0x22, 10);
+  copy(b + 25, m + 29, 4);
+}
+
+static void hp_bar(u8 *at, const u8 *b) {
+  u16 px = be16(b + HP) * 48 / be16(b + MAXHP);
+  u8 i, n = px;
+  if (!n && be16(b + HP)) n = 1;
+  *at++ = 0x71;
+  *at++ = 0x62;
+  for (i = 0; i < 6; i++) {
+    if (n >= 8) {
+      *at++ = 0x6B;
+      n -= 8;
+    } else {
+      *at++ = 0x63 + n;
+      n = 0;
+    }
+  }
+  *at = 0x6C;
+}
+
+static void hud(void) {
+  u8 i;
+  name_load(TXT_SPECIES_NAMES + E[0] - 1, name_a);
+  put_text(AT(1, 0), name_a);
+  *AT(4, 1) = 0x6E;
+  put_number(AT(5, 1), E[LEVEL], 1);
+  hp_bar(AT(2, 2), E);
+  put_text(AT(10, 7), wPartyMonNicks + active * 11);
+  *AT(14, 8) = 0x6E;
+  put_number(AT(15, 8), P[LEVEL], 1);
+  hp_bar(AT(10, 9), P);
+  put_number(AT(11, 10), be16(P + HP), 3);
+  *AT(14, 10) = 0xF3;
+  put_number(AT(15, 10), be16(P + MAXHP), 3);
+  for (i = 0; i < 16; i++) {
+    *AT(14 + (i & 3), 2 + (i >> 2)) = i;
+    *AT(3 + (i & 3), 7 + (i >> 2)) = 16 + i;
+  }
+}
+
+static void own_name(void) { copy(name_a, wPartyMonNicks + active * 11, 11); }
+static void foe_name(void) { name_load(TXT_SPECIES_NAMES + E[0] - 1, name_a); }
+
+static void sync_party(void) {
+  u8 *m = mon();
+  m[1] = P[1];
+  m[2] = P[2];
+  copy(m + 29, P + 25, 4);
+}
+
+static u8 strike(u8 *from, u8 *to, u8 move) {
+  u16 d, hp;
+  res_part(RES_MOVES, (move - 1) * 3, 3, rec);
+  name_load(TXT_MOVE_NAMES + move - 1, name_b);
+  say(TXT_USES);
+  if ((rnd() & 0x7F) * 100 / 128 >= rec[1]) {
+    say(TXT_MISS);
+    return 0;
+  }
+  d = ((u16)from[LEVEL] * 2 / 5 + 2) * rec[0] / 10;
+  d = d * be16(from + ATK) / be16(to + DEF) / 5 + 2;
+  d = d * (u8)(217 + (rnd() & 31)) / 248;
+  if (!d) d = 1;
+  hp = be16(to + HP);
+  hp = d >= hp ? 0 : hp - d;
+  put_be16(to + HP, hp);
+  hud();
+  frames(12);
+  return hp == 0;
+}
+
+static void gain(void) {
+  u8 *m = mon();
+  u8 level, keep[12];
+  u16 xp, n, old;
+  res_part(RES_SPECIES, (E[0] - 1) * 9, 9, rec);
+  n = (u16)rec[8] * E[LEVEL] / 7;
+  if (wIsInBattle == 2) n += n >> 1;
+  own_name();
+  number_text(name_b, n);
+  say(TXT_EXP);
+  xp = be16(m + 15) + n;
+  put_be16(m + 15, xp);
+  level = m[0x21];
+  while (xp >= (u16)(level + 1) * (level + 1) * (level + 1)) {
+    old = be16(m + 0x22);
+    n = be16(m + 1);
+    copy(keep, m + 29, 4);
+    level++;
+    make_mon(m, m[0], level);
+    put_be16(m + 15, xp);
+    copy(m + 29, keep, 4);
+    put_be16(m + 1, n + be16(m + 0x22) - old);
+    to_battle(P, m, active);
+    hud();
+    own_name();
+    number_text(name_b, level);
+    say(TXT_LEVEL);
+  }
+}
+
+/* 0 FIGHT, 1 BAG, 2 TEAM, 3 RUN; the cursor moves between two one-column menus,
+   so wCurrentMenuItem is 0/1 and wTopMenuItemX tells the column (9 or 15). */
+static u8 main_menu(void) {
+  u8 k, right = wBattleAndStartSavedMenuItem >= 2;
+  box(0, 12, 20, 6);
+  box(8, 12, 12, 6);
+  wTextBoxID = BOX_BATTLE_MENU;
+  name_load(TXT_BATTLE_MENU, name_a);
+  put_text(AT(10, 14), name_a);
+  name_load(TXT_BATTLE_MENU + 1, name_a);
+  put_text(AT(10, 16), name_a);
+  wCurrentMenuItem = wBattleAndStartSavedMenuItem & 1;
+  for (;;) {
+    *AT(9, 14) = *AT(9, 16) = *AT(15, 14) = *AT(15, 16) = T_SPACE;
+    wTopMenuItemY = 14;
+    wTopMenuItemX = right ? 15 : 9;
+    wMaxMenuItem = 1;
+    wMenuWatchedKeys = right ? PAD_LEFT | PAD_A : PAD_RIGHT | PAD_A;
+    wLastMenuItem = wCurrentMenuItem;
+    do k = menu_input(2);
+    while (!(k & wMenuWatchedKeys));
+    if (k & PAD_A) break;
+    right ^= 1;
+  }
+  k = wCurrentMenuItem + (right ? 2 : 0);
+  wBattleAndStartSavedMenuItem = k;
+  return k;
+}
+
+/* returns the move number or 0 */
+static u8 move_menu(void) {
+  u8 i, n, k;
+  box(4, 12, 16, 6);
+  for (n = 0; n < 4 && P[8 + n]; n++) {
+    name_load(TXT_MOVE_NAMES + P[8 + n] - 1, name_a);
+    put_text(AT(6, 13 + n), name_a);
+  }
+  wTopMenuItemY = 12;                  /* the real game counts this menu from 1 */
+  wTopMenuItemX = 5;
+  wMaxMenuItem = n + 1;
+  wCurrentMenuItem = wPlayerMoveListIndex + 1;
+  wLastMenuItem = wCurrentMenuItem;
+  wMenuWatchedKeys = PAD_UP | PAD_DOWN | PAD_SELECT | PAD_A | PAD_B;
+  for (;;) {
+    k = menu_input(1);
+    if (wCurrentMenuItem == 0) wCurrentMenuItem = n;
+    else if (wCurrentMenuItem > n) wCurrentMenuItem = 1;
+    if (k & PAD_B) return 0;
+    if (k & PAD_A) {
+      i = wCurrentMenuItem - 1;
+      wPlayerMoveListIndex = i;
+      if (P[25 + i]) {
+        P[25 + i]--;
+        return P[8 + i];
+      }
+    }
+  }
+}
+
+static void money_add(u16 bcd) {
+  u8 hi = wPlayerMoney[1];             /* hundreds only, enough for these prizes */
+  hi += bcd >> 8;
+  if ((hi & 0x0F) > 9) hi += 6;
+  wPlayerMoney[1] = hi;
+}
+
+static void pictures(void) {
+  lcd_off();
+  res_part(RES_SPECIES, (E[0] - 1) * 9, 9, rec);
+  res_load(RES_PICTURES + E[0] - 1, (u8 *)0x9000);
+  res_load(RES_PICTURES + P[0] - 1, (u8 *)0x9100);
+  lcd_on();
+  vsync();
+}
+
+static u8 team_alive(void) {
+  for (active = 0; active < wPartyCount; active++)
+    if (be16(mon() + 1)) return 1;
+  return 0;
+}
+
+u8 battle(u8 trainer) {
+  u8 move, foe_move, first, won = 0, i;
+  u8 bcd;
+  if (!team_alive()) return 0;
+  if (trainer) {
+    res_part(RES_TRAINERS, (trainer - 1) * 5, 5, rec);
+    wTrainerClass = rec[0];
+    wTrainerNo = trainer;
+    wCurOpponent = 200 + rec[0];
+    wEnemyPartyCount = 1;
+    wEnemyPartySpecies[0] = rec[1];
+    wEnemyPartySpecies[1] = 0xFF;
+    wCurEnemyLevel = rec[2];
+    i = rec[1];
+  } else i = wCurOpponent;
+  make_mon(wEnemyMons, i, wCurEnemyLevel);
+  to_battle(E, wEnemyMons, 0);
+  to_battle(P, mon(), active);
+  wPokedexSeen[(i - 1) >> 3] |= 1 << ((i - 1) & 7);
+  wIsInBattle = trainer ? 2 : 1;
+  wBattleResult = 0;
+  wEscapedFromBattle = 0;
+  wBattleAndStartSavedMenuItem = 0;
+  wPlayerMoveListIndex = 0;
+  update_sprites();
+  fill(wTileMap, T_SPACE, 360);
+  wFontLoaded |= 1;
+  hAutoBGTransferEnabled = 1;
+  frames(3);
+  hWY = 0;
+  pictures();
+  hud();
+  if (trainer) name_load(TXT_TRAINER_NAMES + trainer - 1, name_a);
+  else foe_name();
+  say(trainer ? TXT_TRAINER : TXT_WILD);
+  own_name();
+  say(TXT_GO);
+  for (;;) {
+    move = 0;
+    switch (main_menu()) {
+      case 0:
+        move = move_menu();
+        if (!move) continue;
+        break;
+      case 1:
+        copy(wTileMapBackup, wTileMap, 360);
+        i = list_menu();
+        copy(wTileMap, wTileMapBackup, 360);
+        if (i == 0xFF) continue;
+        sync_party();
+        wWhichSlot = i;
+        i = use_item();
+        to_battle(P, mon(), active);
+        hud();
+        if (!i) continue;
+        break;
+      case 2:
+        own_name();
+        number_text(name_b, be16(P + HP));
+        say(TXT_TEAM);
+        continue;
+      default:
+        if (trainer) {
+          say(TXT_NORUN);
+          continue;
+        }
+        if (rnd() < 192) {
+          wEscapedFromBattle = 1;
+          wBattleResult = 2;
+          say(TXT_RAN);
+          won = 1;
+          goto end;
+        }
+        say(TXT_STUCK);
+    }
+    foe_move = E[8];
+    if (E[9] && (rnd() & 1)) foe_move = E[9];
+    first = be16(P + SPD) >= be16(E + SPD);
+    for (i = 0; i < 2; i++) {
+      if (i != first) {                /* own turn when i == 0 and first, or i == 1 and not first */
+        if (!move) continue;
+        own_name();
+        if (strike(P, E, move)) {
+          foe_name();
+          say(TXT_FOE_DOWN);
+          sync_party();
+          gain();
+          won = 1;
+          if (trainer) {
+            res_part(RES_TRAINERS, (trainer - 1) * 5, 5, rec);
+            bcd = rec[4];
+            number_text(name_b, (u16)((bcd >> 4) * 10 + (bcd & 15)) * 100);
+            money_add((u16)bcd << 8);
+            say(TXT_PRIZE);
+          }
+          goto end;
+        }
+      } else {
+        foe_name();
+        if (strike(E, P, foe_move)) {
+          own_name();
+          sync_party();
+          say(TXT_OWN_DOWN);
+          if (!team_alive()) {
+            wBattleResult = 1;
+            wIsInBattle = 0xFF;
+            goto end;
+          }
+          to_battle(P, mon(), active);
+          pictures();
+          hud();
+          break;
+        }
+      }
+    }
+    sync_party();
+  }
+end:
+  if (won) {
+    sync_party();
+    wIsInBattle = 0;
+  }
+  wCurOpponent = 0;
+  return won;
+}

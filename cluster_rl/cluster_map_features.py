@@ -1,0 +1,199 @@
+"""GameState to the context vector: named slots, one byte each, 0..255 meaning 0..1.
+
+The environment of an actor uses it. In: the state, what was ever reached in the episode, and the game's tables. Out:
+uint8 [CONTEXT_SIZE], the same slots for every game. No slot holds hit points or anything that follows from them: the
+agent is to read those off the screen. Nor is there anything that a player could not know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.game import ram
+from cluster_rl.game.flags import ProgressLatch
+from cluster_rl.game.state import BATTLE_LOST, BATTLE_TRAINER, BATTLE_WILD, GameState
+from cluster_rl.game.world import World
+
+MAP_CATEGORIES: Final = (
+    *("town", "route", "interior", "pokecenter", "mart", "gym", "gate", "dungeon", "ship", "league"),
+    *("safari", "link", "unused"),
+)
+FACINGS: Final = ("down", "left", "right", "up")
+MILESTONE_SLOTS: Final = 72
+KEY_ITEM_SLOTS: Final = 24
+HM_ITEMS: Final = (196, 197, 198, 199, 200)
+
+_MAX_LEVEL: Final = 100
+_MAX_MONEY_DIGITS: Final = 6
+_MON_LEVEL_OFFSET: Final = 33
+_MENU_KINDS: Final = ("start", "battle", "moves", "list", "other")
+
+
+def _slot_names() -> Iterator[str]:
+    yield from ("x_cell", "y_cell", "x_in_map", "y_in_map")
+    yield from (f"map_id_bit_{bit}" for bit in range(8))
+    yield from (f"map_is_{name}" for name in MAP_CATEGORIES)
+    yield from (f"tileset_bit_{bit}" for bit in range(5))
+    yield from (f"facing_{name}" for name in FACINGS)
+    yield from ("walking", "buttons_ignored", "interface_up", "text_open")
+    yield from ("battle_wild", "battle_trainer", "battle_lost", "enemy_level")
+    yield from (f"menu_{kind}" for kind in _MENU_KINDS)
+    yield from ("menu_choice", "menu_last_choice", "menu_top_row", "menu_left_column")
+    yield from (f"badge_{bit}" for bit in range(8))
+    yield from ("party_count", "party_levels_total")
+    yield from (f"party_level_{member}" for member in range(ram.PARTY_SLOTS))
+    yield from ("species_seen", "species_owned", "bag_kinds", "money_log")
+    yield from (f"key_item_{index}" for index in range(KEY_ITEM_SLOTS))
+    yield from (f"hm_{number}" for number in range(1, len(HM_ITEMS) + 1))
+    yield from ("event_count", "milestone_count")
+    yield from (f"milestone_{index}" for index in range(MILESTONE_SLOTS))
+
+
+SLOTS: Final = tuple(_slot_names())
+CONTEXT_SIZE: Final = len(SLOTS)
+SLOT_INDEX: Final = {name: index for index, name in enumerate(SLOTS)}
+
+AUX_SLOTS: Final = tuple(
+    SLOT_INDEX[name]
+    for name in (
+        *("x_in_map", "y_in_map"),
+        *(f"map_id_bit_{bit}" for bit in range(8)),
+        *("interface_up", "battle_wild", "battle_trainer"),
+        *(f"badge_{bit}" for bit in range(8)),
+        *("party_count", "party_levels_total", "species_seen", "species_owned", "bag_kinds", "money_log"),
+        *("event_count", "milestone_count"),
+    )
+)
+"""Slots worth predicting for a later position: where the agent will be, and what grows slowly."""
+
+_BITS: Final = tuple(bytes(255 if value >> bit & 1 else 0 for bit in range(8)) for value in range(256))
+_CATEGORY_BYTES: Final = {
+    name: bytes(255 if name == other else 0 for other in MAP_CATEGORIES) for name in MAP_CATEGORIES
+}
+_LEVEL_ADDRESSES: Final = tuple(
+    ram.image_index(ram.wPartyMons + member * ram.PARTY_MON_BYTES + _MON_LEVEL_OFFSET)
+    for member in range(ram.PARTY_SLOTS)
+)
+
+
+def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[np.uint8]:
+    """uint8 [CONTEXT_SIZE], in the order of `SLOTS`. `latch` must have been updated with `state`."""
+    packed = b"".join(
+        (
+            _where(state, world),
+            _control(state),
+            _menu(state),
+            _BITS[state.badges],
+            _party(state),
+            _belongings(state, world),
+            _progress(latch, world),
+        )
+    )
+    return np.frombuffer(packed, np.uint8)
+
+
+def _where(state: GameState, world: World) -> bytes:
+    x, y = state.x, state.y
+    width, height = state.map_size
+    category = _CATEGORY_BYTES.get(world.map_category(state.map_id), _CATEGORY_BYTES["unused"])
+    return b"".join(
+        (
+            bytes((x, y, _share(x, width - 1), _share(y, height - 1))),
+            _BITS[state.map_id],
+            category,
+            _BITS[state.tileset][:5],
+            bytes(255 if state.facing == name else 0 for name in FACINGS),
+        )
+    )
+
+
+def _control(state: GameState) -> bytes:
+    battle = state.in_battle
+    enemy = state.enemy
+    return bytes(
+        (
+            255 if state.walk_counter else 0,
+            255 if state.joy_ignore or state.simulated_joypad_index else 0,
+            255 if state.interface_up else 0,
+            255 if state.text_open else 0,
+            255 if battle == BATTLE_WILD else 0,
+            255 if battle == BATTLE_TRAINER else 0,
+            255 if battle == BATTLE_LOST else 0,
+            _share(enemy.level, _MAX_LEVEL) if enemy is not None else 0,
+        )
+    )
+
+
+def _menu(state: GameState) -> bytes:
+    menu = state.menu
+    if menu is None:
+        return bytes(len(_MENU_KINDS) + 4)
+    kinds = (menu.is_start_menu, menu.is_battle_menu, menu.is_move_menu, menu.is_list)
+    return bytes(
+        (
+            *(255 if kind else 0 for kind in kinds),
+            0 if any(kinds) else 255,
+            _share(menu.choice, ram.BAG_SLOTS),
+            _share(menu.max_item, ram.BAG_SLOTS),
+            _share(menu.top_y, ram.TILE_ROWS),
+            _share(menu.top_x, ram.TILE_COLUMNS),
+        )
+    )
+
+
+def _party(state: GameState) -> bytes:
+    count = state.party_count
+    image = state.image
+    levels = [image[at] for at in _LEVEL_ADDRESSES[:count]]
+    return bytes(
+        (
+            _share(count, ram.PARTY_SLOTS),
+            _share(sum(levels), ram.PARTY_SLOTS * _MAX_LEVEL),
+            *(_share(level, _MAX_LEVEL) for level in levels),
+            *bytes(ram.PARTY_SLOTS - count),
+        )
+    )
+
+
+def _belongings(state: GameState, world: World) -> bytes:
+    items = {item for item, _ in state.bag}
+    species = 8 * ram.DEX_BYTES
+    key_items = [255 if item in items else 0 for item in sorted(world.key_items)[:KEY_ITEM_SLOTS]]
+    return bytes(
+        (
+            _share(_bit_count(state.slice(ram.wPokedexSeen, ram.DEX_BYTES)), species),
+            _share(_bit_count(state.slice(ram.wPokedexOwned, ram.DEX_BYTES)), species),
+            _share(len(items), ram.BAG_SLOTS),
+            round(math.log10(1 + state.money) * 255 / _MAX_MONEY_DIGITS),
+            *key_items,
+            *bytes(KEY_ITEM_SLOTS - len(key_items)),
+            *(255 if item in items else 0 for item in HM_ITEMS),
+        )
+    )
+
+
+def _progress(latch: ProgressLatch, world: World) -> bytes:
+    reached = set(latch.reached)
+    milestones = [255 if milestone.name in reached else 0 for milestone in world.milestones[:MILESTONE_SLOTS]]
+    return bytes(
+        (
+            min(latch.event_count, 255),
+            min(len(reached), 255),
+            *milestones,
+            *bytes(MILESTONE_SLOTS - len(milestones)),
+        )
+    )
+
+
+def _share(value: int, most: int) -> int:
+    """`value` of `most` as 0..255; beyond it, and of nothing, at the edge."""
+    return min(255, max(0, value) * 255 // most) if most > 0 else 0
+
+
+def _bit_count(raw: bytes) -> int:
+    return int.from_bytes(raw, "little").bit_count()

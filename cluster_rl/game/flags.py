@@ -1,0 +1,156 @@
+"""Conditions on a GameState, milestones, and the latch that remembers which were reached.
+
+The actor's environments and commands that read savestates use it. In: GameStates. Out: names of milestones newly
+reached and the number of event flags newly set. Both are latched, because the game clears some flags again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster_rl.errors import UserError
+from cluster_rl.game import ram
+from cluster_rl.game.state import BATTLE_NONE, GameState
+
+if TYPE_CHECKING:
+    from cluster_rl.game.world import World
+
+_ARGUMENTS = {
+    "event": ("event",),
+    "map": ("map",),
+    "badge": ("bit",),
+    "missable": ("index",),
+    "bit": ("address", "bit"),
+    "byte": ("address", "equals"),
+    "battle": (),
+    "experience": ("above",),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that one RAM image decides. Kinds and their arguments:
+
+    event `event`: the flag is set; map `map`: the player is there; badge `bit`: it is in the player's possession;
+    missable `index`: the object is gone; bit `address` `bit` and byte `address` `equals`: about raw RAM; battle: one
+    is going on; experience `above`: that of the whole party.
+    """
+
+    kind: str
+    arguments: tuple[int, ...]
+
+    @classmethod
+    def from_table(cls, entry: Mapping[str, Any]) -> Condition:
+        """Reads `{"kind": ..., argument: number}`; other keys are not its business. Raises UserError."""
+        kind = entry.get("kind")
+        if kind not in _ARGUMENTS:
+            raise UserError(f"game table: unknown kind of condition {kind!r}; known are {', '.join(_ARGUMENTS)}")
+        try:
+            return cls(kind, tuple(int(entry[name]) for name in _ARGUMENTS[kind]))
+        except KeyError as error:
+            raise UserError(f"game table: a condition of kind {kind} needs {error}") from None
+
+    def holds(self, state: GameState) -> bool:
+        """Whether it is true in this state; never before a game has started."""
+        if not state.in_game:
+            return False
+        match self.kind, self.arguments:
+            case "event", (event,):
+                return state.has_event(event)
+            case "map", (map_id,):
+                return state.map_id == map_id
+            case "badge", (bit,):
+                return bool(state.badges >> bit & 1)
+            case "missable", (index,):
+                return state.has_missable(index)
+            case "bit", (address, bit):
+                return bool(state.u8(address) >> bit & 1)
+            case "byte", (address, value):
+                return state.u8(address) == value
+            case "battle", ():
+                return state.in_battle != BATTLE_NONE
+            case "experience", (above,):
+                return sum(mon.experience for mon in state.party) > above
+        raise AssertionError(f"no rule for {self}")
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """The raw addresses that it reads, beyond what GameState decodes."""
+        return self.arguments[:1] if self.kind in ("bit", "byte") else ()
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A step of the game's story, in the order of play."""
+
+    name: str
+    title: str
+    required: bool
+    condition: Condition
+
+
+class ProgressLatch:
+    """Which milestones and event flags were ever reached since `start`."""
+
+    def __init__(self, world: World) -> None:
+        self.milestones = world.milestones
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.new_events = 0
+        self._events = 0
+        self._reached: set[str] = set()
+
+    def start(self, state: GameState) -> None:
+        """Begins at this state: what is set in it counts as reached, and is not reported."""
+        self.reset()
+        self.update(state)
+        self.new_events = 0
+
+    def update(self, state: GameState) -> list[str]:
+        """Names of the milestones reached for the first time, in the order of play.
+
+        `new_events` is then the number of event flags that were set for the first time.
+        """
+        self.new_events = 0
+        if not state.in_game:
+            return []
+        fresh = state.event_bits & ~self._events
+        self.new_events = fresh.bit_count()
+        self._events |= fresh
+        new = [m.name for m in self.milestones if self._is_new(m, bool(fresh)) and m.condition.holds(state)]
+        self._reached.update(new)
+        return new
+
+    def _is_new(self, milestone: Milestone, events_changed: bool) -> bool:
+        """Whether it is worth testing: most are event flags, and on most steps none of those changes."""
+        return milestone.name not in self._reached and (events_changed or milestone.condition.kind != "event")
+
+    @property
+    def reached(self) -> list[str]:
+        """Names of all milestones reached, in the order of play."""
+        return [m.name for m in self.milestones if m.name in self._reached]
+
+    @property
+    def event_count(self) -> int:
+        """Event flags ever set."""
+        return self._events.bit_count()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: names, and the event flags as hexadecimal digits."""
+        return {"milestones": self.reached, "events": f"{self._events:x}"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` gave. Raises UserError for milestones that this game does not have."""
+        unknown = set(state["milestones"]) - {m.name for m in self.milestones}
+        if unknown:
+            raise UserError(f"saved progress: milestone {min(unknown)} is unknown; was it saved in another game?")
+        events = int(state["events"], 16)
+        if events >> ram.EVENT_COUNT:
+            raise UserError(f"saved progress: more than {ram.EVENT_COUNT} event flags")
+        self._reached = set(state["milestones"])
+        self._events = events
+        self.new_events = 0

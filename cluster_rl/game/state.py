@@ -1,0 +1,516 @@
+"""GameState: one decoded look at the game's RAM.
+
+Any process uses it. In: a RAM image (see `ram.py`), read from a running emulator, a savestate or made up by a test.
+Out: typed facts, decoded when first asked for and then kept. It never touches an emulator and knows no names; those
+are in `world.py`.
+
+Values that the game leaves behind after their moment (menus, text boxes, the enemy) are reported only while they are
+true. Numbers are clamped to what the game can hold, so that a broken image gives odd values but never an exception.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from cluster_rl.game import ram
+from cluster_rl.game.text import TILE_ARROW, TILE_CURSOR, decode
+
+FACINGS: Final = {0: "down", 4: "up", 8: "left", 12: "right"}
+
+BATTLE_LOST: Final = -1
+BATTLE_NONE: Final = 0
+BATTLE_WILD: Final = 1
+BATTLE_TRAINER: Final = 2
+
+_LIST_END = 0xFF
+_SPRITE_HIDDEN = 0xFF
+_PLAYER_Y_PIXELS, _PLAYER_X_PIXELS = 60, 64
+_CELL_PIXELS = 16
+_WALK_PIXELS_PER_COUNT = 2
+
+_BOX_TOP_ROW, _BOX_BOTTOM_ROW = 12, 17
+_BOX_TOP_LEFT_TILE, _BOX_BOTTOM_LEFT_TILE = 0x79, 0x7D
+_ARROW_ROW, _ARROW_COLUMN = 16, 18
+
+_TEXT_BOX_LIST = 0x0D
+_START_MENU_PLACE = (2, 11)
+_START_MENU_KEYS = 0xCB
+_BATTLE_MENU_ROW = 14
+_BATTLE_MENU_COLUMNS = (9, 15)
+_BATTLE_MENU_KEYS = (0x11, 0x21)
+_MOVE_MENU_PLACE = (12, 5)
+_LIST_PLACE = (4, 5)
+
+
+class PartyMon(NamedTuple):
+    """One member of the party. `status` 0 is healthy; bits 0-2 sleep turns, 3 poison, 4 burn, 5 freeze, 6 paralysis."""
+
+    species: int
+    level: int
+    hp: int
+    max_hp: int
+    status: int
+    experience: int
+    moves: tuple[int, int, int, int]
+    pp: tuple[int, int, int, int]
+
+    @property
+    def hp_ratio(self) -> float:
+        """HP as a share of the maximum, 0..1; cheated saves hold HP above the maximum."""
+        return _ratio(self.hp, self.max_hp)
+
+
+class Enemy(NamedTuple):
+    """The enemy's fighting member."""
+
+    species: int
+    level: int
+    hp: int
+    max_hp: int
+
+    @property
+    def hp_ratio(self) -> float:
+        """HP as a share of the maximum, 0..1."""
+        return _ratio(self.hp, self.max_hp)
+
+
+class Warp(NamedTuple):
+    """A door, stair or hole at cell (x, y). Target map 0xFF is the last outdoor map."""
+
+    x: int
+    y: int
+    target_warp: int
+    target_map: int
+
+
+class Sprite(NamedTuple):
+    """A person or object in the player's view. (x, y) is its cell, None while it is hidden or off the screen."""
+
+    slot: int
+    picture: int
+    facing: str
+    cell: tuple[int, int] | None
+
+    @property
+    def visible(self) -> bool:
+        """Whether it is drawn now; a text box hides what it covers."""
+        return self.cell is not None
+
+
+class Menu(NamedTuple):
+    """A menu that is open now, as the game describes it."""
+
+    top_y: int
+    top_x: int
+    current_item: int
+    max_item: int
+    watched_keys: int
+    scroll_offset: int
+    text_box_id: int
+    list_menu_id: int
+    cursor_address: int
+    in_battle: bool
+
+    @property
+    def is_start_menu(self) -> bool:
+        """The START menu. It keeps its item count, not its last index, in `max_item`."""
+        place = (self.top_y, self.top_x)
+        return not self.in_battle and place == _START_MENU_PLACE and self.watched_keys == _START_MENU_KEYS
+
+    @property
+    def is_battle_menu(self) -> bool:
+        """The battle's main menu: two columns of two, of which RAM describes the one with the cursor."""
+        return (
+            self.in_battle
+            and self.top_y == _BATTLE_MENU_ROW
+            and self.top_x in _BATTLE_MENU_COLUMNS
+            and self.watched_keys in _BATTLE_MENU_KEYS
+        )
+
+    @property
+    def is_move_menu(self) -> bool:
+        """The list of moves in battle; it counts from 1."""
+        return self.in_battle and (self.top_y, self.top_x) == _MOVE_MENU_PLACE
+
+    @property
+    def is_list(self) -> bool:
+        """A scrolling list, such as the bag or a shop's shelf."""
+        return self.text_box_id == _TEXT_BOX_LIST and (self.top_y, self.top_x) == _LIST_PLACE
+
+    @property
+    def kind(self) -> str:
+        """`start`, `battle`, `moves`, `list` or `other`."""
+        if self.is_start_menu:
+            return "start"
+        if self.is_battle_menu:
+            return "battle"
+        if self.is_move_menu:
+            return "moves"
+        return "list" if self.is_list else "other"
+
+    @property
+    def choice(self) -> int:
+        """Index of the pointed entry, counted from 0 over all columns and scrolled-off entries."""
+        if self.is_battle_menu:
+            return self.current_item + (2 if self.top_x == _BATTLE_MENU_COLUMNS[1] else 0)
+        if self.is_move_menu:
+            return self.current_item - 1
+        if self.is_list:
+            return self.current_item + self.scroll_offset
+        return self.current_item
+
+    def watches(self, button: str) -> bool:
+        """Whether the menu returns to its caller on this button; up and down move the cursor in any case."""
+        return bool(self.watched_keys & ram.JOYPAD_BITS[button])
+
+
+class GameState:
+    """Decoded view of one RAM image.
+
+    `image` is 0x207F bytes; raises ValueError for another length. The image is kept, not copied: give it `bytes`.
+    """
+
+    def __init__(self, image: bytes) -> None:
+        if len(image) != ram.IMAGE_BYTES:
+            raise ValueError(f"a RAM image has {ram.IMAGE_BYTES} bytes, not {len(image)}")
+        self.image = image
+
+    def u8(self, address: int) -> int:
+        """The byte at a CPU address."""
+        return self.image[ram.image_index(address)]
+
+    def slice(self, address: int, length: int) -> bytes:
+        """`length` bytes from a CPU address."""
+        start = ram.image_index(address)
+        return self.image[start : start + length]
+
+    # Where the player is.
+
+    @cached_property
+    def map_id(self) -> int:
+        return self.u8(ram.wCurMap)
+
+    @cached_property
+    def x(self) -> int:
+        """Column in the map, in 16-pixel cells. Changes at the end of a step."""
+        return self.u8(ram.wXCoord)
+
+    @cached_property
+    def y(self) -> int:
+        """Row in the map, in 16-pixel cells. Changes at the end of a step."""
+        return self.u8(ram.wYCoord)
+
+    @cached_property
+    def facing(self) -> str:
+        """`down`, `up`, `left` or `right`."""
+        return FACINGS.get(self.u8(ram.wSpriteStateData1 + 9), "down")
+
+    @cached_property
+    def walk_counter(self) -> int:
+        """8 down to 0 while a step is under way; non-zero means that position and picture are between cells."""
+        return self.u8(ram.wWalkCounter)
+
+    @cached_property
+    def tileset(self) -> int:
+        return self.u8(ram.wCurMapTileset)
+
+    @cached_property
+    def map_size(self) -> tuple[int, int]:
+        """(width, height) of the map in cells; (0, 0) before a game has started."""
+        return 2 * self.u8(ram.wCurMapWidth), 2 * self.u8(ram.wCurMapHeight)
+
+    @cached_property
+    def in_game(self) -> bool:
+        """Whether a map is loaded; false in an image from before the game began, where all else means nothing."""
+        return 0 not in self.map_size
+
+    @cached_property
+    def last_blackout_map(self) -> int:
+        """Where the player wakes up after losing."""
+        return self.u8(ram.wLastBlackoutMap)
+
+    # Who has the controls.
+
+    @cached_property
+    def joy_ignore(self) -> int:
+        """Joypad mask of the buttons that the game ignores now; 0 in free play."""
+        return self.u8(ram.wJoyIgnore)
+
+    @cached_property
+    def simulated_joypad_index(self) -> int:
+        """Non-zero while the game feeds itself buttons."""
+        return self.u8(ram.wSimulatedJoypadStatesIndex)
+
+    @cached_property
+    def ignore_input_frames(self) -> int:
+        """Frames until input is taken again."""
+        return self.u8(ram.wIgnoreInputCounter)
+
+    # Battle.
+
+    @cached_property
+    def in_battle(self) -> int:
+        """0 none, 1 wild, 2 trainer, -1 just lost."""
+        value = self.u8(ram.wIsInBattle)
+        return value - 0x100 if value & 0x80 else value
+
+    @cached_property
+    def battle_type(self) -> int:
+        """0 normal, 1 the old man's demonstration, 2 Safari Zone."""
+        return self.u8(ram.wBattleType)
+
+    @cached_property
+    def battle_result(self) -> int:
+        """Of the last battle: 0 won (and while a battle has not ended), 1 lost, 2 drawn or fled."""
+        return self.u8(ram.wBattleResult)
+
+    @cached_property
+    def cur_opponent(self) -> int:
+        """Species of the wild opponent, or the trainer's class + 200; 0 outside battle."""
+        return self.u8(ram.wCurOpponent)
+
+    @cached_property
+    def enemy(self) -> Enemy | None:
+        """The enemy's fighting member, None outside battle (its bytes stay behind) and before it is sent out."""
+        record = self.slice(ram.wEnemyMon, 17)
+        if self.in_battle == BATTLE_NONE or record[0] == 0:
+            return None
+        return Enemy(record[0], record[14], _word(record, 1), _word(record, 15))
+
+    # Party, bag and what was collected.
+
+    @cached_property
+    def party_count(self) -> int:
+        """0-6."""
+        return min(self.u8(ram.wPartyCount), ram.PARTY_SLOTS)
+
+    @cached_property
+    def party(self) -> tuple[PartyMon, ...]:
+        return tuple(
+            _party_mon(self.slice(ram.wPartyMons + i * ram.PARTY_MON_BYTES, ram.PARTY_MON_BYTES))
+            for i in range(self.party_count)
+        )
+
+    @cached_property
+    def party_levels_total(self) -> int:
+        return sum(mon.level for mon in self.party)
+
+    @cached_property
+    def badges(self) -> int:
+        """Bit mask, bit 0 the first badge."""
+        return self.u8(ram.wObtainedBadges)
+
+    @cached_property
+    def badge_count(self) -> int:
+        return self.badges.bit_count()
+
+    @cached_property
+    def bag(self) -> tuple[tuple[int, int], ...]:
+        """(item id, count) pairs. Ends at the count or at the end mark, whichever is first: leftovers follow."""
+        pairs = self.slice(ram.wBagItems, 2 * min(self.u8(ram.wNumBagItems), ram.BAG_SLOTS))
+        items = []
+        for item, count in zip(pairs[::2], pairs[1::2], strict=True):
+            if item == _LIST_END:
+                break
+            items.append((item, count))
+        return tuple(items)
+
+    @cached_property
+    def money(self) -> int:
+        """Binary-coded decimal in RAM, most significant byte first; a nibble above 9 reads as 9."""
+        digits = [min(nibble, 9) for byte in self.slice(ram.wPlayerMoney, 3) for nibble in (byte >> 4, byte & 15)]
+        return int("".join(map(str, digits)))
+
+    @cached_property
+    def dex_owned(self) -> frozenset[int]:
+        """Dex numbers, from 1, of the species ever caught."""
+        return frozenset(bit + 1 for bit in _bits(self.slice(ram.wPokedexOwned, ram.DEX_BYTES)))
+
+    @cached_property
+    def dex_seen(self) -> frozenset[int]:
+        """Dex numbers, from 1, of the species ever met."""
+        return frozenset(bit + 1 for bit in _bits(self.slice(ram.wPokedexSeen, ram.DEX_BYTES)))
+
+    # Progress.
+
+    @cached_property
+    def event_flags(self) -> bytes:
+        """The 320 bytes of event flags; event i is bit i % 8, the least significant first, of byte i // 8."""
+        return self.slice(ram.wEventFlags, ram.EVENT_BYTES)
+
+    @cached_property
+    def event_bits(self) -> int:
+        """All event flags as one integer: event i is bit i."""
+        return int.from_bytes(self.event_flags, "little")
+
+    def has_event(self, event: int) -> bool:
+        """Whether an event flag is set. Raises ValueError for an id outside 0..2559."""
+        if not 0 <= event < ram.EVENT_COUNT:
+            raise ValueError(f"event {event} is not in 0..{ram.EVENT_COUNT - 1}")
+        return bool(self.event_bits >> event & 1)
+
+    def events_set(self) -> list[int]:
+        """Ids of all event flags that are set, ascending."""
+        return _bits(self.event_flags)
+
+    def has_missable(self, index: int) -> bool:
+        """Whether a person or item ball that can vanish is gone. Raises ValueError for an index outside 0..255."""
+        if not 0 <= index < ram.MISSABLE_BYTES * 8:
+            raise ValueError(f"missable object {index} is not in 0..{ram.MISSABLE_BYTES * 8 - 1}")
+        return bool(self.u8(ram.wMissableObjectFlags + index // 8) >> index % 8 & 1)
+
+    # What is on the map.
+
+    @cached_property
+    def warps(self) -> tuple[Warp, ...]:
+        count = min(self.u8(ram.wNumberOfWarps), ram.WARP_SLOTS)
+        raw = self.slice(ram.wWarpEntries, count * ram.WARP_BYTES)
+        return tuple(Warp(raw[i + 1], raw[i], raw[i + 2], raw[i + 3]) for i in range(0, len(raw), ram.WARP_BYTES))
+
+    @cached_property
+    def signs(self) -> tuple[tuple[int, int], ...]:
+        """(x, y) cells."""
+        raw = self.slice(ram.wSignCoords, 2 * min(self.u8(ram.wNumSigns), ram.SIGN_SLOTS))
+        return tuple(zip(raw[1::2], raw[::2], strict=True))
+
+    @cached_property
+    def sprites(self) -> tuple[Sprite, ...]:
+        """People and objects besides the player."""
+        count = min(self.u8(ram.wNumSprites), ram.SPRITE_SLOTS - 1)
+        return tuple(self._sprite(slot) for slot in range(1, count + 1))
+
+    def _sprite(self, slot: int) -> Sprite:
+        record = self.slice(ram.wSpriteStateData1 + slot * ram.SPRITE_RECORD_BYTES, ram.SPRITE_RECORD_BYTES)
+        facing = FACINGS.get(record[9], "down")
+        if record[0] == 0 or record[2] == _SPRITE_HIDDEN:
+            return Sprite(slot, record[0], facing, None)
+        # Cells follow from pixels relative to the player: the records that hold cells are 240 bytes further on, and
+        # reading those each step costs more than this does.
+        player = self.slice(ram.wSpriteStateData1, ram.SPRITE_RECORD_BYTES)
+        walked = _CELL_PIXELS - self.walk_counter * _WALK_PIXELS_PER_COUNT if self.walk_counter else 0
+        dy = _signed(record[4] - _PLAYER_Y_PIXELS) + _signed(player[3]) * walked
+        dx = _signed(record[6] - _PLAYER_X_PIXELS) + _signed(player[5]) * walked
+        return Sprite(slot, record[0], facing, (self.x + _cells(dx), self.y + _cells(dy)))
+
+    # What is on the screen.
+
+    @cached_property
+    def tile_map(self) -> bytes:
+        """360 tile numbers, 18 rows of 20, as shown."""
+        return self.slice(ram.wTileMap, ram.TILE_MAP_BYTES)
+
+    @cached_property
+    def tile_in_front(self) -> int:
+        """Tile number in front of the player when the game last looked."""
+        return self.u8(ram.wTileInFrontOfPlayer)
+
+    @cached_property
+    def font_loaded(self) -> bool:
+        """Whether a text box or menu is up in the overworld."""
+        return bool(self.u8(ram.wFontLoaded) & 1)
+
+    @cached_property
+    def interface_up(self) -> bool:
+        """Whether the screen belongs to text, menus or a battle and not to the map."""
+        return self.font_loaded or self.in_battle != BATTLE_NONE
+
+    @cached_property
+    def text_open(self) -> bool:
+        """Whether the message box at the bottom of the screen is drawn."""
+        return (
+            self.interface_up
+            and self.tile_map[_BOX_TOP_ROW * ram.TILE_COLUMNS] == _BOX_TOP_LEFT_TILE
+            and self.tile_map[_BOX_BOTTOM_ROW * ram.TILE_COLUMNS] == _BOX_BOTTOM_LEFT_TILE
+        )
+
+    @cached_property
+    def text_waiting(self) -> bool:
+        """Whether the message box shows its arrow: it waits for A or B. The arrow blinks."""
+        return self.text_open and self.tile_map[_ARROW_ROW * ram.TILE_COLUMNS + _ARROW_COLUMN] == TILE_ARROW
+
+    @cached_property
+    def text_lines(self) -> tuple[str, ...]:
+        """The lines of the message box that are not empty, top to bottom."""
+        if not self.text_open:
+            return ()
+        rows = (self.tile_row(row)[1:-1] for row in range(_BOX_TOP_ROW + 1, _BOX_BOTTOM_ROW))
+        lines = (decode(row).replace("▼", " ").strip() for row in rows)
+        return tuple(line for line in lines if line)
+
+    def tile_row(self, row: int) -> bytes:
+        """The 20 tile numbers of one row of the screen."""
+        return self.tile_map[row * ram.TILE_COLUMNS : (row + 1) * ram.TILE_COLUMNS]
+
+    @cached_property
+    def menu(self) -> Menu | None:
+        """The open menu, or None.
+
+        The menu's bytes keep their values after it closes, so they count only while text, a menu or a battle is up
+        and the cursor is drawn where the game last drew it.
+        """
+        if not self.interface_up:
+            return None
+        cursor = int.from_bytes(self.slice(ram.wMenuCursorLocation, 2), "little")
+        at = cursor - ram.wTileMap
+        if not 0 <= at < ram.TILE_MAP_BYTES or self.tile_map[at] != TILE_CURSOR:
+            return None
+        return Menu(
+            top_y=self.u8(ram.wTopMenuItemY),
+            top_x=self.u8(ram.wTopMenuItemX),
+            current_item=self.u8(ram.wCurrentMenuItem),
+            max_item=self.u8(ram.wMaxMenuItem),
+            watched_keys=self.u8(ram.wMenuWatchedKeys),
+            scroll_offset=self.u8(ram.wListScrollOffset),
+            text_box_id=self.u8(ram.wTextBoxID),
+            list_menu_id=self.u8(ram.wListMenuID),
+            cursor_address=cursor,
+            in_battle=self.in_battle != BATTLE_NONE,
+        )
+
+    # Who plays, and for how long.
+
+    @cached_property
+    def player_name(self) -> str:
+        return decode(self.slice(ram.wPlayerName, ram.PLAYER_NAME_BYTES))
+
+    @cached_property
+    def play_time(self) -> tuple[int, int, int]:
+        """(hours, minutes, seconds) on the game's clock."""
+        return self.u8(ram.wPlayTimeHours), self.u8(ram.wPlayTimeMinutes), self.u8(ram.wPlayTimeSeconds)
+
+
+def _party_mon(record: bytes) -> PartyMon:
+    return PartyMon(
+        species=record[0],
+        level=record[33],
+        hp=_word(record, 1),
+        max_hp=_word(record, 34),
+        status=record[4],
+        experience=int.from_bytes(record[14:17], "big"),
+        moves=(record[8], record[9], record[10], record[11]),
+        pp=(record[29] & 0x3F, record[30] & 0x3F, record[31] & 0x3F, record[32] & 0x3F),
+    )
+
+
+def _word(record: bytes, at: int) -> int:
+    return record[at] << 8 | record[at + 1]
+
+
+def _ratio(hp: int, max_hp: int) -> float:
+    return min(hp / max_hp, 1.0) if max_hp else 0.0
+
+
+def _signed(value: int) -> int:
+    """The low byte as a signed number."""
+    return (value + 0x80 & 0xFF) - 0x80
+
+
+def _cells(pixels: int) -> int:
+    """Pixels to the nearest cell; a person under way counts where most of it is."""
+    return (pixels + _CELL_PIXELS // 2) // _CELL_PIXELS
+
+
+def _bits(raw: bytes) -> list[int]:
+    """Numbers of the bits that are set, the least significant bit of the first byte being 0."""
+    return [8 * at + bit for at, byte in enumerate(raw) if byte for bit in range(8) if byte >> bit & 1]

@@ -1,0 +1,214 @@
+"""The learner process: receive -> replay -> update -> publish -> checkpoint.
+
+Started by the launcher (`python -m cluster_rl.learner`). In: sequence blocks from the wire. Out: acknowledgements,
+parameters, and the files of the run directory. Three threads share one `Trainer`: the wire thread logs what arrives and
+acknowledges it once it is on disk, the sampling thread keeps one batch ready, the main thread trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.errors import EXIT_OK, run_command
+from cluster_rl.learning.batch import Batch
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
+from cluster_rl.signals import StopFlag
+from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.trainer import Trainer
+from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
+from cluster_rl.wire.codec import BlockError, max_block_bytes
+
+_POLL_MS = 20
+_IDLE_SEC = 0.005
+_DRAIN_SEC = 8.0
+
+
+class WireThread(threading.Thread):
+    """Owns the channel: logs blocks, syncs once for all that came together, then acknowledges and grants credit."""
+
+    def __init__(self, trainer: Trainer, config: Config, run_dir: RunDir) -> None:
+        super().__init__(name="wire", daemon=True)
+        self._trainer = trainer
+        self._config = config
+        self._run_dir = run_dir
+        self._params: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._stop_reason: str | None = None
+        self._ended = threading.Event()
+        self._credit: dict[int, int] = {}  # actor -> may send up to
+        self.error: BaseException | None = None
+        self.connected_actors = 0
+        self.refused_blocks = 0
+
+    def publish(self, version: int, data: bytes) -> None:
+        """Makes parameters available to the actors. Called from the training thread."""
+        self._params.put((version, data))
+
+    def drain(self, reason: str, timeout_sec: float) -> None:
+        """Asks the actors to send what is open and end; returns when they have, or after the time."""
+        self._stop_reason = reason
+        deadline = time.monotonic() + timeout_sec
+        while self.is_alive() and self.connected_actors and time.monotonic() < deadline:
+            time.sleep(_IDLE_SEC)
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which looks at it
+            self.error = error
+
+    def _serve(self) -> None:
+        spec = block_spec(self._config)
+        channel = LearnerChannel(
+            self._config.bind_host,
+            self._run_dir.run_name,
+            sequence_schema_hash(self._config),
+            max_block_bytes(spec),
+            expected_seq=self._trainer.replay.expected_seq,
+            initial_credit=self._config.credit_sequences,
+        )
+        write_rendezvous(self._run_dir.rendezvous, channel.rendezvous())
+        try:
+            told_stop = False
+            while not self._ended.is_set():
+                while not self._params.empty():
+                    version, data = self._params.get()
+                    channel.set_params(version, data, version)
+                self._handle(channel)
+                if self._stop_reason is not None and not told_stop:
+                    told_stop = True
+                    channel.broadcast_stop(self._stop_reason)
+                self.connected_actors = sum(link.connected for link in channel.actors.values())
+        finally:
+            remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
+            channel.close()
+
+    def _handle(self, channel: LearnerChannel) -> None:
+        received = False
+        for event in channel.poll(_POLL_MS):
+            match event:
+                case SequenceReceived():
+                    received = True
+                    try:
+                        self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
+                    except BlockError as error:
+                        self.refused_blocks += 1
+                        print(f"actor {event.actor}, sequence {event.seq}: {error}; dropped", flush=True)
+                case Joined():
+                    lost = f", {event.lost_sequences} sequences lost" if event.lost_sequences else ""
+                    print(f"actor {event.actor} joined at sequence {event.expected_seq}{lost}", flush=True)
+                    self._credit[event.actor] = event.expected_seq + self._config.credit_sequences
+                case Left():
+                    print(f"actor {event.actor} left: {event.reason}", flush=True)
+                case Stats():
+                    self._trainer.actor_rates[event.actor] = event.env_steps_per_sec
+        if received:
+            self._trainer.replay.sync()
+        may_insert = self._trainer.may_insert()
+        for link in channel.actors.values():
+            durable, credit = link.expected_seq, self._credit.get(link.actor, 0)
+            if may_insert:
+                credit = durable + self._config.credit_sequences
+            if durable != link.durable_seq or credit != link.may_send_up_to:
+                self._credit[link.actor] = credit
+                channel.acknowledge(link.actor, link.incarnation, durable, credit)
+
+
+class SamplerThread(threading.Thread):
+    """Keeps one batch ready while the limiter allows it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(name="sampler", daemon=True)
+        self._trainer = trainer
+        self._batches: queue.Queue[Batch] = queue.Queue(maxsize=1)
+        self._ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def next_batch(self, timeout_sec: float) -> Batch | None:
+        """The next batch, or None if none was ready in time."""
+        try:
+            return self._batches.get(timeout=timeout_sec)
+        except queue.Empty:
+            return None
+
+    def end(self) -> None:
+        """Stops sampling and waits for the thread."""
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        try:
+            while not self._ended.is_set():
+                # The queue is asked first: the replay keeps three batches, and one may be in the learner.
+                if self._batches.full() or not self._trainer.may_sample():
+                    time.sleep(_IDLE_SEC)
+                else:
+                    self._batches.put(self._trainer.sample())
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which looks at it
+            self.error = error
+
+
+def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: float) -> int:
+    """Trains until the run is complete, time is up or a signal comes. Returns an exit code.
+
+    `job_started` (Unix seconds) is when the job began, for `max_runtime_seconds`.
+    """
+    torch.set_num_threads(config.learner_threads or max(1, len(os.sched_getaffinity(0)) - config.num_actors))
+    stop = StopFlag().install()
+    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), job_token)
+    print(trainer.restored, flush=True)
+    wire, sampler = WireThread(trainer, config, run_dir), SamplerThread(trainer)
+    wire.publish(*trainer.publish())
+    trainer.write_progress()
+    wire.start()
+    sampler.start()
+    while not stop:
+        batch = sampler.next_batch(timeout_sec=0.1)
+        if batch is not None:
+            trainer.update(batch)
+            if trainer.publish_due():
+                wire.publish(*trainer.publish())
+        trainer.tick()
+        reason = trainer.finished()
+        if reason is None and config.max_runtime_seconds and time.time() - job_started >= config.max_runtime_seconds:
+            reason = "max_runtime_seconds reached"
+        if reason is not None:
+            stop.set(reason)
+        for thread in (wire, sampler):
+            if thread.error is not None:
+                raise thread.error
+    print(f"stopping: {stop.reason}", flush=True)
+    sampler.end()
+    wire.drain(stop.reason, _DRAIN_SEC)
+    for thread in (wire, sampler):
+        if thread.error is not None:
+            raise thread.error
+    trainer.publish()
+    trainer.close(stop.reason)
+    return EXIT_OK
+
+
+def main() -> int:
+    """`python -m cluster_rl.learner --run-dir DIR`."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_rl.learner", description="The learner process of a run.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
+    parser.add_argument("--job-token", default="", help="names the job, so that a restarted learner goes on with it")
+    parser.add_argument("--job-started", type=float, default=None, help="Unix time at which the job began")
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
+    started = time.time() if arguments.job_started is None else arguments.job_started
+    return run_learner(load_config(run_dir.config), run_dir, arguments.job_token, started)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,55 @@
+"""Which action to take: the Ape-X ladder of epsilons, and epsilon-greedy choice among valid actions.
+
+Actors call it. Randomness comes only from the generator handed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_rl.config import Config
+
+
+def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]:
+    """Epsilon of each of `count` emulators of a run, fixed for the whole run: base^(1 + alpha i / (count - 1)).
+
+    Horgan et al. 2018. One emulator alone gets `base`.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    rungs = np.arange(count) / max(count - 1, 1)
+    return np.asarray(base ** (1.0 + alpha * rungs), dtype=np.float64)
+
+
+def actor_epsilons(config: Config, actor_index: int) -> NDArray[np.float64]:
+    """Epsilons [envs_per_actor] of one actor process: every `num_actors`-th rung of the run's ladder.
+
+    Each actor so has emulators from the whole ladder, and losing one actor takes away no part of it.
+    """
+    if not 0 <= actor_index < config.num_actors:
+        raise ValueError(f"actor_index must be in 0..{config.num_actors - 1}, not {actor_index}")
+    ladder = epsilon_ladder(config.num_actors * config.envs_per_actor, config.epsilon_base, config.epsilon_alpha)
+    return ladder[actor_index :: config.num_actors]
+
+
+def select_actions(
+    values: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    epsilons: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Epsilon-greedy actions: values [N, A], masks [N, A] bool, epsilons [N] -> [N] int64.
+
+    Both the greedy and the random action are valid ones. The number of random draws does not depend on the data, so
+    that a run with the same seed stays comparable. Raises `ValueError` for a row without a valid action.
+    """
+    assert values.shape == masks.shape, (values.shape, masks.shape)
+    assert epsilons.shape == values.shape[:1], (epsilons.shape, values.shape)
+    if not masks.any(axis=1).all():
+        raise ValueError("a row of the action mask has no valid action")
+    explore = rng.random(len(values)) < epsilons
+    greedy = np.where(masks, values, -np.inf).argmax(axis=1)
+    anything = np.where(masks, rng.random(values.shape), -1.0).argmax(axis=1)
+    actions: NDArray[np.int64] = np.where(explore, anything, greedy)
+    return actions

@@ -1,0 +1,92 @@
+"""Sequence priorities and importance weights, as pure functions.
+
+The learner turns the TD errors of its own forward pass into new priorities; the actors compute the initial ones from
+the quantiles that they recorded while acting; the replay computes importance weights. T trained positions, n the n-step
+length, R = T + n rows, N sequences, A actions, K quantiles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster_rl.config import Config
+from cluster_rl.learning.targets import loss_mask, quantile_targets, taken_quantiles
+
+# Keeps a perfectly predicted sequence in the draw; typical errors in h-space are 1e-2 to 1.
+PRIORITY_FLOOR = 1e-4
+
+
+def td_errors(taken: Tensor, targets: Tensor) -> Tensor:
+    """|mean of the targets - mean of the prediction| in the space that is trained: [T, N, K] each -> [T, N]."""
+    return (targets.mean(-1) - taken.mean(-1)).abs()
+
+
+def mix_errors(errors: Tensor, mask: Tensor, eta: float) -> Tensor:
+    """eta max + (1 - eta) mean of the errors of the trained steps, at least the floor (Kapturowski et al. 2019).
+
+    errors [T, N] >= 0, mask [T, N] bool with at least one trained step a sequence. Returns [N].
+    """
+    assert errors.shape == mask.shape, (errors.shape, mask.shape)
+    counted = torch.where(mask, errors, torch.zeros_like(errors))
+    mean = counted.sum(0) / mask.sum(0)
+    return (eta * counted.amax(0) + (1.0 - eta) * mean).clamp(min=PRIORITY_FLOOR)
+
+
+def sequence_priorities(taken: Tensor, targets: Tensor, mask: Tensor, eta: float) -> Tensor:
+    """Priorities [N] from the quantiles of the taken actions and their targets, [T, N, K] each; mask [T, N] bool."""
+    with torch.no_grad():
+        return mix_errors(td_errors(taken, targets), mask, eta)
+
+
+def actor_priorities(
+    quantiles: Tensor,
+    masks: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    train_length: Tensor,
+    last: Tensor,
+    terminated: Tensor,
+    config: Config,
+) -> Tensor:
+    """Initial priorities of finished windows from what the actor computed while it acted.
+
+    The same targets, rescaling, mix and masks as the learner's, with the actor's own quantiles on both sides.
+
+    Args:
+        quantiles: [R, N, A, K] float32, without noise, row 0 the first trained position; unused rows zero.
+        masks: [R, N, A] bool.
+        actions: [R, N] int64, 0 where unused.
+        rewards: [R, N] float32.
+        train_length: [N] int64, 1..T.
+        last: [N] int64, the last recorded row.
+        terminated: [N] bool.
+
+    Returns:
+        [N] float32.
+    """
+    unroll_length = quantiles.shape[0] - config.n_step
+    targets = quantile_targets(
+        quantiles,
+        quantiles,
+        masks,
+        rewards,
+        last,
+        terminated,
+        n_step=config.n_step,
+        gamma=config.gamma,
+        rescaling=config.value_rescaling,
+    )
+    taken = taken_quantiles(quantiles[:unroll_length], actions[:unroll_length])
+    return sequence_priorities(taken, targets, loss_mask(train_length, unroll_length), config.priority_eta)
+
+
+def importance_weights(probabilities: NDArray[np.float64], beta: float) -> NDArray[np.float32]:
+    """(N P(i))^-beta over the largest of the batch (Schaul et al. 2016).
+
+    Probabilities of the draw, [batch] > 0 -> weights [batch] in (0, 1]. The replay's size N cancels out.
+    """
+    weights: NDArray[np.float32] = ((probabilities.min() / probabilities) ** beta).astype(np.float32)
+    return weights

@@ -1,0 +1,104 @@
+"""The rate limiter: how many positions are trained for each one that the actors deliver.
+
+Runs in the learner. In: counts of sampled and inserted positions. Out: whether the learner may sample and whether the
+actors may be granted more. The learner waits for data, the actors wait for the learner.
+
+After Reverb's SampleToInsertRatio (Cassirer et al. 2021). All counts are trained positions, none burn-in or tail. With
+
+    ahead = sampled - samples_per_insert * (inserted - min_size)
+    buffer = max(tolerance * samples_per_insert * min_size, 2 * max(sample_chunk, samples_per_insert * insert_chunk))
+
+    sampling n is allowed     if inserted >= min_size and ahead + n <= buffer
+    inserting n is allowed    if inserted + n <= min_size or ahead - samples_per_insert * n >= -buffer
+
+so |ahead| <= buffer once min_size is reached. Both could be refused at once only if
+2 * buffer < sample_chunk + samples_per_insert * insert_chunk, which the second term of the buffer rules out: while one
+side waits, the other may go on.
+"""
+
+from __future__ import annotations
+
+import math
+
+from cluster_rl.config import Config
+
+
+class RateLimiter:
+    """Counts and two questions. `sampled` and `inserted` may each be advanced by one thread.
+
+    samples_per_insert: positions to sample for each one inserted. min_size: positions to insert before the first
+    sample. tolerance: how far one side may run ahead, as a fraction of min_size. sample_chunk and insert_chunk: the
+    most positions that one question asks for.
+    """
+
+    def __init__(
+        self,
+        samples_per_insert: float,
+        min_size: int,
+        tolerance: float,
+        *,
+        sample_chunk: int,
+        insert_chunk: int,
+    ) -> None:
+        self.samples_per_insert = samples_per_insert
+        self.min_size = min_size
+        self.sample_chunk = sample_chunk
+        self.insert_chunk = insert_chunk
+        self.buffer = max(
+            tolerance * samples_per_insert * min_size, 2.0 * max(sample_chunk, samples_per_insert * insert_chunk)
+        )
+        self.sampled = 0
+        self.inserted = 0
+
+    @classmethod
+    def from_config(cls, config: Config) -> RateLimiter:
+        """One batch is sampled at a time; one sequence of every emulator may arrive at a time."""
+        return cls(
+            config.samples_per_insert,
+            config.min_replay_transitions,
+            config.samples_per_insert_tolerance,
+            sample_chunk=config.batch_size * config.unroll_length,
+            insert_chunk=config.num_actors * config.envs_per_actor * config.unroll_length,
+        )
+
+    @property
+    def ahead(self) -> float:
+        """Positions sampled beyond the ratio; negative where the learner is behind."""
+        return self.sampled - self.samples_per_insert * (self.inserted - self.min_size)
+
+    def may_sample(self, positions: int) -> bool:
+        """Whether `positions` more (at most `sample_chunk`) may be sampled now."""
+        if positions > self.sample_chunk:
+            raise ValueError(f"RateLimiter: {positions} positions asked for, sample_chunk is {self.sample_chunk}")
+        return self.inserted >= self.min_size and self.ahead + positions <= self.buffer
+
+    def may_insert(self, positions: int) -> bool:
+        """Whether `positions` more (at most `insert_chunk`) may be asked of the actors now."""
+        if positions > self.insert_chunk:
+            raise ValueError(f"RateLimiter: {positions} positions asked for, insert_chunk is {self.insert_chunk}")
+        if self.inserted + positions <= self.min_size:
+            return True
+        return self.ahead - self.samples_per_insert * positions >= -self.buffer
+
+    def record_sample(self, positions: int) -> None:
+        """Positions that were sampled."""
+        self.sampled += positions
+
+    def record_insert(self, positions: int) -> None:
+        """Positions that were logged. What has arrived always counts, also where it was not asked for."""
+        self.inserted += positions
+
+    def state_dict(self) -> dict[str, int]:
+        """What the log cannot tell: `sampled`."""
+        return {"sampled": self.sampled}
+
+    def load_state_dict(self, state: dict[str, int], inserted: int) -> None:
+        """Resumes with the log's own count of env steps.
+
+        `sampled` is moved into the allowed band: updates lost in a crash are made up for by at most one buffer, not in
+        a burst, and a lost log does not stop the learner until as much has been played again.
+        """
+        self.inserted = inserted
+        even = self.samples_per_insert * (inserted - self.min_size)
+        low, high = math.ceil(even - self.buffer), math.floor(even + self.buffer)
+        self.sampled = max(0, min(max(state["sampled"], low), high))

@@ -1,0 +1,289 @@
+"""Sequences: what the learner trains on, and how an actor cuts them out of an episode.
+
+Runs in the actor process, one `SequenceBuilder` for each emulator. In: the steps of an episode. Out: finished
+`Sequence` objects, each with the positions of one window, up to `burn_in` positions before it and up to `n_step` after
+it. Every real step lies in exactly one window's trained part. Pure numpy: no torch, no game.
+
+Positions of a window that trains steps [start, stop) of an episode whose final observation has index E:
+
+    b = min(burn_in, start)                 the burn-in comes from the same episode only
+    last = min(stop - 1 + n_step, E)        so that every trained step has its n-step target, or the episode's end
+    P = b + (stop - start) + (last - stop + 1)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.config import Config
+
+SCREEN_PACKED_SHAPE = (72, 20)
+"""One 72 x 80 screen of 2-bit shades, four to a byte."""
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """The shapes that both ends of a sequence agree on. All lengths are in env steps (positions)."""
+
+    unroll_length: int
+    burn_in: int
+    n_step: int
+    num_actions: int
+    context_size: int
+    crop_side: int
+    hidden_size: int
+
+    @classmethod
+    def from_config(cls, config: Config, context_size: int, num_actions: int) -> BlockSpec:
+        """The spec of a run; `context_size` and `num_actions` belong to the game and are not in the config."""
+        return cls(
+            unroll_length=config.unroll_length,
+            burn_in=config.burn_in,
+            n_step=config.n_step,
+            num_actions=num_actions,
+            context_size=context_size,
+            crop_side=2 * config.occupancy_crop_radius + 1,
+            hidden_size=config.lstm_hidden_size,
+        )
+
+    @property
+    def max_positions(self) -> int:
+        """L, the rows of a batch: burn-in, trained part and tail at their longest."""
+        return self.burn_in + self.unroll_length + self.n_step
+
+
+@dataclass
+class Sequence:
+    """One window of an episode. P positions; transitions at 0..P-2, the last position only bootstraps.
+
+    `action` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions` where
+    position 0 is an episode's first. `summary` is set in the last sequence of a whole episode, and there only.
+    """
+
+    actor: int
+    incarnation: int
+    emulator: int
+    episode: int
+    first_step: int  # index in the episode of the first trained step
+    burn_in_length: int  # b
+    train_length: int  # t
+    screen_packed: npt.NDArray[np.uint8]  # [P, 72, 20]
+    context: npt.NDArray[np.uint8]  # [P, C]
+    crop: npt.NDArray[np.uint8]  # [P, 2, S, S]
+    mask: npt.NDArray[np.bool_]  # [P, A]
+    action: npt.NDArray[np.uint8]  # [P]
+    reward: npt.NDArray[np.float32]  # [P]
+    first_prev_action: int
+    first_prev_reward: float
+    state_h: npt.NDArray[np.float16]  # [H], the actor's before position 0
+    state_c: npt.NDArray[np.float16]  # [H]
+    terminated: bool = False
+    segment_ended: bool = False
+    params_version: int = 0
+    epsilon: float = 0.0
+    initial_priority: float = 1.0
+    milestones: list[str] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    quantiles: npt.NDArray[np.float32] | None = None  # [t + k, A, K], for the initial priority; not in the block
+
+    @property
+    def positions(self) -> int:
+        """P = burn-in + trained + tail."""
+        return len(self.action)
+
+    @property
+    def tail_length(self) -> int:
+        """k, positions after the trained ones."""
+        return self.positions - self.burn_in_length - self.train_length
+
+
+class SequenceBuilder:
+    """Cuts one emulator's episodes into sequences.
+
+    Call `begin` at an episode's start, `add` for each step, `cut` at every edge of the actor's step clock and `end`
+    with the episode's final observation (also when the job stops: then `terminated=False` and no summary). A window is
+    handed out by the `add` that brings its last tail position, or by `end`. A window that reaches `unroll_length` steps
+    is cut by itself.
+
+    Set `params_version` whenever new parameters are loaded; a sequence carries the version of its first trained step.
+    With `num_quantiles` K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.
+    """
+
+    def __init__(
+        self,
+        spec: BlockSpec,
+        *,
+        actor: int,
+        incarnation: int,
+        emulator: int,
+        epsilon: float = 0.0,
+        num_quantiles: int = 0,
+    ) -> None:
+        self.spec = spec
+        self.params_version = 0
+        self._ids = (actor, incarnation, emulator)
+        self._epsilon = epsilon
+        # The oldest position a window can need when its last tail position arrives, and the one before that, whose
+        # action and reward are the first previous ones.
+        self._ring = ring = spec.max_positions + 1
+        self._screen = np.zeros((ring, *SCREEN_PACKED_SHAPE), np.uint8)
+        self._context = np.zeros((ring, spec.context_size), np.uint8)
+        self._crop = np.zeros((ring, 2, spec.crop_side, spec.crop_side), np.uint8)
+        self._mask = np.zeros((ring, spec.num_actions), np.bool_)
+        self._action = np.zeros(ring, np.uint8)
+        self._reward = np.zeros(ring, np.float32)
+        self._state_h = np.zeros((ring, spec.hidden_size), np.float16)
+        self._state_c = np.zeros((ring, spec.hidden_size), np.float16)
+        self._quantiles = np.zeros((ring, spec.num_actions, num_quantiles), np.float32) if num_quantiles else None
+        self._episode = -1
+        self._steps = 0  # transitions of the episode so far
+        self._window_start = 0
+        self._window_version = 0
+        self._pending: deque[tuple[int, int, int]] = deque()  # (start, stop, params version) of windows without tail
+        self._milestones: list[tuple[int, str]] = []
+
+    def begin(self, episode: int) -> None:
+        """Starts an episode. `episode` numbers the emulator's episodes. Drops what an unfinished one had open."""
+        self._episode = episode
+        self._steps = 0
+        self._window_start = 0
+        self._pending.clear()
+        self._milestones.clear()
+
+    def add(
+        self,
+        screen_packed: npt.NDArray[np.uint8],
+        context: npt.NDArray[np.uint8],
+        crop: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.bool_],
+        action: int,
+        reward: float,
+        state_h: npt.NDArray[np.floating[Any]],
+        state_c: npt.NDArray[np.floating[Any]],
+        quantiles: npt.NDArray[np.float32] | None = None,
+        milestones: Iterable[str] = (),
+    ) -> tuple[Sequence, ...]:
+        """Records one step: what was observed, what was done there and the reward it gave. Everything is copied.
+
+        screen_packed uint8 [72, 20]; context uint8 [C]; crop uint8 [2, S, S]; mask bool [A]; state_h, state_c [H]: the
+        recurrent state before this observation was seen; quantiles float32 [A, K] of this observation; milestones
+        reached by the step. Returns the sequence that became complete with this position, if any.
+        """
+        if self._episode < 0:
+            raise RuntimeError("SequenceBuilder.add: no episode has begun")
+        step = self._steps
+        self._put_observation(step, screen_packed, context, crop, mask, quantiles)
+        slot = step % self._ring
+        self._action[slot] = action
+        self._reward[slot] = reward
+        self._state_h[slot] = state_h
+        self._state_c[slot] = state_c
+        if step == self._window_start:
+            self._window_version = self.params_version
+        for name in milestones:
+            self._milestones.append((step, name))
+        self._steps = step + 1
+        complete: tuple[Sequence, ...] = ()
+        if self._pending and self._pending[0][1] - 1 + self.spec.n_step == step:
+            complete = (self._emit(*self._pending.popleft(), last=step),)
+        if self._steps - self._window_start == self.spec.unroll_length:
+            self.cut()
+        return complete
+
+    def cut(self) -> None:
+        """Ends the open window after the newest step; does nothing if it holds no step."""
+        if self._steps > self._window_start:
+            self._pending.append((self._window_start, self._steps, self._window_version))
+            self._window_start = self._steps
+
+    def end(
+        self,
+        screen_packed: npt.NDArray[np.uint8],
+        context: npt.NDArray[np.uint8],
+        crop: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.bool_],
+        *,
+        terminated: bool,
+        quantiles: npt.NDArray[np.float32] | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> tuple[Sequence, ...]:
+        """Ends the recorded segment at its final observation (index E) and hands out every sequence still open.
+
+        `terminated` is the end of the game's task; False for a step limit or a stop of the job, where the learner
+        bootstraps from this observation. An episode without a step gives nothing.
+        """
+        if self._episode < 0:
+            raise RuntimeError("SequenceBuilder.end: no episode has begun")
+        self.cut()
+        self._put_observation(self._steps, screen_packed, context, crop, mask, quantiles)
+        sequences = []
+        for start, stop, version in self._pending:
+            sequence = self._emit(start, stop, version, last=self._steps)
+            sequence.segment_ended = True
+            sequence.terminated = terminated
+            sequences.append(sequence)
+        if sequences:
+            sequences[-1].summary = summary
+        self._pending.clear()
+        self._episode = -1
+        return tuple(sequences)
+
+    def _put_observation(
+        self,
+        position: int,
+        screen_packed: npt.NDArray[np.uint8],
+        context: npt.NDArray[np.uint8],
+        crop: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.bool_],
+        quantiles: npt.NDArray[np.float32] | None,
+    ) -> None:
+        slot = position % self._ring
+        self._screen[slot] = screen_packed
+        self._context[slot] = context
+        self._crop[slot] = crop
+        self._mask[slot] = mask
+        if self._quantiles is not None:
+            # None only where no value is needed: a terminal observation is never bootstrapped from.
+            self._quantiles[slot] = 0.0 if quantiles is None else quantiles
+
+    def _emit(self, start: int, stop: int, params_version: int, last: int) -> Sequence:
+        """The sequence that trains steps [start, stop) and whose last position is `last`."""
+        actor, incarnation, emulator = self._ids
+        burn_in = min(self.spec.burn_in, start)
+        first = start - burn_in
+        slots = np.arange(first, last + 1) % self._ring
+        action, reward = self._action[slots], self._reward[slots]
+        action[-1], reward[-1] = 0, 0.0
+        before = (first - 1) % self._ring
+        names = [name for step, name in self._milestones if start <= step < stop]
+        if names:
+            self._milestones = [entry for entry in self._milestones if entry[0] >= stop]
+        return Sequence(
+            actor=actor,
+            incarnation=incarnation,
+            emulator=emulator,
+            episode=self._episode,
+            first_step=start,
+            burn_in_length=burn_in,
+            train_length=stop - start,
+            screen_packed=self._screen[slots],
+            context=self._context[slots],
+            crop=self._crop[slots],
+            mask=self._mask[slots],
+            action=action,
+            reward=reward,
+            first_prev_action=int(self._action[before]) if first else self.spec.num_actions,
+            first_prev_reward=float(self._reward[before]) if first else 0.0,
+            state_h=self._state_h[first % self._ring].copy(),
+            state_c=self._state_c[first % self._ring].copy(),
+            params_version=params_version,
+            epsilon=self._epsilon,
+            milestones=names,
+            quantiles=self._quantiles[slots[burn_in:]] if self._quantiles is not None else None,
+        )

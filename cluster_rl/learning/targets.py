@@ -1,0 +1,137 @@
+"""Value rescaling, expected values and n-step double-Q targets, as pure functions of float32 tensors.
+
+The learner computes its targets with them; the actors compute expected values to act by and initial priorities. Inputs
+and outputs lie on one device; nothing here keeps state. Everything must be called in float32 outside autocast: the
+inverse of the rescaling loses most of its digits in half precision.
+
+Names: T trained positions, n the n-step length, R = T + n recorded rows (trained positions and tail), N sequences,
+A actions, K quantiles. "h-space" is where the network's outputs live when value rescaling is on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RESCALING_EPSILON = 1e-3
+
+
+def h(x: Tensor) -> Tensor:
+    """The value rescaling of Pohlen et al. 2018, sign(x)(sqrt(|x| + 1) - 1) + eps x, element-wise.
+
+    Written without the difference of nearly equal numbers, so that small values keep their digits.
+    """
+    assert x.dtype == torch.float32, x.dtype
+    return x / (torch.sqrt(x.abs() + 1.0) + 1.0) + RESCALING_EPSILON * x
+
+
+def h_inv(x: Tensor) -> Tensor:
+    """The inverse of `h`, element-wise, in a form accurate in float32 from tiny to huge values.
+
+    With |x| = h(y), d = sqrt(y + 1) - 1 solves eps d^2 + (1 + 2 eps) d = |x|; its positive root is taken in the
+    rationalised form, and y = d (d + 2). The textbook form subtracts nearly equal numbers and divides by eps.
+    """
+    assert x.dtype == torch.float32, x.dtype
+    linear = 1.0 + 2.0 * RESCALING_EPSILON
+    magnitude = x.abs()
+    root = 2.0 * magnitude / (torch.sqrt(linear * linear + 4.0 * RESCALING_EPSILON * magnitude) + linear)
+    return torch.sign(x) * root * (root + 2.0)
+
+
+def expected_values(quantiles: Tensor, rescaling: bool) -> Tensor:
+    """Q values in reward units from quantiles [..., K]: the mean is taken after the inversion.
+
+    The mean in h-space ranks risky actions wrongly, because h of a mean is not the mean of h.
+    """
+    return (h_inv(quantiles) if rescaling else quantiles).mean(-1)  # [...]
+
+
+def greedy_actions(values: Tensor, masks: Tensor) -> Tensor:
+    """Index of the best valid action: values [..., A] float, masks [..., A] bool -> [...] int64."""
+    assert values.shape == masks.shape, (values.shape, masks.shape)
+    return values.masked_fill(~masks, float("-inf")).argmax(-1)
+
+
+def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int) -> Tensor:
+    """Steps m between each trained position t and the one it bootstraps from: min(n, last - t), at least 0.
+
+    `last` [N] int64 is the last recorded row. Returns [T, N] int64. It is 0 on padding behind `last` only.
+    """
+    positions = torch.arange(unroll_length, device=last.device).unsqueeze(1)  # [T, 1]
+    return (last.unsqueeze(0) - positions).clamp(min=0, max=n_step)  # [T, N]
+
+
+def n_step_returns(rewards: Tensor, steps: Tensor, n_step: int, gamma: float) -> Tensor:
+    """Discounted sums of the next m rewards: rewards [R, N], steps m [T, N] -> [T, N].
+
+    Rewards at and behind the last recorded row are never read, whatever they hold.
+    """
+    unroll_length = steps.shape[0]
+    assert rewards.shape == (unroll_length + n_step, steps.shape[1]), (rewards.shape, steps.shape)
+    ahead = rewards.unfold(0, n_step, 1)[:unroll_length]  # [T, N, n]
+    offsets = torch.arange(n_step, device=rewards.device)
+    counted = torch.where(offsets < steps.unsqueeze(-1), ahead, torch.zeros_like(ahead))
+    return (counted * gamma ** offsets.to(rewards.dtype)).sum(-1)  # [T, N]
+
+
+def quantile_targets(
+    online: Tensor,
+    target: Tensor,
+    masks: Tensor,
+    rewards: Tensor,
+    last: Tensor,
+    terminated: Tensor,
+    *,
+    n_step: int,
+    gamma: float,
+    rescaling: bool,
+) -> Tensor:
+    """n-step double-Q target samples for every trained position, without gradient.
+
+    Args:
+        online: [R, N, A, K] quantiles that choose the bootstrap action (by expected value, among valid actions).
+        target: [R, N, A, K] quantiles that value it.
+        masks: [R, N, A] bool, the valid actions recorded at each row.
+        rewards: [R, N] reward of the step taken at each row.
+        last: [N] int64, the last recorded row of each sequence.
+        terminated: [N] bool, whether the segment ended at `last` by termination: then `last` is worth nothing. A
+            truncated segment bootstraps from its final observation like any other.
+
+    Returns:
+        [T, N, K] target samples (h-space if `rescaling`). Rows behind the trained length hold finite filler if their
+        inputs are finite; the caller masks them.
+    """
+    rows, batch_size, num_actions, num_quantiles = online.shape
+    unroll_length = rows - n_step
+    assert target.shape == online.shape, (target.shape, online.shape)
+    assert masks.shape == (rows, batch_size, num_actions), masks.shape
+    assert rewards.shape == (rows, batch_size), rewards.shape
+    assert last.shape == terminated.shape == (batch_size,), (last.shape, terminated.shape)
+    with torch.no_grad():
+        best = greedy_actions(expected_values(online, rescaling), masks)  # [R, N]
+        best = best.view(rows, batch_size, 1, 1).expand(-1, -1, -1, num_quantiles)
+        values = target.gather(2, best).squeeze(2)  # [R, N, K]
+
+        steps = bootstrap_steps(last, unroll_length, n_step)  # [T, N]
+        bootstrap_row = torch.arange(unroll_length, device=last.device).unsqueeze(1) + steps  # [T, N]
+        values = values.gather(0, bootstrap_row.unsqueeze(-1).expand(-1, -1, num_quantiles))  # [T, N, K]
+        if rescaling:
+            values = h_inv(values)
+        ends = (terminated & (bootstrap_row == last)).unsqueeze(-1)  # [T, N, 1]
+        discount = (gamma ** steps.to(values.dtype)).unsqueeze(-1)  # [T, N, 1]
+        returns = n_step_returns(rewards, steps, n_step, gamma).unsqueeze(-1)  # [T, N, 1]
+        samples = returns + torch.where(ends, torch.zeros_like(values), discount * values)
+        return h(samples) if rescaling else samples  # [T, N, K]
+
+
+def loss_mask(train_length: Tensor, unroll_length: int) -> Tensor:
+    """Which of the T rows are trained: train_length [N] int64 -> [T, N] bool."""
+    return torch.arange(unroll_length, device=train_length.device).unsqueeze(1) < train_length.unsqueeze(0)
+
+
+def taken_quantiles(quantiles: Tensor, actions: Tensor) -> Tensor:
+    """Quantiles of the taken actions: quantiles [T, N, A, K], actions [T, N] int64 -> [T, N, K]."""
+    steps, batch_size, _, num_quantiles = quantiles.shape
+    assert actions.shape == (steps, batch_size), (actions.shape, quantiles.shape)
+    index = actions.view(steps, batch_size, 1, 1).expand(-1, -1, -1, num_quantiles)
+    return quantiles.gather(2, index).squeeze(2)

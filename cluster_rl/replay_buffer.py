@@ -1,0 +1,381 @@
+"""The prioritised replay: the log's blocks, an index of them in memory, and batches drawn from both.
+
+Runs in the learner. In: blocks as they arrive, priorities as they are learned. Out: time-major batches as numpy arrays,
+whose rows `learning/batch.py` explains. Nothing of a block is kept in memory: a sampled block is read from its segment
+file (the page cache holds what fits) and decompressed straight into the batch. The index costs about 45 bytes a
+sequence.
+
+One lock guards index and log; reading and decompressing go on outside it. So one thread may append, another sample and
+a third update priorities. `sample` itself is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.config import Config
+from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
+from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
+from cluster_rl.learning.sum_tree import SumTree
+from cluster_rl.replay_log import LogEntry, ReplayLog, Segment
+from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
+
+SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
+MAX_SEGMENT_BYTES = 64 * 2**20
+BATCHES_KEPT = 3  # one in the learner, one waiting, one being filled
+
+_ENTRY = np.dtype(
+    [
+        ("segment", np.int32),
+        ("offset", np.int64),
+        ("length", np.int32),  # 0: no such sequence
+        ("train_length", np.int32),
+        ("priority", np.float32),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class AppendResult:
+    """What became of a block. `id` is None where it was logged before (a duplicate)."""
+
+    id: int | None
+    header: SequenceHeader
+
+
+class Replay:
+    """The replay of a run, on a log in `folder`. What the log holds on opening is part of it at once.
+
+    Ids count the sequences ever logged; the live ones lie in one range [oldest, next), with holes where a record was
+    damaged. Id i has the slot i modulo capacity in `_entries` and in the tree.
+
+    Raises `UserError` if the log cannot be opened or was written with other shapes.
+    """
+
+    def __init__(self, config: Config, spec: BlockSpec, folder: Path) -> None:
+        self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
+        self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
+        self._config = config
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._entries = np.zeros(64, _ENTRY)
+        self._tree = SumTree(64)
+        self._segments: dict[int, Segment] = {}
+        self._oldest_id = self._next_id = 0
+        self._sequences = self._transitions = 0
+        self._batches: list[dict[str, npt.NDArray[Any]]] = []
+        self._log = ReplayLog(
+            folder,
+            spec,
+            segment_bytes=MAX_SEGMENT_BYTES,
+            segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
+            on_record=self._insert,
+        )
+        self._evict()
+
+    # Counters: the log's are of the whole run, the others of what is kept.
+
+    @property
+    def env_steps(self) -> int:
+        """Trained positions logged in the whole run: the truth about env steps."""
+        return self._log.totals.env_steps
+
+    @property
+    def episodes(self) -> int:
+        """Whole episodes logged in the whole run."""
+        return self._log.totals.episodes
+
+    @property
+    def logged_sequences(self) -> int:
+        """Sequences logged in the whole run."""
+        return self._log.totals.sequences
+
+    @property
+    def milestones(self) -> dict[str, int]:
+        """Name of each milestone reached in the run, and the env steps logged when it first was."""
+        with self._lock:
+            return dict(self._log.totals.milestones)
+
+    @property
+    def gaps(self) -> int:
+        """Sequences that an actor numbered but that never came."""
+        return self._log.totals.gaps
+
+    @property
+    def damaged(self) -> int:
+        """Records that could not be read, on opening or when sampled."""
+        return self._log.damaged + self.damaged_samples
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that can be sampled now."""
+        return self._sequences
+
+    @property
+    def transitions(self) -> int:
+        """Trained positions that can be sampled now."""
+        return self._transitions
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the segment files."""
+        with self._lock:
+            return self._log.bytes_on_disk
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory of the index and the tree."""
+        with self._lock:
+            return self._entries.nbytes + self._tree.nbytes
+
+    def expected_seq(self, actor: int, incarnation: int) -> int:
+        """The number that this incarnation of an actor must send next."""
+        with self._lock:
+            return self._log.expected_seq(actor, incarnation)
+
+    def append(self, actor: int, incarnation: int, seq: int, block: bytes | memoryview) -> AppendResult:
+        """Checks and logs one block and makes it sampleable. It is on disk for sure only after `sync`.
+
+        Raises `BlockError` for a block that is not one of this spec, `UserError` if the disk is full.
+        """
+        if not (0 <= actor < 2**32 and 0 <= incarnation < 2**62 and 0 <= seq < 2**62):
+            raise BlockError(f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range")
+        header = decode_header(block, self._spec)
+        with self._lock:
+            entry = self._log.append(actor, incarnation, seq, block, header)
+            if entry is None:
+                return AppendResult(None, header)
+            self._insert(entry)
+            self._evict()
+        return AppendResult(entry.id, header)
+
+    def sync(self) -> None:
+        """Puts everything appended so far on disk: one fsync for many blocks. Call it before acknowledging."""
+        with self._lock:
+            sync = self._log.prepare_sync()
+        sync()
+
+    def close(self) -> None:
+        """Syncs and closes the log. Nothing else may be called afterwards."""
+        with self._lock:
+            self._log.close()
+
+    def sample(self, rng: np.random.Generator, batch_size: int) -> dict[str, npt.NDArray[Any]]:
+        """Draws N = `batch_size` sequences in proportion to priority^alpha, stratified and with replacement.
+
+        Returns arrays named as in `learning.batch.Batch` (L = burn_in + unroll_length + n_step rows), weights being
+        (N P(i))^-beta over the largest in the batch. Unused rows are zero, with every action valid. The arrays are kept
+        buffers: they are overwritten by the `BATCHES_KEPT`-th call from this one on.
+
+        Raises `ValueError` if the replay is empty.
+        """
+        batch = self._next_batch(batch_size)
+        ids, segments, entries, probabilities = self._draw(rng, batch_size)
+        batch["ids"][:] = ids
+        for column in range(batch_size):
+            while True:
+                entry = entries[column]
+                try:
+                    block = segments[column].read(int(entry["offset"]), int(entry["length"]))
+                    header, arrays = decode_arrays(block, self._spec)
+                    break
+                except BlockError:
+                    self._remove_damaged(int(batch["ids"][column]))
+                    one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
+                    batch["ids"][column], segments[column] = one_id[0], one_segment[0]
+                    entries[column], probabilities[column] = one_entry[0], one_probability[0]
+            _fill_column(batch, column, header, arrays, self._spec)
+        batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
+        return batch
+
+    def update_priorities(self, ids: npt.NDArray[np.int64], priorities: npt.NDArray[np.floating[Any]]) -> None:
+        """Sets the priorities [N] of the sequences `ids` [N]; those evicted since are dropped and counted.
+
+        Raises `ValueError` for a priority that is negative or not finite.
+        """
+        values = np.asarray(priorities, np.float64)
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError("Replay.update_priorities: priorities must be finite and not negative")
+        with self._lock:
+            self.stale_updates += len(ids) - self._set_priorities(np.asarray(ids, np.int64), values)
+
+    def priority_stats(self) -> dict[str, float]:
+        """Mean and largest priority, and the effective sample size of the draw as a fraction of the sequences.
+
+        ESS = (sum p)^2 / sum p^2 / N of p = priority^alpha: 1 is uniform, near 0 is a few sequences over and over.
+        """
+        with self._lock:
+            live = self._entries["length"] > 0
+            priorities = self._entries["priority"][live]
+            weights = self._tree.leaves[live]
+        if not len(weights):
+            return {"mean": 0.0, "max": 0.0, "ess": 0.0}
+        ess = float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
+        return {"mean": float(priorities.mean()), "max": float(priorities.max()), "ess": ess}
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """What the log cannot tell: the learned priorities, float32 [M], and their ids, int64 [M]."""
+        with self._lock:
+            ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)
+            entries = self._entries[self._slots(ids)]
+        live = entries["length"] > 0
+        return {"ids": ids[live], "priorities": entries["priority"][live].copy()}
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Restores priorities by id. Ids evicted since are ignored; newer sequences keep their actor's priority."""
+        with self._lock:
+            self._set_priorities(np.asarray(state["ids"], np.int64), np.asarray(state["priorities"], np.float64))
+
+    # Index; the caller holds the lock.
+
+    def _slots(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return ids & (len(self._entries) - 1)
+
+    def _weights(self, priorities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """priority^alpha: what the tree holds."""
+        weights: npt.NDArray[np.float64] = np.maximum(priorities, PRIORITY_FLOOR) ** self._config.prioritized_alpha
+        return weights
+
+    def _insert(self, entry: LogEntry) -> None:
+        if not self._segments:
+            self._oldest_id = self._next_id = entry.id
+        while entry.id - self._oldest_id >= len(self._entries):
+            self._grow()
+        slot = entry.id & (len(self._entries) - 1)
+        priority, train_length = entry.header.initial_priority, entry.header.train_length
+        self._entries[slot] = (entry.segment.number, entry.offset, entry.length, train_length, priority)
+        self._tree.set_one(slot, max(priority, PRIORITY_FLOOR) ** self._config.prioritized_alpha)
+        self._segments[entry.segment.number] = entry.segment
+        self._next_id = entry.id + 1
+        self._sequences += 1
+        self._transitions += train_length
+
+    def _grow(self) -> None:
+        ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)
+        old_slots = self._slots(ids)
+        entries, leaves = self._entries, self._tree.leaves
+        self._entries = np.zeros(2 * len(entries), _ENTRY)
+        self._tree = SumTree(len(self._entries))
+        self._entries[self._slots(ids)] = entries[old_slots]
+        self._tree.set(self._slots(ids), leaves[old_slots])
+
+    def _evict(self) -> None:
+        """Deletes oldest segments until the capacity holds; never the one that is being written."""
+        while self._transitions > self._config.replay_capacity_transitions and len(self._log.segments) > 1:
+            segment = self._log.evict_oldest()
+            self._segments.pop(segment.number, None)
+            self._clear(np.arange(self._oldest_id, min(segment.end_id, self._next_id), dtype=np.int64))
+            self._oldest_id = max(self._oldest_id, segment.end_id)
+
+    def _clear(self, ids: npt.NDArray[np.int64]) -> None:
+        slots = self._slots(ids)
+        self._sequences -= int((self._entries["length"][slots] > 0).sum())
+        self._transitions -= int(self._entries["train_length"][slots].sum())
+        self._entries[slots] = np.zeros(1, _ENTRY)
+        self._tree.set(slots, np.zeros(len(slots)))
+
+    def _set_priorities(self, ids: npt.NDArray[np.int64], priorities: npt.NDArray[np.float64]) -> int:
+        """Returns how many of the ids are live."""
+        live = (ids >= self._oldest_id) & (ids < self._next_id)
+        live[live] = self._entries["length"][self._slots(ids[live])] > 0
+        slots = self._slots(ids[live])
+        self._entries["priority"][slots] = priorities[live]
+        self._tree.set(slots, self._weights(priorities[live]))
+        return int(live.sum())
+
+    # Sampling
+
+    def _draw(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[npt.NDArray[np.int64], list[Segment], npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Ids, segments, index entries and probabilities of `count` drawn sequences. Takes the lock."""
+        with self._lock:
+            slots = self._tree.sample(rng, count)
+            entries = self._entries[slots]
+            # Holding a segment keeps its file readable while it is evicted by another thread.
+            segments = [self._segments[number] for number in entries["segment"].tolist()]
+            probabilities = self._tree.leaves[slots] / self._tree.total
+            ids = self._oldest_id + ((slots - self._oldest_id) & (len(self._entries) - 1))
+        return ids, segments, entries, probabilities
+
+    def _remove_damaged(self, sequence_id: int) -> None:
+        with self._lock:
+            ids = np.array([sequence_id], np.int64)
+            # It may be evicted by now, or have been drawn twice in the batch.
+            if sequence_id >= self._oldest_id and self._entries["length"][self._slots(ids)][0]:
+                self._clear(ids)
+                self.damaged_samples += 1
+
+    def _next_batch(self, batch_size: int) -> dict[str, npt.NDArray[Any]]:
+        """The kept buffers in turn; made anew when the batch size changes."""
+        if self._batches and len(self._batches[0]["ids"]) != batch_size:
+            self._batches.clear()
+        if len(self._batches) < BATCHES_KEPT:
+            self._batches.append(_empty_batch(self._spec, batch_size))
+        else:
+            self._batches.append(self._batches.pop(0))
+        return self._batches[-1]
+
+
+def _empty_batch(spec: BlockSpec, batch_size: int) -> dict[str, npt.NDArray[Any]]:
+    steps = (spec.max_positions, batch_size)
+    return {
+        "screen_packed": np.zeros((*steps, *SCREEN_PACKED_SHAPE), np.uint8),
+        "context": np.zeros((*steps, spec.context_size), np.uint8),
+        "crop": np.zeros((*steps, 2, spec.crop_side, spec.crop_side), np.uint8),
+        "mask": np.ones((*steps, spec.num_actions), np.bool_),
+        "action": np.zeros(steps, np.int64),
+        "reward": np.zeros(steps, np.float32),
+        "prev_action": np.zeros(steps, np.int64),
+        "prev_reward": np.zeros(steps, np.float32),
+        "burn_in_length": np.zeros(batch_size, np.int64),
+        "train_length": np.zeros(batch_size, np.int64),
+        "last": np.zeros(batch_size, np.int64),
+        "terminated": np.zeros(batch_size, np.bool_),
+        "state_h": np.zeros((1, batch_size, spec.hidden_size), np.float32),
+        "state_c": np.zeros((1, batch_size, spec.hidden_size), np.float32),
+        "weights": np.zeros(batch_size, np.float32),
+        "ids": np.zeros(batch_size, np.int64),
+    }
+
+
+def _fill_column(
+    batch: dict[str, npt.NDArray[Any]], column: int, header: SequenceHeader, arrays: BlockArrays, spec: BlockSpec
+) -> None:
+    """Writes one sequence into its column: burn-in in rows [0, b), the rest from row `burn_in` on, padding between."""
+    b = header.burn_in_length
+    end = spec.burn_in + header.positions - b
+    prev_action = np.empty(header.positions, np.int64)
+    prev_action[0], prev_action[1:] = header.first_prev_action, arrays.action[:-1]
+    prev_reward = np.empty(header.positions, np.float32)
+    prev_reward[0], prev_reward[1:] = header.first_prev_reward, arrays.reward[:-1]
+    for name, values in (
+        ("screen_packed", arrays.screen_packed),
+        ("context", arrays.context),
+        ("crop", arrays.crop),
+        ("mask", arrays.mask),
+        ("action", arrays.action),
+        ("reward", arrays.reward),
+        ("prev_action", prev_action),
+        ("prev_reward", prev_reward),
+    ):
+        rows = batch[name][:, column]
+        padding = name == "mask"
+        rows[:b] = values[:b]
+        rows[b : spec.burn_in] = padding
+        rows[spec.burn_in : end] = values[b:]
+        rows[end:] = padding
+    batch["burn_in_length"][column] = b
+    batch["train_length"][column] = header.train_length
+    batch["last"][column] = header.train_length + header.tail_length - 1
+    batch["terminated"][column] = header.terminated
+    batch["state_h"][0, column] = arrays.state_h
+    batch["state_c"][0, column] = arrays.state_c

@@ -1,0 +1,397 @@
+"""Episode logs in, one MP4 an episode and maps of where the agent has been out. Run as `python -m cluster_rl.replayer`.
+
+The main process reads and checks every log, draws the maps, and hands the logs whose video is missing or out of date to
+worker processes, which emulate each episode again from its snapshot and actions. While it renders, a worker compares
+the RAM with what was recorded after each step; a replay that leaves its recording gives no video but a line that says
+at which step. Beside each `NAME.mp4` a `NAME.json` says which log it shows; such videos are not rendered again.
+
+Nothing here imports torch, so it runs wherever the emulator does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import filelock
+import msgspec
+from rich.progress import Progress
+
+from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
+from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.game.world import World
+from cluster_rl.report.heatmap import VisitCounts, draw_maps
+from cluster_rl.report.video import VideoWriter
+from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
+
+# The Game Boy's clock is 2^22 Hz and a frame takes 70,224 ticks of it: 59.7275 frames a second, exactly this fraction.
+_CLOCK_HZ = 1 << 22
+_FRAME_TICKS = 70_224
+
+
+def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
+    """Frames in the video of an episode: as many as fit in the time that its steps take on a Game Boy.
+
+    At 30 fps that is every second frame, and two in a row about every 4 seconds, since 59.7275 is less than 60.
+    """
+    return _video_frames(steps * frame_skip, fps)
+
+
+def _video_frames(game_frames: int, fps: int) -> int:
+    return game_frames * fps * _FRAME_TICKS // _CLOCK_HZ
+
+
+class Diverged(Exception):
+    """A replay left its recording; the message says where."""
+
+
+class Stopped(Exception):
+    """The main process wants the work to end."""
+
+
+class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The file beside a finished video: what it shows and how long it is."""
+
+    log_sha256: str
+    fps: int
+    steps: int
+    frames: int
+    complete: bool
+    video_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One log to play again. `video` is None where it is only checked."""
+
+    log: Path
+    video: Path | None
+    fps: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a line for the user, and the exit code it asks for."""
+
+    code: int
+    line: str
+
+
+def replay(
+    log: EpisodeLog,
+    rom: Rom,
+    source: str,
+    stopping: Callable[[], bool],
+    on_frame: Callable[[Frame], None] | None = None,
+) -> None:
+    """Emulates an episode and compares RAM with its recording after every step.
+
+    `on_frame` gets every frame, uint8 [144, 160, 3]; without it hardly any is drawn, which is several times faster.
+    Raises `Diverged` at the first difference, `UserError` where the log does not fit the ROM or the emulator, `Stopped`
+    once `stopping` says so.
+    """
+    header = log.header
+    check_fits(log, rom, source)
+    interval_steps = header.ram_hash_interval_steps
+    with Console(rom, header.frame_skip) as console:
+        console.load(log.snapshot, source=f"episode log {source}")
+        for index, action in enumerate(log.actions.tolist()):
+            console.step(action, on_frame)
+            step = index + 1
+            if stopping():
+                raise Stopped
+            if live_check(console.image()) != log.checks[index]:
+                raise Diverged(f"{source}: the replay left the recording at step {step} of {header.steps}: RAM differs")
+            if step % interval_steps == 0 and console.ram_hash() != log.ram_hashes[step // interval_steps - 1]:
+                raise Diverged(
+                    f"{source}: the replay left the recording at step {step} of {header.steps}, or up to "
+                    f"{interval_steps - 1} steps before: the hash of all RAM differs"
+                )
+
+
+def check_fits(log: EpisodeLog, rom: Rom, source: str) -> None:
+    """Raises `UserError` for a log of another ROM, another PyBoy, or with buttons that do not exist."""
+    header = log.header
+    if header.rom_sha1 != rom.sha1:
+        raise UserError(
+            f"episode log {source}: recorded with the {header.rom_kind} ROM of SHA-1 {header.rom_sha1}, but "
+            f"{rom.path or 'the embedded cartridge'} has {rom.sha1}; give its ROM with --rom"
+        )
+    if header.pyboy_version != pyboy_version():
+        raise UserError(
+            f"episode log {source}: recorded with PyBoy {header.pyboy_version}, but {pyboy_version()} is installed; "
+            f"install pyboy=={header.pyboy_version} to render it"
+        )
+    if int(log.actions.max()) >= len(BUTTONS):
+        raise UserError(
+            f"episode log {source}: has button {log.actions.max()}, but there are {len(BUTTONS)}; remove it"
+        )
+
+
+def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> int:
+    """Renders an episode to an MP4 at the game's speed. Returns the number of video frames.
+
+    Raises as `replay` does, and `RuntimeError` where the encoder fails; in each case `video` is not written.
+    """
+    with VideoWriter(video, fps) as writer:
+        game_frames = 0
+
+        def on_frame(frame: Frame) -> None:
+            nonlocal game_frames
+            game_frames += 1
+            while writer.frames < _video_frames(game_frames, fps):
+                writer.write(frame)
+
+        replay(log, rom, source, stopping, on_frame)
+    return writer.frames
+
+
+# --- worker processes ---
+
+_rom: Rom
+_stop: Event
+
+
+def _start_worker(rom_path: str, stop: Event) -> None:
+    """Runs once in each worker: loads the ROM, and sees to it that no worker outlives the main process."""
+    global _rom, _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process tells us to stop
+    _rom, _stop = load_rom(rom_path), stop
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(EXIT_FAILURE)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _work(job: Job) -> Outcome:
+    source = str(job.log)
+    try:
+        data = job.log.read_bytes()
+        log = parse_log(data, source)
+        if job.video is None:
+            replay(log, _rom, source, _stop.is_set)
+            return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
+        frames = render(log, _rom, source, _stop.is_set, job.video, job.fps)
+        record = VideoRecord(
+            log_sha256=hashlib.sha256(data).hexdigest(),
+            fps=job.fps,
+            steps=log.header.steps,
+            frames=frames,
+            complete=log.header.complete,
+            video_bytes=job.video.stat().st_size,
+        )
+        write_atomic(_record_path(job.video), msgspec.json.encode(record) + b"\n")
+        return Outcome(EXIT_OK, f"{job.video}: {log.header.steps} steps, {frames} frames")
+    except UserError as error:
+        return Outcome(EXIT_BAD_INPUT, f"error: {error}")
+    except Diverged as error:
+        if job.video is not None:  # an older video would show a recording that is no longer there
+            job.video.unlink(missing_ok=True)
+            _record_path(job.video).unlink(missing_ok=True)
+        return Outcome(EXIT_FAILURE, f"diverged: {error}")
+    except (OSError, RuntimeError) as error:
+        return Outcome(EXIT_FAILURE, f"failed: {source}: {error}")
+    except Stopped:
+        return Outcome(EXIT_FAILURE, f"stopped: {source}")
+
+
+def _record_path(video: Path) -> Path:
+    return video.with_suffix(".json")
+
+
+def _is_finished(video: Path, log_sha256: str, fps: int) -> bool:
+    """Whether a video is there, whole, and shows this very log at this rate."""
+    try:
+        record = msgspec.json.decode(_record_path(video).read_bytes(), type=VideoRecord)
+        video_bytes = video.stat().st_size
+    except (OSError, msgspec.MsgspecError):
+        return False
+    return (record.log_sha256, record.fps, record.video_bytes) == (log_sha256, fps, video_bytes)
+
+
+# --- main process ---
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    logs: Path
+    out: Path
+    fps: int
+    rom: str
+    workers: int
+    limit: int
+    videos: bool
+    maps: bool
+    check: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the logs ask for: jobs for workers, visits to draw, and what was found wrong."""
+
+    jobs: list[Job]
+    visits: VisitCounts
+    episodes: int
+    finished: int
+    bad: int
+
+
+def run(options: Options) -> int:
+    """Does what the command line asks for and returns the exit code.
+
+    2 where a log could not be used, 1 where a replay diverged or failed; whatever is good is rendered nevertheless.
+    Raises `UserError` where there is nothing to begin with.
+    """
+    rom = load_rom(options.rom)
+    plan = read_logs(options, rom)
+    codes = [EXIT_BAD_INPUT if plan.bad else EXIT_OK]
+    if plan.episodes == 0:
+        return EXIT_BAD_INPUT
+    with contextlib.nullcontext() if options.check else _sole_writer(options.out):
+        if options.maps:
+            drawn = draw_maps(plan.visits, World.for_rom(rom.sha1), options.out / "maps")
+            _say(f"{options.out / 'maps'}: {len(drawn)} maps of {plan.visits.steps} steps in {plan.episodes} episodes")
+        if plan.finished:
+            _say(f"{plan.finished} of {plan.episodes} videos are finished already")
+        for outcome in _outcomes(plan.jobs[: options.limit or None], options):
+            _say(outcome.line, outcome.code)
+            codes.append(outcome.code)
+    return max(codes)
+
+
+def read_logs(options: Options, rom: Rom) -> Plan:
+    """Reads and checks all logs, says what is wrong with which, and plans the rest.
+
+    Raises `UserError` for a folder that is missing or has no logs.
+    """
+    paths = sorted(options.logs.glob(f"*{SUFFIX}"))
+    if not paths:
+        what = f"no *{SUFFIX} files in it" if options.logs.is_dir() else "no such folder"
+        raise UserError(f"--logs {options.logs}: {what}; give the episode_logs folder of a run")
+    visits = VisitCounts()
+    jobs: list[Job] = []
+    episodes = finished = bad = 0
+    for path in paths:
+        try:
+            data = path.read_bytes()
+            log = parse_log(data, str(path))
+            check_fits(log, rom, str(path))
+        except (UserError, OSError) as error:
+            _say(f"error: {error}", EXIT_BAD_INPUT)
+            bad += 1
+            continue
+        episodes += 1
+        visits.add(log.positions)
+        video = None if options.check else options.out / f"{path.stem}.mp4"
+        if video is not None and _is_finished(video, hashlib.sha256(data).hexdigest(), options.fps):
+            finished += 1
+        elif options.videos or options.check:
+            jobs.append(Job(path, video, options.fps, log.header.steps))
+    return Plan(jobs, visits, episodes, finished, bad)
+
+
+def _outcomes(jobs: list[Job], options: Options) -> Iterator[Outcome]:
+    """Works on the jobs in worker processes; yields what became of each as it ends."""
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(options.workers, len(jobs)), context, _start_worker, (options.rom, stop))
+    with Progress(disable=not sys.stdout.isatty()) as progress:
+        bar = progress.add_task("checking" if options.check else "rendering", total=sum(job.steps for job in jobs))
+        try:
+            waiting = {pool.submit(_work, job): job for job in jobs}
+            for future in concurrent.futures.as_completed(waiting):
+                yield future.result()
+                progress.advance(bar, waiting[future].steps)
+        except BrokenProcessPool:
+            yield Outcome(EXIT_FAILURE, "failed: a worker process died (out of memory?); run again to do the rest")
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Makes the output folder and holds its lock. Raises `UserError` where either cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / ".replayer.lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"--out {out}: another replayer is writing there; wait for it, or give another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(line: str, code: int = EXIT_OK) -> None:
+    print(" ".join(line.split()), file=sys.stderr if code else sys.stdout, flush=True)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
+    """The command line as `Options`; argparse prints its own errors and leaves with code 2."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_rl.replayer", description="Episode logs to MP4 and maps.")
+    parser.add_argument("--logs", type=Path, required=True, help="folder of episode logs (*.eplog)")
+    parser.add_argument("--out", type=Path, help="folder for videos and maps; not needed with --check")
+    parser.add_argument("--fps", type=int, default=30, choices=range(1, 121), metavar="1..120", help="default 30")
+    parser.add_argument("--rom", default="", help="ROM the logs were recorded with; default is the embedded cartridge")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=int, default=cores, help=f"processes; default is one a core ({cores} here)")
+    parser.add_argument("--limit", type=int, default=0, help="render at most this many episodes now; 0 is all")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--maps-only", action="store_true", help="draw maps, render nothing")
+    kinds.add_argument("--no-maps", action="store_true", help="render, draw no maps")
+    kinds.add_argument("--check", action="store_true", help="replay and compare only; write nothing")
+    given = parser.parse_args(arguments)
+    if given.out is None and not given.check:
+        parser.error("--out is needed, unless --check is given")
+    if given.workers < 1 or given.limit < 0:
+        parser.error("--workers must be at least 1, and --limit at least 0")
+    return Options(
+        logs=given.logs,
+        out=given.out or Path(),
+        fps=given.fps,
+        rom=given.rom,
+        workers=given.workers,
+        limit=given.limit,
+        videos=not (given.maps_only or given.check),
+        maps=not (given.no_maps or given.check),
+        check=given.check,
+    )
+
+
+def main() -> int:
+    """The command."""
+    return run(parse_arguments())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,105 @@
+"""Frames in, MP4 out: H.264, playable everywhere, whole or not there at all.
+
+The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3]. Out: one MP4
+file, yuv420p, scaled up by whole pixels, with its index in front (+faststart), under its final name only once it is
+complete. The encoder is the ffmpeg that the imageio-ffmpeg package brings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+HEIGHT, WIDTH = 144, 160
+
+
+class VideoWriter:
+    """Writes one MP4 file; a context manager that keeps the file only if its block ends without an exception.
+
+    Until `close` the file has the name `.<name>.partial`, so a killed render leaves nothing that looks finished.
+    """
+
+    def __init__(self, path: Path, fps: float, scale: int = 3) -> None:
+        """`fps` is frames a second, `scale` video pixels per Game Boy pixel (even sizes come out for every scale).
+
+        Raises `RuntimeError` if the encoder cannot be started.
+        """
+        self.path = path
+        self.frames = 0
+        self._partial = path.with_name(f".{path.name}.partial")
+        # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
+        command = [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"),
+            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", f"{fps:g}", "-i", "pipe:0"),
+            # Workers are processes, one a core: a second encoder thread each would only make them wait for each other.
+            *("-vf", f"scale={WIDTH * scale}:{HEIGHT * scale}:flags=neighbor", "-threads", "1"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p"),
+            *("-movflags", "+faststart", "-f", "mp4", str(self._partial)),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors
+            )
+        except OSError as error:
+            self._errors.close()
+            raise RuntimeError(f"video {path}: ffmpeg cannot be started: {error}") from error
+
+    def write(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Appends a frame, uint8 [144, 160, 3]. Raises `RuntimeError` with ffmpeg's words if it has failed."""
+        assert frame.shape == (HEIGHT, WIDTH, 3), frame.shape
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(frame.tobytes())
+        except BrokenPipeError:
+            raise self._failure() from None
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finishes the file and gives it its name. Raises `RuntimeError` with ffmpeg's words if that fails."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            raise self._failure() from None
+        if self._process.wait() != 0:
+            raise self._failure()
+        self._partial.replace(self.path)
+        self._errors.close()
+
+    def abort(self) -> None:
+        """Stops the encoder and removes what it wrote."""
+        self._process.kill()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # a frame still in the buffer has no reader any more
+                self._process.stdin.close()
+        self._process.wait()
+        self._partial.unlink(missing_ok=True)
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _failure(self) -> RuntimeError:
+        """The error to raise, with what ffmpeg said; cleans up."""
+        code = self._process.wait()
+        self._errors.seek(0)
+        words = " ".join(self._errors.read().decode(errors="replace").split())
+        self.abort()
+        return RuntimeError(f"video {self.path}: ffmpeg failed with code {code}: {words or 'it said nothing'}")

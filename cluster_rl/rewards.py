@@ -1,0 +1,156 @@
+"""Rewards: one small function for each term, and the weighted sum of them.
+
+The environment of an actor uses it. In: the state before and after a step, and what the episode has seen. Out: a
+float a step, and each term's sum over the episode, so that a report can show what paid. A term counts gains beyond the
+best so far: what was lost and won back, cleared and set again, or put away and fetched, pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cluster_rl.config import RewardWeights
+from cluster_rl.game import ram
+from cluster_rl.game.state import GameState
+
+TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
+
+
+@dataclass
+class EpisodeMemory:
+    """What an episode has seen so far; the terms read it and bring it up to date."""
+
+    maps: set[int] = field(default_factory=set)
+    tiles: set[tuple[int, int, int]] = field(default_factory=set)
+    items: set[int] = field(default_factory=set)
+    badges: int = 0
+    species: int = 0
+    best_levels_total: int = 0
+    was_fainted: bool = False
+
+    @classmethod
+    def at(cls, state: GameState) -> EpisodeMemory:
+        """The memory of an episode that begins in this state: what is there already pays nothing."""
+        memory = cls()
+        for term in (new_map, new_tile, item, badge, species):
+            term(state, state, memory)
+        memory.best_levels_total = levels_total(state)
+        memory.was_fainted = party_fainted(state)
+        return memory
+
+
+def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """1 where a map is entered for the first time."""
+    if not _settled(state) or state.map_id in memory.maps:
+        return 0
+    memory.maps.add(state.map_id)
+    return 1
+
+
+def new_tile(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """1 where a cell of a map is stood on for the first time."""
+    here = (state.map_id, state.x, state.y)
+    if not _settled(state) or here in memory.tiles:
+        return 0
+    memory.tiles.add(here)
+    return 1
+
+
+def badge(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """Badges never held before."""
+    fresh = state.badges & ~memory.badges if state.in_game else 0
+    memory.badges |= fresh
+    return fresh.bit_count()
+
+
+def level(before: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """Levels the party gained beyond its best total. A member that joins or leaves moves the best with it: catching
+    pays under `species`, and boxing and fetching a member pays nothing."""
+    total = levels_total(state)
+    if before.party_count != state.party_count:
+        memory.best_levels_total += total - levels_total(before)
+        return 0
+    gained = max(0, total - memory.best_levels_total)
+    memory.best_levels_total += gained
+    return gained
+
+
+def species(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """Species caught that were never caught before."""
+    owned = int.from_bytes(state.slice(ram.wPokedexOwned, ram.DEX_BYTES), "little") if state.in_game else 0
+    fresh = owned & ~memory.species
+    memory.species |= fresh
+    return fresh.bit_count()
+
+
+def item(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """Kinds of items that were never in the bag before."""
+    fresh = {kind for kind, _ in state.bag} - memory.items if state.in_game else set()
+    memory.items |= fresh
+    return len(fresh)
+
+
+def blackout(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """1 where the last member faints. That lasts until the party is healed, through several texts that wait for a
+    button, while wIsInBattle's own sign of a lost battle can come and go within one step."""
+    fainted = party_fainted(state)
+    began = fainted and not memory.was_fainted
+    memory.was_fainted = fainted
+    return int(began)
+
+
+def party_fainted(state: GameState) -> bool:
+    """Whether there is a party and no member has hit points left."""
+    return state.in_game and state.party_count > 0 and all(mon.hp == 0 < mon.max_hp for mon in state.party)
+
+
+def levels_total(state: GameState) -> int:
+    """Sum of the party's levels, 0 before the game."""
+    return state.party_levels_total if state.in_game else 0
+
+
+def _settled(state: GameState) -> bool:
+    """Whether map and position belong together: not between cells, nor while a map loads or a script moves things."""
+    return state.in_game and not (state.walk_counter or state.joy_ignore)
+
+
+class RewardCalculator:
+    """The weighted sum. `start` with an episode's first state, then `step` after each action.
+
+    `terms` holds each term's weighted sum over the episode so far; they add up to its return.
+    """
+
+    def __init__(self, weights: RewardWeights) -> None:
+        self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
+        self.terms = dict.fromkeys(TERMS, 0.0)
+
+    def start(self, state: GameState) -> None:
+        """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
+        self._memory = EpisodeMemory.at(state)
+        self.terms = dict.fromkeys(TERMS, 0.0)
+
+    def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
+        """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
+        memory = self._memory
+        values = {
+            "event": new_events,
+            "milestone": len(new_milestones),
+            "badge": badge(before, state, memory),
+            "new_map": new_map(before, state, memory),
+            "new_tile": new_tile(before, state, memory),
+            "level": level(before, state, memory),
+            "species": species(before, state, memory),
+            "item": item(before, state, memory),
+            "blackout": blackout(before, state, memory),
+            "step": 1,
+        }
+        reward = 0.0
+        for name, value in values.items():
+            if value:
+                paid = self._weights[name] * value
+                self.terms[name] += paid
+                reward += paid
+        return reward

@@ -1,0 +1,68 @@
+"""Files that are either the old bytes or the new bytes, never half of each, also after a power cut.
+
+Used by every process that writes into the run directory. In: bytes. Out: a file, synced and renamed into place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from cluster_rl.errors import UserError
+
+# What the user can do something about; any other OSError is a fault of ours and keeps its traceback.
+_USER_ERRNOS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of the quota",
+    errno.EACCES: "check the folder's permissions",
+    errno.EPERM: "check the folder's permissions",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENOTDIR: "a folder was expected there",
+    errno.EISDIR: "a file was expected there",
+}
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replaces `path` by `data`: temporary file beside it, fsync, rename, fsync of the folder.
+
+    `mode` is subject to the umask. Raises `UserError` for a full disk or quota and for missing permissions; the old
+    file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_synced(temporary, data, mode)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Creates a new file at `path` and returns once its bytes are on the disk. `OSError` if it exists."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new names in `folder` last; without it a power cut can undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explain_os_error(error: OSError, path: Path) -> Exception:
+    """The `UserError` for what a user can mend (space, quota, permissions), else `error` itself."""
+    if error.errno in _USER_ERRNOS:
+        return UserError(f"{path}: cannot be written: {error.strerror}; {_USER_ERRNOS[error.errno]} and start again")
+    return error

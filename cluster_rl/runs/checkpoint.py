@@ -1,0 +1,293 @@
+"""Checkpoints that survive a crash at any moment and are never trusted unchecked; and the published parameters.
+
+The learner writes and reads them. In: named tensors and a JSON dict; `flatten_state` turns nested state dicts into
+these. Out: `checkpoint/<updates>-<number>/` with `tensors.safetensors`, `state.json` and, written last, `manifest.json`
+with the SHA-256 of both. Nothing is pickled. `online_params.pt` is plain tensors for `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
+
+FORMAT = 1
+KEPT = 2
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+_TEMPORARY, _DELETING = ".writing-", ".deleting-"
+_TAG = "$"
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+    size_bytes: int
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    format: int
+    number: int
+    updates: int
+    files: dict[str, _File]
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not what its manifest says. One line, without the path."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back. `notes` are lines about newer ones that were damaged and passed over."""
+
+    path: Path
+    number: int
+    updates: int
+    tensors: dict[str, torch.Tensor]  # on the CPU
+    meta: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]], meta: Mapping[str, Any]
+) -> Path:
+    """Writes a checkpoint into `folder` and returns its path.
+
+    `meta` is JSON and has the key `updates` (int), the learner's update count. It is written beside, synced, renamed,
+    and read back; only then do older ones go, all but the newest that is intact. Raises `UserError` for a full disk.
+    """
+    files = {_TENSORS: _tensor_bytes(tensors), _STATE: json.dumps(dict(meta)).encode()}
+    number = 1 + max((number for number, _ in _candidates(folder)), default=0)
+    manifest = _Manifest(
+        format=FORMAT,
+        number=number,
+        updates=int(meta["updates"]),
+        files={name: _File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+    )
+    files[_MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    path = folder / f"{manifest.updates}-{number}"
+    temporary = folder / f"{_TEMPORARY}{path.name}"
+    try:
+        _clean(folder)
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            write_synced(temporary / name, data)
+        sync_folder(temporary)
+        temporary.rename(path)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise explain_os_error(error, path) from None
+    try:
+        _verify(path)
+    except DamagedError as error:
+        raise UserError(
+            f"checkpoint {path}: what was written reads back differently ({error}); check the disk"
+        ) from None
+    _prune(folder, newest=number)
+    return path
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest intact checkpoint by the number in its manifest; None if there is none at all.
+
+    Older ones are taken where newer are damaged, and `notes` says so. Raises `UserError` if all are damaged.
+    """
+    notes: list[str] = []
+    for _, path in _candidates(folder):
+        try:
+            manifest, data = _verify(path)
+            tensors = safetensors.torch.load(data[_TENSORS])
+            meta = json.loads(data[_STATE])
+        except (DamagedError, safetensors.SafetensorError, ValueError) as error:
+            notes.append(f"checkpoint {path}: damaged ({error}); passed over")
+            continue
+        return Checkpoint(path, manifest.number, manifest.updates, tensors, meta, notes)
+    if notes:
+        raise UserError(
+            f"{folder}: none of the {len(notes)} checkpoints is intact ({notes[0]}); restore one from a backup, or "
+            "move the folder away to train new weights from the replay"
+        )
+    return None
+
+
+def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> bytes:
+    """Replaces `online_params.pt` by the tensors of `state_dict` and returns the bytes, for the wire."""
+    data = params_to_bytes(state_dict)
+    write_atomic(path, data)
+    return data
+
+
+def params_to_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
+    """`torch.save` of a plain dict of CPU tensors."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu() for name, tensor in state_dict.items()}, buffer)
+    return buffer.getvalue()
+
+
+def params_from_bytes(data: bytes, source: str) -> dict[str, torch.Tensor]:
+    """The tensors of `params_to_bytes`, never running code from the bytes. Raises `UserError` that names `source`."""
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
+    except Exception as error:  # noqa: BLE001
+        raise UserError(f"{source}: not published parameters ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UserError(f"{source}: holds something else than named tensors")
+    return loaded
+
+
+def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor | np.ndarray[Any, Any]], Any]:
+    """Splits nested state into `(tensors, tree)`: tree is JSON and refers to the tensors by name.
+
+    Exact for None, bool, int of any size, float, str, bytes, list, tuple, dict with keys of these scalars, tensors,
+    numpy arrays and numpy scalars: so for state dicts of modules and optimisers and for the states of all RNGs.
+    Raises `TypeError`, naming the place, for anything else.
+    """
+    tensors: dict[str, torch.Tensor | np.ndarray[Any, Any]] = {}
+    return tensors, _flatten(state, "state", tensors)
+
+
+def unflatten_state(tensors: Mapping[str, torch.Tensor], tree: Any) -> Any:
+    """What `flatten_state` was given; tensors come back on the CPU."""
+    if isinstance(tree, list):
+        return [unflatten_state(tensors, item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if _TAG not in tree:
+        return {key: unflatten_state(tensors, value) for key, value in tree.items()}
+    value = tree["value"]
+    match tree[_TAG]:
+        case "tensor":
+            return tensors[value]
+        case "array":
+            return tensors[value].numpy()
+        case "scalar":
+            return tensors[value].numpy()[()]
+        case "bytes":
+            return tensors[value].numpy().tobytes()
+        case "tuple":
+            return tuple(unflatten_state(tensors, item) for item in value)
+        case "dict":
+            return {unflatten_state(tensors, key): unflatten_state(tensors, item) for key, item in value}
+    raise ValueError(f"state.json: unknown tag {tree[_TAG]!r}")
+
+
+def _flatten(value: Any, where: str, tensors: dict[str, torch.Tensor | np.ndarray[Any, Any]]) -> Any:
+    def stored(tag: str, data: torch.Tensor | np.ndarray[Any, Any]) -> dict[str, str]:
+        # Keys may contain dots, as in "a.b" beside "a" holding "b": a number keeps such names apart.
+        name = where if where not in tensors else f"{where}#{len(tensors)}"
+        tensors[name] = data
+        return {_TAG: tag, "value": name}
+
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, torch.Tensor):
+        return stored("tensor", value)
+    if isinstance(value, np.generic):
+        return stored("scalar", np.asarray(value))
+    if isinstance(value, np.ndarray):
+        return stored("array", value)
+    if type(value) is bytes:
+        return stored("bytes", np.frombuffer(value, np.uint8))
+    if type(value) is list:
+        return [_flatten(item, f"{where}.{i}", tensors) for i, item in enumerate(value)]
+    if type(value) is tuple:
+        return {_TAG: "tuple", "value": [_flatten(item, f"{where}.{i}", tensors) for i, item in enumerate(value)]}
+    if isinstance(value, dict):
+        if all(type(key) is str for key in value) and _TAG not in value:
+            return {key: _flatten(item, f"{where}.{key}", tensors) for key, item in value.items()}
+        pairs = [[_flatten(k, f"{where}.key", tensors), _flatten(v, f"{where}.{k}", tensors)] for k, v in value.items()]
+        return {_TAG: "dict", "value": pairs}
+    raise TypeError(f"{where}: a {type(value).__name__} cannot be kept in a checkpoint")
+
+
+def _tensor_bytes(tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]]) -> bytes:
+    plain: dict[str, torch.Tensor] = {}
+    for name, value in tensors.items():
+        tensor = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value.detach().cpu()
+        # A copy of its own: safetensors refuses tensors that share memory, as tied weights do.
+        plain[name] = tensor.clone(memory_format=torch.contiguous_format)
+    return safetensors.torch.save(plain)
+
+
+def _candidates(folder: Path) -> list[tuple[int, Path]]:
+    """`(number, path)` of what looks like a checkpoint, newest first. The number is the manifest's where it can be
+    read, else the one in the name, so that a damaged newest one is still noticed."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        try:
+            number = _manifest(path).number
+        except DamagedError:
+            suffix = path.name.rpartition("-")[2]
+            number = int(suffix) if suffix.isdecimal() else 0
+        found.append((number, path))
+    return sorted(found, reverse=True)
+
+
+def _manifest(path: Path) -> _Manifest:
+    try:
+        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise DamagedError(f"{_MANIFEST}: {error}") from None
+    if manifest.format != FORMAT:
+        raise DamagedError(f"{_MANIFEST}: format {manifest.format}, this program reads {FORMAT}")
+    return manifest
+
+
+def _verify(path: Path) -> tuple[_Manifest, dict[str, bytes]]:
+    """Reads a checkpoint and compares it with its manifest. Raises `DamagedError`."""
+    manifest = _manifest(path)
+    if set(manifest.files) != {_TENSORS, _STATE} or path.name != f"{manifest.updates}-{manifest.number}":
+        raise DamagedError(f"{_MANIFEST}: does not belong to this checkpoint")
+    data: dict[str, bytes] = {}
+    for name, expected in manifest.files.items():
+        try:
+            data[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{name}: {error.strerror}") from None
+        if len(data[name]) != expected.size_bytes:
+            raise DamagedError(f"{name}: {len(data[name])} bytes, {expected.size_bytes} were written")
+        if hashlib.sha256(data[name]).hexdigest() != expected.sha256:
+            raise DamagedError(f"{name}: its SHA-256 differs")
+    return manifest, data
+
+
+def _prune(folder: Path, newest: int) -> None:
+    """Deletes all but the newest `KEPT` intact checkpoints. Damaged ones must not push out the last good one."""
+    intact = 0
+    for number, path in _candidates(folder):
+        if intact < KEPT:
+            try:
+                if number != newest:
+                    _verify(path)
+                intact += 1
+                continue
+            except DamagedError:
+                pass  # reported by `load_checkpoint` when the run was resumed
+        # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
+        doomed = folder / f"{_DELETING}{path.name}-{os.getpid()}"
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _clean(folder: Path) -> None:
+    """Removes what a crash left of an unfinished write or deletion. The run lock keeps other writers away."""
+    for prefix in (_TEMPORARY, _DELETING):
+        for path in folder.glob(f"{prefix}*"):
+            shutil.rmtree(path)

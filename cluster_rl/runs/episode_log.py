@@ -1,0 +1,383 @@
+"""Episode logs: everything needed to play one episode again, frame by frame, in one checked file.
+
+Actor processes write them through `EpisodeRecorder`; `cluster_rl.replayer` and reports read them. In: the snapshot an
+episode starts from, then each step's action, RAM check and position. Out: files like
+`episode_logs/a003-e01-<incarnation>-000042.eplog`.
+
+A file is a fixed prefix, then six parts. Each part has its stored length and CRC-32 in the prefix, and the prefix has a
+CRC-32 of its own, so a file that was cut, grew or changed is told from a whole one before anything in it is used:
+
+    prefix      magic, format version, (length, crc32) of each part, crc32 of the prefix
+    header      JSON, not compressed: the only part that `read_header` reads
+    snapshot    zstd; the emulator's stamped snapshot before the first step
+    actions     zstd; uint8 [steps], index of the button pressed
+    checks      zstd; uint16 [steps], the console's `live_check` after the step
+    positions   zstd; uint8 [steps, 3], (map id, x, y) after the step
+    ram_hashes  zstd; uint64 [steps // ram_hash_interval_steps], the console's `ram_hash` after every interval-th step
+
+Numbers are little-endian. Checks find the very step where a replay leaves the recording, hashes cover all of RAM, and
+positions let maps be drawn without emulating anything (3 bytes a step, about 0.3 after compression).
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error, write_atomic
+
+SUFFIX = ".eplog"
+FORMAT_VERSION = 1
+
+_MAGIC = b"\x89EPLOG\r\n"  # not text, and damaged by any newline translation, like PNG's
+_PARTS = ("header", "snapshot", "actions", "checks", "positions", "ram_hashes")
+_VERSION = struct.Struct("<8sI")
+_PREFIX = struct.Struct("<8sI" + "QI" * len(_PARTS) + "I")
+_MAX_HEADER_BYTES = 1 << 24
+_MAX_SNAPSHOT_BYTES = 1 << 24
+_ZSTD_LEVEL = 3
+
+
+class Milestone(msgspec.Struct, frozen=True):
+    """A milestone and the step of the episode (counted from 1) after which it was first seen."""
+
+    name: str
+    step: int
+
+
+class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """What all episodes of one emulator share: the game, the emulator's version, and who plays."""
+
+    rom_sha1: str
+    rom_kind: str
+    pyboy_version: str
+    frame_skip: int
+    run: str
+    actor: int
+    incarnation: int
+    emulator: int
+
+
+class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
+    """The JSON header. `steps`, `episode_return`, `terms` and `milestones` are as of the last write."""
+
+    schema: int = FORMAT_VERSION
+    episode: int
+    seed: int
+    params_version: int
+    epsilon: float
+    started: str
+    steps: int
+    episode_return: float = msgspec.field(name="return")
+    terms: dict[str, float]
+    milestones: list[Milestone]
+    reason: str
+    complete: bool
+    ram_hash_interval_steps: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EpisodeLog:
+    """One episode as recorded; shapes and dtypes are in the module's docstring."""
+
+    header: EpisodeHeader
+    snapshot: bytes
+    actions: npt.NDArray[np.uint8]
+    checks: npt.NDArray[np.uint16]
+    positions: npt.NDArray[np.uint8]
+    ram_hashes: npt.NDArray[np.uint64]
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
+        return _assemble(
+            msgspec.json.encode(self.header),
+            compress(self.snapshot),
+            compress(self.actions.astype("<u1").tobytes()),
+            compress(self.checks.astype("<u2").tobytes()),
+            compress(self.positions.astype("<u1").tobytes()),
+            compress(self.ram_hashes.astype("<u8").tobytes()),
+        )
+
+
+def log_name(identity: EpisodeIdentity, episode: int) -> str:
+    """File name of an episode's log; unique in a run, because an actor that is started again has a new incarnation."""
+    return f"a{identity.actor:03d}-e{identity.emulator:02d}-{identity.incarnation:x}-{episode:06d}{SUFFIX}"
+
+
+def read_header(path: Path) -> EpisodeHeader:
+    """Reads and checks only the prefix and the header (and that the file is as long as they say).
+
+    Raises `UserError` as `read_log` does.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(_PREFIX.size)
+            size_bytes = os.fstat(file.fileno()).st_size
+            parts = _parse_prefix(prefix, size_bytes, str(path))
+            header_bytes = file.read(parts["header"][0])
+    except OSError as error:
+        raise UserError(f"episode log {path}: cannot be read: {error.strerror or error}") from None
+    return _parse_header(_checked(header_bytes, parts["header"][1], "header", str(path)), str(path))
+
+
+def read_log(path: Path) -> EpisodeLog:
+    """Reads an episode log and checks every part of it.
+
+    Raises `UserError` for a file that is missing, cut short, damaged, no episode log, or of another format version.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"episode log {path}: cannot be read: {error.strerror or error}") from None
+    return parse_log(data, str(path))
+
+
+def parse_log(data: bytes, source: str) -> EpisodeLog:
+    """Decodes a file's bytes; `source` names them in errors. Raises `UserError` as `read_log` does."""
+    parts = _parse_prefix(data[: _PREFIX.size], len(data), source)
+    stored: dict[str, bytes] = {}
+    offset = _PREFIX.size
+    for name, (length, crc) in parts.items():
+        stored[name] = _checked(data[offset : offset + length], crc, name, source)
+        offset += length
+    header = _parse_header(stored["header"], source)
+    hashes = header.steps // header.ram_hash_interval_steps
+
+    def numbers(name: str, dtype: str, count: int) -> npt.NDArray[Any]:
+        size_bytes = count * np.dtype(dtype).itemsize
+        raw = _decompress(stored[name], size_bytes, name, source)
+        if len(raw) != size_bytes:
+            raise _damaged(source, f"{name} holds {len(raw)} bytes where {header.steps} steps need {size_bytes}")
+        return np.frombuffer(raw, dtype)
+
+    return EpisodeLog(
+        header=header,
+        snapshot=_decompress(stored["snapshot"], _MAX_SNAPSHOT_BYTES, "snapshot", source),
+        actions=numbers("actions", "<u1", header.steps),
+        checks=numbers("checks", "<u2", header.steps),
+        positions=numbers("positions", "<u1", header.steps * 3).reshape(header.steps, 3),
+        ram_hashes=numbers("ram_hashes", "<u8", hashes),
+    )
+
+
+class RecordedConsole(Protocol):
+    """What the recorder asks of a console."""
+
+    def ram_hash(self) -> int:
+        """64-bit hash of all RAM."""
+        ...
+
+    def position(self) -> tuple[int, int, int]:
+        """(map id, x, y) of the player."""
+        ...
+
+
+class EpisodeSummaryLike(Protocol):
+    """What the recorder reads of an episode's summary."""
+
+    @property
+    def episode_return(self) -> float: ...
+    @property
+    def terms(self) -> Mapping[str, float]: ...
+    @property
+    def milestones(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class EpisodeRecorder:
+    """Records the episodes of one emulator, one file each, in `folder` (made where it is missing).
+
+    Every `flush_steps` steps the open episode's file is replaced by a longer one with `complete` false, so that a
+    killed actor leaves a log that can be rendered. Only the final write is synced to the device: a log lost with the
+    machine's power costs a video, not the run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: EpisodeIdentity,
+        ram_hash_interval_steps: int,
+        flush_steps: int = 1000,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._identity = identity
+        self._interval_steps = ram_hash_interval_steps
+        self._flush_steps = flush_steps
+        self._episode = -1
+        self._params_version = -1
+        self._epsilon = 0.0
+        self._seed = 0
+        self._started = ""
+        self._snapshot: bytes | None = None  # None: no episode is open
+        self._actions = bytearray()
+        self._checks = array("H")
+        self._positions = bytearray()
+        self._hashes = array("Q")
+
+    @property
+    def path(self) -> Path:
+        """Where the log of the current (or last) episode is."""
+        return self._folder / log_name(self._identity, self._episode)
+
+    def set_context(self, params_version: int, epsilon: float) -> None:
+        """What the header says about the policy. Parameters change within an episode; the last ones set are written."""
+        self._params_version = params_version
+        self._epsilon = epsilon
+
+    def start(self, snapshot: bytes, state: object, seed: int) -> None:
+        """Opens the next episode. `snapshot` is the emulator before the first step.
+
+        An episode that was never finished stays on disk as incomplete.
+        """
+        if self._snapshot is not None:
+            self.flush()
+        self._episode += 1
+        self._seed = seed
+        self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._snapshot = snapshot
+        for column in (self._actions, self._checks, self._positions, self._hashes):
+            del column[:]
+
+    def step(self, action: int, check: int, console: RecordedConsole) -> None:
+        """Records one step, after the console made it. `check` is the console's 16-bit `live_check`."""
+        assert self._snapshot is not None, "step before start"
+        self._actions.append(action)
+        self._checks.append(check)
+        self._positions.extend(console.position())
+        steps = len(self._actions)
+        if steps % self._interval_steps == 0:
+            self._hashes.append(console.ram_hash())
+        if steps % self._flush_steps == 0:
+            self.flush()
+
+    def finish(self, summary: EpisodeSummaryLike) -> None:
+        """Writes the whole episode, complete, and closes it."""
+        self._write(summary)
+        self._snapshot = None
+
+    def flush(self) -> None:
+        """Writes the open episode as far as it got, with `complete` false."""
+        self._write(None)
+
+    def _write(self, summary: EpisodeSummaryLike | None) -> None:
+        assert self._snapshot is not None, "no episode is open"
+        if not self._actions:
+            return  # nothing happened: there is nothing to play again
+        milestones = summary.milestones if summary else ()
+        header = EpisodeHeader(
+            **msgspec.structs.asdict(self._identity),
+            episode=self._episode,
+            seed=self._seed,
+            params_version=self._params_version,
+            epsilon=self._epsilon,
+            started=self._started,
+            steps=len(self._actions),
+            episode_return=float(summary.episode_return) if summary else 0.0,
+            terms=dict(summary.terms) if summary else {},
+            milestones=[Milestone(name, step) for name, step in milestones],
+            reason=summary.reason if summary else "",
+            complete=summary is not None,
+            ram_hash_interval_steps=self._interval_steps,
+        )
+        log = EpisodeLog(
+            header=header,
+            snapshot=self._snapshot,
+            actions=np.frombuffer(bytes(self._actions), np.uint8),
+            checks=np.array(self._checks, np.uint16),
+            positions=np.frombuffer(bytes(self._positions), np.uint8).reshape(-1, 3),
+            ram_hashes=np.array(self._hashes, np.uint64),
+        )
+        (_replace if summary is None else write_atomic)(self.path, log.to_bytes())
+
+
+def _assemble(*parts: bytes) -> bytes:
+    table = [number for part in parts for number in (len(part), zlib.crc32(part))]
+    body = _PREFIX.pack(_MAGIC, FORMAT_VERSION, *table, 0)[:-4]
+    return b"".join((body, struct.pack("<I", zlib.crc32(body)), *parts))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Like `write_atomic`, but a power cut may undo it: it waits for no disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise explain_os_error(error, path) from None
+
+
+def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tuple[int, int]]:
+    """Part name to (stored length, crc32)."""
+    magic = prefix[: len(_MAGIC)]
+    if magic != _MAGIC[: len(magic)] or not magic:
+        raise UserError(f"episode log {source}: not an episode log; remove it or give another file")
+    if len(prefix) >= _VERSION.size and (version := _VERSION.unpack_from(prefix)[1]) != FORMAT_VERSION:
+        raise UserError(
+            f"episode log {source}: format version {version}, but this program reads {FORMAT_VERSION}; "
+            "render it with the version that wrote it"
+        )
+    if len(prefix) < _PREFIX.size:
+        raise UserError(f"episode log {source}: cut short at {size_bytes} bytes; remove it, it cannot be rendered")
+    *_, crc = numbers = _PREFIX.unpack(prefix)
+    if zlib.crc32(prefix[:-4]) != crc:
+        raise _damaged(source, "its first bytes do not match their checksum")
+    table = numbers[2:-1]
+    parts = {name: (table[2 * i], table[2 * i + 1]) for i, name in enumerate(_PARTS)}
+    expected_bytes = _PREFIX.size + sum(length for length, _ in parts.values())
+    if size_bytes < expected_bytes:
+        raise UserError(
+            f"episode log {source}: cut short, {size_bytes} of {expected_bytes} bytes are there; "
+            "remove it, it cannot be rendered"
+        )
+    if size_bytes > expected_bytes:
+        raise _damaged(source, f"{size_bytes - expected_bytes} bytes too many")
+    if parts["header"][0] > _MAX_HEADER_BYTES:
+        raise _damaged(source, f"a header of {parts['header'][0]} bytes")
+    return parts
+
+
+def _parse_header(data: bytes, source: str) -> EpisodeHeader:
+    try:
+        header = msgspec.json.decode(data, type=EpisodeHeader)
+    except msgspec.MsgspecError as error:
+        raise _damaged(source, f"its header is not understood: {error}") from None
+    if header.steps < 1 or header.ram_hash_interval_steps < 1 or header.frame_skip < 1:
+        raise _damaged(source, "its header has a step count, interval or frame_skip below 1")
+    return header
+
+
+def _checked(data: bytes, crc: int, name: str, source: str) -> bytes:
+    if zlib.crc32(data) != crc:
+        raise _damaged(source, f"its {name} does not match its checksum")
+    return data
+
+
+def _decompress(data: bytes, max_bytes: int, name: str, source: str) -> bytes:
+    try:
+        # The frame states its size; checked first, so that no crafted file can fill the memory.
+        size_bytes = zstandard.frame_content_size(data)
+        if not 0 <= size_bytes <= max_bytes:
+            raise _damaged(source, f"its {name} unpacks to {size_bytes} bytes, more than {max_bytes}")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise _damaged(source, f"its {name} cannot be unpacked: {error}") from None
+
+
+def _damaged(source: str, how: str) -> UserError:
+    return UserError(f"episode log {source}: damaged: {how}; remove it, it cannot be rendered")

@@ -1,0 +1,82 @@
+"""Where everything of one run lies: `cluster_runs/<run-name>/`. docs/run_directory.md describes every file.
+
+Every process uses it. In: a root folder and a run name. Out: paths; nothing exists on disk until `create()`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error
+
+DEFAULT_ROOT = Path("cluster_runs")
+MAX_RUN_NAME = 100
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def check_run_name(run_name: str) -> str:
+    """Returns the name. Raises `UserError` for one that is no safe name of a folder."""
+    if len(run_name) > MAX_RUN_NAME:
+        raise UserError(f"run name of {len(run_name)} characters: at most {MAX_RUN_NAME} are allowed")
+    if not _RUN_NAME.fullmatch(run_name) or ".." in run_name:
+        raise UserError(
+            f"run name {run_name!r}: use letters, digits, '.', '_' and '-', beginning with a letter, a digit or '_', "
+            "and without '..'"
+        )
+    return run_name
+
+
+class RunDir:
+    """Paths of one run. `root` is the folder of all runs."""
+
+    def __init__(self, root: str | Path, run_name: str) -> None:
+        self.run_name = check_run_name(run_name)
+        self.root = Path(root)
+        self.path = self.root / run_name
+
+        self.config = self.path / "config.json"
+        self.progress = self.path / "progress.json"
+        self.online_params = self.path / "online_params.pt"
+        self.checkpoint = self.path / "checkpoint"
+        self.replay = self.path / "replay"
+        self.episode_logs = self.path / "episode_logs"
+        self.videos = self.path / "videos"
+        self.maps = self.path / "maps"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.logs = self.path / "logs"
+        self.report = self.path / "report.html"
+        self.rendezvous = self.path / "rendezvous.json"
+        self.lock = self.path / "run.lock"
+        self.keys = self.path / "keys"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    def exists(self) -> bool:
+        """Whether the run has a folder."""
+        return self.path.is_dir()
+
+    def create(self) -> RunDir:
+        """Makes the run's folder and those every run has; harmless when they are there. Returns itself.
+
+        Raises `UserError` if they cannot be made. `keys/` is made by `wire.keys` with its own permissions.
+        """
+        try:
+            for folder in (self.checkpoint, self.replay, self.episode_logs, self.logs, self.tensorboard):
+                folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{error.filename}: a file lies where the run needs a folder; move it away") from None
+        except OSError as error:
+            raise explain_os_error(error, self.path) from None
+        return self
+
+    def require(self) -> RunDir:
+        """Returns itself. Raises `UserError`, naming the runs there are, if the run does not exist."""
+        if not self.exists():
+            known = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+            there = f"runs there are {', '.join(known[:8])}" if known else "no runs are there"
+            raise UserError(f"run {self.run_name!r}: not found in {self.root}; {there}")
+        return self

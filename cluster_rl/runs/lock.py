@@ -1,0 +1,117 @@
+"""One writer for each run: `run.lock`, held by the launcher for as long as it lives.
+
+The kernel lets go of it when the holder dies, however it dies, so there are no stale locks. In: a run directory. Out:
+the lock, or a `UserError` that names who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error, write_atomic
+from cluster_rl.runs.layout import RunDir
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a lock. `since` is in Unix seconds."""
+
+    pid: int
+    host: str
+    slurm_job_id: str | None
+    since: float
+    command: str
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.slurm_job_id}" if self.slurm_job_id else ""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}{job}, since {since}"
+
+
+class RunLock:
+    """A context manager; also `acquire()` and `release()`. `run.lock.holder` beside the lock says who has it."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_name = run_dir.run_name
+        self._path = run_dir.lock
+        self._holder_path = holder_path(run_dir)
+        # Without flock a lock would be a file that outlives its owner: better to say that it cannot be held.
+        self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False, fallback_to_soft=False)
+
+    def acquire(self) -> RunLock:
+        """Takes the lock, at once or not at all. Raises `UserError` that names the holder."""
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"run {self._run_name!r} is being trained by {read_holder(self._holder_path) or 'another process'}; "
+                "wait for its end, stop it, or take another --run-name"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and (explained := explain_os_error(error, self._path)) is not error:
+                raise explained from None
+            raise UserError(
+                f"{self._path}: this file system cannot lock files ({error}); put the runs on another one"
+            ) from None
+        holder = Holder(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            since=time.time(),
+            command=" ".join(sys.argv)[:500],
+        )
+        try:
+            write_atomic(self._holder_path, msgspec.json.encode(holder) + b"\n")
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def release(self) -> None:
+        """Gives the lock back; harmless if it is not held."""
+        if self._lock.is_locked:
+            # Before the lock goes: afterwards the file may already be that of the next holder.
+            self._holder_path.unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> RunLock:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def holder_path(run_dir: RunDir) -> Path:
+    """`run.lock.holder`. It is left behind by a holder that was killed, so it alone does not mean "locked"."""
+    return run_dir.lock.with_name(f"{run_dir.lock.name}.holder")
+
+
+def read_holder(path: Path) -> Holder | None:
+    """The last holder's words, or None if there are none that can be read."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
+    return None
+
+
+def current_holder(run_dir: RunDir) -> Holder | None:
+    """Who trains the run now, for status commands; None if nobody does. It takes the lock for an instant."""
+    if not run_dir.lock.exists():
+        return None
+    try:
+        with filelock.FileLock(run_dir.lock, timeout=0, fallback_to_soft=False):
+            return None
+    except filelock.Timeout:
+        return read_holder(holder_path(run_dir)) or Holder(
+            pid=0, host="an unknown host", slurm_job_id=None, since=0.0, command=""
+        )

@@ -1,0 +1,145 @@
+"""`progress.json`: how far a run is, for people and scripts, and the history of its jobs.
+
+The learner (or the single-process trainer) writes it every few seconds; the launcher, status and reports read it. It is
+a summary: the replay log and the checkpoint are the truth, so a damaged file is moved aside and rebuilt.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import write_atomic
+
+SCHEMA_VERSION = 1
+REASON_UNKNOWN = "ended without a word (killed, or the node failed)"
+
+
+class Rates(msgspec.Struct, kw_only=True):
+    """Per second, over the last minute or so."""
+
+    env_steps_per_sec: float = 0.0
+    updates_per_sec: float = 0.0
+
+
+class ReplayProgress(msgspec.Struct, kw_only=True):
+    """Trained positions in the replay, how many fit, and the bytes of its log."""
+
+    transitions: int = 0
+    capacity: int = 0
+    bytes: int = 0
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One stretch of training. Times are Unix seconds; `ended` is None while it runs."""
+
+    id: int
+    host: str
+    pid: int
+    slurm_job_id: str | None
+    started: float
+    env_steps_start: int
+    updates_start: int
+    ended: float | None = None
+    reason: str = ""
+    token: str = ""  # names the job to a learner that was restarted within it
+    restored: str = ""  # what its newest start brought back
+    env_steps_end: int | None = None
+    updates_end: int | None = None
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """The whole file. Counters are totals of the run, over all its jobs."""
+
+    run_name: str
+    target_total_steps: int
+    schema_version: int = SCHEMA_VERSION
+    env_steps: int = 0
+    episodes: int = 0
+    updates: int = 0
+    sequences: int = 0
+    params_version: int = -1
+    rates: Rates = msgspec.field(default_factory=Rates)
+    samples_per_insert: float = 0.0
+    replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
+    milestones: dict[str, int] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
+    mean_return_recent: float | None = None
+    jobs: list[Job] = msgspec.field(default_factory=list)
+    updated: float = 0.0  # Unix seconds
+
+    def begin_job(self) -> Job:
+        """Appends a job that starts now, with the counters as they are. A job left open by a crash is closed first."""
+        if self.jobs and self.jobs[-1].ended is None:
+            self._close(self.jobs[-1], REASON_UNKNOWN, self.updated)
+        job = Job(
+            id=1 + (self.jobs[-1].id if self.jobs else 0),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            started=time.time(),
+            env_steps_start=self.env_steps,
+            updates_start=self.updates,
+        )
+        self.jobs.append(job)
+        return job
+
+    def continue_job(self, token: str, restored: str) -> Job:
+        """The last job if `token` is its own (its learner was started again), else a new one that starts now."""
+        job = self.jobs[-1] if self.jobs and self.jobs[-1].token == token else self.begin_job()
+        job.token, job.restored, job.pid = token, restored, os.getpid()
+        return job
+
+    def end_job(self, reason: str) -> None:
+        """Closes the last job with its reason; the first reason stays."""
+        if self.jobs and self.jobs[-1].ended is None:
+            self._close(self.jobs[-1], reason, time.time())
+
+    def _close(self, job: Job, reason: str, ended: float) -> None:
+        job.ended, job.reason = ended, reason
+        job.env_steps_end, job.updates_end = self.env_steps, self.updates
+
+
+def save_progress(path: Path, progress: Progress) -> None:
+    """Writes the file atomically and stamps `updated`. Raises `UserError` for a full disk."""
+    progress.updated = time.time()
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(progress), indent=2) + b"\n")
+
+
+def read_progress(path: Path) -> Progress | None:
+    """For readers: the progress, or None if the run has none yet. Raises `UserError` if the file is damaged."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        progress = msgspec.json.decode(data, type=Progress)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); the next job of the run rebuilds it") from None
+    if progress.schema_version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema {progress.schema_version}, this program knows {SCHEMA_VERSION}; use the newer program"
+        )
+    return progress
+
+
+def recover_progress(path: Path) -> tuple[Progress | None, str]:
+    """For the writer: `(progress, note)`. A damaged file is moved to `progress.json.damaged`, which the note says.
+
+    Only the history of jobs and the milestones' steps are lost with it; counters come from the replay log. Raises
+    `UserError` for the file of a newer program: rebuilding would destroy it.
+    """
+    try:
+        return read_progress(path), ""
+    except UserError as error:
+        if "damaged" not in str(error):
+            raise
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        return None, f"{path.name} was damaged; moved to {aside.name} and rebuilt, without the history of jobs"

@@ -1,0 +1,66 @@
+"""`rendezvous.json`: where the learner of a run is now. The learner writes it, actors read it again and again.
+
+In and out: a `Rendezvous`. The file is replaced atomically and is the user's alone (0600): whoever can write it
+decides where actors send their experience.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import write_atomic
+
+
+class Rendezvous(msgspec.Struct, frozen=True, kw_only=True):
+    """One incarnation of a learner. `incarnation` is unique to it; `public_key` is None where CURVE is off."""
+
+    protocol: int
+    run: str
+    endpoint: str
+    public_key: str | None
+    incarnation: int
+    host: str = msgspec.field(default_factory=socket.gethostname)
+    pid: int = msgspec.field(default_factory=os.getpid)
+    slurm_job_id: str | None = msgspec.field(default_factory=lambda: os.environ.get("SLURM_JOB_ID"))
+    written_unix_sec: float = msgspec.field(default_factory=time.time)
+
+
+def write_rendezvous(path: Path, rendezvous: Rendezvous) -> None:
+    """Publishes where the learner is. Raises `UserError` if the file cannot be written."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(rendezvous), indent=2) + b"\n", mode=0o600)
+
+
+def read_rendezvous(path: Path) -> Rendezvous | None:
+    """The learner's place, or None while there is none.
+
+    The file is opened anew each time, so that network file systems look at the server again. Raises `UserError` for a
+    file that others may write or that is no rendezvous.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if mode & 0o022:
+        raise UserError(f"{path}: other users may write it (mode {mode:04o}); run chmod 600 on it")
+    try:
+        return msgspec.json.decode(data, type=Rendezvous)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path}: not a rendezvous file ({error}); delete it, the learner writes it anew") from None
+
+
+def remove_rendezvous(path: Path, incarnation: int) -> None:
+    """Takes the file away at the learner's end, unless another learner has written it since."""
+    current = read_rendezvous(path)
+    if current is not None and current.incarnation == incarnation:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""What a process does on TERM, INT, USR1 and USR2: it notes the reason and goes on until it looks.
+
+Used by the launcher and its children. In: signals. Out: a flag with a reason. A handler does nothing else, so it can
+neither tear a write nor deadlock, and SLURM may deliver the same signal twice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_PR_SET_PDEATHSIG = 1
+_WAIT_SLICE_SEC = 0.05
+# Loaded here, not after a fork: a forked child may only call what cannot need a lock.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StopFlag:
+    """Set once, by a signal or by `set(reason)`; the first reason stays."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._signal: int | None = None
+
+    def install(self) -> StopFlag:
+        """Takes over the stop signals of this process. Main thread only. Call it before any child is started."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._reason is None:
+            self._signal = number
+            self._reason = f"signal {signal.Signals(number).name}"
+
+    def set(self, reason: str) -> None:
+        """Asks for a stop from inside, for example `target reached` or `time is up`."""
+        if self._reason is None:
+            self._reason = reason
+
+    def __bool__(self) -> bool:
+        return self._reason is not None
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for; for `should_stop=flag.is_set`."""
+        return self._reason is not None
+
+    @property
+    def reason(self) -> str:
+        """Why, in words; empty if no stop was asked for."""
+        return self._reason or ""
+
+    @property
+    def signal_number(self) -> int | None:
+        """The signal that set the flag; None if none did."""
+        return self._signal
+
+    def wait(self, timeout_sec: float) -> bool:
+        """Sleeps until the flag is set or the time is up; returns whether it is set.
+
+        It sleeps in slices because a handler that sets a flag does not end `time.sleep`, and waking a lock from a
+        handler can deadlock.
+        """
+        deadline = time.monotonic() + timeout_sec
+        while self._reason is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _WAIT_SLICE_SEC))
+        return self._reason is not None
+
+
+def die_with_parent(parent_pid: int, signal_number: int = signal.SIGTERM) -> None:
+    """Has the kernel send this process `signal_number` when its parent dies, `kill -9` included.
+
+    `parent_pid` is the parent's own `os.getpid()`, taken before this process was started: if the parent died before
+    the call, the kernel would never send anything, so this process ends here, with exit code 1. (The kernel watches
+    the *thread* that started the child: start children from a thread that lives as long as the parent.)
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        os._exit(1)

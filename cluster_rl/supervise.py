@@ -1,0 +1,216 @@
+"""Keeps child processes running: starts them with a log file, restarts the dead, ends them all.
+
+Used by the launcher. In: commands. Out: `ChildEvent`s whose line is for people: who died of what, the first error in
+its log, and where that log is. A child that exits 0 is finished; one that exits 2 had bad input, which no restart
+mends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_OK, UserError
+from cluster_rl.signals import die_with_parent
+
+BACKOFF_FIRST_SEC = 0.5
+BACKOFF_MAX_SEC = 30.0
+# A child that ran this long was well: its next death starts again from the short delay.
+HEALTHY_SEC = 120.0
+_POLL_SEC = 0.05
+_LOG_HEAD_BYTES = 256 * 1024
+_LOG_TAIL_BYTES = 64 * 1024
+_MAX_ERROR_CHARS = 300
+
+Kind = Literal["finished", "died", "restarted", "bad_input", "gave_up", "stopped"]
+
+
+@dataclass(frozen=True)
+class ChildEvent:
+    """What happened to a child. `line` says it in words; `exit_code` is negative for a signal, None at a start."""
+
+    name: str
+    kind: Kind
+    line: str
+    exit_code: int | None
+    log_path: Path
+
+
+@dataclass
+class _Child:
+    name: str
+    argv: list[str]
+    environment: dict[str, str] | None
+    log_path: Path
+    process: subprocess.Popen[bytes]
+    log_start_bytes: int
+    started_at: float
+    restarts_left: int
+    backoff_sec: float = BACKOFF_FIRST_SEC
+    restart_at: float | None = None
+    over: bool = False
+
+
+class Supervisor:
+    """Children of this process. Start them from the main thread: they are told when the starting thread ends."""
+
+    def __init__(self, log_dir: Path, max_restarts: int) -> None:
+        """`max_restarts` is the budget of each child; its logs are `log_dir/<name>.log`, appended to."""
+        self._log_dir, self._max_restarts = log_dir, max_restarts
+        self._children: dict[str, _Child] = {}
+
+    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+        """Starts a child and returns its process id. `environment` is added to this process's own.
+
+        Raises `UserError` if the program cannot be started.
+        """
+        assert name not in self._children or self._children[name].over, f"{name} is running"
+        full = {**os.environ, **environment} if environment else None
+        log_path = self._log_dir / f"{name}.log"
+        process, log_start = _spawn(list(argv), full, log_path)
+        self._children[name] = _Child(
+            name, list(argv), full, log_path, process, log_start, time.monotonic(), self._max_restarts
+        )
+        return process.pid
+
+    def poll(self) -> list[ChildEvent]:
+        """What happened since the last call; starts again those whose delay is over. Never waits."""
+        events: list[ChildEvent] = []
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.over:
+                continue
+            if child.restart_at is not None:
+                if now >= child.restart_at:
+                    self._restart(child, now, events)
+            elif (code := child.process.poll()) is not None:
+                self._ended(child, code, now, events)
+        return events
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the children that run now."""
+        return {c.name: c.process.pid for c in self._children.values() if c.process.poll() is None and not c.over}
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the children that run or will be started again."""
+        return [child.name for child in self._children.values() if not child.over]
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal to one child, if it runs."""
+        child = self._children[name]
+        if child.process.poll() is None:
+            child.process.send_signal(number)
+
+    def stop_all(self, number: signal.Signals, grace_sec: float) -> list[ChildEvent]:
+        """Sends `number` to all, waits up to `grace_sec` for them to end, kills the rest. Nothing is restarted."""
+        alive = [child for child in self._children.values() if not child.over]
+        for child in alive:
+            child.over = True
+            if child.process.poll() is None:
+                child.process.send_signal(number)
+        deadline = time.monotonic() + grace_sec
+        while any(child.process.poll() is None for child in alive) and time.monotonic() < deadline:
+            time.sleep(_POLL_SEC)
+        events = []
+        for child in alive:
+            killed = child.process.poll() is None
+            if killed:
+                child.process.kill()
+            code = child.process.wait()
+            line = f"{child.name} did not end within {grace_sec:.0f} s and was killed; log {child.log_path}"
+            if not killed:
+                line = f"{child.name} ended: {describe_exit(code)}"
+            events.append(ChildEvent(child.name, "stopped", line, code, child.log_path))
+        return events
+
+    def _ended(self, child: _Child, code: int, now: float, events: list[ChildEvent]) -> None:
+        def tell(kind: Kind, line: str) -> None:
+            events.append(ChildEvent(child.name, kind, line, code, child.log_path))
+
+        if code == EXIT_OK:
+            child.over = True
+            tell("finished", f"{child.name} finished")
+            return
+        error = first_error(child.log_path, child.log_start_bytes)
+        line = f"{child.name} {describe_exit(code)}: {error or 'nothing in its log'}; log {child.log_path}"
+        if code == EXIT_BAD_INPUT:
+            child.over = True
+            tell("bad_input", line)
+        elif child.restarts_left == 0:
+            child.over = True
+            tell("gave_up", f"{line}; not started again, it was {self._max_restarts} times")
+        else:
+            if now - child.started_at > HEALTHY_SEC:
+                child.backoff_sec = BACKOFF_FIRST_SEC
+            child.restart_at = now + child.backoff_sec
+            tell("died", f"{line}; starting it again in {child.backoff_sec:g} s, {child.restarts_left} restarts left")
+            child.backoff_sec = min(2 * child.backoff_sec, BACKOFF_MAX_SEC)
+            child.restarts_left -= 1
+
+    def _restart(self, child: _Child, now: float, events: list[ChildEvent]) -> None:
+        child.process, child.log_start_bytes = _spawn(child.argv, child.environment, child.log_path)
+        child.started_at, child.restart_at = now, None
+        line = f"{child.name} started again as process {child.process.pid}"
+        events.append(ChildEvent(child.name, "restarted", line, None, child.log_path))
+
+
+def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and the size of its log before it wrote anything."""
+    parent_pid = os.getpid()
+    try:
+        with log_path.open("ab") as log:
+            start_bytes = log.tell()
+            # The children stay in this process group, so that a terminal's Ctrl-C reaches them as SLURM's TERM does.
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                preexec_fn=lambda: die_with_parent(parent_pid),
+            )
+            return process, start_bytes
+    except OSError as error:
+        raise UserError(f"cannot start {argv[0]} with log {log_path}: {error.strerror}") from None
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 1`, or `was killed by SIGKILL` for a negative code."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def first_error(log_path: Path, start_bytes: int = 0) -> str:
+    """The first thing a log says went wrong, from byte `start_bytes` on, as one line; empty if it says nothing.
+
+    That is an `error: ...` line, or the exception's line of a traceback; failing these, the last line.
+    """
+    try:
+        with log_path.open("rb") as file:
+            file.seek(start_bytes)
+            data = file.read(_LOG_HEAD_BYTES)
+            size = file.seek(0, os.SEEK_END)
+            if size > file.seek(max(start_bytes + len(data), size - _LOG_TAIL_BYTES)):
+                data += b"\n" + file.read()
+    except OSError as error:
+        return f"the log cannot be read: {error.strerror}"
+    lines = data.decode(errors="replace").splitlines()
+    in_traceback = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            in_traceback = True
+        elif line.startswith(("error: ", "Fatal Python error: ")) or (in_traceback and line[:1].strip()):
+            return line.strip()[:_MAX_ERROR_CHARS]
+    return next((line.strip()[:_MAX_ERROR_CHARS] for line in reversed(lines) if line.strip()), "")

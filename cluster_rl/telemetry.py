@@ -1,0 +1,143 @@
+"""Figures over time: `metrics.jsonl` and TensorBoard event files, both from the same rows.
+
+The learner writes rows; people, reports and TensorBoard read them. In: flat dicts of floats. No tensorflow, no torch:
+events are written with TensorBoard's own record writer, which is imported with the first row.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.layout import RunDir
+
+_REPAIR_CHUNK_BYTES = 64 * 1024
+
+
+class MetricsWriter:
+    """Appends rows to a run's metrics. A line cut short by a crash is cut off when the file is opened again."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        """Raises `UserError` if the files cannot be written."""
+        self._path = run_dir.metrics
+        self._events_dir = run_dir.tensorboard
+        self._events: _EventFile | None = None
+        try:
+            _cut_torn_line(self._path)
+            self._rows = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise explain_os_error(error, self._path) from None
+
+    def write(self, env_steps: int, updates: int, values: Mapping[str, float]) -> None:
+        """One row: `time` (Unix seconds), `env_steps`, `updates` and `values`, a NaN as null.
+
+        In TensorBoard the step is `env_steps`; `updates` is a scalar of its own. Raises `UserError` for a full disk.
+        """
+        now = time.time()
+        row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates}
+        row |= {name: float(value) for name, value in values.items()}
+        try:
+            self._rows.write(msgspec.json.encode(row) + b"\n")
+            if self._events is None:
+                self._events = _EventFile(self._events_dir)
+            self._events.write(now, env_steps, {"updates": float(updates), **values})
+        except OSError as error:
+            raise explain_os_error(error, self._path) from None
+
+    def close(self) -> None:
+        """Closes both files; every row is already with the kernel."""
+        self._rows.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """All rows; a last line that is not finished is left out. Raises `UserError` for a damaged line before it."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows: list[dict[str, float | None]] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(msgspec.json.decode(line, type=dict[str, float | None]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: line {number} is damaged ({error}); delete that line") from None
+    return rows
+
+
+class RateMeter:
+    """Events a second over the last `window_sec` seconds."""
+
+    def __init__(self, window_sec: float = 60.0) -> None:
+        self._window_sec = window_sec
+        self._points: deque[tuple[float, int]] = deque()  # (time, total so far), oldest first
+
+    def update(self, total: int, now_sec: float | None = None) -> float:
+        """Notes a counter's present total and returns its rate. `now_sec` is `time.monotonic()` by default."""
+        now = time.monotonic() if now_sec is None else now_sec
+        self._points.append((now, total))
+        # The newest point that is at least a window old stays: the window's left edge.
+        while len(self._points) > 2 and self._points[1][0] <= now - self._window_sec:
+            self._points.popleft()
+        (first, total_first), (last, total_last) = self._points[0], self._points[-1]
+        return (total_last - total_first) / (last - first) if last > first else 0.0
+
+
+class _EventFile:
+    """One TensorBoard event file of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        # Half a second of imports that readers and tests of the rows need not pay.
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._proto: Any = event_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000}.{socket.gethostname()}.{os.getpid()}"
+        self._file: BinaryIO = (folder / name).open("ab")
+        self._records: Any = RecordWriter(self._file)
+        self._record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, now_sec: float, step: int, values: Mapping[str, float]) -> None:
+        event = self._proto.Event(wall_time=now_sec, step=step)
+        for name, value in values.items():
+            event.summary.value.add(tag=name, simple_value=float(value))
+        self._record(event)
+
+    def _record(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cuts a file back to its last complete line."""
+    try:
+        file = path.open("rb+")
+    except FileNotFoundError:
+        return
+    with file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - _REPAIR_CHUNK_BYTES)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)

@@ -1,0 +1,133 @@
+"""Serial mode: actors, replay and learner in one process, without sockets or threads.
+
+    python -m cluster_rl.train_slim --config slim|slim_cpu|FILE [--run-name NAME] [--no-video] [--key value ...]
+
+For notebooks, interactive jobs, debuggers and exact tests: the very parts of the cluster mode, called in turn, so that
+two runs with one seed are identical on a CPU. In and out: as `train_cluster`, into the same kind of run directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import uuid
+
+import torch
+
+from cluster_rl import replayer
+from cluster_rl.actor import Actor
+from cluster_rl.config import Config, config_to_json
+from cluster_rl.emulator.rom import preflight
+from cluster_rl.errors import EXIT_OK, run_command
+from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, check_job, load_run
+from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import RunLock
+from cluster_rl.signals import StopFlag
+from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.status import StatusView
+from cluster_rl.trainer import Trainer
+
+
+_VIDEOS = 4
+
+
+class SerialLink:
+    """An actor's line to the trainer in the same process: a sequence is logged when it is sent."""
+
+    def __init__(self, trainer: Trainer, actor: int, incarnation: int) -> None:
+        self._trainer = trainer
+        self._ids = (actor, incarnation)
+        self._seq = 0
+        self._params: tuple[int, bytes] | None = None
+
+    def send(self, block: bytes) -> None:
+        self._trainer.ingest(*self._ids, self._seq, block)
+        self._seq += 1
+
+    def offer(self, version: int, data: bytes) -> None:
+        """Puts parameters where the actor takes them at its next sequence edge."""
+        self._params = (version, data)
+
+    def take_params(self) -> tuple[int, bytes] | None:
+        params, self._params = self._params, None
+        return params
+
+
+def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
+    """Plays and learns in turn until the run is complete, time is up or `stop` is set. Returns the reason.
+
+    The caller has checked the config and made the folder, and holds the run's lock.
+    """
+    started = time.monotonic()
+    token = uuid.uuid4().hex
+    torch.set_num_threads(config.learner_threads or len(os.sched_getaffinity(0)))
+    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), token)
+    # A job's number is its actors' incarnation: the same in a repeated run, another in the next job.
+    incarnation = trainer.progress.jobs[-1].id
+    links = [SerialLink(trainer, index, incarnation) for index in range(config.num_actors)]
+    logs = run_dir.episode_logs if config.log_episodes_for_replay else None
+    actors = [Actor(config, index, incarnation, link, logs, run_dir.run_name) for index, link in enumerate(links)]
+
+    def publish() -> None:
+        params = trainer.publish()
+        for link in links:
+            link.offer(*params)
+
+    publish()
+    trainer.write_progress()
+    with StatusView(run_dir, config, token) as view:
+        for _ in zip(*(actor.run() for actor in actors), strict=True):
+            while trainer.may_sample():
+                trainer.update(trainer.sample())
+                if trainer.publish_due():
+                    publish()
+            trainer.tick()
+            view.refresh()
+            reason = trainer.finished()
+            if reason is None and config.max_runtime_seconds:
+                reason = "max_runtime_seconds reached" if _elapsed(started) >= config.max_runtime_seconds else None
+            if reason is not None:
+                stop.set(reason)
+            if stop:
+                break
+        for actor in actors:
+            actor.stop()
+        publish()
+        trainer.close(stop.reason)
+        view.finish()
+    return stop.reason
+
+
+def _elapsed(started: float) -> float:
+    return time.monotonic() - started
+
+
+def main() -> int:
+    """`python -m cluster_rl.train_slim`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_rl.train_slim",
+        description="Train in one process; the same command goes on with the run.",
+        epilog=OVERRIDES_HELP,
+        allow_abbrev=False,
+    )
+    add_run_arguments(parser, "slim", "slim")
+    parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")
+    known, rest = parser.parse_known_args()
+    config, run_dir = load_run(known, rest)
+    rom = check_job(config, run_dir)
+    stop = StopFlag().install()
+    run_dir.create()
+    with RunLock(run_dir):
+        print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
+        write_atomic(run_dir.config, config_to_json(config))
+        train(config, run_dir, stop)
+    if known.no_video or not config.log_episodes_for_replay or stop.signal_number is not None:
+        return EXIT_OK
+    options = ["--logs", str(run_dir.episode_logs), "--out", str(run_dir.videos), "--limit", str(_VIDEOS)]
+    return replayer.run(replayer.parse_arguments([*options, "--rom", config.rom]))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,290 @@
+"""Trainer: everything the learner owns, without sockets or threads of its own.
+
+The learner process (`learner.py`) feeds it from the wire; serial mode (`train_slim.py`) feeds it directly. In: sequence
+blocks. Out: updates, published parameters, checkpoints, `progress.json` and metrics.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster_rl.config import Config
+from cluster_rl.learning.batch import Batch
+from cluster_rl.learning.r2d2 import R2D2
+from cluster_rl.learning.rate_limiter import RateLimiter
+from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.model import ObservationSpec
+from cluster_rl.replay_buffer import AppendResult, Replay
+from cluster_rl.runs.checkpoint import (
+    flatten_state,
+    load_checkpoint,
+    publish_params,
+    save_checkpoint,
+    unflatten_state,
+)
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
+from cluster_rl.telemetry import MetricsWriter, RateMeter
+from cluster_rl.wire.codec import SequenceHeader
+
+_RECENT_EPISODES = 100
+
+
+def pick_device(config: Config) -> torch.device:
+    """The learner's device; where no CUDA device is, the CPU, with a line that says so."""
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    print(f"no CUDA device (CUDA_VISIBLE_DEVICES={visible!r}): the learner runs on the CPU", flush=True)
+    return torch.device("cpu")
+
+
+class Trainer:
+    """Replay, networks, limiter, counters and files of one run.
+
+    `ingest` may be called by one thread, `sample` by a second, everything else by a third.
+    """
+
+    def __init__(
+        self, config: Config, run_dir: RunDir, observation: ObservationSpec, block: BlockSpec, job_token: str
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.device = pick_device(config)
+        self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
+        self.replay = Replay(config, block, Path(config.replay_dir) if config.replay_dir else run_dir.replay)
+        self.limiter = RateLimiter.from_config(config)
+        self.metrics = MetricsWriter(run_dir)
+        self.sample_rng = np.random.default_rng([config.base_seed, 1])
+        self.in_flight = 0  # positions sampled for batches that are not trained yet
+        self.restored = self._restore()
+        self.progress = self._start_job(job_token)
+        self._step_rate, self._update_rate = RateMeter(), RateMeter()
+        self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
+        self._ingested = _IngestStats()
+        self._last_update: dict[str, float] = {}
+        now = time.monotonic()
+        self._progress_due = self._metrics_due = now
+        self._checkpoint_due = now + config.checkpoint_interval_seconds
+
+    # What the ingesting side calls.
+
+    def ingest(self, actor: int, incarnation: int, seq: int, block: bytes) -> AppendResult:
+        """Logs one block; durable after `replay.sync()`. Raises `BlockError` for one that is not of this run."""
+        result = self.replay.append(actor, incarnation, seq, block)
+        if result.id is not None:
+            self.limiter.record_insert(result.header.train_length)
+            self._ingested.add(result.header, self.r2d2.updates)
+        return result
+
+    def may_insert(self) -> bool:
+        """Whether the actors may be granted one more sequence each."""
+        return self.limiter.may_insert(self.limiter.insert_chunk)
+
+    # What the sampling side calls.
+
+    def may_sample(self) -> bool:
+        """Whether a batch may be sampled now, those on their way to an update counted."""
+        limiter = self.limiter
+        ahead = limiter.ahead + self.in_flight
+        return limiter.inserted >= limiter.min_size and ahead + limiter.sample_chunk <= limiter.buffer
+
+    def sample(self) -> Batch:
+        """Draws a batch, on the learner's device."""
+        self.in_flight += self.limiter.sample_chunk
+        return Batch.from_numpy(self.replay.sample(self.sample_rng, self.config.batch_size), self.device)
+
+    # What the training side calls.
+
+    def update(self, batch: Batch) -> None:
+        """Trains on one batch and hands its new priorities to the replay."""
+        ids = batch.ids.cpu().numpy().copy()
+        result = self.r2d2.update(batch)
+        self.replay.update_priorities(ids, result.priorities)
+        self.in_flight -= self.limiter.sample_chunk
+        self.limiter.record_sample(self.limiter.sample_chunk)
+        self._last_update = result.metrics
+
+    def publish_due(self) -> bool:
+        """Whether the parameters should go out after this update."""
+        return self.r2d2.updates % self.config.publish_interval == 0
+
+    def publish(self) -> tuple[int, bytes]:
+        """(version, safetensors bytes) for the actors; the version is the update count. Writes online_params.pt too."""
+        publish_params(self.run_dir.online_params, self.r2d2.online.state_dict())
+        return self.r2d2.updates, self.r2d2.params_bytes()
+
+    def tick(self) -> None:
+        """Writes progress, metrics and checkpoints when they are due."""
+        now = time.monotonic()
+        if now >= self._progress_due:
+            self._progress_due = now + self.config.progress_interval_seconds
+            self.write_progress()
+        if now >= self._metrics_due:
+            self._metrics_due = now + self.config.metrics_interval_seconds
+            self.write_metrics()
+        if now >= self._checkpoint_due:
+            self.checkpoint()
+            self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
+
+    def finished(self) -> str | None:
+        """Why the run is complete, or None."""
+        if self.replay.env_steps >= self.config.target_total_steps:
+            return "target_total_steps reached"
+        if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
+            return "total_episodes reached"
+        return None
+
+    def close(self, reason: str) -> None:
+        """Checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
+        self.checkpoint()
+        self.write_progress(reason)
+        self.write_metrics()
+        self.metrics.close()
+        self.replay.close()
+
+    # Files.
+
+    def checkpoint(self) -> None:
+        """Saves what the log cannot tell."""
+        self.replay.sync()
+        state: dict[str, Any] = {
+            "r2d2": self.r2d2.state_dict(),
+            "replay": self.replay.state_dict(),
+            "limiter": self.limiter.state_dict(),
+            "sample_rng": self.sample_rng.bit_generator.state,
+        }
+        tensors, tree = flatten_state(state)
+        save_checkpoint(self.run_dir.checkpoint, tensors, {"updates": self.r2d2.updates, "state": tree})
+
+    def write_progress(self, reason: str | None = None) -> None:
+        """Brings progress.json up to date; with a reason, the job ends here."""
+        progress, replay = self.progress, self.replay
+        progress.env_steps, progress.episodes = replay.env_steps, replay.episodes
+        progress.updates = progress.params_version = self.r2d2.updates
+        progress.sequences = replay.logged_sequences
+        progress.rates = Rates(
+            env_steps_per_sec=self._step_rate.update(progress.env_steps),
+            updates_per_sec=self._update_rate.update(progress.updates),
+        )
+        progress.samples_per_insert = self.samples_per_insert
+        progress.replay = ReplayProgress(
+            transitions=replay.transitions,
+            capacity=self.config.replay_capacity_transitions,
+            bytes=replay.bytes_on_disk,
+        )
+        progress.milestones = replay.milestones
+        progress.mean_return_recent = self._ingested.mean_return()
+        if reason is not None:
+            progress.end_job(reason)
+        save_progress(self.run_dir.progress, progress)
+
+    def write_metrics(self) -> None:
+        """One row of metrics."""
+        row: dict[str, float] = {
+            "episodes": self.replay.episodes,
+            "env_steps_per_sec": self.progress.rates.env_steps_per_sec,
+            "updates_per_sec": self.progress.rates.updates_per_sec,
+            "samples_per_insert": self.samples_per_insert,
+            "limiter_ahead": self.limiter.ahead,
+            "replay/transitions": self.replay.transitions,
+            "replay/sequences": self.replay.sequences,
+            "replay/gaps": self.replay.gaps,
+            "replay/damaged": self.replay.damaged,
+            "replay/stale_updates": self.replay.stale_updates,
+        }
+        row |= {f"priority/{name}": value for name, value in self.replay.priority_stats().items()}
+        row |= {f"learner/{name}": value for name, value in self._last_update.items()}
+        row |= self._ingested.take_row()
+        row |= {f"milestone/{name}": float(step) for name, step in self.replay.milestones.items()}
+        row["queue/batches_in_flight"] = self.in_flight / self.limiter.sample_chunk
+        if self.actor_rates:
+            row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())
+        self.metrics.write(self.replay.env_steps, self.r2d2.updates, row)
+
+    @property
+    def samples_per_insert(self) -> float:
+        """Trained positions sampled for each one inserted since the replay's minimum size was there."""
+        return self.limiter.sampled / max(1, self.limiter.inserted - self.limiter.min_size)
+
+    # Start.
+
+    def _restore(self) -> str:
+        """Brings back the newest checkpoint and says in one line what was restored."""
+        found = load_checkpoint(self.run_dir.checkpoint)
+        log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
+        if found is None:
+            self.limiter.record_insert(self.replay.env_steps)
+            if not self.replay.env_steps:
+                return "new run, nothing to restore"
+            return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
+        for note in found.notes:
+            print(note, flush=True)
+        state = unflatten_state(found.tensors, found.meta["state"])
+        self.r2d2.load_state_dict(state["r2d2"])
+        self.replay.load_state_dict(state["replay"])
+        self.limiter.load_state_dict(state["limiter"], self.replay.env_steps)
+        self.sample_rng.bit_generator.state = state["sample_rng"]
+        return (
+            f"restored weights, target, optimiser, counters (env_steps {self.replay.env_steps}, episodes "
+            f"{self.replay.episodes}, updates {self.r2d2.updates}), {log}, priorities "
+            f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
+        )
+
+    def _start_job(self, job_token: str) -> Progress:
+        """The run's progress with this job as its last; a learner that was restarted goes on with its job."""
+        progress, note = recover_progress(self.run_dir.progress)
+        if note:
+            print(note, flush=True)
+        if progress is None:
+            progress = Progress(run_name=self.run_dir.run_name, target_total_steps=self.config.target_total_steps)
+        progress.target_total_steps = self.config.target_total_steps
+        progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
+        progress.continue_job(job_token, self.restored)
+        return progress
+
+
+class _IngestStats:
+    """What arrived: lags and epsilons since the last row, and the newest episodes."""
+
+    def __init__(self) -> None:
+        self._lags: list[int] = []
+        self._epsilons: list[float] = []
+        self._episodes: collections.deque[dict[str, Any]] = collections.deque(maxlen=_RECENT_EPISODES)
+
+    def add(self, header: SequenceHeader, updates: int) -> None:
+        self._lags.append(max(0, updates - header.params_version))
+        self._epsilons.append(header.epsilon)
+        if header.summary is not None:
+            self._episodes.append(header.summary)
+
+    def mean_return(self) -> float | None:
+        """Mean return of the newest episodes; None before the first."""
+        if not self._episodes:
+            return None
+        return float(np.mean([episode["episode_return"] for episode in self._episodes]))
+
+    def take_row(self) -> dict[str, float]:
+        """Metrics of what came since the last call."""
+        row: dict[str, float] = {}
+        lags, self._lags = self._lags, []
+        epsilons, self._epsilons = self._epsilons, []
+        if lags:
+            row["actor/params_lag_updates"] = float(np.mean(lags))
+            row["actor/epsilon"] = float(np.mean(epsilons))
+        if self._episodes:
+            episodes = list(self._episodes)
+            row["episode/return"] = float(np.mean([e["episode_return"] for e in episodes]))
+            row["episode/steps"] = float(np.mean([e["episode_steps"] for e in episodes]))
+            for term in episodes[-1]["terms"]:
+                row[f"reward/{term}"] = float(np.mean([e["terms"].get(term, 0.0) for e in episodes]))
+        return row

@@ -1,0 +1,128 @@
+"""CURVE keys of one run: made once, kept in `keys/` of the run directory, loaded only if nobody else can read them.
+
+The launcher makes them, the learner and the actors load them. Without them the learner listens on loopback only.
+docs/security.md says what they protect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_synced
+
+LEARNER_FILE = "learner.json"
+ACTORS_FILE = "actors.json"
+# Named in ZAP requests; with ZMQ_ZAP_ENFORCE_DOMAIN a socket whose authenticator is gone lets nobody in.
+ZAP_DOMAIN = "cluster_rl"
+
+Z85Key = Annotated[str, msgspec.Meta(min_length=40, max_length=40)]
+
+
+class KeyPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One CURVE key pair in Z85, and for the learner the public keys it lets in."""
+
+    public: Z85Key
+    secret: Z85Key
+    allowed: list[Z85Key] = []
+
+    def __repr__(self) -> str:
+        # A secret must not reach a log through a traceback or a debug print.
+        return f"KeyPair(public={self.public!r}, secret=..., allowed={self.allowed!r})"
+
+
+def make_keys(folder: Path) -> None:
+    """Makes `learner.json` and `actors.json` in `folder` (0700, files 0600). Keys that are there are kept.
+
+    All actors of a run share one pair. Raises `UserError` if only one of the files is there or nothing can be written.
+    """
+    files = [folder / LEARNER_FILE, folder / ACTORS_FILE]
+    there = [file.exists() for file in files]
+    if all(there):
+        return
+    if any(there):
+        raise UserError(f"{folder}: one of {LEARNER_FILE} and {ACTORS_FILE} is missing; delete the folder for new keys")
+    learner_public, learner_secret = (key.decode() for key in zmq.curve_keypair())
+    actors_public, actors_secret = (key.decode() for key in zmq.curve_keypair())
+    learner = KeyPair(public=learner_public, secret=learner_secret, allowed=[actors_public])
+    actors = KeyPair(public=actors_public, secret=actors_secret)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for file, pair in zip(files, (learner, actors), strict=True):
+            # Created with 0600: at no time do the bytes lie in a file that others can read.
+            write_synced(file, msgspec.json.encode(pair), mode=0o600)
+        sync_folder(folder)
+    except OSError as error:
+        raise explain_os_error(error, folder) from None
+
+
+def load_learner_keys(folder: Path) -> KeyPair:
+    """The learner's pair with the allowed public keys. Raises `UserError`, see `load_pair`."""
+    return load_pair(folder / LEARNER_FILE)
+
+
+def load_actor_keys(folder: Path) -> KeyPair:
+    """The pair all actors of the run share. Raises `UserError`, see `load_pair`."""
+    return load_pair(folder / ACTORS_FILE)
+
+
+def load_pair(path: Path) -> KeyPair:
+    """One key file. Raises `UserError` if it is missing, damaged, or readable or writable by anyone else."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"key {path}: cannot be read: {error.strerror}; make keys before the run listens") from None
+    if mode & 0o077:
+        raise UserError(f"key {path}: others may read it (mode {mode:04o}); make new keys, these may be known")
+    try:
+        pair = msgspec.json.decode(data, type=KeyPair)
+        derived = zmq.curve_public(pair.secret.encode()).decode()
+    except (msgspec.DecodeError, ValueError, zmq.ZMQError) as error:
+        raise UserError(f"key {path}: damaged ({error}); delete the folder and make new keys") from None
+    if derived != pair.public:
+        raise UserError(f"key {path}: public and secret key do not belong together; make new keys")
+    return pair
+
+
+class KeyGate:
+    """The ZAP authenticator of one context: lets in the allowed public keys and nobody else."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair) -> None:
+        self._allowed = frozenset(key.encode() for key in keys.allowed)
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        """Asked by pyzmq for each client: its public key in Z85."""
+        return key in self._allowed
+
+    def protect(self, socket: zmq.Socket[bytes], keys: KeyPair) -> None:
+        """Makes `socket` a CURVE server that asks this gate. Before `bind`."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
+        with contextlib.suppress(AttributeError):
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def close(self) -> None:
+        """Stops the authenticator; after its socket is closed."""
+        self._authenticator.stop()
+
+
+def present_keys(socket: zmq.Socket[bytes], keys: KeyPair, server_public: str) -> None:
+    """Makes `socket` a CURVE client of the learner whose public key is `server_public`. Before `connect`."""
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server_public.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())

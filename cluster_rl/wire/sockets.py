@@ -1,0 +1,78 @@
+"""What both ends of the wire do with a ZeroMQ socket: options, receiving within limits, names, bind addresses.
+
+Used by `channels.py` and `actor_channel.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket as sockets
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from cluster_rl.errors import UserError
+
+_HEARTBEAT_INTERVAL_MS = 5_000
+_HEARTBEAT_TIMEOUT_MS = 20_000
+_LINGER_MS = 500
+
+
+def set_common_options(socket: zmq.Socket[bytes], max_frame_bytes: int) -> None:
+    """Options of both ends, before bind or connect."""
+    # The default LINGER is for ever: a process whose peer is gone would never end.
+    socket.setsockopt(zmq.LINGER, _LINGER_MS)
+    # A larger frame cuts the connection before it is in memory. It is a limit on each frame, not on a message.
+    socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+    # Answered by ZeroMQ's own thread: a peer that is busy stays connected, a node that lost power does not.
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_INTERVAL_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+
+
+def receive_parts(socket: zmq.Socket[bytes], max_parts: int) -> list[bytes] | None:
+    """One waiting message, or None. Of a message with too many parts one more than allowed is kept, for the count."""
+    try:
+        parts = [socket.recv(zmq.DONTWAIT)]
+    except zmq.Again:
+        return None
+    while socket.getsockopt(zmq.RCVMORE):
+        part = socket.recv(zmq.DONTWAIT)
+        if len(parts) <= max_parts:
+            parts.append(part)
+    return parts
+
+
+def identity_of(actor: int, incarnation: int) -> bytes:
+    """The connection name of an actor process. A process of its own has a name of its own, so two that were given the
+    same number do not take each other's messages; the learner decides between them."""
+    return f"actor-{actor}-{incarnation}".encode()
+
+
+def new_incarnation() -> int:
+    """A number no other process of the run has, larger for a later one: nanoseconds since 1970."""
+    return time.time_ns()
+
+
+@dataclass(frozen=True)
+class BindHost:
+    """A `bind_host` resolved: the numeric `address` to bind, and the host that `advertised` names to the actors."""
+
+    address: str
+    advertised: str
+    is_loopback: bool
+
+
+def resolve_bind_host(bind_host: str) -> BindHost:
+    """Turns a configured host into addresses. Raises `UserError` if it is not known."""
+    if bind_host in ("*", "0.0.0.0", "::"):
+        return BindHost("0.0.0.0", sockets.gethostname(), is_loopback=False)
+    try:
+        # IPv4 first: loopback is in every case reachable by it, and cluster networks usually are.
+        found = sorted(sockets.getaddrinfo(bind_host, None, type=sockets.SOCK_STREAM), key=lambda info: info[0])
+    except (sockets.gaierror, UnicodeError) as error:
+        raise UserError(f"bind_host {bind_host!r}: not a known host or address ({error})") from None
+    address = str(found[0][4][0])
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    bracketed = f"[{address}]" if parsed.version == 6 else address
+    return BindHost(bracketed, bracketed, is_loopback=parsed.is_loopback)

@@ -1,0 +1,36 @@
+# Sourced by train.sh and test.sh. Sets $PYTHON to an interpreter that has the package installed, making .venv on the
+# first call. $1: extras to install, such as "" or "[dev]"; $2: a module that shows they are there.
+
+prepare_python() {
+    local extras=$1 probe=$2 base
+    PYTHON=${CLUSTER_RL_PYTHON:-}
+    if [ -z "$PYTHON" ]; then
+        if [ -n "${VIRTUAL_ENV:-}" ]; then
+            PYTHON=$VIRTUAL_ENV/bin/python
+        else
+            PYTHON=$ROOT/.venv/bin/python
+        fi
+    fi
+    if [ ! -x "$PYTHON" ]; then
+        base=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+            echo "error: Python 3.11 or newer is needed, $base is older; install python3.11 and run this again" >&2
+            exit 2
+        }
+        echo "Making a virtual environment in $ROOT/.venv"
+        "$base" -m venv "$ROOT/.venv" || {
+            echo "error: 'python3 -m venv' failed; install your distribution's python3-venv package" >&2
+            exit 2
+        }
+        PYTHON=$ROOT/.venv/bin/python
+    fi
+    # A stamp of the requirements keeps later calls from asking pip; the probe catches a broken environment.
+    local stamp want
+    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.cluster_rl$(echo "$extras" | tr -d '[]')
+    want=$(cat "$ROOT/setup.cfg" "$ROOT/constraints.txt" | cksum)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ] || ! (cd / && "$PYTHON" -c "import cluster_rl, $probe" 2>/dev/null); then
+        echo "Installing cluster_rl$extras (the first time takes a few minutes)"
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT$extras"
+        echo "$want" >"$stamp"
+    fi
+}

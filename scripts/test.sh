@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs every check of the project: lint, types, import contracts, tests. Installs what it needs.
+# usage: scripts/test.sh [pytest arguments]
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+# shellcheck source=scripts/python_env.sh
+source scripts/python_env.sh
+prepare_python "[dev]" pytest
+
+# One thread a process: the tests start several processes, and two cores are all we ask for.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+if [ $# -eq 0 ]; then
+    "$PYTHON" -m ruff check .
+    "$PYTHON" -m ruff format --check .
+    "$PYTHON" -m mypy
+    PYTHONPATH=$ROOT "$PYTHON" -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.argv[0] = "lint-imports"; run()' --config setup.cfg
+fi
+exec "$PYTHON" -m pytest "$@"

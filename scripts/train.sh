@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains about five minutes on this machine, then renders videos and maps. Typed again, it goes on where it stopped.
+# usage: scripts/train.sh [--config FILE] [--run-name NAME] [--rom ROM] [--key value ...]
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/python_env.sh
+source "$ROOT/scripts/python_env.sh"
+prepare_python "" torch
+
+run_name=quickstart
+render=()
+arguments=("$@")
+for ((i = 0; i < ${#arguments[@]}; i++)); do
+    case ${arguments[i]} in
+        --run-name) run_name=${arguments[i + 1]:-} ;;
+        --run-name=*) run_name=${arguments[i]#*=} ;;
+        --rom) render+=(--rom "${arguments[i + 1]:-}") ;;
+        --rom=*) render+=("${arguments[i]}") ;;
+    esac
+done
+
+"$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@"
+
+run=cluster_runs/$run_name
+echo "Rendering the newest episodes"
+"$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 --limit 8 "${render[@]}"
+cat <<END
+
+Done. Look at
+  $run/progress.json        what was reached, and why each job stopped
+  $run/videos/              one MP4 an episode, and maps/ with where the agent has been
+  $run/online_params.pt     the current parameters
+  $run/tensorboard/         curves: $PYTHON -m tensorboard.main --logdir $run/tensorboard
+Go on:               scripts/train.sh --run-name $run_name
+All the episodes:    $PYTHON -m cluster_rl.replayer --logs $run/episode_logs --out $run/videos --fps 30
+END

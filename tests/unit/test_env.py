@@ -1,0 +1,227 @@
+"""The environment: gymnasium's and Stable-Baselines3's checkers, determinism, ends of episodes, the recorder's hook."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cartridge_fixtures import A, meet_trainer, new_env, play, poke
+from gymnasium.utils import env_checker as gymnasium_checker
+from stable_baselines3.common import env_checker as sb3_checker
+
+from cluster_rl.cluster_map_features import CONTEXT_SIZE
+from cluster_rl.config import Config
+from cluster_rl.emulator.console import live_check
+from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
+from cluster_rl.errors import UserError
+from cluster_rl.game import ram
+from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder, read_log
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Env]:
+    env = new_env(episode_max_steps=50)
+    yield env
+    env.close()
+
+
+def random_steps(env: Env, seed: int, steps: int) -> list[bytes]:
+    """The bytes of everything that comes out of an episode of random masked actions."""
+    policy = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    out = [b"".join(value.tobytes() for value in observation.values())]
+    for _ in range(steps):
+        action = policy.choice(np.flatnonzero(env.observation.mask))
+        observation, reward, terminated, truncated, _ = env.step(action)
+        out.append(b"".join(v.tobytes() for v in observation.values()) + repr((reward, terminated, truncated)).encode())
+    return out
+
+
+def test_gymnasium_checker() -> None:
+    env = new_env(episode_max_steps=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns where it does not fail
+        warnings.filterwarnings("ignore", message=".*render_fps.*|.*render modes.*|.*spec.*")
+        gymnasium_checker.check_env(env)
+    env.close()
+
+
+def test_sb3_checker() -> None:
+    env = new_env(episode_max_steps=50)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sb3_checker.check_env(env)
+    # The crop is small, and the screen is no image to it: only warnings about its own CNN policy may come.
+    assert all("image" in str(w.message) or "CnnPolicy" in str(w.message) for w in caught), [str(w.message) for w in caught]
+    env.close()
+
+
+def test_observation_shapes(env: Env) -> None:
+    observation = env.start()
+    assert (observation.screen.shape, observation.screen.dtype) == ((72, 80), np.uint8)
+    assert (observation.context.shape, observation.context.dtype) == ((CONTEXT_SIZE,), np.uint8)
+    assert (observation.crop.shape, observation.crop.dtype) == ((2, 9, 9), np.uint8)
+    assert (observation.mask.shape, observation.mask.dtype) == ((7,), np.bool_)
+    as_dict, _ = env.reset(seed=1)
+    assert env.observation_space.contains(as_dict)
+    # Nothing is lost between the bytes that are stored and the floats that are shown.
+    np.testing.assert_array_equal(np.rint(as_dict["context"] * 255).astype(np.uint8), env.observation.context)
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(env: Env) -> None:
+    first = random_steps(env, 5, 45)
+    assert random_steps(env, 5, 45) == first
+    other = new_env(episode_max_steps=50, base_seed=99)
+    assert random_steps(other, 5, 45) == first  # nothing but the seed given to reset decides
+    assert random_steps(other, 6, 45) != first
+    other.close()
+
+
+def test_actors_of_a_run_start_differently() -> None:
+    envs = [make_env(Config(), index) for index in range(3)]
+    hashes = set()
+    for env in envs:
+        env.start()
+        hashes.add(env.console.ram_hash())
+        env.close()
+    assert len(hashes) == 3
+
+
+def test_truncation(env: Env) -> None:
+    env.start()
+    steps = [env.advance(0) for _ in range(50)]
+    assert [step.truncated for step in steps] == [False] * 49 + [True]
+    assert not any(step.terminated for step in steps)
+    summary = steps[-1].summary
+    assert summary is not None
+    assert (summary.reason, summary.episode_steps, summary.final_map) == ("truncated", 50, env.state.map_id)
+    assert summary.episode_return == pytest.approx(sum(step.reward for step in steps))
+    assert sum(summary.terms.values()) == pytest.approx(summary.episode_return)
+    with pytest.raises(RuntimeError, match="no episode"):
+        env.advance(0)
+
+
+def test_the_end_of_the_task_terminates_before_the_step_limit() -> None:
+    env = new_env(episode_max_steps=1)
+    env.start()
+    end = env.world.task_end
+    assert (end.kind, env.world.task_ended(env.state)) == ("badge", False)
+    poke(env, ram.wObtainedBadges, 1 << end.arguments[0])
+    step = env.advance(0)
+    assert (step.terminated, step.truncated) == (True, False)
+    assert step.summary is not None
+    assert step.summary.reason == "terminated"
+    assert step.summary.terms["badge"] == pytest.approx(5.0)
+    env.close()
+
+
+def test_milestones_come_once_with_their_step(env: Env) -> None:
+    env.start()
+    steps = play(env, "rAAAAAAA")
+    new = [(name, number) for number, step in enumerate(steps, 1) for name in step.milestones]
+    assert [name for name, _ in new] == ["TALKED_ELDER"]
+    summary = env.stop()
+    assert summary is not None
+    assert summary.milestones == new
+    assert summary.reason == "stopped"
+    assert env.stop() is None
+
+
+def test_a_lost_battle_is_one_blackout() -> None:
+    env = new_env(start_idle_frames_max=0)
+    meet_trainer(env)
+    for address in (ram.wPartyMons + 1, 0xD015):  # HP of the first member, in the party and in the battle
+        poke(env, address, 0, 1)
+    for _ in range(40):
+        env.advance(A)
+        if env.state.map_id == 37:
+            break
+    assert env.state.map_id == 37  # awake at home
+    assert env.state.party[0].hp == env.state.party[0].max_hp  # and healed
+    summary = env.stop()
+    assert summary is not None
+    assert summary.terms["blackout"] == pytest.approx(-0.5)
+    env.close()
+
+
+class ListRecorder:
+    """Keeps every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def start(self, snapshot: bytes, state: Any, seed: int) -> None:
+        self.calls.append(("start", snapshot, state.map_id, seed))
+
+    def step(self, action: int, check: int, console: Any) -> None:
+        self.calls.append(("step", action, check, console.position()))
+
+    def finish(self, summary: EpisodeSummary) -> None:
+        self.calls.append(("finish", summary))
+
+
+def test_recorder_can_play_the_episode_again() -> None:
+    recorder = ListRecorder()
+    env = make_env(Config(episode_max_steps=30), 0, recorder)
+    env.start()
+    for number in range(30):
+        env.advance((number * 5) % 7)
+    (_, snapshot, map_id, seed), *steps, (_, summary) = recorder.calls
+    assert (map_id, seed) == (37, summary.seed)
+    assert len(steps) == 30
+    env.console.load(snapshot)
+    for _, action, check, position in steps:
+        env.console.step(action)
+        assert live_check(env.console.image()) == check
+        assert env.console.position() == position
+    env.start()
+    env.advance(0)
+    env.close()
+    assert recorder.calls[-1][1].reason == "stopped"
+
+
+def test_episode_log_takes_what_the_environment_gives(tmp_path: Path) -> None:
+    identity = EpisodeIdentity(
+        rom_sha1="0", rom_kind="cartridge", pyboy_version="0", frame_skip=24, run="r", actor=0, incarnation=1, emulator=0
+    )
+    recorder = EpisodeRecorder(tmp_path, identity, ram_hash_interval_steps=4)
+    env = make_env(Config(episode_max_steps=10), 0, recorder)
+    env.start()
+    steps = play(env, "rAAAAAAAdd")
+    log = read_log(recorder.path)
+    assert steps[-1].summary is not None
+    assert log.header.complete
+    assert log.header.episode_return == pytest.approx(steps[-1].summary.episode_return)
+    assert [(m.name, m.step) for m in log.header.milestones] == steps[-1].summary.milestones != []
+    assert len(log.ram_hashes) == 2
+    env.close()
+
+
+def test_episodes_start_in_a_given_savestate(tmp_path: Path) -> None:
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    play(env, "rddd")
+    path = tmp_path / "here.snap"
+    path.write_bytes(env.console.save())
+    here = env.console.position()
+    env.close()
+    other = new_env(initial_state=str(path), start_idle_frames_max=3)
+    other.start()
+    assert other.console.position() == here
+    other.close()
+    path.write_bytes(b"no state")
+    with pytest.raises(UserError, match=r"here\.snap"):
+        new_env(initial_state=str(path))
+
+
+def test_render() -> None:
+    env = make_env(Config(), 0, render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    assert picture is not None
+    assert picture.shape == (144, 160, 3)
+    env.close()

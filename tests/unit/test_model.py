@@ -1,0 +1,250 @@
+"""The networks: packing, batch independence, the two ways through the cell, noise, and weights as bytes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cluster_rl.config import Config, ModelConfig
+from cluster_rl.errors import UserError
+from cluster_rl.model import (
+    NoisyLinear,
+    ObservationSpec,
+    QNetwork,
+    SpatialAttention,
+    build_model,
+    load_params,
+    pack_screen,
+    parameter_count,
+    params_to_bytes,
+    unpack_screen,
+)
+
+SPEC = ObservationSpec(context_size=6, crop_size=5, num_actions=7, aux_slots=(1, 4))
+CONFIGS = {
+    "slim lstm": Config(
+        lstm_hidden_size=16,
+        num_quantiles=4,
+        model=ModelConfig(kind="slim", conv_channels=[4, 4, 8], context_width=8, trunk_width=16),
+    ),
+    "slim gru": Config(
+        lstm_hidden_size=16,
+        num_quantiles=4,
+        model=ModelConfig(kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="gru"),
+    ),
+    "unified": Config(
+        lstm_hidden_size=16,
+        num_quantiles=4,
+        model=ModelConfig(kind="unified", conv_channels=[4, 8, 8], context_width=8, trunk_width=16, attention_heads=2),
+    ),
+    "unified, one stage, no noise": Config(
+        lstm_hidden_size=16,
+        num_quantiles=4,
+        model=ModelConfig(conv_channels=[4], context_width=8, trunk_width=16, residual_blocks=0, noisy_sigma=0.0),
+    ),
+}
+
+
+def make(name: str, seed: int = 0) -> QNetwork:
+    torch.manual_seed(seed)
+    return build_model(CONFIGS[name], SPEC)
+
+
+def observations(count: int, seed: int = 0) -> tuple[Tensor, ...]:
+    rng = np.random.default_rng(seed)
+    screens = rng.integers(0, 4, (count, 72, 80), dtype=np.uint8)
+    return (
+        torch.from_numpy(pack_screen(screens)),
+        torch.from_numpy(rng.integers(0, 256, (count, 6), dtype=np.uint8)),
+        torch.from_numpy(rng.integers(0, 256, (count, 2, 5, 5), dtype=np.uint8)),
+        torch.from_numpy(rng.integers(0, 8, count)),
+        torch.from_numpy(rng.normal(size=count).astype(np.float32)),
+    )
+
+
+def random_state(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return tuple(torch.randn(1, count, 16, generator=generator) * 0.5 for _ in range(2))  # type: ignore[return-value]
+
+
+def test_packing_by_hand_and_back() -> None:
+    screen = np.zeros((72, 80), dtype=np.uint8)
+    screen[0, :8] = [3, 0, 1, 2, 0, 0, 0, 3]
+    packed = pack_screen(screen)
+    assert packed.shape == (72, 20)
+    assert packed.dtype == np.uint8
+    assert packed[0, :2].tolist() == [0b10_01_00_11, 0b11_00_00_00]
+    many = np.random.default_rng(0).integers(0, 4, (3, 2, 72, 80), dtype=np.uint8)
+    np.testing.assert_array_equal(unpack_screen(torch.from_numpy(pack_screen(many))).numpy(), many)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_and_act_equals_the_learners_path(name: str) -> None:
+    network = make(name)
+    network.resample_noise(torch.Generator().manual_seed(1))
+    frames, state = observations(6), random_state(6)
+    noisy, clean, after = network.act(*frames, state)
+    assert noisy.shape == clean.shape == (6, 7, 4)
+
+    outputs, learner_after = network.recur(network.encode(*frames).unsqueeze(0), state)
+    assert outputs.shape == (1, 6, 16)
+    torch.testing.assert_close(network.head(outputs, noise=True)[0], noisy, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.head(outputs, noise=False)[0], clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(learner_after, after, rtol=1e-4, atol=1e-5)
+    assert network.aux(outputs).shape == (1, 6, 2)
+    assert torch.equal(noisy, clean) == (name == "unified, one stage, no noise")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_items_result_does_not_depend_on_its_batch(name: str) -> None:
+    network = make(name)
+    frames, state = observations(64), random_state(64)
+    _, whole, _ = network.act(*frames, state)
+    _, again, _ = network.act(*frames, state)
+    assert torch.equal(whole, again)
+    for item in (0, 63):
+        one = slice(item, item + 1)
+        _, alone, _ = network.act(*(x[one] for x in frames), (state[0][:, one], state[1][:, one]))
+        torch.testing.assert_close(alone[0], whole[item], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_input_reaches_the_output(name: str) -> None:
+    network = make(name)
+    frames, state = observations(1), network.initial_state(1)
+    before = network.encode(*frames)
+    for index, changed in enumerate(observations(1, seed=9)):
+        assert not torch.equal(changed, frames[index])
+        mixed = [*frames[:index], changed, *frames[index + 1 :]]
+        assert not torch.equal(network.encode(*mixed), before), index
+    _, clean, _ = network.act(*frames, state)
+    _, remembered, _ = network.act(*frames, random_state(1))
+    assert not torch.equal(clean, remembered)
+
+
+def test_no_previous_action_is_encoded_as_zeros() -> None:
+    network = make("slim lstm")
+    frames = [*observations(2)]
+    frames[3], frames[4] = torch.tensor([7, 2]), torch.tensor([0.0, -1.0])
+    tail = network.encode(*frames)[:, 16:]
+    expected = [[0.0] * 8, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -math.log(2.0)]]
+    torch.testing.assert_close(tail, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", ["slim lstm", "slim gru"])
+def test_lengths_stop_each_item_where_it_ends(name: str) -> None:
+    network = make(name)
+    lengths = torch.tensor([0, 1, 3, 5])
+    features = torch.randn(5, 4, network.feature_size, generator=torch.Generator().manual_seed(2))
+    state = random_state(4)
+    _, (hidden, memory) = network.recur(features, state, lengths)
+    for item, length in enumerate(lengths.tolist()):
+        one = slice(item, item + 1)
+        expected = (state[0][:, one], state[1][:, one])
+        for step in range(length):
+            _, expected = network.recur(features[step : step + 1, one], expected)
+        torch.testing.assert_close(hidden[:, one], expected[0])
+        torch.testing.assert_close(memory[:, one], expected[1])
+    assert torch.equal(hidden[:, 0], state[0][:, 0])  # an empty item holds its state exactly
+    # Running on through the unused rows, as if they were zero observations, would give other states.
+    _, (run_on, _) = network.recur(features, state)
+    assert not torch.allclose(run_on[:, :3], hidden[:, :3])
+
+
+def test_forget_gate_bias_is_the_sum_of_both() -> None:
+    network = make("slim lstm")
+    total = network.cell.get_parameter("bias_ih_l0") + network.cell.get_parameter("bias_hh_l0")
+    expected = [0.0] * 16 + [CONFIGS["slim lstm"].model.forget_gate_bias] * 16 + [0.0] * 32
+    assert total.tolist() == expected
+
+
+def test_noise_comes_from_the_generator_alone_and_only_after_the_cell() -> None:
+    network = make("slim lstm")
+    frames, state = observations(3), random_state(3)
+    generator = torch.Generator().manual_seed(4)
+    saved = generator.get_state()
+    network.resample_noise(generator)
+    first, clean, after = network.act(*frames, state)
+    network.resample_noise(generator)
+    second, clean_again, after_again = network.act(*frames, state)
+    assert not torch.equal(first, second)
+    assert torch.equal(clean, clean_again)
+    assert torch.equal(after[0], after_again[0])
+    generator.set_state(saved)
+    torch.manual_seed(99)
+    network.resample_noise(generator)
+    assert torch.equal(network.act(*frames, state)[0], first)
+
+
+def test_noisy_layer_is_a_linear_layer_with_outer_product_noise() -> None:
+    layer = NoisyLinear(3, 2, sigma=0.5)
+    layer.noise_in.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    layer.noise_out.copy_(torch.tensor([3.0, -1.0]))
+    inputs = torch.randn(4, 3)
+    weight = layer.weight + layer.weight_sigma * torch.outer(layer.noise_out, layer.noise_in)
+    bias = layer.bias + layer.bias_sigma * layer.noise_out
+    torch.testing.assert_close(layer(inputs, noise=True), inputs @ weight.T + bias)
+    torch.testing.assert_close(layer(inputs, noise=False), inputs @ layer.weight.T + layer.bias)
+
+
+def test_dueling_advantages_are_centred_over_all_actions() -> None:
+    network = make("unified")
+    outputs = torch.randn(5, 16)
+    quantiles = network.head(outputs, noise=False)
+    for_value = torch.relu(network.head_hidden(outputs, noise=False)).chunk(2, -1)[0]
+    torch.testing.assert_close(quantiles.mean(1), network.head_value(for_value, noise=False))
+
+
+def test_attention_knows_positions() -> None:
+    """Swapping two cells of the map is more than swapping two cells of the result: positions count."""
+    torch.manual_seed(0)
+    attention = SpatialAttention(8, 6, 2)
+    features = torch.randn(1, 8, 2, 3)
+    order = torch.tensor([0, 4, 2, 3, 1, 5])
+    swapped = features.flatten(2)[..., order].view_as(features)
+    result, of_swapped = attention(features).flatten(2), attention(swapped).flatten(2)
+    assert not torch.allclose(result[..., order], of_swapped, atol=1e-4)
+    with torch.no_grad():
+        attention.position.zero_()
+    torch.testing.assert_close(attention(features).flatten(2)[..., order], attention(swapped).flatten(2))
+
+
+def test_heads_that_do_not_divide_are_bad_input() -> None:
+    config = Config(model=ModelConfig(conv_channels=[6, 6], attention_heads=4))
+    with pytest.raises(UserError, match="attention_heads"):
+        build_model(config, SPEC)
+
+
+def test_weights_as_bytes_and_back() -> None:
+    source, other = make("unified", seed=1), make("unified", seed=2)
+    frames, state = observations(2), random_state(2)
+    expected = source.act(*frames, state)[1]
+    assert not torch.equal(other.act(*frames, state)[1], expected)
+    data = params_to_bytes(source)
+    assert parameter_count(source) * 4 < len(data) < parameter_count(source) * 4 + 20_000
+    load_params(other, data)
+    assert torch.equal(other.act(*frames, state)[1], expected)
+
+
+def test_foreign_and_damaged_weights_are_refused_and_change_nothing() -> None:
+    network = make("slim lstm")
+    before = params_to_bytes(network)
+    for data, message in (
+        (params_to_bytes(make("unified")), "another network"),
+        (before[: len(before) // 2], "damaged"),
+        (b"", "damaged"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_params(network, data)
+    wider = Config(
+        lstm_hidden_size=24,
+        num_quantiles=4,
+        model=CONFIGS["slim lstm"].model,
+    )
+    with pytest.raises(UserError, match="has shape"):
+        load_params(network, params_to_bytes(build_model(wider, SPEC)))
+    assert params_to_bytes(network) == before

@@ -1,0 +1,303 @@
+"""The replay: batches against the sequences they were made of, priorities, eviction, threads, resume."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sequence_fixtures import make_builder, play, small_spec
+
+from cluster_rl.config import Config, load_config
+from cluster_rl.errors import UserError
+from cluster_rl.learning.sequences import BlockSpec, Sequence
+from cluster_rl.replay_buffer import BATCHES_KEPT, Replay
+from cluster_rl.wire.codec import BlockError, encode_block
+
+SPEC = small_spec()
+LENGTH = 11
+SEQUENCES = [s for episode in range(5) for s in play(make_builder(SPEC), episode, LENGTH - episode, summary={"i": 1})]
+for number, one in enumerate(SEQUENCES):
+    one.initial_priority = 0.5 + number
+
+
+def make_config(**overrides: Any) -> Config:
+    values: dict[str, Any] = {"replay_capacity_transitions": 1000, "min_replay_transitions": 1, **overrides}
+    return load_config(None, [f"{key}={value}" for key, value in values.items()])
+
+
+def make_replay(folder: Path, **overrides: Any) -> Replay:
+    return Replay(make_config(**overrides), SPEC, folder)
+
+
+def fill(replay: Replay, count: int, first: int = 0) -> None:
+    for seq in range(first, first + count):
+        assert replay.append(0, 1, seq, encode_block(SEQUENCES[seq % len(SEQUENCES)])).id is not None
+
+
+def expected_column(sequence: Sequence, spec: BlockSpec) -> dict[str, Any]:
+    """A column of the batch, position by position, by the contract's own words."""
+    rows = spec.max_positions
+    b, t = sequence.burn_in_length, sequence.train_length
+    column: dict[str, Any] = {
+        "screen_packed": np.zeros((rows, 72, 20), np.uint8),
+        "context": np.zeros((rows, spec.context_size), np.uint8),
+        "crop": np.zeros((rows, 2, spec.crop_side, spec.crop_side), np.uint8),
+        "mask": np.ones((rows, spec.num_actions), np.bool_),
+        "action": np.zeros(rows, np.int64),
+        "reward": np.zeros(rows, np.float32),
+        "prev_action": np.zeros(rows, np.int64),
+        "prev_reward": np.zeros(rows, np.float32),
+    }
+    for position in range(sequence.positions):
+        row = position if position < b else spec.burn_in + position - b
+        for name in ("screen_packed", "context", "crop", "mask", "action", "reward"):
+            column[name][row] = getattr(sequence, name)[position]
+        column["prev_action"][row] = sequence.action[position - 1] if position else sequence.first_prev_action
+        column["prev_reward"][row] = sequence.reward[position - 1] if position else sequence.first_prev_reward
+    return column | {
+        "burn_in_length": b,
+        "train_length": t,
+        "last": sequence.positions - b - 1,
+        "terminated": sequence.terminated,
+    }
+
+
+def check_batch(batch: dict[str, Any], spec: BlockSpec) -> None:
+    for column, sequence_id in enumerate(batch["ids"].tolist()):
+        sequence = SEQUENCES[sequence_id % len(SEQUENCES)]
+        for name, expected in expected_column(sequence, spec).items():
+            got = batch[name][:, column] if np.ndim(expected) else batch[name][column]
+            assert np.array_equal(got, expected), (name, sequence_id)
+        assert np.array_equal(batch["state_h"][0, column], sequence.state_h)
+        assert np.array_equal(batch["state_c"][0, column], sequence.state_c)
+
+
+def test_batches_hold_the_sequences_exactly_also_in_reused_buffers(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path, prioritized_alpha=0)
+    fill(replay, len(SEQUENCES))
+    rng = np.random.default_rng(0)
+    seen: set[int] = set()
+    for _ in range(4 * BATCHES_KEPT):
+        batch = replay.sample(rng, 8)
+        check_batch(batch, SPEC)
+        seen |= set(batch["ids"].tolist())
+    assert seen == set(range(len(SEQUENCES)))
+    check_batch(replay.sample(rng, 3), SPEC)
+
+
+def test_batch_shapes_and_types_are_those_of_the_learner(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    batch_module = pytest.importorskip("cluster_rl.learning.batch")
+    overrides = {"unroll_length": 4, "burn_in": 3, "n_step": 2, "lstm_hidden_size": 8, "occupancy_crop_radius": 1}
+    config = make_config(**overrides)
+    assert BlockSpec.from_config(config, SPEC.context_size, SPEC.num_actions) == SPEC
+    replay = Replay(config, SPEC, tmp_path)
+    fill(replay, 6)
+    arrays = replay.sample(np.random.default_rng(0), 5)
+    batch = batch_module.Batch.from_numpy(arrays, torch.device("cpu"))
+    batch.check(config, SPEC.num_actions)
+    assert set(arrays) == set(vars(batch))
+
+
+def test_kept_batches_are_not_overwritten_too_early(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 9)
+    rng = np.random.default_rng(0)
+    batches = [replay.sample(rng, 4) for _ in range(BATCHES_KEPT)]
+    for batch in batches:
+        check_batch(batch, SPEC)
+    assert replay.sample(rng, 4)["screen_packed"] is batches[0]["screen_packed"]
+
+
+def test_draws_follow_the_priorities_and_weights_undo_them(tmp_path: Path) -> None:
+    alpha, beta = 0.7, 0.5
+    replay = make_replay(tmp_path, prioritized_alpha=alpha, importance_beta=beta)
+    fill(replay, 4)
+    probabilities = np.array([s.initial_priority for s in SEQUENCES[:4]]) ** alpha
+    for _ in range(2):
+        probabilities /= probabilities.sum()
+        rng = np.random.default_rng(0)
+        ids = []
+        for _ in range(100):
+            batch = replay.sample(rng, 20)
+            ids += batch["ids"].tolist()
+            weights = (4 * probabilities[batch["ids"]]) ** -beta
+            assert batch["weights"] == pytest.approx(weights / weights.max(), rel=1e-5)
+        assert np.bincount(ids, minlength=4) / len(ids) == pytest.approx(probabilities, abs=0.015)
+        learned = np.array([3.0, 0.1, 0.2, 1.0])
+        replay.update_priorities(np.arange(4), learned)
+        probabilities = learned**alpha
+    stats = replay.priority_stats()
+    assert stats["max"] == 3.0
+    assert stats["ess"] == pytest.approx(probabilities.sum() ** 2 / (probabilities**2).sum() / 4, rel=1e-5)
+
+
+def test_same_generator_state_gives_the_same_batch(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 12)
+    draws = [replay.sample(np.random.default_rng(9), 6)["ids"].tolist() for _ in range(2)]
+    assert draws[0] == draws[1] != replay.sample(np.random.default_rng(10), 6)["ids"].tolist()
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    with pytest.raises(ValueError, match="all leaves are 0"):
+        replay.sample(np.random.default_rng(0), 2)
+    fill(replay, 2)
+    for bad in (np.nan, np.inf, -1.0):
+        with pytest.raises(ValueError, match="finite"):
+            replay.update_priorities(np.array([0]), np.array([bad]))
+    block = encode_block(SEQUENCES[0])
+    with pytest.raises(BlockError, match="CRC"):
+        replay.append(0, 1, 2, block[:-1] + bytes([block[-1] ^ 1]))
+    with pytest.raises(BlockError, match="out of range"):
+        replay.append(2**32, 1, 2, block)
+    assert replay.append(0, 1, 1, block).id is None
+    assert (replay.sequences, replay.env_steps) == (2, 2 * SPEC.unroll_length)
+
+
+def test_eviction_takes_oldest_segments_and_keeps_the_counters(tmp_path: Path) -> None:
+    capacity = 200
+    replay = make_replay(tmp_path, replay_capacity_transitions=capacity)
+    lengths = [s.train_length for s in SEQUENCES]
+    for seq in range(400):
+        fill(replay, 1, seq)
+        total = sum(lengths[i % len(lengths)] for i in range(seq + 1))
+        assert replay.env_steps == total
+        assert replay.transitions <= capacity
+        assert replay.transitions >= min(total, capacity * 9 // 10)
+    kept = replay.state_dict()["ids"]
+    assert np.array_equal(kept, np.arange(400 - replay.sequences, 400))
+    assert replay.transitions == sum(lengths[i % len(lengths)] for i in kept.tolist())
+    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert replay.bytes_on_disk == on_disk
+    for _ in range(20):
+        batch = replay.sample(np.random.default_rng(0), 16)
+        assert batch["ids"].min() >= kept[0]
+        check_batch(batch, SPEC)
+    replay.update_priorities(np.array([0, kept[0] - 1, kept[0], 400]), np.full(4, 7.0))
+    assert replay.stale_updates == 3
+    assert replay.priority_stats()["max"] == pytest.approx(max(7.0, max(s.initial_priority for s in SEQUENCES)))
+
+
+def test_resume_keeps_learned_priorities_and_counters(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=200)
+    fill(replay, 30)
+    replay.update_priorities(np.arange(30), np.linspace(1, 2, 30))
+    state = replay.state_dict()
+    fill(replay, 40, first=30)  # evicts some of the checkpoint's ids, adds newer ones
+    replay.update_priorities(np.arange(30, 70), np.full(40, 99.0))  # lost with the crash
+    before = (replay.env_steps, replay.episodes, replay.transitions, replay.sequences, replay.expected_seq(0, 1))
+    kept = replay.state_dict()["ids"]
+    assert 0 < kept[0] < 30
+    replay.close()
+
+    again = make_replay(tmp_path, replay_capacity_transitions=200)
+    after = (again.env_steps, again.episodes, again.transitions, again.sequences, again.expected_seq(0, 1))
+    assert after == before
+    again.load_state_dict(state)
+    restored = dict(zip(*again.state_dict().values(), strict=True))
+    assert list(restored) == kept.tolist()
+    for sequence_id, priority in restored.items():
+        learned = np.linspace(1, 2, 30)[sequence_id] if sequence_id < 30 else None
+        initial = SEQUENCES[sequence_id % len(SEQUENCES)].initial_priority
+        assert priority == pytest.approx(learned if learned is not None else initial)
+    check_batch(again.sample(np.random.default_rng(0), 16), SPEC)
+
+
+def test_a_smaller_capacity_holds_at_once_and_other_shapes_are_refused(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 200)
+    steps = replay.env_steps
+    replay.close()
+    smaller = make_replay(tmp_path, replay_capacity_transitions=150)
+    assert smaller.transitions <= 150
+    assert smaller.env_steps == steps
+    check_batch(smaller.sample(np.random.default_rng(0), 16), SPEC)
+    smaller.close()
+    with pytest.raises(UserError, match="burn_in 3, the run now has 4"):
+        Replay(make_config(), small_spec(burn_in=4), tmp_path)
+
+
+def test_a_block_that_rots_on_disk_is_taken_out_and_replaced(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 5)
+    replay.sync()
+    (path,) = tmp_path.iterdir()
+    at = path.read_bytes().index(encode_block(SEQUENCES[2])) + 200
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff\x00\xff\x00")
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        batch = replay.sample(rng, 16)
+        assert 2 not in batch["ids"]
+        check_batch(batch, SPEC)
+    assert (replay.damaged, replay.sequences) == (1, 4)
+    replay.update_priorities(np.array([2]), np.array([5.0]))
+    assert replay.stale_updates == 1
+    assert 2 not in replay.state_dict()["ids"]
+
+
+def test_append_sample_and_update_from_three_threads(tmp_path: Path) -> None:
+    """The buffer is small, so that segments are evicted all the time, also those being read."""
+    replay = make_replay(tmp_path, replay_capacity_transitions=60)
+    fill(replay, 20)
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    drawn: list[np.ndarray] = [np.arange(4)]
+
+    def guarded(work: Any) -> None:
+        try:
+            while not stop.is_set():
+                work()
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    rng = np.random.default_rng(0)
+
+    def sample() -> None:
+        batch = replay.sample(rng, 8)
+        check_batch(batch, SPEC)
+        drawn.append(batch["ids"].copy())
+
+    def update() -> None:
+        replay.update_priorities(drawn[-1], np.full(len(drawn[-1]), 2.0))
+        stop.wait(0.0005)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (sample, update)]
+    for thread in threads:
+        thread.start()
+    fill(replay, 500, first=20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(drawn) > 3
+    assert replay.env_steps == sum(SEQUENCES[i % len(SEQUENCES)].train_length for i in range(520))
+    ids = replay.state_dict()["ids"]
+    assert (len(ids), ids[-1]) == (replay.sequences, 519)
+    check_batch(replay.sample(rng, 8), SPEC)
+
+
+def test_evicted_segments_are_closed(tmp_path: Path) -> None:
+    fds = Path("/proc/self/fd")
+    if not fds.exists():
+        pytest.skip("needs /proc")
+    replay = make_replay(tmp_path, replay_capacity_transitions=40)
+    fill(replay, 100)
+    open_segments = [link for link in fds.iterdir() if str(tmp_path) in _target(link)]
+    assert len(open_segments) == len(list(tmp_path.iterdir()))
+    replay.close()
+    assert not [link for link in fds.iterdir() if str(tmp_path) in _target(link)]
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115
+    except OSError:
+        return ""

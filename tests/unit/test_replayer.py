@@ -1,0 +1,284 @@
+"""The replayer, on the real console and the embedded cartridge: records here, replays in other processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import msgspec
+import pytest
+
+from cluster_rl.emulator.console import BUTTONS, Console, live_check
+from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
+from cluster_rl.replayer import Diverged, VideoRecord, expected_video_frames, replay
+from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAME_SKIP = 24
+STEPS = 100
+HASH_INTERVAL_STEPS = 16
+
+
+def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
+    """An unfinished episode of random buttons; returns its log."""
+    identity = EpisodeIdentity(
+        rom_sha1=rom.sha1,
+        rom_kind=rom.kind,
+        pyboy_version=pyboy_version(),
+        frame_skip=FRAME_SKIP,
+        run="test",
+        actor=0,
+        incarnation=seed,
+        emulator=0,
+    )
+    recorder = EpisodeRecorder(folder, identity, HASH_INTERVAL_STEPS)
+    buttons = random.Random(seed)
+    with Console(rom, FRAME_SKIP) as console:
+        console.boot()
+        recorder.start(console.save(), None, seed)
+        for _ in range(steps):
+            # The four directions more often than the rest: a menu would swallow most of a short episode.
+            action = buttons.choice([0, 1, 2, 3] * 3 + [4, 5])
+            console.step(action)
+            recorder.step(action, live_check(console.image()), console)
+    recorder.flush()
+    return recorder.path
+
+
+@pytest.fixture(scope="session")
+def rom() -> Rom:
+    return load_rom("")
+
+
+@pytest.fixture(scope="session")
+def recorded(rom: Rom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("recorded"), rom, seed=1, steps=STEPS)
+
+
+@pytest.fixture(scope="session")
+def log(recorded: Path) -> EpisodeLog:
+    return read_log(recorded)
+
+
+@pytest.fixture
+def logs(recorded: Path, tmp_path: Path) -> Path:
+    """A folder with one good log in it."""
+    folder = tmp_path / "episode_logs"
+    folder.mkdir()
+    shutil.copy(recorded, folder)
+    return folder
+
+
+def replayer(*arguments: object, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (path, ROOT))), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-m", "cluster_rl.replayer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, cwd=ROOT)
+
+
+def flipped_direction(log: EpisodeLog) -> tuple[EpisodeLog, int]:
+    """The log with one walked step turned the other way, and the number of that step (from 1)."""
+    for index in range(20, len(log.actions)):
+        moved = (log.positions[index] != log.positions[index - 1]).any()
+        if moved and log.actions[index] < 4 and log.positions[index][0] == log.positions[index - 1][0]:
+            actions = log.actions.copy()
+            actions[index] = 3 - actions[index]  # down and up, left and right
+            return dataclasses.replace(log, actions=actions), index + 1
+    raise AssertionError("the episode never walked: record another")
+
+
+# --- the frames of a video ---
+
+
+@pytest.mark.parametrize("fps", [1, 24, 30, 60, 120])
+@pytest.mark.parametrize("steps", [1, STEPS, 20_480])
+def test_a_video_lasts_as_long_as_the_game(steps: int, fps: int) -> None:
+    frames = expected_video_frames(steps, FRAME_SKIP, fps)
+    game_sec = Fraction(steps * FRAME_SKIP * 70_224, 4_194_304)  # ticks of a frame, ticks of a second
+    assert 0 <= game_sec - Fraction(frames, fps) < Fraction(1, fps)
+
+
+def test_at_thirty_about_every_second_frame_is_shown() -> None:
+    shown = [expected_video_frames(1, frame, 30) for frame in range(1001)]
+    gains = [after - before for before, after in itertools.pairwise(shown)]
+    assert set(gains) == {0, 1}
+    pairs = sum(1 for one, two in itertools.pairwise(gains) if one == two == 1)
+    assert pairs == 2 * (shown[-1] - 500)  # each pair is half a frame more than every second one would give
+
+
+# --- replaying ---
+
+
+def test_the_log_says_what_happened(log: EpisodeLog) -> None:
+    assert log.header.steps == STEPS
+    assert len(log.ram_hashes) == STEPS // HASH_INTERVAL_STEPS
+    assert len({tuple(position) for position in log.positions.tolist()}) > 3
+
+
+def test_another_process_replays_the_recording(logs: Path) -> None:
+    done = replayer("--logs", logs, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{STEPS} steps replay as recorded" in done.stdout
+    assert [path.suffix for path in logs.iterdir()] == [".eplog"]
+
+
+def test_one_turned_button_is_found_at_its_step(log: EpisodeLog, rom: Rom) -> None:
+    changed, step = flipped_direction(log)
+    with pytest.raises(Diverged, match=f"left the recording at step {step} of {STEPS}: "):
+        replay(changed, rom, "x", lambda: False)
+
+
+def test_drawing_every_frame_changes_nothing_and_shows_them_all(log: EpisodeLog, rom: Rom) -> None:
+    shapes = []
+    replay(log, rom, "x", lambda: False, lambda frame: shapes.append(frame.shape))
+    assert shapes == [(144, 160, 3)] * (STEPS * FRAME_SKIP)
+
+
+def test_a_change_outside_the_checked_bytes_is_found_by_the_hash(log: EpisodeLog, rom: Rom) -> None:
+    hashes = log.ram_hashes.copy()
+    hashes[3] ^= 1
+    with pytest.raises(Diverged, match=f"at step {4 * HASH_INTERVAL_STEPS} of {STEPS}, or up to 15 steps before"):
+        replay(dataclasses.replace(log, ram_hashes=hashes), rom, "x", lambda: False)
+
+
+# --- videos and maps ---
+
+
+def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(logs: Path, log: EpisodeLog, rom: Rom) -> None:
+    out = logs.parent / "videos"
+    done = replayer("--logs", logs, "--out", out, "--fps", "30", "--workers", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    video = next(out.glob("*.mp4"))
+    assert video.stem == next(logs.iterdir()).stem
+    expected = expected_video_frames(STEPS, FRAME_SKIP, 30)
+    assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == expected
+    about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
+    assert re.search(r"Video: h264.*yuv420p.*480x432.* 30 fps", about)
+    assert len(list((out / "maps").glob("[0-9]*.png"))) == len({int(m) for m in log.positions[:, 0]})
+    assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
+
+    before_ns = video.stat().st_mtime_ns
+    again = replayer("--logs", logs, "--out", out, "--fps", "30", "--no-maps")
+    assert again.returncode == 0
+    assert "1 of 1 videos are finished already" in again.stdout
+    assert video.stat().st_mtime_ns == before_ns
+
+    record(logs, rom, seed=1, steps=STEPS + 10)  # the same episode, later
+    grown = replayer("--logs", logs, "--out", out, "--fps", "30", "--no-maps")
+    assert grown.returncode == 0
+    record_file = msgspec.json.decode(video.with_suffix(".json").read_bytes(), type=VideoRecord)
+    assert (record_file.steps, record_file.frames) == (STEPS + 10, expected_video_frames(STEPS + 10, FRAME_SKIP, 30))
+    assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
+
+
+def test_bad_logs_are_named_and_the_good_one_is_rendered(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+    changed, step = flipped_direction(log)
+    (logs / "b-turned.eplog").write_bytes(changed.to_bytes())
+    (logs / "c-cut.eplog").write_bytes(recorded.read_bytes()[: recorded.stat().st_size // 2])
+    out = logs.parent / "videos"
+    done = replayer("--logs", logs, "--out", out, "--no-maps", "--fps", "10")
+    assert done.returncode == 2
+    lines = sorted(done.stderr.splitlines())
+    assert len(lines) == 2
+    assert lines[0].startswith("diverged: ")
+    assert f"b-turned.eplog: the replay left the recording at step {step} " in lines[0]
+    assert "c-cut.eplog: cut short" in lines[1]
+    assert [path.stem for path in out.glob("*.mp4")] == [recorded.stem]
+
+
+def test_a_diverged_replay_alone_fails_with_1_and_leaves_no_video(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+    (logs / recorded.name).write_bytes(flipped_direction(log)[0].to_bytes())
+    out = logs.parent / "videos"
+    out.mkdir()
+    (out / f"{recorded.stem}.mp4").write_bytes(b"a video of an older recording")
+    done = replayer("--logs", logs, "--out", out, "--no-maps")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".replayer")] == []
+
+
+def test_only_bad_logs_create_nothing(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+    other_rom = msgspec.structs.replace(log.header, rom_sha1="c0ffee" + "0" * 34, rom_kind="red")
+    other_pyboy = msgspec.structs.replace(log.header, pyboy_version="2.2.0")
+    (logs / recorded.name).write_bytes(recorded.read_bytes()[: recorded.stat().st_size // 2])
+    (logs / "b.eplog").write_bytes(dataclasses.replace(log, header=other_rom).to_bytes())
+    (logs / "c.eplog").write_bytes(dataclasses.replace(log, header=other_pyboy).to_bytes())
+    (logs / "d.eplog").write_bytes(dataclasses.replace(log, actions=log.actions + len(BUTTONS)).to_bytes())
+    out = logs.parent / "videos"
+    done = replayer("--logs", logs, "--out", out)
+    assert (done.returncode, done.stdout) == (2, "")
+    cut, rom_line, pyboy_line, button_line = done.stderr.splitlines()
+    assert "cut short" in cut
+    assert other_rom.rom_sha1 in rom_line
+    assert log.header.rom_sha1 in rom_line
+    assert "recorded with PyBoy 2.2.0" in pyboy_line
+    assert "d.eplog: has button" in button_line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [("none", "no such folder"), ("empty", "no *.eplog files")])
+def test_nothing_to_replay_is_bad_input(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = replayer("--logs", tmp_path / name, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+# --- as a command ---
+
+
+def test_never_imports_torch(logs: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "torch.py").write_text("import os\nos._exit(77)\n")
+    done = replayer("--logs", logs, "--out", tmp_path / "out", "--fps", "5", path=trap)  # workers inherit the path
+    assert done.returncode == 0, done.stderr
+
+
+def test_killed_render_leaves_no_video_no_worker_and_is_done_by_the_next(logs: Path, rom: Rom) -> None:
+    record(logs, rom, seed=2, steps=250)
+    out = logs.parent / "videos"
+    command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", logs, "--out", out, "--no-maps", "--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
+    deadline_sec = time.monotonic() + 60
+    while not list(out.glob(".*.partial")):
+        assert time.monotonic() < deadline_sec, "rendering never began"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    finished = {path.stem for path in out.glob("*.mp4")}
+    assert len(finished) < 2
+    while _members(killed.pid):
+        assert time.monotonic() < deadline_sec, "a worker outlived the replayer"
+        time.sleep(0.05)
+    assert {path.stem for path in out.glob("*.mp4")} == finished
+    done = replayer("--logs", logs, "--out", out, "--no-maps", "--fps", "2")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.stem for path in out.glob("*.mp4")) == sorted(path.stem for path in logs.iterdir())
+    assert list(out.glob(".*.partial")) == []
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended while we looked
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
