@@ -56,15 +56,19 @@ _BESIDE: Final = ((0, 1), (-1, 0), (1, 0), (0, -1))
 _CLOCK: Final = slice(ram.image_index(ram.wPlayTimeHours), ram.image_index(ram.wPlayTimeSeconds) + 1)
 
 
-def game_actions(state: GameState) -> int:
-    """The actions the game may answer to in this state, as a bit set (bit i is `BUTTONS[i]`); never 0."""
-    return _game_actions(state) or _A_B  # whatever goes on, it ends in play or in text
+def game_actions(state: GameState, ignored_keys: int | None = None) -> int:
+    """The actions the game may answer to in this state, as a bit set (bit i is `BUTTONS[i]`); never 0.
+
+    `ignored_keys` is the joypad mask to take for ignored, the state's own wJoyIgnore by default.
+    """
+    ignored = state.joy_ignore if ignored_keys is None else ignored_keys
+    return _game_actions(state, ignored) or _A_B  # whatever goes on, it ends in play or in text
 
 
-def _game_actions(state: GameState) -> int:
+def _game_actions(state: GameState, ignored_keys: int) -> int:
     if not state.in_game:
         return _ALL  # title and intro: RAM says nothing about them
-    heard = _ACTIONS_OF_KEYS[~state.joy_ignore & 0xFF]
+    heard = _ACTIONS_OF_KEYS[~ignored_keys & 0xFF]
     menu = state.menu
     if menu is not None:
         return heard & (_ACTIONS_OF_KEYS[menu.watched_keys] | _UP_DOWN)
@@ -133,6 +137,7 @@ class Affordances:
         self._tried: dict[Situation, dict[int, tuple[int, int]]] = {}
         self._situation: Situation | None = None
         self._learnable = 0
+        self._ignored: tuple[int, int] | None = None  # map id and wJoyIgnore of the last look
         self._image = b""
         self._screen: npt.NDArray[np.uint8] | None = None
 
@@ -142,6 +147,7 @@ class Affordances:
 
     def start(self, state: GameState, screen: npt.NDArray[np.uint8]) -> Mask:
         """The mask of an episode's first state; nothing is learned from how it came about."""
+        self._ignored = None
         return self._look(state, screen)
 
     def step(self, action: int, state: GameState, screen: npt.NDArray[np.uint8]) -> Mask:
@@ -157,12 +163,20 @@ class Affordances:
         self._image, self._screen = state.image, screen
         found = situation_of(state)
         self._situation, self._learnable = found if found is not None else (None, 0)
-        allowed = game_actions(state)
+        allowed = game_actions(state, self._lastingly_ignored(state))
         learned = self._learned(self._situation)
         if learned and self._random.random() >= self._retry_probability:
             allowed = allowed & ~learned or allowed
         mask: Mask = _MASKS[allowed].copy()
         return mask
+
+    def _lastingly_ignored(self, state: GameState) -> int:
+        """Keys ignored now and at the last look on the same map: while a map loads, all keys are ignored for a few
+        frames, and a key pressed then is heard before it is let go."""
+        before, self._ignored = self._ignored, (state.map_id, state.joy_ignore)
+        if before is None:
+            return state.joy_ignore
+        return state.joy_ignore & before[1] if before[0] == state.map_id else 0
 
     def _learned(self, situation: Situation | None) -> int:
         tried = self._tried.get(situation) if situation is not None else None

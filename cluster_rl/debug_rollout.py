@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cluster_rl.debug_rollout", description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=200, help="steps to play; 0 only decodes the first state")
-    parser.add_argument("--flags", action="store_true", help="print the decoded state, and each event flag as it changes")
+    parser.add_argument(
+        "--flags", action="store_true", help="print the decoded state, and each event flag as it changes"
+    )
     parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="write every frame to this file")
     parser.add_argument("--max-frames", type=int, default=500, help="frames of the video at most (default 500)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -60,6 +62,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 0 or options.max_frames < 1:
         raise UserError("--steps must be 0 or more and --max-frames 1 or more")
+    if options.video and not options.steps:
+        raise UserError("--video needs --steps of 1 or more")
     return options
 
 
@@ -74,7 +78,11 @@ def _decode_savestate(path: Path, rom: str) -> dict[str, Any]:
         data = snapshot.unpack(data, None, f"savestate {path}")
     elif rom:
         world = World.for_rom(load_rom(rom).sha1)
-    return {"steps": 0, "state": world.describe(GameState(ram_image(data)))}
+    try:
+        image = ram_image(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return {"steps": 0, "state": world.describe(GameState(image))}
 
 
 def _rollout(config: Config, options: argparse.Namespace) -> dict[str, Any]:

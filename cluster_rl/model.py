@@ -239,7 +239,7 @@ class QNetwork(nn.Module):
         Returns:
             [M, F] float32, also under autocast.
         """
-        screen = unpack_screen(screen_packed).unsqueeze(1).float() * (1.0 / 3.0)  # [M, 1, 72, 80]
+        screen = unpack_screen(screen_packed).unsqueeze(1).float().mul_(1.0 / 3.0)  # [M, 1, 72, 80]
         joined = torch.cat(
             [
                 self.screen_encoder(screen.contiguous(memory_format=torch.channels_last)),

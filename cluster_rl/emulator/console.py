@@ -113,7 +113,8 @@ class Console:
 
     def rgb(self) -> Frame:
         """The picture, uint8 [144, 160, 3]."""
-        return self._pixels[:, :, :3].copy()
+        picture: Frame = self._pixels[:, :, :3].copy()
+        return picture
 
     def image(self) -> bytes:
         """RAM image with only `ram.LIVE_RANGES` filled in: what `GameState` reads, at a fifth of the cost."""

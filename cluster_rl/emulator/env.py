@@ -201,7 +201,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
             info["summary"] = msgspec.to_builtins(step.summary)
         return _as_dict(step.observation), step.reward, step.terminated, step.truncated, info
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The picture, uint8 [144, 160, 3], in render mode `rgb_array`."""
         return self.console.rgb() if self.render_mode == "rgb_array" else None
 

@@ -40,6 +40,8 @@ def make_puffer_env(config: Config | None = None, buf: Any = None, seed: int = 0
     try:
         from pufferlib.emulation import GymnasiumPufferEnv
     except ModuleNotFoundError as error:
-        raise UserError(f"PufferLib cannot be used: {error.name} is missing; pip install 'cluster_rl[puffer]'") from None
+        raise UserError(
+            f"PufferLib cannot be used: {error.name} is missing; pip install 'cluster_rl[puffer]'"
+        ) from None
     env = _NumericInfo(make_env(config if config is not None else Config(), seed))
     return GymnasiumPufferEnv(env=env, buf=buf, seed=seed)

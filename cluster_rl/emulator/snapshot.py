@@ -83,7 +83,7 @@ def unpack(data: bytes, rom: Rom | None, source: str = "snapshot") -> bytes:
 
 
 def load_savestate_file(path: str, rom: Rom) -> bytes:
-    """Reads a snapshot, or a savestate of PyBoy itself (the current version, or 7-12 of PyBoy up to 2.4), as a snapshot.
+    """Reads a snapshot, or a savestate of PyBoy itself (2.8, or up to 2.4: versions 7-12), as a snapshot.
 
     A savestate of PyBoy names no ROM, so only its length can be checked, and that when a console loads it.
     Raises `UserError` for a file that is missing or is none of these.

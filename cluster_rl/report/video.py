@@ -46,8 +46,9 @@ class VideoWriter:
             *("-movflags", "+faststart", "-f", "mp4", str(self._partial)),
         ]
         try:
+            # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, process_group=0
             )
         except OSError as error:
             self._errors.close()

@@ -16,7 +16,7 @@ CRC-32 of its own, so a file that was cut, grew or changed is told from a whole 
     ram_hashes  zstd; uint64 [steps // ram_hash_interval_steps], the console's `ram_hash` after every interval-th step
 
 Numbers are little-endian. Checks find the very step where a replay leaves the recording, hashes cover all of RAM, and
-positions let maps be drawn without emulating anything (3 bytes a step, about 0.3 after compression).
+positions let maps be drawn without emulating anything (3 bytes a step, about half a byte once compressed).
 """
 
 from __future__ import annotations

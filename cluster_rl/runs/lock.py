@@ -44,8 +44,7 @@ class RunLock:
         self._run_name = run_dir.run_name
         self._path = run_dir.lock
         self._holder_path = holder_path(run_dir)
-        # Without flock a lock would be a file that outlives its owner: better to say that it cannot be held.
-        self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False, fallback_to_soft=False)
+        self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False)
 
     def acquire(self) -> RunLock:
         """Takes the lock, at once or not at all. Raises `UserError` that names the holder."""
@@ -56,12 +55,14 @@ class RunLock:
                 f"run {self._run_name!r} is being trained by {read_holder(self._holder_path) or 'another process'}; "
                 "wait for its end, stop it, or take another --run-name"
             ) from None
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and (explained := explain_os_error(error, self._path)) is not error:
-                raise explained from None
-            raise UserError(
-                f"{self._path}: this file system cannot lock files ({error}); put the runs on another one"
-            ) from None
+        except OSError as error:
+            raise explain_os_error(error, self._path) from None
+        except NotImplementedError:
+            raise self._no_flock() from None
+        if isinstance(self._lock, filelock.SoftFileLock):
+            # filelock's stand-in where flock is missing is a file that outlives a killed owner.
+            self._lock.release()
+            raise self._no_flock()
         holder = Holder(
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -75,6 +76,9 @@ class RunLock:
             self._lock.release()
             raise
         return self
+
+    def _no_flock(self) -> UserError:
+        return UserError(f"{self._path}: this file system cannot lock files; put the runs on another one")
 
     def release(self) -> None:
         """Gives the lock back; harmless if it is not held."""
@@ -109,7 +113,7 @@ def current_holder(run_dir: RunDir) -> Holder | None:
     if not run_dir.lock.exists():
         return None
     try:
-        with filelock.FileLock(run_dir.lock, timeout=0, fallback_to_soft=False):
+        with filelock.FileLock(run_dir.lock, timeout=0):
             return None
     except filelock.Timeout:
         return read_holder(holder_path(run_dir)) or Holder(

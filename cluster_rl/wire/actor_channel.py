@@ -61,8 +61,8 @@ class _Kept(NamedTuple):
 class ActorChannel:
     """One actor process's connection to whichever learner the run has.
 
-    `rendezvous` reads the learner's place (None while there is none). `keys` is the actors' pair, needed where the
-    learner uses CURVE. The channel counts `bad_messages`, `resent` (sequences sent more than once) and `reconnects`.
+    `rendezvous` reads the learner's place (None while there is none). `load_keys` loads the actors' key pair, and is
+    called where the learner uses CURVE: only then are keys sure to have been made. The channel counts `bad_messages`, `resent` (sequences sent more than once) and `reconnects`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ActorChannel:
         actor: int,
         run: str,
         schema_hash: str,
-        keys: KeyPair | None = None,
+        load_keys: Callable[[], KeyPair] | None = None,
         max_block_bytes: int = messages.MAX_BLOCK_BYTES,
         *,
         silence_sec: float = 5.0,
@@ -84,7 +84,7 @@ class ActorChannel:
         self.last_problem = ""
         self.latest_params: ReceivedParams | None = None
 
-        self._read_rendezvous, self._keys, self._max_block_bytes = rendezvous, keys, max_block_bytes
+        self._read_rendezvous, self._load_keys, self._max_block_bytes = rendezvous, load_keys, max_block_bytes
         self._silence_sec, self._ack_timeout_sec = silence_sec, ack_timeout_sec
         self._kept: deque[_Kept] = deque()  # sent or not, but not acknowledged; oldest first
         self._next_seq = 0
@@ -266,7 +266,7 @@ class ActorChannel:
                 f"the learner speaks protocol {found.protocol}, this actor {messages.PROTOCOL_VERSION}; run the same "
                 "version of cluster_rl on both sides"
             )
-        if found.public_key is not None and self._keys is None:
+        if found.public_key is not None and self._load_keys is None:
             raise UserError(f"the learner at {found.endpoint} requires CURVE keys and this actor has none")
         self.reconnects += self._found is not None
         self._found, self._handshake_failures = found, 0
@@ -275,6 +275,7 @@ class ActorChannel:
     def _connect(self, found: Rendezvous) -> None:
         self._disconnect()
         self._reopen_at = None
+        keys = self._load_keys() if found.public_key is not None and self._load_keys is not None else None
         socket = self._context.socket(zmq.DEALER)
         set_common_options(socket, messages.MAX_PARAMS_BYTES)
         socket.setsockopt(zmq.IDENTITY, identity_of(self.actor, self.incarnation))
@@ -283,8 +284,8 @@ class ActorChannel:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        if found.public_key is not None and self._keys is not None:
-            present_keys(socket, self._keys, found.public_key)
+        if found.public_key is not None and keys is not None:
+            present_keys(socket, keys, found.public_key)
         self._socket = socket
         self._monitor = socket.get_monitor_socket(_MONITORED)
         self._poller.register(self._socket, zmq.POLLIN)

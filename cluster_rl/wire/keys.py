@@ -1,6 +1,6 @@
 """CURVE keys of one run: made once, kept in `keys/` of the run directory, loaded only if nobody else can read them.
 
-The launcher makes them, the learner and the actors load them. Without them the learner listens on loopback only.
+The learner makes and loads them, the actors load them. Without them the learner listens on loopback only.
 docs/security.md says what they protect.
 """
 
@@ -18,6 +18,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_synced
+from cluster_rl.wire.sockets import resolve_bind_host
 
 LEARNER_FILE = "learner.json"
 ACTORS_FILE = "actors.json"
@@ -63,6 +64,16 @@ def make_keys(folder: Path) -> None:
         sync_folder(folder)
     except OSError as error:
         raise explain_os_error(error, folder) from None
+
+
+def learner_keys(folder: Path, bind_host: str) -> KeyPair | None:
+    """The learner's pair: made if `bind_host` can be reached from other machines, None on loopback without keys.
+
+    Keys that are there are used on loopback too. Raises `UserError` for an unknown host, and see `load_pair`.
+    """
+    if not resolve_bind_host(bind_host).is_loopback:
+        make_keys(folder)
+    return load_learner_keys(folder) if folder.exists() else None
 
 
 def load_learner_keys(folder: Path) -> KeyPair:

@@ -24,7 +24,7 @@ SPEC = ObservationSpec(context_size=4, crop_size=3, num_actions=2)
 CONFIG = Config(
     burn_in=0,
     unroll_length=CHAIN,
-    n_step=3,
+    n_step=1,
     gamma=0.99,
     lstm_hidden_size=16,
     num_quantiles=8,
@@ -40,7 +40,10 @@ def play(rng: np.random.Generator) -> tuple[Batch, torch.Tensor]:
     """A batch of whole episodes of random play, and the right answers [N]."""
     rows, last = CHAIN + CONFIG.n_step, CHAIN
     cue = rng.integers(0, 2, BATCH)
-    action = rng.integers(0, 2, (rows, BATCH))
+    action = np.zeros((rows, BATCH), dtype=np.int64)
+    action[CHAIN - 1] = rng.integers(0, 2, BATCH)
+    mask = np.zeros((rows, BATCH, 2), dtype=np.bool_)
+    mask[..., 0] = mask[CHAIN - 1] = True
     context = np.zeros((rows, BATCH, 4), dtype=np.uint8)
     context[0, np.arange(BATCH), cue] = 255
     context[CHAIN - 1, :, 2] = 255
@@ -50,7 +53,7 @@ def play(rng: np.random.Generator) -> tuple[Batch, torch.Tensor]:
         "screen_packed": np.zeros((rows, BATCH, 72, 20), dtype=np.uint8),
         "context": context,
         "crop": np.zeros((rows, BATCH, 2, 3, 3), dtype=np.uint8),
-        "mask": np.ones((rows, BATCH, 2), dtype=np.bool_),
+        "mask": mask,
         "action": action,
         "reward": reward,
         "prev_action": np.concatenate([np.full((1, BATCH), 2), action[:-1]]),

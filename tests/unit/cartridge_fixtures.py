@@ -68,7 +68,12 @@ def menu_fields(
     cursor = ram.wTileMap + (row + 2 * item) * ram.TILE_COLUMNS + column
     return (
         *((ram.wFontLoaded, 1), (ram.wIsInBattle, battle)),
-        *((ram.wTopMenuItemY, row), (ram.wTopMenuItemX, column), (ram.wCurrentMenuItem, item), (ram.wMaxMenuItem, last)),
+        *(
+            (ram.wTopMenuItemY, row),
+            (ram.wTopMenuItemX, column),
+            (ram.wCurrentMenuItem, item),
+            (ram.wMaxMenuItem, last),
+        ),
         *((ram.wMenuWatchedKeys, keys), (ram.wListScrollOffset, scroll)),
         *((ram.wMenuCursorLocation, cursor.to_bytes(2, "little")), (cursor, TILE_CURSOR)),
     )

@@ -511,13 +511,13 @@ class TestCurve:
         return str(caught.value)
 
     def test_the_runs_own_keys_work(self, secure: Desk, folder: Path) -> None:
-        with contextlib.closing(make_actor(secure.rendezvous, keys=keys.load_actor_keys(folder))) as actor:
+        with contextlib.closing(make_actor(secure.rendezvous, load_keys=lambda: keys.load_actor_keys(folder))) as actor:
             send_all(secure, actor, 20)
         assert len(secure.synced[0, actor.incarnation]) == 20
 
     def test_foreign_keys_are_refused(self, secure: Desk, tmp_path: Path) -> None:
         keys.make_keys(tmp_path / "foreign")
-        foreign = make_actor(secure.rendezvous, keys=keys.load_actor_keys(tmp_path / "foreign"))
+        foreign = make_actor(secure.rendezvous, load_keys=lambda: keys.load_actor_keys(tmp_path / "foreign"))
         assert "does not know this actor's key" in self.refusal(secure, foreign)
 
     def test_an_actor_without_keys_is_told_before_it_connects(self, secure: Desk) -> None:
@@ -530,7 +530,7 @@ class TestCurve:
     def test_a_learner_without_the_promised_key_is_not_trusted(self, secure: Desk, folder: Path) -> None:
         other_public, _ = zmq.curve_keypair()
         lying = msgspec.structs.replace(secure.rendezvous(), public_key=other_public.decode())
-        actor = make_actor(lambda: lying, keys=keys.load_actor_keys(folder))
+        actor = make_actor(lambda: lying, load_keys=lambda: keys.load_actor_keys(folder))
         assert "cannot prove the public key" in self.refusal(secure, actor)
 
     def test_a_stranger_on_the_port_of_a_dead_learner_does_not_end_the_actor(self, folder: Path) -> None:

@@ -56,7 +56,9 @@ def test_sb3_checker() -> None:
         warnings.simplefilter("always")
         sb3_checker.check_env(env)
     # The crop is small, and the screen is no image to it: only warnings about its own CNN policy may come.
-    assert all("image" in str(w.message) or "CnnPolicy" in str(w.message) for w in caught), [str(w.message) for w in caught]
+    assert all("image" in str(w.message) or "CnnPolicy" in str(w.message) for w in caught), [
+        str(w.message) for w in caught
+    ]
     env.close()
 
 
@@ -186,7 +188,14 @@ def test_recorder_can_play_the_episode_again() -> None:
 
 def test_episode_log_takes_what_the_environment_gives(tmp_path: Path) -> None:
     identity = EpisodeIdentity(
-        rom_sha1="0", rom_kind="cartridge", pyboy_version="0", frame_skip=24, run="r", actor=0, incarnation=1, emulator=0
+        rom_sha1="0",
+        rom_kind="cartridge",
+        pyboy_version="0",
+        frame_skip=24,
+        run="r",
+        actor=0,
+        incarnation=1,
+        emulator=0,
     )
     recorder = EpisodeRecorder(tmp_path, identity, ram_hash_interval_steps=4)
     env = make_env(Config(episode_max_steps=10), 0, recorder)

@@ -107,6 +107,7 @@ def test_kept_batches_are_not_overwritten_too_early(tmp_path: Path) -> None:
     replay = make_replay(tmp_path)
     fill(replay, 9)
     rng = np.random.default_rng(0)
+    assert BATCHES_KEPT >= 3  # in the learner, waiting, being filled
     batches = [replay.sample(rng, 4) for _ in range(BATCHES_KEPT)]
     for batch in batches:
         check_batch(batch, SPEC)

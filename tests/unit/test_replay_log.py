@@ -166,6 +166,7 @@ def test_every_truncation_of_the_newest_segment(tmp_path: Path, records: int) ->
         survivors = written[: 3 + sum(end <= size for end in ends)]
         reopened = open_log(folder, transitions=EPISODE_STEPS)
         assert reopened.totals == totals_of(survivors), size
+        assert reopened.bytes_on_disk == sum(path.stat().st_size for path in files(folder))
         assert reopened.damaged == 0
         # It goes on as if the lost ones had never come: the actor sends them again.
         resent = [reopened.append(0, 1, seq, BLOCKS[seq % 3], HEADERS[seq % 3]) for seq in range(3 + records)]

@@ -12,37 +12,47 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
 import msgspec
+import numpy as np
 import pytest
 
+from cluster_rl.config import config_from_builtins
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
+from cluster_rl.emulator.env import Env
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
-from cluster_rl.replayer import Diverged, VideoRecord, expected_video_frames, replay
+from cluster_rl.errors import UserError
+from cluster_rl.game.world import World
+from cluster_rl.replayer import Diverged, VideoRecord, expected_video_frames, parse_arguments, replay, run
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAME_SKIP = 24
-STEPS = 100
+STEPS = 64
 HASH_INTERVAL_STEPS = 16
+Replayer = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
-    """An unfinished episode of random buttons; returns its log."""
-    identity = EpisodeIdentity(
+def identity_of(rom: Rom, incarnation: int) -> EpisodeIdentity:
+    return EpisodeIdentity(
         rom_sha1=rom.sha1,
         rom_kind=rom.kind,
         pyboy_version=pyboy_version(),
         frame_skip=FRAME_SKIP,
         run="test",
         actor=0,
-        incarnation=seed,
+        incarnation=incarnation,
         emulator=0,
     )
-    recorder = EpisodeRecorder(folder, identity, HASH_INTERVAL_STEPS)
+
+
+def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
+    """An unfinished episode of random buttons; returns its log."""
+    recorder = EpisodeRecorder(folder, identity_of(rom, seed), HASH_INTERVAL_STEPS)
     buttons = random.Random(seed)
     with Console(rom, FRAME_SKIP) as console:
         console.boot()
@@ -80,10 +90,25 @@ def logs(recorded: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def replayer(*arguments: object, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (path, ROOT))), "MPLBACKEND": "agg"}
-    command = [sys.executable, "-m", "cluster_rl.replayer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, cwd=ROOT)
+@pytest.fixture
+def replayer(tmp_path: Path) -> Replayer:
+    """The command, where an import of torch, in it or in a worker, is the end of the process."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "torch.py").write_text("import os\nos._exit(77)\n")
+    environment = os.environ | {"PYTHONPATH": f"{trap}{os.pathsep}{ROOT}"}
+    assert subprocess.run([sys.executable, "-c", "import torch"], env=environment).returncode == 77
+
+    def run_it(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cluster_rl.replayer", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, cwd=ROOT)
+
+    return run_it
+
+
+def run_here(*arguments: object) -> int:
+    """The command's main process in this one, with real workers; returns its exit code."""
+    return run(parse_arguments([str(argument) for argument in arguments]))
 
 
 def flipped_direction(log: EpisodeLog) -> tuple[EpisodeLog, int]:
@@ -125,11 +150,34 @@ def test_the_log_says_what_happened(log: EpisodeLog) -> None:
     assert len({tuple(position) for position in log.positions.tolist()}) > 3
 
 
-def test_another_process_replays_the_recording(logs: Path) -> None:
+def test_another_process_replays_the_recording(logs: Path, replayer: Replayer) -> None:
     done = replayer("--logs", logs, "--check")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{STEPS} steps replay as recorded" in done.stdout
     assert [path.suffix for path in logs.iterdir()] == [".eplog"]
+
+
+def test_the_environments_own_episodes_replay(rom: Rom, tmp_path: Path) -> None:
+    config = config_from_builtins({"episode_max_steps": 40}, "test")
+    recorder = EpisodeRecorder(tmp_path, identity_of(rom, 5), HASH_INTERVAL_STEPS)
+    env = Env(config, rom, World.for_rom(rom.sha1), seed=3, recorder=recorder)
+    buttons = random.Random(0)
+    summaries = []
+    for steps in (40, 25):  # the second is stopped before its end
+        env.start()
+        for _ in range(steps):
+            step = env.advance(buttons.choice(np.flatnonzero(env.observation.mask).tolist()))
+        summaries.append(step.summary or env.stop())
+    env.close()
+    logs = [read_log(path) for path in sorted(tmp_path.iterdir())]
+    assert [(log.header.steps, log.header.reason) for log in logs] == [(40, "truncated"), (25, "stopped")]
+    for log, summary in zip(logs, summaries, strict=True):
+        assert summary is not None
+        assert (log.header.episode_return, log.header.terms) == (summary.episode_return, summary.terms)
+        assert [(milestone.name, milestone.step) for milestone in log.header.milestones] == summary.milestones
+        assert (log.header.complete, log.header.seed) == (True, summary.seed)
+        assert int(log.positions[-1, 0]) == summary.final_map
+        replay(log, rom, "x", lambda: False)
 
 
 def test_one_turned_button_is_found_at_its_step(log: EpisodeLog, rom: Rom) -> None:
@@ -154,7 +202,9 @@ def test_a_change_outside_the_checked_bytes_is_found_by_the_hash(log: EpisodeLog
 # --- videos and maps ---
 
 
-def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(logs: Path, log: EpisodeLog, rom: Rom) -> None:
+def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
+    logs: Path, log: EpisodeLog, rom: Rom, replayer: Replayer, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = logs.parent / "videos"
     done = replayer("--logs", logs, "--out", out, "--fps", "30", "--workers", "1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -168,27 +218,26 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(logs: Pa
     assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
 
     before_ns = video.stat().st_mtime_ns
-    again = replayer("--logs", logs, "--out", out, "--fps", "30", "--no-maps")
-    assert again.returncode == 0
-    assert "1 of 1 videos are finished already" in again.stdout
+    assert run_here("--logs", logs, "--out", out, "--fps", 30, "--no-maps") == 0
+    assert capsys.readouterr().out == "1 of 1 videos are finished already\n"
     assert video.stat().st_mtime_ns == before_ns
 
-    record(logs, rom, seed=1, steps=STEPS + 10)  # the same episode, later
-    grown = replayer("--logs", logs, "--out", out, "--fps", "30", "--no-maps")
-    assert grown.returncode == 0
+    record(logs, rom, seed=1, steps=STEPS + 2)  # the same episode, later
+    assert run_here("--logs", logs, "--out", out, "--fps", 30, "--no-maps") == 0
     record_file = msgspec.json.decode(video.with_suffix(".json").read_bytes(), type=VideoRecord)
-    assert (record_file.steps, record_file.frames) == (STEPS + 10, expected_video_frames(STEPS + 10, FRAME_SKIP, 30))
+    assert (record_file.steps, record_file.frames) == (STEPS + 2, expected_video_frames(STEPS + 2, FRAME_SKIP, 30))
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
 
 
-def test_bad_logs_are_named_and_the_good_one_is_rendered(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+def test_bad_logs_are_named_and_the_good_one_is_rendered(
+    logs: Path, log: EpisodeLog, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed, step = flipped_direction(log)
     (logs / "b-turned.eplog").write_bytes(changed.to_bytes())
     (logs / "c-cut.eplog").write_bytes(recorded.read_bytes()[: recorded.stat().st_size // 2])
     out = logs.parent / "videos"
-    done = replayer("--logs", logs, "--out", out, "--no-maps", "--fps", "10")
-    assert done.returncode == 2
-    lines = sorted(done.stderr.splitlines())
+    assert run_here("--logs", logs, "--out", out, "--no-maps", "--fps", 2) == 2
+    lines = sorted(capsys.readouterr().err.splitlines())
     assert len(lines) == 2
     assert lines[0].startswith("diverged: ")
     assert f"b-turned.eplog: the replay left the recording at step {step} " in lines[0]
@@ -196,18 +245,21 @@ def test_bad_logs_are_named_and_the_good_one_is_rendered(logs: Path, log: Episod
     assert [path.stem for path in out.glob("*.mp4")] == [recorded.stem]
 
 
-def test_a_diverged_replay_alone_fails_with_1_and_leaves_no_video(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+def test_a_diverged_replay_alone_fails_with_1_and_leaves_no_video(
+    logs: Path, log: EpisodeLog, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (logs / recorded.name).write_bytes(flipped_direction(log)[0].to_bytes())
     out = logs.parent / "videos"
     out.mkdir()
     (out / f"{recorded.stem}.mp4").write_bytes(b"a video of an older recording")
-    done = replayer("--logs", logs, "--out", out, "--no-maps")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
+    assert run_here("--logs", logs, "--out", out, "--no-maps", "--fps", 2) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert [path.name for path in out.iterdir() if not path.name.startswith(".replayer")] == []
 
 
-def test_only_bad_logs_create_nothing(logs: Path, log: EpisodeLog, recorded: Path) -> None:
+def test_only_bad_logs_create_nothing(
+    logs: Path, log: EpisodeLog, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other_rom = msgspec.structs.replace(log.header, rom_sha1="c0ffee" + "0" * 34, rom_kind="red")
     other_pyboy = msgspec.structs.replace(log.header, pyboy_version="2.2.0")
     (logs / recorded.name).write_bytes(recorded.read_bytes()[: recorded.stat().st_size // 2])
@@ -215,9 +267,10 @@ def test_only_bad_logs_create_nothing(logs: Path, log: EpisodeLog, recorded: Pat
     (logs / "c.eplog").write_bytes(dataclasses.replace(log, header=other_pyboy).to_bytes())
     (logs / "d.eplog").write_bytes(dataclasses.replace(log, actions=log.actions + len(BUTTONS)).to_bytes())
     out = logs.parent / "videos"
-    done = replayer("--logs", logs, "--out", out)
-    assert (done.returncode, done.stdout) == (2, "")
-    cut, rom_line, pyboy_line, button_line = done.stderr.splitlines()
+    assert run_here("--logs", logs, "--out", out) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    cut, rom_line, pyboy_line, button_line = said.err.splitlines()
     assert "cut short" in cut
     assert other_rom.rom_sha1 in rom_line
     assert log.header.rom_sha1 in rom_line
@@ -229,45 +282,31 @@ def test_only_bad_logs_create_nothing(logs: Path, log: EpisodeLog, recorded: Pat
 @pytest.mark.parametrize(("name", "words"), [("none", "no such folder"), ("empty", "no *.eplog files")])
 def test_nothing_to_replay_is_bad_input(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "empty").mkdir()
-    done = replayer("--logs", tmp_path / name, "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(UserError, match=re.escape(words)):
+        run_here("--logs", tmp_path / name, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 # --- as a command ---
 
 
-def test_never_imports_torch(logs: Path, tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    trap.mkdir()
-    (trap / "torch.py").write_text("import os\nos._exit(77)\n")
-    done = replayer("--logs", logs, "--out", tmp_path / "out", "--fps", "5", path=trap)  # workers inherit the path
-    assert done.returncode == 0, done.stderr
-
-
-def test_killed_render_leaves_no_video_no_worker_and_is_done_by_the_next(logs: Path, rom: Rom) -> None:
-    record(logs, rom, seed=2, steps=250)
+def test_killed_render_leaves_no_video_and_no_worker_and_is_done_by_the_next(logs: Path, replayer: Replayer) -> None:
     out = logs.parent / "videos"
-    command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", logs, "--out", out, "--no-maps", "--workers", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    killed = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
+    command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", logs, "--out", out, "--no-maps"]
+    killed = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, start_new_session=True)
     deadline_sec = time.monotonic() + 60
     while not list(out.glob(".*.partial")):
         assert time.monotonic() < deadline_sec, "rendering never began"
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    finished = {path.stem for path in out.glob("*.mp4")}
-    assert len(finished) < 2
     while _members(killed.pid):
         assert time.monotonic() < deadline_sec, "a worker outlived the replayer"
         time.sleep(0.05)
-    assert {path.stem for path in out.glob("*.mp4")} == finished
+    assert list(out.glob("*.mp4")) == []
     done = replayer("--logs", logs, "--out", out, "--no-maps", "--fps", "2")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.stem for path in out.glob("*.mp4")) == sorted(path.stem for path in logs.iterdir())
+    assert [path.stem for path in out.glob("*.mp4")] == [path.stem for path in logs.iterdir()]
     assert list(out.glob(".*.partial")) == []
 
 

@@ -1,0 +1,158 @@
+"""Real runs for the system tests: small configs, launchers as processes, and what the replay log says of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster_rl.config import load_config
+from cluster_rl.replay_log import LogEntry, ReplayLog
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, read_progress
+from cluster_rl.spaces import block_spec
+
+# A network and sequences so small that a core does hundreds of steps a second with several processes on it.
+TINY = {
+    "num_actors": 2,
+    "envs_per_actor": 2,
+    "episode_max_steps": 60,
+    "unroll_length": 10,
+    "burn_in": 5,
+    "n_step": 3,
+    "batch_size": 4,
+    "min_replay_transitions": 100,
+    "replay_capacity_transitions": 100_000,
+    "samples_per_insert": 1.0,
+    "publish_interval": 2,
+    "target_update_interval": 5,
+    "lstm_hidden_size": 16,
+    "num_quantiles": 4,
+    "use_spatial_attention": "false",
+    "model.kind": "slim",
+    "model.conv_channels": "[4,4,4]",
+    "model.context_width": 8,
+    "model.trunk_width": 16,
+    "learner_threads": 1,
+    "max_runtime_seconds": 120,
+    "progress_interval_seconds": 0.2,
+    "metrics_interval_seconds": 1,
+    "checkpoint_interval_seconds": 1,
+    "credit_sequences": 8,
+}
+
+
+def overrides(**changes: object) -> list[str]:
+    """Command-line overrides of the tiny run; names with dots are written with two underscores."""
+    values = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def command(module: str, *arguments: str, config: str = "quickstart", run_name: str = "tiny") -> list[str]:
+    return [sys.executable, "-m", f"cluster_rl.{module}", "--config", config, "--run-name", run_name, *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class Launcher:
+    """A launcher process in `folder`; its output is kept in `output` once it has ended."""
+
+    def __init__(self, folder: Path, *arguments: str, module: str = "train_cluster", run_name: str = "tiny") -> None:
+        self.run_dir = RunDir(folder / "cluster_runs", run_name)
+        self.output = ""
+        self.process = subprocess.Popen(
+            command(module, *arguments, run_name=run_name),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self, timeout_sec: float = 120) -> int:
+        try:
+            self.output, _ = self.process.communicate(timeout=timeout_sec)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.output, _ = self.process.communicate()
+            raise AssertionError(f"the launcher did not end in {timeout_sec} s; it said:\n{self.output}") from None
+        return self.process.returncode
+
+    def terminate(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Sends a signal; returns the exit code and the seconds until everything was down."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        code = self.wait(60)
+        return code, time.monotonic() - started
+
+    def progress(self) -> Progress | None:
+        return read_progress(self.run_dir.progress)
+
+    def wait_for(self, reached: Callable[[Progress], bool], timeout_sec: float = 90) -> Progress:
+        """Waits until the progress satisfies `reached`."""
+        deadline = time.monotonic() + timeout_sec
+        while time.monotonic() < deadline:
+            progress = self.progress()
+            if progress is not None and reached(progress):
+                return progress
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        self.process.kill()
+        self.output, _ = self.process.communicate()
+        logs = "\n".join(f"{p.name}: {p.read_text()[-2000:]}" for p in sorted(self.run_dir.logs.glob("*.log")))
+        raise AssertionError(f"not reached; progress {self.progress()}; output:\n{self.output}\n{logs}")
+
+    def children(self, module: str) -> dict[int, str]:
+        """Process ids and command lines of the launcher's children that run `cluster_rl.<module>`."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+            if parent == self.process.pid and f"cluster_rl.{module}" in line:
+                found[int(folder.name)] = line
+        return found
+
+
+def processes_of(run_dir: RunDir) -> list[str]:
+    """Command lines of all processes that name the run's folder: none may be left after a run."""
+    lines = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                cwd = (folder / "cwd").resolve()
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it has ended meanwhile
+            if cwd == run_dir.root.parent.resolve() and "cluster_rl." in line:
+                lines.append(line)
+    return lines
+
+
+def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
+    """(distinct trained positions, trained positions, episodes) that the replay log on disk holds."""
+    config = load_config(run_dir.config)
+    positions: set[tuple[int, int, int, int, int]] = set()
+    counts = [0, 0]
+
+    def count(entry: LogEntry) -> None:
+        header = entry.header
+        ids = (header.actor, header.incarnation, header.emulator, header.episode)
+        positions.update((*ids, header.first_step + step) for step in range(header.train_length))
+        counts[0] += header.train_length
+        counts[1] += header.summary is not None
+
+    log = ReplayLog(run_dir.replay, block_spec(config), segment_bytes=2**30, segment_transitions=2**30, on_record=count)
+    log.close()
+    return len(positions), counts[0], counts[1]

@@ -1,0 +1,71 @@
+"""Bad input to the commands: exit code 2, one clear line, nothing created, no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_fixtures import environment
+
+from cluster_rl import cartridge
+
+
+def _files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def _refused(folder: Path, *arguments: str) -> str:
+    """Runs a command that must be refused; returns its one line."""
+    before = _files(folder)
+    result = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert _files(folder) == before
+    return lines[0]
+
+
+def _make_roms(folder: Path) -> None:
+    rom = cartridge.rom_bytes()
+    (folder / "short.gb").write_bytes(rom[: len(rom) // 2])
+    (folder / "text.gb").write_text("this is no game\n" * 4096)
+
+
+@pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rom", "missing.gb"), ("missing.gb", "no such file")),
+        (("--rom", "short.gb"), ("short.gb", "32768")),
+        (("--rom", "text.gb"), ("text.gb", "not a Game Boy ROM")),
+        (("--bach_size", "3"), ("bach_size", "batch_size")),
+        (("--batch_size", "many"), ("batch_size", "int")),
+        (("--gamma", "1.5"), ("gamma", "1")),
+        (("--config", "nothing.yaml"), ("nothing.yaml", "no such file")),
+        (("--config", "misspelt.json"), ("misspelt.json", "unroll_lenght", "unroll_length")),
+        (("--run-name", "../x"), ("../x", "run name")),
+        (("--initial_state", "text.gb"), ("text.gb",)),
+    ],
+)
+def test_training_refuses(tmp_path: Path, module: str, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    _make_roms(tmp_path)
+    (tmp_path / "misspelt.json").write_text(json.dumps({"unroll_lenght": 20}))
+    line = _refused(tmp_path, f"cluster_rl.{module}", "--config", "quickstart", "--run-name", "x", *arguments)
+    for word in words:
+        assert word in line
+
+
+def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "cluster_runs" / "old"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"lstm_hidden_size": 64}))
+    line = _refused(tmp_path, "cluster_rl.train_cluster", "--config", "quickstart", "--run-name", "old")
+    assert "old" in line
+    assert "another --run-name" in line

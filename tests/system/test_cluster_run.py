@@ -1,0 +1,98 @@
+"""The main job with real processes: progress, parameters, accounting through crashes, stopping and resuming."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from run_fixtures import Launcher, logged_positions, overrides, processes_of
+
+from cluster_rl.telemetry import read_metrics
+
+
+def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, *overrides(target_total_steps=10_000_000))
+    run_dir = launcher.run_dir
+    launcher.wait_for(lambda p: p.updates >= 5)
+
+    # A killed actor is back within seconds.
+    victim = next(iter(launcher.children("actor")))
+    os.kill(victim, signal.SIGKILL)
+    before = launcher.wait_for(
+        lambda p: len(launcher.children("actor")) == 2 and victim not in launcher.children("actor")
+    )
+    after = launcher.wait_for(lambda p: p.env_steps > before.env_steps + 300)
+
+    # So is a killed learner, with the actors that were there.
+    learner = next(iter(launcher.children("learner")))
+    actors = set(launcher.children("actor"))
+    os.kill(learner, signal.SIGKILL)
+    launcher.wait_for(lambda p: p.env_steps > after.env_steps + 600 and p.updates > 0)
+    assert set(launcher.children("actor")) == actors
+
+    # TERM: everything down within 15 s, the reason written, nobody left.
+    code, seconds = launcher.terminate()
+    assert code == 0, launcher.output
+    assert seconds < 15
+    assert processes_of(run_dir) == []
+    stopped = launcher.progress()
+    assert stopped is not None
+    assert [job.reason for job in stopped.jobs] == ["signal SIGTERM"]
+    distinct, counted, episodes = logged_positions(run_dir)
+    assert distinct == counted == stopped.env_steps
+    assert episodes == stopped.episodes > 0
+
+    weights = torch.load(run_dir.online_params, weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+    # The same command goes on from there, and ends by itself at the target.
+    target = stopped.env_steps + 400
+    resumed = Launcher(tmp_path, *overrides(target_total_steps=target))
+    assert resumed.wait() == 0, resumed.output
+    for word in ("weights", "target", "optimiser", "counters", "replay", "priorities", "RNG", "limiter"):
+        assert word in resumed.output
+    progress = resumed.progress()
+    assert progress is not None
+    first, second = progress.jobs
+    assert (second.env_steps_start, second.updates_start) == (stopped.env_steps, stopped.updates)
+    assert (first.env_steps_end, first.updates_end) == (stopped.env_steps, stopped.updates)
+    assert progress.env_steps >= target
+    assert progress.episodes > stopped.episodes
+    assert progress.updates > stopped.updates
+    assert second.reason == "target_total_steps reached"
+    distinct, counted, episodes = logged_positions(run_dir)
+    assert distinct == counted == progress.env_steps
+    assert episodes == progress.episodes
+
+    rows = read_metrics(run_dir.metrics)
+    steps = [row["env_steps"] for row in rows]
+    assert steps == sorted(steps)
+    assert {"learner/loss", "actor/params_lag_updates", "reward/new_tile", "samples_per_insert"} <= set(rows[-1])
+    assert list(run_dir.tensorboard.glob("events.*"))
+
+
+def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, *overrides())
+    launcher.wait_for(lambda p: True)
+    second = Launcher(tmp_path, *overrides())
+    assert second.wait(30) == 2
+    assert f"process {launcher.process.pid}" in second.output
+    assert len(second.output.strip().splitlines()) == 1
+    code, _ = launcher.terminate(signal.SIGINT)
+    assert code == 0
+
+
+def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, *overrides())
+    launcher.wait_for(lambda p: p.env_steps > 0)
+    launcher.process.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 20
+    while processes_of(launcher.run_dir) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(launcher.run_dir) == []
+    distinct, counted, _ = logged_positions(launcher.run_dir)
+    assert distinct == counted > 0

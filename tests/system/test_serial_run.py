@@ -1,0 +1,42 @@
+"""Serial mode: the same seed gives the same run, to the bit, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from run_fixtures import Launcher, logged_positions, overrides
+
+
+def _serial(folder: Path, seed: int, target: int = 500) -> Launcher:
+    folder.mkdir(exist_ok=True)
+    changes = overrides(base_seed=seed, target_total_steps=target, num_actors=1)
+    launcher = Launcher(folder, *changes, "--no-video", module="train_slim")
+    assert launcher.wait() == 0, launcher.output
+    return launcher
+
+
+def _digest(launcher: Launcher) -> tuple[str, str]:
+    replay = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(launcher.run_dir.replay.iterdir())))
+    newest = max(launcher.run_dir.checkpoint.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    return replay.hexdigest(), hashlib.sha256((newest / "tensors.safetensors").read_bytes()).hexdigest()
+
+
+def test_one_seed_gives_one_run(tmp_path: Path) -> None:
+    first, second, other = (_serial(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert _digest(first) == _digest(second)
+    assert _digest(first) != _digest(other)
+    progress = first.progress()
+    assert progress is not None
+    assert progress.updates > 0
+
+
+def test_serial_run_goes_on(tmp_path: Path) -> None:
+    stopped = _serial(tmp_path, 1).progress()
+    assert stopped is not None
+    launcher = _serial(tmp_path, 1, target=800)
+    progress = launcher.progress()
+    assert progress is not None
+    assert progress.jobs[1].env_steps_start == stopped.env_steps
+    assert progress.jobs[1].updates_start == stopped.updates
+    assert logged_positions(launcher.run_dir)[:2] == (progress.env_steps, progress.env_steps)

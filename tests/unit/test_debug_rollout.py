@@ -1,0 +1,112 @@
+"""The rollout command: its report, its video, savestates without an emulator, and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import pytest
+from cartridge_fixtures import new_env, play
+
+from cluster_rl.buttons import BUTTONS
+from cluster_rl.cartridge import rom_path
+from cluster_rl.debug_rollout import main
+from cluster_rl.emulator import snapshot
+from cluster_rl.emulator.rom import load_rom
+from cluster_rl.errors import EXIT_BAD_INPUT, UserError
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    decoded: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return decoded
+
+
+def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    first = report(capsys, "--steps", "60", "--seed", "4")
+    assert first["steps"] == 60
+    assert first["steps_per_sec"] > 0
+    assert first["bad_values"] == 0
+    assert list(first["masked_share"]) == list(BUTTONS)
+    assert all(0 <= share < 1 for share in first["masked_share"].values())
+    assert "SHA-1" in first["preflight"]
+    again = report(capsys, "--steps", "60", "--seed", "4")
+    other = report(capsys, "--steps", "60", "--seed", "5")
+    assert (again["reward"], again["masked_share"]) == (first["reward"], first["masked_share"])
+    assert (other["reward"], other["masked_share"]) != (first["reward"], first["masked_share"])
+
+
+def test_flags_show_the_state_and_what_changes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    play(env, "rA")  # in front of the villager, whose words set a flag when they end
+    path = tmp_path / "talking.snap"
+    path.write_bytes(env.console.save())
+    env.close()
+    found = report(capsys, "--steps", "40", "--flags", "--state", str(path))
+    assert [change["event"] for change in found["flag_changes"]] == ["TALKED_ELDER"]
+    assert found["state"]["map"]["name"] == "HOME"
+    assert main(["--steps", "40", "--flags", "--state", str(path)]) == 0
+    assert "TALKED_ELDER set" in capsys.readouterr().out
+
+
+def test_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    found = report(capsys, "--steps", "6", "--video", str(path), "--max-frames", "100")
+    assert found["video"]["frames"] == 100  # of 6 * 24
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert frames == 100
+    assert seconds == pytest.approx(100 / 60, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "savestate"])
+def test_savestates_are_decoded_without_an_emulator(tmp_path: Path, kind: str) -> None:
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    play(env, "rddd")
+    data = env.console.save()
+    position = env.console.position()
+    env.close()
+    path = tmp_path / "x.state"
+    path.write_bytes(data if kind == "snapshot" else snapshot.unpack(data, load_rom("")))
+    code = (
+        "import sys; sys.modules['pyboy'] = None; from cluster_rl.debug_rollout import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["--steps", "0", "--json", "--state", str(path), "--rom", str(rom_path())]
+    output = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+    state = json.loads(output)["state"]
+    assert (state["map"]["id"], state["map"]["x"], state["map"]["y"]) == position
+    assert (state["game"], state["map"]["name"]) == ("LANTERNVALE", "HOME")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rom", "nowhere.gb"],
+        ["--steps", "0", "--state", "nowhere.state"],
+        ["--steps", "5", "--state", "nowhere.state"],
+        ["--steps", "-1"],
+        ["--steps", "0", "--video", "x.mp4"],
+        ["--video", "nowhere/x.mp4"],
+    ],
+)
+def test_bad_input(arguments: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    path = tmp_path / "bad.state"
+    path.write_bytes(b"\x1d nothing of use")
+    command = [sys.executable, "-m", "cluster_rl.debug_rollout", "--steps", "0", "--state", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert str(path) in done.stderr

@@ -1,0 +1,45 @@
+"""Continuing a run: what may change in the config, and what its replay and weights forbid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster_rl.config import config_to_json, load_config
+from cluster_rl.errors import UserError
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.resume import check_resumable
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path, "one").create()
+    run_dir.config.write_bytes(config_to_json(load_config()))
+    return run_dir
+
+
+def test_a_new_run_has_no_config_before(tmp_path: Path) -> None:
+    assert check_resumable(RunDir(tmp_path, "one"), load_config()) is None
+
+
+@pytest.mark.parametrize("override", ["target_total_steps=5", "rewards.badge=7", "gamma=0.9", "num_actors=2"])
+def test_what_does_not_shape_the_data_may_change(run_dir: RunDir, override: str) -> None:
+    assert check_resumable(run_dir, load_config(None, [override])) == load_config()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [("burn_in=20", "burn_in 40, not 20"), ("frame_skip=12", "frame_skip 24, not 12"), ("model.kind=slim", "model ")],
+)
+def test_changes_of_shape_are_refused_by_name(run_dir: RunDir, override: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"run 'one' was made with {says}") as caught:
+        check_resumable(run_dir, load_config(None, [override, "gamma=0.5"]))
+    assert "gamma" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"[]", b'{"gama": 1}', b"\xff"])
+def test_a_damaged_config_is_named(run_dir: RunDir, damage: bytes) -> None:
+    run_dir.config.write_bytes(damage)
+    with pytest.raises(UserError, match=r"config\.json"):
+        check_resumable(run_dir, load_config())

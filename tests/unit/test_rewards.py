@@ -1,0 +1,112 @@
+"""Each reward term on made-up states, and their weighted sum."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+from cartridge_fixtures import state_with
+
+from cluster_rl.config import RewardWeights
+from cluster_rl.game import ram
+from cluster_rl.game.state import GameState
+from cluster_rl.rewards import TERMS, RewardCalculator
+
+ZERO = dict.fromkeys(TERMS, 0.0)
+
+
+def calculator(term: str, weight: float = 1.0) -> RewardCalculator:
+    """One that pays for a single term."""
+    return RewardCalculator(msgspec.convert(ZERO | {term: weight}, RewardWeights))
+
+
+def paid(term: str, *states: GameState) -> list[float]:
+    """What one term pays at each state after the first."""
+    rewards = calculator(term)
+    rewards.start(states[0])
+    return [rewards.step(a, b, 0, []) for a, b in itertools.pairwise(states)]
+
+
+def at(map_id: int, x: int, *fields: tuple[int, bytes | int]) -> GameState:
+    return state_with((ram.wCurMap, map_id), (ram.wXCoord, x), *fields)
+
+
+def party(*members: tuple[int, int]) -> GameState:
+    """A party of (level, hp); the maximum is 30."""
+    fields: list[tuple[int, bytes | int]] = [(ram.wPartyCount, len(members))]
+    for number, (level, hp) in enumerate(members):
+        record = ram.wPartyMons + 44 * number
+        fields += [(record + 33, level), (record + 2, hp), (record + 35, 30)]
+    return state_with(*fields)
+
+
+def bag(*items: int) -> GameState:
+    pairs = bytes(byte for item in items for byte in (item, 1))
+    return state_with((ram.wNumBagItems, len(items)), (ram.wBagItems, pairs + b"\xff"))
+
+
+def test_every_weight_has_a_term_and_the_terms_add_up() -> None:
+    rewards = RewardCalculator(RewardWeights())
+    start, after = at(1, 1), at(2, 2, (ram.wObtainedBadges, 3))
+    rewards.start(start)
+    total = rewards.step(start, after, 3, ["A"]) + rewards.step(after, after, 0, [])
+    weights = RewardWeights()
+    expected = 3 * weights.event + weights.milestone + 2 * weights.badge + weights.new_map + weights.new_tile
+    assert total == pytest.approx(expected + 2 * weights.step)
+    assert set(rewards.terms) == set(TERMS) == set(msgspec.to_builtins(weights))
+    assert sum(rewards.terms.values()) == pytest.approx(total)
+    assert rewards.terms["badge"] == pytest.approx(2 * weights.badge)
+    rewards.start(after)
+    assert set(rewards.terms.values()) == {0.0}
+
+
+def test_maps_and_tiles_pay_once_an_episode() -> None:
+    walk = [at(1, 1), at(1, 2), at(1, 1), at(2, 1), at(1, 2), at(2, 2)]
+    assert paid("new_tile", *walk) == [1, 0, 1, 0, 1]
+    assert paid("new_map", *walk) == [0, 0, 1, 0, 0]
+
+
+def test_positions_that_are_under_way_do_not_pay() -> None:
+    passing = [
+        at(2, 2, (ram.wWalkCounter, 3)),
+        at(2, 2, (ram.wJoyIgnore, 0xFF)),
+        state_with((ram.wCurMap, 3), in_game=False),
+    ]
+    for term in ("new_tile", "new_map"):
+        assert paid(term, at(1, 1), *passing) == [0, 0, 0]
+
+
+def test_badges_and_species_pay_once_even_if_lost() -> None:
+    badges = [state_with((ram.wObtainedBadges, mask)) for mask in (1, 1, 3, 0, 3, 7)]
+    assert paid("badge", *badges) == [0, 1, 0, 0, 1]
+    dex = [state_with((ram.wPokedexOwned, bytes((mask,)))) for mask in (1, 1, 0b111, 0, 0b1111)]
+    assert paid("species", *dex) == [0, 2, 0, 1]
+
+
+def test_levels_pay_beyond_the_best_only() -> None:
+    assert paid("level", party((5, 9)), party((6, 9)), party((5, 9)), party((6, 9)), party((8, 9))) == [1, 0, 0, 2]
+
+
+def test_levels_of_members_that_join_or_come_back_do_not_pay() -> None:
+    one, two = party((10, 9)), party((10, 9), (20, 9))
+    assert paid("level", one, two, one, two, party((10, 9), (21, 9)), one, party((11, 9))) == [0, 0, 0, 1, 0, 1]
+
+
+def test_items_pay_by_kind() -> None:
+    assert paid("item", bag(4), bag(4, 5), bag(4), bag(4, 5), bag(4, 5, 6, 7), bag()) == [1, 0, 0, 2, 0]
+
+
+def test_blackout_pays_once_until_healed() -> None:
+    down, up = party((5, 0), (5, 0)), party((5, 30), (5, 0))
+    assert paid("blackout", up, down, down, up, down) == [1, 0, 0, 1]
+    assert paid("blackout", down, down) == [0]
+    assert paid("blackout", state_with(), state_with()) == [0]  # no party, no blackout
+
+
+def test_step_pays_each_step() -> None:
+    rewards = calculator("step", -0.25)
+    state = state_with()
+    rewards.start(state)
+    assert [rewards.step(state, state, 0, []) for _ in range(3)] == [-0.25] * 3
+    assert rewards.terms["step"] == -0.75

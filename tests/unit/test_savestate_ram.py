@@ -1,0 +1,166 @@
+"""RAM out of savestates, and old savestates made loadable, on real states of each PyBoy that wrote another layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from cartridge_player import HOME, Player
+
+from cluster_rl.cartridge import rom_bytes
+from cluster_rl.errors import UserError
+from cluster_rl.game import ram, savestate
+from cluster_rl.game.savestate import import_state, ram_image, state_version
+from cluster_rl.game.state import GameState
+
+STATE_DIR = Path(__file__).resolve().parents[1] / "data" / "savestates"
+EXPECTED = json.loads((STATE_DIR / "expected.json").read_text())
+LOADABLE = [name for name, facts in EXPECTED.items() if facts["version"] <= 12 or facts["version"] == 29]
+TOO_NEW = [name for name in EXPECTED if name not in LOADABLE]
+REFUSED_COLOR_VERSIONS = [name for name, facts in EXPECTED.items() if facts["version"] >= 8]
+
+
+def read(name: str) -> bytes:
+    return zstandard.ZstdDecompressor().decompress((STATE_DIR / name).read_bytes())
+
+
+def rom_with_battery_ram() -> bytes:
+    """Our cartridge with the real game's type (0x13) and 32 KiB of RAM: only the header differs."""
+    rom = bytearray(rom_bytes())
+    rom[0x147], rom[0x149] = 0x13, 3
+    checksum = 0
+    for byte in rom[0x134:0x14D]:
+        checksum = (checksum - byte - 1) & 0xFF
+    rom[0x14D] = checksum
+    return bytes(rom)
+
+
+def test_every_known_layout_has_a_state() -> None:
+    versions = [facts["version"] for facts in EXPECTED.values()]
+    assert set(versions) == set(savestate._LAYOUTS)
+    assert len(versions) == sum(map(len, savestate._LAYOUTS.values()))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_ram_is_what_that_release_read_itself(name: str) -> None:
+    raw = read(name)
+    assert state_version(raw) == EXPECTED[name]["version"]
+    image = ram_image(raw)
+    assert hashlib.sha256(image).hexdigest() == EXPECTED[name]["ram_sha256"]
+    state = GameState(image)
+    assert (state.map_id, state.x, state.y, state.player_name) == (HOME, 2, 3, "WREN")
+
+
+@pytest.mark.parametrize("name", LOADABLE)
+def test_imported_states_load_and_play_on(name: str) -> None:
+    with Player() as player:
+        player.load(import_state(read(name)))
+        assert hashlib.sha256(player.image()).hexdigest() == EXPECTED[name]["ram_sha256"]
+        player.tap("left", 8, 30)
+        assert player.place() == (HOME, 1, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in LOADABLE if EXPECTED[name]["version"] in range(8, 13)])
+def test_without_the_import_pyboy_refuses(name: str) -> None:
+    """Why the import is there. Without it the file ends a byte too soon."""
+    with Player() as player, pytest.raises(BaseException, match="No data"):
+        player.load(read(name))
+
+
+@pytest.mark.parametrize("name", TOO_NEW)
+def test_states_that_cannot_be_loaded_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"PyBoy 2\.8\.1 cannot load states of PyBoy 2\.5 to 2\.7"):
+        import_state(read(name))
+
+
+def test_states_of_the_pinned_pyboy_are_left_alone() -> None:
+    with Player() as player:
+        raw = player.save()
+        image = player.image()
+    assert raw[0] == savestate.PINNED_VERSION
+    assert import_state(raw) is raw
+    assert ram_image(raw) == image
+
+
+@pytest.mark.parametrize(
+    "options", [{"sound_emulated": True}, {"sound_sample_rate": 24_000}, {"sound_sample_rate": 44_100}]
+)
+def test_the_sound_buffer_moves_the_ram(options: dict[str, object]) -> None:
+    with Player(**options) as player:  # type: ignore[arg-type]
+        assert ram_image(player.save()) == player.image()
+
+
+def test_battery_ram_follows_the_ram() -> None:
+    with Player(rom_with_battery_ram()) as player:
+        raw = player.save()
+        assert len(raw) == len(read("pyboy-2.8.0.state.zst")) + 3 * 0x2000
+        assert ram_image(raw) == player.image()
+
+
+def test_color_states_are_refused() -> None:
+    with Player(cgb=True) as player:
+        raw = player.save()
+    with pytest.raises(UserError, match="Game Boy Color"):
+        ram_image(raw)
+    for name in REFUSED_COLOR_VERSIONS:
+        old = bytearray(read(name))
+        old[5 if old[0] >= 16 else 4] = 1
+        with pytest.raises(UserError, match="Game Boy Color"):
+            import_state(bytes(old))
+
+
+@pytest.mark.parametrize("read_state", [ram_image, import_state])
+def test_empty_files_are_refused(read_state) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match="the file is empty"):
+        read_state(b"")
+
+
+@pytest.mark.parametrize("version", [0, 6, 13, 16, 18, 28, 30, 255])
+def test_unknown_versions_are_refused(version: int) -> None:
+    raw = bytes([version]) + read("pyboy-2.8.0.state.zst")[1:]
+    for read_state in (ram_image, import_state):
+        with pytest.raises(UserError, match=f"version {version} is unknown"):
+            read_state(raw)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_truncated_files_are_refused(name: str) -> None:
+    raw = read(name)
+    missing = [10, 100, 10_000, len(raw) // 2, len(raw) - 9_156, len(raw) - 9_000, len(raw) - 5, len(raw) - 1]
+    if name != "pyboy-2.7.0.state.zst":  # less a byte it has the length of 2.6, which shares its version
+        missing.append(1)
+    for count in missing:
+        with pytest.raises(UserError, match=r"cut off|damaged"):
+            ram_image(raw[:-count])
+        with pytest.raises(UserError, match=r"cut off|damaged"):
+            import_state(raw[:-count])
+
+
+def test_files_with_much_behind_them_are_refused() -> None:
+    with pytest.raises(UserError, match="cut off or damaged"):
+        ram_image(read("pyboy-2.8.0.state.zst") + bytes(1_000))
+
+
+@pytest.mark.parametrize("raw", [b"not a savestate", b"\x1d" * 153_524, bytes(153_524), b"PK\x03\x04" + bytes(99)])
+def test_garbage_is_refused(raw: bytes) -> None:
+    with pytest.raises(UserError):
+        ram_image(raw)
+
+
+def test_a_damaged_sound_buffer_is_refused() -> None:
+    raw = bytearray(read("pyboy-2.8.0.state.zst"))
+    at = savestate._LAYOUTS[29][0].samples_at
+    for samples in (0, 2**63, 9_000):
+        raw[at : at + 8] = samples.to_bytes(8, "little")
+        with pytest.raises(UserError, match="sound buffer"):
+            ram_image(bytes(raw))
+    raw[at : at + 8] = (805).to_bytes(8, "little")  # one sample more than there is
+    with pytest.raises(UserError, match="cut off or damaged"):
+        ram_image(bytes(raw))
+
+
+def test_image_holds_wram_and_hram() -> None:
+    assert len(ram_image(read("pyboy-1.4.7.state.zst"))) == ram.IMAGE_BYTES
