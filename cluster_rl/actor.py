@@ -73,6 +73,7 @@ class Actor:
         self.link = link
         self.params_version = -1
         self.env_steps = 0
+        self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
         self._epsilons = actor_epsilons(config, index)
@@ -84,7 +85,7 @@ class Actor:
         spec = block_spec(config)
         rom = load_rom(config.rom)
         world = World.for_rom(rom.sha1)
-        self._slots: list[_Slot] = []
+        self.slots: list[_Slot] = []
         for emulator, (seed, epsilon) in enumerate(zip(env_seeds, self._epsilons, strict=True)):
             recorder = None
             if episode_log_dir is not None:
@@ -107,8 +108,8 @@ class Actor:
                 epsilon=float(epsilon),
                 num_quantiles=config.num_quantiles,
             )
-            self._slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
-        count = len(self._slots)
+            self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
+        count = len(self.slots)
         self._screen = np.zeros((count, 72, 20), np.uint8)
         self._context = np.zeros((count, spec.context_size), np.uint8)
         self._crop = np.zeros((count, 2, spec.crop_side, spec.crop_side), np.uint8)
@@ -119,7 +120,7 @@ class Actor:
 
     def run(self) -> Iterator[int]:
         """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
-        for row, slot in enumerate(self._slots):
+        for row, slot in enumerate(self.slots):
             self._begin(row, slot)
         while True:
             if self._clock % self.config.unroll_length == 0:
@@ -132,12 +133,12 @@ class Actor:
         """Ends every open episode as truncated by the job and sends what is open, so that no step is lost."""
         finished: list[Sequence] = []
         quantiles = self._clean_quantiles()
-        for row, slot in enumerate(self._slots):
+        for row, slot in enumerate(self.slots):
             if slot.playing:
                 summary = slot.env.stop()
                 finished += self._end(row, slot, False, summary, quantiles[row])
         self._send(finished)
-        for slot in self._slots:
+        for slot in self.slots:
             slot.env.close()
 
     def _edge(self) -> None:
@@ -147,7 +148,7 @@ class Actor:
             self.params_version, weights = newest
             load_params(self._network, weights)
         self._network.resample_noise(self._noise)
-        for slot, epsilon in zip(self._slots, self._epsilons, strict=True):
+        for slot, epsilon in zip(self.slots, self._epsilons, strict=True):
             slot.builder.cut()
             slot.builder.params_version = self.params_version
             if slot.recorder is not None:
@@ -158,10 +159,11 @@ class Actor:
         noisy, clean, self._state = self._act()
         values = expected_values(noisy, self.config.value_rescaling).numpy()
         actions = select_actions(values, self._mask, self._epsilons, self._rng)
+        self.last_actions = actions
         quantiles = clean.numpy()
         finished: list[Sequence] = []
         ended: list[tuple[int, _Slot, Step]] = []
-        for row, slot in enumerate(self._slots):
+        for row, slot in enumerate(self.slots):
             step = slot.env.advance(int(actions[row]))
             finished += slot.builder.add(
                 self._screen[row],
@@ -178,7 +180,7 @@ class Actor:
             self._observe(row, step.observation, int(actions[row]), step.reward)
             if step.terminated or step.truncated:
                 ended.append((row, slot, step))
-        self.env_steps += len(self._slots)
+        self.env_steps += len(self.slots)
         if ended:
             # A time limit bootstraps from the final observation, so its value is needed too.
             final = self._clean_quantiles()

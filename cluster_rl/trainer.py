@@ -264,7 +264,7 @@ class _IngestStats:
     def add(self, header: SequenceHeader, updates: int) -> None:
         self._lags.append(max(0, updates - header.params_version))
         self._epsilons.append(header.epsilon)
-        if header.summary is not None:
+        if header.summary is not None and header.summary["reason"] != "stopped":
             self._episodes.append(header.summary)
 
     def mean_return(self) -> float | None:

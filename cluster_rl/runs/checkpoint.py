@@ -31,6 +31,8 @@ KEPT = 2
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _TEMPORARY, _DELETING = ".writing-", ".deleting-"
 _TAG = "$"
+# numpy's bool, signed, unsigned and float; no text, no objects.
+_ARRAY_KINDS = "biuf"
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -124,30 +126,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> bytes:
-    """Replaces `online_params.pt` by the tensors of `state_dict` and returns the bytes, for the wire."""
-    data = params_to_bytes(state_dict)
-    write_atomic(path, data)
-    return data
-
-
-def params_to_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
-    """`torch.save` of a plain dict of CPU tensors."""
+def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Replaces `online_params.pt` by a plain dict of CPU tensors, for `torch.load(path, weights_only=True)`."""
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu() for name, tensor in state_dict.items()}, buffer)
-    return buffer.getvalue()
-
-
-def params_from_bytes(data: bytes, source: str) -> dict[str, torch.Tensor]:
-    """The tensors of `params_to_bytes`, never running code from the bytes. Raises `UserError` that names `source`."""
-    try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
-    except Exception as error:  # noqa: BLE001
-        raise UserError(f"{source}: not published parameters ({str(error).splitlines()[0][:120]})") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise UserError(f"{source}: holds something else than named tensors")
-    return loaded
+    write_atomic(path, buffer.getvalue())
 
 
 def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor | np.ndarray[Any, Any]], Any]:
@@ -197,10 +180,8 @@ def _flatten(value: Any, where: str, tensors: dict[str, torch.Tensor | np.ndarra
         return value
     if isinstance(value, torch.Tensor):
         return stored("tensor", value)
-    if isinstance(value, np.generic):
-        return stored("scalar", np.asarray(value))
-    if isinstance(value, np.ndarray):
-        return stored("array", value)
+    if isinstance(value, np.ndarray | np.generic) and np.dtype(value.dtype).kind in _ARRAY_KINDS:
+        return stored("array" if isinstance(value, np.ndarray) else "scalar", np.asarray(value))
     if type(value) is bytes:
         return stored("bytes", np.frombuffer(value, np.uint8))
     if type(value) is list:

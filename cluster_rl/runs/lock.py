@@ -38,7 +38,10 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunLock:
-    """A context manager; also `acquire()` and `release()`. `run.lock.holder` beside the lock says who has it."""
+    """A context manager; also `acquire()` and `release()`. `run.lock.holder` beside the lock says who has it.
+
+    Keep the object: the lock goes with its last reference.
+    """
 
     def __init__(self, run_dir: RunDir) -> None:
         self._run_name = run_dir.run_name

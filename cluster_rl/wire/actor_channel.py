@@ -62,7 +62,8 @@ class ActorChannel:
     """One actor process's connection to whichever learner the run has.
 
     `rendezvous` reads the learner's place (None while there is none). `load_keys` loads the actors' key pair, and is
-    called where the learner uses CURVE: only then are keys sure to have been made. The channel counts `bad_messages`, `resent` (sequences sent more than once) and `reconnects`.
+    called where the learner uses CURVE: only then are keys sure to have been made. Counted are `bad_messages`, `resent`
+    (sequences sent more than once) and `reconnects` (new learners).
     """
 
     def __init__(

@@ -113,7 +113,8 @@ def test_ram_table_agrees_with_the_readers() -> None:
 
 
 def test_symbols_name_the_ram_table() -> None:
-    symbols = dict(reversed(line.split()) for line in symbols_path().read_text().splitlines())
+    lines = [line.split() for line in symbols_path().read_text().splitlines()]
+    symbols = {name: address for address, name in lines}
     for address, _, name in build.read_ram_table():
         assert symbols[name] == f"00:{address:04x}"
 

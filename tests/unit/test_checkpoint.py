@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -24,7 +23,6 @@ from cluster_rl.runs import checkpoint
 from cluster_rl.runs.checkpoint import (
     flatten_state,
     load_checkpoint,
-    params_from_bytes,
     publish_params,
     save_checkpoint,
     unflatten_state,
@@ -115,9 +113,9 @@ def test_a_damaged_one_does_not_push_out_the_last_good_one(tmp_path: Path) -> No
 
 
 def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    for updates in (1, 2):
-        flip_byte(save(tmp_path, updates) / "state.json")
-    with pytest.raises(UserError, match="none of the 2 checkpoints is intact .*its SHA-256 differs.*; restore one"):
+    for path in [save(tmp_path, updates) for updates in (1, 2)]:
+        flip_byte(path / "state.json")
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints is intact .*its SHA-256 differs.*; restore one"):
         load_checkpoint(tmp_path)
 
 
@@ -255,35 +253,21 @@ def test_state_of_modules_optimisers_and_generators_continues_identically(tmp_pa
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), np.array([object()]), {"a": lambda: 0}, np.array(["text"])])
-def test_what_cannot_be_kept_is_refused(value: object, tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
+def test_what_cannot_be_kept_is_refused_by_its_place(value: object) -> None:
+    with pytest.raises(TypeError, match=r"state\.here.* cannot be kept"):
         flatten_state({"here": value})
 
 
 def test_published_params_are_plain_tensors(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 3)
     path = tmp_path / "online_params.pt"
-    data = publish_params(path, module.state_dict())
-    assert path.read_bytes() == data
+    for _ in range(2):
+        publish_params(path, module.state_dict())
     loaded = torch.load(path, weights_only=True)
+    assert type(loaded) is dict
+    assert loaded.keys() == module.state_dict().keys()
     assert all(torch.equal(loaded[name], value) for name, value in module.state_dict().items())
-    assert params_from_bytes(data, "wire").keys() == loaded.keys()
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("evil",)
-
-
-@pytest.mark.parametrize("what", ["pickle", "noise", "empty", "list"])
-def test_other_bytes_are_no_params_and_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "file"
-    torch.save([1, 2], file)
-    data = {"pickle": pickle.dumps(Evil()), "noise": b"noise" * 9, "empty": b"", "list": file.read_bytes()}[what]
-    with pytest.raises(UserError, match=r"^wire: "):
-        params_from_bytes(data, "wire")
-    assert not (tmp_path / "evil").exists()
+    assert names(tmp_path) == ["online_params.pt"]
 
 
 def through_disk_form(state: Any) -> Any:

@@ -46,7 +46,7 @@ def test_home(player: Player) -> None:
     assert state.warps == (Warp(3, 7, 0, TOWN),)
     assert state.signs == ()
     assert [(sprite.cell, sprite.facing) for sprite in state.sprites] == [((5, 3), "left")]
-    assert (state.dex_owned, state.dex_seen, state.last_blackout_map) == ({1}, {1}, HOME)
+    assert (list(state.dex_owned), list(state.dex_seen), state.last_blackout_map) == ([1], [1], HOME)
     assert state.enemy is None
     player.tap("right", 4, 30)
     assert player.state().facing == "right"

@@ -48,7 +48,7 @@ def test_everything_a_state_reads_is_live() -> None:
 
         read: set[int]
 
-        def __getitem__(self, key):  # type: ignore[no-untyped-def, override]
+        def __getitem__(self, key):  # type: ignore[no-untyped-def]
             self.read |= set(range(ram.IMAGE_BYTES)[key]) if isinstance(key, slice) else {key}
             return super().__getitem__(key)
 

@@ -19,7 +19,7 @@ HOLD = """
 import subprocess, sys
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
-RunLock(RunDir(sys.argv[1], "one")).acquire()
+lock = RunLock(RunDir(sys.argv[1], "one")).acquire()
 child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 sys.stdin.read()

@@ -1,0 +1,242 @@
+"""Real children: restarted, given up, told apart, stopped, and never left behind; and the flag that signals set."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster_rl import supervise
+from cluster_rl.errors import UserError
+from cluster_rl.signals import StopFlag
+from cluster_rl.supervise import ChildEvent, Supervisor, describe_exit, first_error
+
+SLEEP = ["sleep", "60"]
+
+
+@pytest.fixture(autouse=True)
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "BACKOFF_FIRST_SEC", 0.05)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(tmp_path, max_restarts=2)
+    yield supervisor
+    supervisor.stop_all(signal.SIGKILL, 5)
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-S", "-c", code]
+
+
+def until(reached: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def events_until(supervisor: Supervisor, kind: str) -> list[ChildEvent]:
+    events: list[ChildEvent] = []
+
+    def step() -> bool:
+        events.extend(supervisor.poll())
+        return any(event.kind == kind for event in events)
+
+    until(step)
+    return events
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_child_comes_back(supervisor: Supervisor) -> None:
+    pid = supervisor.start("actor-0", SLEEP)
+    assert supervisor.poll() == []
+    os.kill(pid, signal.SIGKILL)
+    events = events_until(supervisor, "restarted")
+    assert [event.kind for event in events] == ["died", "restarted"]
+    assert events[0].exit_code == -signal.SIGKILL
+    assert "actor-0 was killed by SIGKILL: nothing in its log; log " in events[0].line
+    assert "2 restarts left" in events[0].line
+    assert supervisor.pids["actor-0"] != pid
+    assert is_alive(supervisor.pids["actor-0"])
+
+
+def test_the_budget_ends_and_the_backoff_grows(supervisor: Supervisor, tmp_path: Path) -> None:
+    started = time.monotonic()
+    supervisor.start("actor-0", python("raise ValueError('no luck')"))
+    events = events_until(supervisor, "gave_up")
+    assert [event.kind for event in events] == ["died", "restarted", "died", "restarted", "gave_up"]
+    assert time.monotonic() - started >= 0.05 + 0.1
+    assert "starting it again in 0.05 s" in events[0].line
+    assert "starting it again in 0.1 s" in events[2].line
+    for event in (events[0], events[4]):
+        assert f"ValueError: no luck; log {tmp_path / 'actor-0.log'}" in event.line
+    assert supervisor.unfinished == []
+    assert (tmp_path / "actor-0.log").read_text().count("Traceback") == 3
+
+
+def test_zero_is_finished_and_two_is_bad_input_and_neither_comes_back(supervisor: Supervisor) -> None:
+    supervisor.start("good", ["true"])
+    finished = events_until(supervisor, "finished")
+    assert [(event.name, event.exit_code) for event in finished] == [("good", 0)]
+    supervisor.start("bad", python("import sys; print('error: the ROM is missing', file=sys.stderr); sys.exit(2)"))
+    events = events_until(supervisor, "bad_input")
+    assert "bad exited with code 2: error: the ROM is missing; log " in events[0].line
+    time.sleep(0.15)
+    assert supervisor.poll() == []
+    assert supervisor.unfinished == []
+
+
+def test_the_error_shown_is_that_of_the_last_life(supervisor: Supervisor, tmp_path: Path) -> None:
+    (tmp_path / "actor-0.log").write_text("error: of a former job\n")
+    supervisor.start("actor-0", python("raise KeyError('now')"))
+    assert "KeyError: 'now'" in events_until(supervisor, "died")[0].line
+
+
+def test_stop_all_is_soft_then_hard(supervisor: Supervisor, tmp_path: Path) -> None:
+    ready = "open({!r}, 'w').close()\nwhile True: time.sleep(0.01)"
+    soft, hard = tmp_path / "soft", tmp_path / "hard"
+    heed = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(0))\n"
+    supervisor.start("soft", python(heed + ready.format(str(soft))))
+    ignore = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    supervisor.start("hard", python(ignore + ready.format(str(hard))))
+    until(lambda: soft.exists() and hard.exists())
+    pids = list(supervisor.pids.values())
+    events = {event.name: event for event in supervisor.stop_all(signal.SIGTERM, 0.5)}
+    assert events["soft"].exit_code == 0
+    assert events["hard"].exit_code == -signal.SIGKILL
+    assert "did not end within" in events["hard"].line
+    assert not any(is_alive(pid) for pid in pids)
+    assert supervisor.poll() == []
+    assert supervisor.stop_all(signal.SIGTERM, 0.5) == []
+
+
+def test_a_child_that_waits_for_its_restart_is_not_started_by_stop(supervisor: Supervisor) -> None:
+    supervisor.start("actor-0", ["false"])
+    events_until(supervisor, "died")
+    supervisor.stop_all(signal.SIGTERM, 1)
+    time.sleep(0.15)
+    assert supervisor.poll() == []
+    assert supervisor.pids == {}
+
+
+def test_a_program_that_is_not_there_is_bad_input(supervisor: Supervisor) -> None:
+    with pytest.raises(UserError, match="cannot start no-such-program with log .*: No such file"):
+        supervisor.start("x", ["no-such-program"])
+
+
+LAUNCHER = """
+import sys, time
+from pathlib import Path
+from cluster_rl.supervise import Supervisor
+supervisor = Supervisor(Path(sys.argv[1]), 1)
+print(supervisor.start("child", ["sleep", "60"]), flush=True)
+time.sleep(60)
+"""
+
+
+def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", LAUNCHER, str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        child = int(launcher.stdout.readline())
+        assert is_alive(child)
+        launcher.kill()
+    until(lambda: not is_alive(child))
+
+
+ORPHAN = """
+import os, sys, time
+from cluster_rl.signals import die_with_parent
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent: time.sleep(0.005)  # the parent is dead before the call
+    if sys.argv[1] == "yes": die_with_parent(parent)
+    print("still here", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("call", "output"), [("yes", ""), ("no", "still here\n")])
+def test_a_parent_that_died_before_the_call_is_noticed(call: str, output: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ORPHAN, call], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == output
+
+
+FLAG = """
+from cluster_rl.signals import StopFlag
+flag = StopFlag().install()
+print("ready", flush=True)
+flag.wait(30)
+first = flag.reason, flag.signal_number
+flag.wait(0.3)
+StopFlag.wait(StopFlag(), 0.3)
+assert (flag.reason, flag.signal_number) == first
+print(flag.reason, bool(flag), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_sets_the_flag_and_its_repetition_kills_nothing(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", FLAG], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        started = time.monotonic()
+        for _ in range(3):
+            process.send_signal(number)
+            time.sleep(0.02)
+        output = process.stdout.read()
+    assert (process.returncode, output) == (0, f"signal {number.name} True\n")
+    assert time.monotonic() - started < 10, "the flag did not end the wait"
+
+
+def test_the_first_reason_stays() -> None:
+    flag = StopFlag()
+    assert not flag
+    assert (flag.reason, flag.wait(0.01)) == ("", False)
+    flag.set("target reached")
+    flag.set("time is up")
+    assert (flag.reason, flag.is_set(), flag.wait(60), flag.signal_number) == ("target reached", True, True, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("start\nlast words\n\n", "last words"),
+        ("a\nerror: bad key\nb\n", "error: bad key"),
+        ('Traceback (most recent call last):\n  File "x", line 1\nOSError: gone\nlater\n', "OSError: gone"),
+        ("Fatal Python error: Segmentation fault\n\nThread 1:\n", "Fatal Python error: Segmentation fault"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_first_error(tmp_path: Path, text: str, expected: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(text)
+    assert first_error(log) == expected
+
+
+def test_first_error_of_a_huge_log_looks_at_both_ends(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("noise\n" * 200_000 + "Traceback (most recent call last):\n  x\nRuntimeError: at the end\n")
+    assert first_error(log) == "RuntimeError: at the end"
+    assert "cannot be read" in first_error(tmp_path / "missing")
+
+
+def test_exits_are_described() -> None:
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(-9) == "was killed by SIGKILL"
+    assert describe_exit(-99) == "was killed by signal 99"

@@ -1,0 +1,107 @@
+"""Metrics: what is written is read back, by us and by TensorBoard, also after a crash in mid-line."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.telemetry import MetricsWriter, RateMeter, read_metrics
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path, "one").create()
+
+
+def test_rows_are_json_lines(run_dir: RunDir) -> None:
+    writer = MetricsWriter(run_dir)
+    writer.write(100, 5, {"loss": 0.25, "return": float("nan")})
+    writer.write(200, 9, {"loss": 0.125})
+    first, second = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    assert (first["env_steps"], first["updates"], first["loss"], first["return"]) == (100, 5, 0.25, None)
+    assert second["time"] >= first["time"] > 1.6e9
+    assert read_metrics(run_dir.metrics) == [first, second]
+    writer.close()
+
+
+def test_tensorboard_reads_the_same_figures(run_dir: RunDir) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    writer = MetricsWriter(run_dir)
+    writer.write(100, 5, {"loss": 0.25})
+    writer.write(200, 9, {"loss": math.nan})
+    (file,) = run_dir.tensorboard.iterdir()
+    events = list(EventFileLoader(str(file)).Load())  # before close(): a live run is read too
+    writer.close()
+    assert events[0].file_version == "brain.Event:2"
+    # The loader turns plain values into tensors of one float.
+    found = [(e.step, v.tag, v.tensor.float_val[0]) for e in events[1:] for v in e.summary.value]
+    assert found[:3] == [(100, "updates", 5.0), (100, "loss", 0.25), (200, "updates", 9.0)]
+    assert found[3][:2] == (200, "loss")
+    assert math.isnan(found[3][2])
+
+
+@pytest.mark.parametrize("torn", [b'{"time": 1, "env_', b'{"time":1}', b"\x00" * 200_000])
+def test_a_torn_last_line_is_cut_off_at_the_next_start(run_dir: RunDir, torn: bytes) -> None:
+    writer = MetricsWriter(run_dir)
+    writer.write(100, 5, {})
+    writer.close()
+    whole = run_dir.metrics.read_bytes()
+    run_dir.metrics.write_bytes(whole + torn)
+    assert len(read_metrics(run_dir.metrics)) == 1
+    writer = MetricsWriter(run_dir)
+    assert run_dir.metrics.read_bytes() == whole
+    writer.write(200, 6, {})
+    writer.close()
+    assert [row["env_steps"] for row in read_metrics(run_dir.metrics)] == [100, 200]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(run_dir: RunDir) -> None:
+    run_dir.metrics.write_bytes(b"x" * 100_000)
+    MetricsWriter(run_dir).close()
+    assert run_dir.metrics.read_bytes() == b""
+    assert read_metrics(run_dir.path / "missing") == []
+
+
+def test_a_damaged_line_in_the_middle_is_named(run_dir: RunDir) -> None:
+    run_dir.metrics.write_bytes(b'{"time": 1}\nnoise\n{"time": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(run_dir.metrics)
+
+
+def test_neither_torch_nor_tensorflow_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from cluster_rl.runs.layout import RunDir\n"
+        "from cluster_rl.telemetry import MetricsWriter\n"
+        "assert 'tensorboard' not in sys.modules\n"
+        "MetricsWriter(RunDir(sys.argv[1], 'one').create()).write(1, 1, {'a': 1.0})\n"
+        "assert 'tensorboard' in sys.modules\n"
+        "assert not {'torch', 'tensorflow'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_rate_over_a_window() -> None:
+    meter = RateMeter(window_sec=10)
+    assert meter.update(0, now_sec=100.0) == 0.0
+    assert meter.update(50, now_sec=105.0) == 10.0
+    assert meter.update(100, now_sec=110.0) == 10.0
+    # The first point is now older than the window and the second is at its edge: 300 more in 10 s.
+    assert meter.update(350, now_sec=115.0) == 30.0
+    # A pause shows as a falling rate, not as the last one.
+    assert meter.update(350, now_sec=135.0) == 0.0
+    assert len(meter._points) <= 3
+
+
+def test_rate_of_two_looks_at_one_instant_is_zero() -> None:
+    meter = RateMeter()
+    meter.update(1, now_sec=1.0)
+    assert meter.update(5, now_sec=1.0) == 0.0
