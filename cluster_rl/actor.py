@@ -110,7 +110,8 @@ class Actor:
             )
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
         count = len(self.slots)
-        self._screen = np.zeros((count, 72, 20), np.uint8)
+        self._shades = np.zeros((count, 72, 80), np.uint8)
+        self._screen = np.zeros((count, 72, 20), np.uint8)  # the shades, packed for all emulators at once by `_act`
         self._context = np.zeros((count, spec.context_size), np.uint8)
         self._crop = np.zeros((count, 2, spec.crop_side, spec.crop_side), np.uint8)
         self._mask = np.zeros((count, spec.num_actions), np.bool_)
@@ -218,7 +219,7 @@ class Actor:
         )
 
     def _observe(self, row: int, observation: Observation, action: int, reward: float) -> None:
-        self._screen[row] = pack_screen(observation.screen)
+        self._shades[row] = observation.screen
         self._context[row] = observation.context
         self._crop[row] = observation.crop
         self._mask[row] = observation.mask
@@ -226,6 +227,7 @@ class Actor:
         self._prev_reward[row] = reward
 
     def _act(self) -> tuple[torch.Tensor, torch.Tensor, State]:
+        self._screen = pack_screen(self._shades)
         return self._network.act(
             torch.from_numpy(self._screen),
             torch.from_numpy(self._context),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -29,7 +30,7 @@ KEY_ITEM_SLOTS: Final = 24
 HM_ITEMS: Final = (196, 197, 198, 199, 200)
 
 _MAX_LEVEL: Final = 100
-_MAX_MONEY_DIGITS: Final = 6
+_MONEY_BYTES: Final = 3
 _MON_LEVEL_OFFSET: Final = 33
 _MENU_KINDS: Final = ("start", "battle", "moves", "list", "other")
 
@@ -72,9 +73,9 @@ AUX_SLOTS: Final = tuple(
 """Slots worth predicting for a later position: where the agent will be, and what grows slowly."""
 
 _BITS: Final = tuple(bytes(255 if value >> bit & 1 else 0 for bit in range(8)) for value in range(256))
-_CATEGORY_BYTES: Final = {
-    name: bytes(255 if name == other else 0 for other in MAP_CATEGORIES) for name in MAP_CATEGORIES
-}
+_FACING_BYTES: Final = {name: bytes(255 if name == other else 0 for other in FACINGS) for name in FACINGS}
+_NO_MENU: Final = bytes(len(_MENU_KINDS) + 4)
+_CACHED: Final = 512
 _LEVEL_ADDRESSES: Final = tuple(
     ram.image_index(ram.wPartyMons + member * ram.PARTY_MON_BYTES + _MON_LEVEL_OFFSET)
     for member in range(ram.PARTY_SLOTS)
@@ -83,15 +84,19 @@ _LEVEL_ADDRESSES: Final = tuple(
 
 def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[np.uint8]:
     """uint8 [CONTEXT_SIZE], in the order of `SLOTS`. `latch` must have been updated with `state`."""
+    image = state.image
+    count = state.party_count
     packed = b"".join(
         (
             _where(state, world),
             _control(state),
             _menu(state),
             _BITS[state.badges],
-            _party(state),
-            _belongings(state, world),
-            _progress(latch, world),
+            # What changes seldom is worked out once: these keep what they gave for the same bytes before.
+            _party(bytes([image[at] for at in _LEVEL_ADDRESSES[:count]])),
+            _species(state.slice(ram.wPokedexSeen, ram.DEX_BYTES), state.slice(ram.wPokedexOwned, ram.DEX_BYTES)),
+            _bag(state.bag, state.slice(ram.wPlayerMoney, _MONEY_BYTES), world),
+            _progress(latch.event_count, tuple(latch.reached), world),
         )
     )
     return np.frombuffer(packed, np.uint8)
@@ -100,21 +105,25 @@ def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[
 def _where(state: GameState, world: World) -> bytes:
     x, y = state.x, state.y
     width, height = state.map_size
-    category = _CATEGORY_BYTES.get(world.map_category(state.map_id), _CATEGORY_BYTES["unused"])
     return b"".join(
         (
             bytes((x, y, _share(x, width - 1), _share(y, height - 1))),
-            _BITS[state.map_id],
-            category,
+            _map(state.map_id, world),
             _BITS[state.tileset][:5],
-            bytes(255 if state.facing == name else 0 for name in FACINGS),
+            _FACING_BYTES[state.facing],
         )
     )
 
 
+@lru_cache(maxsize=_CACHED)
+def _map(map_id: int, world: World) -> bytes:
+    category = world.map_category(map_id)
+    return _BITS[map_id] + bytes(255 if category == name else 0 for name in MAP_CATEGORIES)
+
+
 def _control(state: GameState) -> bytes:
     battle = state.in_battle
-    enemy = state.enemy
+    enemy = state.enemy if battle else None
     return bytes(
         (
             255 if state.walk_counter else 0,
@@ -132,7 +141,7 @@ def _control(state: GameState) -> bytes:
 def _menu(state: GameState) -> bytes:
     menu = state.menu
     if menu is None:
-        return bytes(len(_MENU_KINDS) + 4)
+        return _NO_MENU
     kinds = (menu.is_start_menu, menu.is_battle_menu, menu.is_move_menu, menu.is_list)
     return bytes(
         (
@@ -146,30 +155,32 @@ def _menu(state: GameState) -> bytes:
     )
 
 
-def _party(state: GameState) -> bytes:
-    count = state.party_count
-    image = state.image
-    levels = [image[at] for at in _LEVEL_ADDRESSES[:count]]
+@lru_cache(maxsize=_CACHED)
+def _party(levels: bytes) -> bytes:
     return bytes(
         (
-            _share(count, ram.PARTY_SLOTS),
+            _share(len(levels), ram.PARTY_SLOTS),
             _share(sum(levels), ram.PARTY_SLOTS * _MAX_LEVEL),
             *(_share(level, _MAX_LEVEL) for level in levels),
-            *bytes(ram.PARTY_SLOTS - count),
+            *bytes(ram.PARTY_SLOTS - len(levels)),
         )
     )
 
 
-def _belongings(state: GameState, world: World) -> bytes:
-    items = {item for item, _ in state.bag}
-    species = 8 * ram.DEX_BYTES
+@lru_cache(maxsize=_CACHED)
+def _species(seen: bytes, owned: bytes) -> bytes:
+    return bytes(_share(int.from_bytes(raw, "little").bit_count(), 8 * ram.DEX_BYTES) for raw in (seen, owned))
+
+
+@lru_cache(maxsize=_CACHED)
+def _bag(bag: tuple[tuple[int, int], ...], money_digits: bytes, world: World) -> bytes:
+    items = {item for item, _ in bag}
+    money = int("".join(str(min(nibble, 9)) for byte in money_digits for nibble in (byte >> 4, byte & 15)))
     key_items = [255 if item in items else 0 for item in sorted(world.key_items)[:KEY_ITEM_SLOTS]]
     return bytes(
         (
-            _share(_bit_count(state.slice(ram.wPokedexSeen, ram.DEX_BYTES)), species),
-            _share(_bit_count(state.slice(ram.wPokedexOwned, ram.DEX_BYTES)), species),
             _share(len(items), ram.BAG_SLOTS),
-            round(math.log10(1 + state.money) * 255 / _MAX_MONEY_DIGITS),
+            round(math.log10(1 + money) * 255 / (2 * _MONEY_BYTES)),
             *key_items,
             *bytes(KEY_ITEM_SLOTS - len(key_items)),
             *(255 if item in items else 0 for item in HM_ITEMS),
@@ -177,12 +188,12 @@ def _belongings(state: GameState, world: World) -> bytes:
     )
 
 
-def _progress(latch: ProgressLatch, world: World) -> bytes:
-    reached = set(latch.reached)
+@lru_cache(maxsize=_CACHED)
+def _progress(event_count: int, reached: tuple[str, ...], world: World) -> bytes:
     milestones = [255 if milestone.name in reached else 0 for milestone in world.milestones[:MILESTONE_SLOTS]]
     return bytes(
         (
-            min(latch.event_count, 255),
+            min(event_count, 255),
             min(len(reached), 255),
             *milestones,
             *bytes(MILESTONE_SLOTS - len(milestones)),
@@ -193,7 +204,3 @@ def _progress(latch: ProgressLatch, world: World) -> bytes:
 def _share(value: int, most: int) -> int:
     """`value` of `most` as 0..255; beyond it, and of nothing, at the edge."""
     return min(255, max(0, value) * 255 // most) if most > 0 else 0
-
-
-def _bit_count(raw: bytes) -> int:
-    return int.from_bytes(raw, "little").bit_count()

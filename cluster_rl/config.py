@@ -295,13 +295,18 @@ def _check_names(raw: Mapping[str, Any], section: type, source: str, prefix: str
     hints = get_type_hints(section)
     for name, value in raw.items():
         if name not in hints:
-            known = list(config_keys()) + [key.rsplit(".", 1)[-1] for key in config_keys() if "." in key]
-            near = difflib.get_close_matches(str(name), list(hints) + known, n=1, cutoff=0.5)
-            hint = f"; did you mean {prefix if near[0] in hints else ''}{near[0]}?" if near else ""
+            hint = _nearest(str(name), prefix, hints)
             raise UserError(f"{source}: unknown key {prefix}{name}{hint}")
         hint_type = hints[name]
         if isinstance(hint_type, type) and issubclass(hint_type, _Section) and isinstance(value, Mapping):
             _check_names(value, hint_type, source, f"{prefix}{name}.")
+
+
+def _nearest(name: str, prefix: str, section: Mapping[str, Any]) -> str:
+    """`; did you mean ...?` with the dotted key nearest to `prefix + name`, those of the same section first."""
+    known = {key.rsplit(".", 1)[-1]: key for key in config_keys()} | {key: prefix + key for key in section}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _readable(message: str) -> str:

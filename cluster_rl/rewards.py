@@ -16,6 +16,8 @@ from cluster_rl.config import RewardWeights
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
 
+_MEMBERS = tuple(ram.image_index(ram.wPartyMons + ram.PARTY_MON_BYTES * slot) for slot in range(ram.PARTY_SLOTS))
+
 TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
 
 
@@ -104,12 +106,20 @@ def blackout(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
 
 def party_fainted(state: GameState) -> bool:
     """Whether there is a party and no member has hit points left."""
-    return state.in_game and state.party_count > 0 and all(mon.hp == 0 < mon.max_hp for mon in state.party)
+    if not state.in_game or not state.party_count:
+        return False
+    image = state.image  # read directly: decoding the whole party at every step costs as much as all other terms
+    for at in _MEMBERS[: state.party_count]:
+        hit_points = image[at + 1] | image[at + 2]
+        if hit_points or not (image[at + 34] | image[at + 35]):
+            return False
+    return True
 
 
 def levels_total(state: GameState) -> int:
     """Sum of the party's levels, 0 before the game."""
-    return state.party_levels_total if state.in_game else 0
+    image = state.image
+    return sum([image[at + 33] for at in _MEMBERS[: state.party_count]]) if state.in_game else 0
 
 
 def _settled(state: GameState) -> bool:

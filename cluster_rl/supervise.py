@@ -52,7 +52,7 @@ class _Child:
     log_start_bytes: int
     started_at: float
     restarts_left: int
-    backoff_sec: float = BACKOFF_FIRST_SEC
+    backoff_sec: float
     restart_at: float | None = None
     over: bool = False
 
@@ -75,7 +75,15 @@ class Supervisor:
         log_path = self._log_dir / f"{name}.log"
         process, log_start = _spawn(list(argv), full, log_path)
         self._children[name] = _Child(
-            name, list(argv), full, log_path, process, log_start, time.monotonic(), self._max_restarts
+            name=name,
+            argv=list(argv),
+            environment=full,
+            log_path=log_path,
+            process=process,
+            log_start_bytes=log_start,
+            started_at=time.monotonic(),
+            restarts_left=self._max_restarts,
+            backoff_sec=BACKOFF_FIRST_SEC,
         )
         return process.pid
 

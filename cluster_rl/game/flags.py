@@ -96,6 +96,7 @@ class ProgressLatch:
 
     def __init__(self, world: World) -> None:
         self.milestones = world.milestones
+        self._other_than_events = tuple(m for m in self.milestones if m.condition.kind != "event")
         self.reset()
 
     def reset(self) -> None:
@@ -121,13 +122,11 @@ class ProgressLatch:
         fresh = state.event_bits & ~self._events
         self.new_events = fresh.bit_count()
         self._events |= fresh
-        new = [m.name for m in self.milestones if self._is_new(m, bool(fresh)) and m.condition.holds(state)]
+        # Most milestones are event flags, and on most steps none of those changes.
+        candidates = self.milestones if fresh else self._other_than_events
+        new = [m.name for m in candidates if m.name not in self._reached and m.condition.holds(state)]
         self._reached.update(new)
         return new
-
-    def _is_new(self, milestone: Milestone, events_changed: bool) -> bool:
-        """Whether it is worth testing: most are event flags, and on most steps none of those changes."""
-        return milestone.name not in self._reached and (events_changed or milestone.condition.kind != "event")
 
     @property
     def reached(self) -> list[str]:

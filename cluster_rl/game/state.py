@@ -177,11 +177,11 @@ class GameState:
         self.image = image
 
     def u8(self, address: int) -> int:
-        """The byte at a CPU address."""
+        """The byte at a CPU address in WRAM or HRAM; raises ValueError elsewhere."""
         return self.image[ram.image_index(address)]
 
     def slice(self, address: int, length: int) -> bytes:
-        """`length` bytes from a CPU address."""
+        """`length` bytes from a CPU address, none of them beyond the end of WRAM or HRAM."""
         start = ram.image_index(address)
         return self.image[start : start + length]
 

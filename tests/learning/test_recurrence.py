@@ -1,8 +1,8 @@
 """The learner, whole, learns a task that needs memory, and fails it when its recurrent state is taken away.
 
-A memory chain: the first observation shows a cue, six blank ones follow, then a query asks for the action that the cue
-named: reward 1 if right, -1 if wrong, and the episode ends. Data come from random play, in windows that span the chain.
-Judged by the gap of Q between right and wrong action at the query, because the accuracy of a net that knows nothing
+A memory chain: the first observation shows a cue, four blank ones follow, then a query asks for the action that the cue
+named: reward 1 if right, -1 if wrong, and the episode ends. Only the query leaves a choice of actions. Data come from random play, in windows that span the
+chain. Judged by the gap of Q between right and wrong action at the query, because the accuracy of a net that knows nothing
 can be anything.
 """
 
@@ -17,22 +17,23 @@ from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.model import ObservationSpec, QNetwork, State
 
-CHAIN = 8  # rows: the cue, six blank ones, the query
+CHAIN = 6  # rows: the cue, four blank ones, the query
 BATCH = 16
-UPDATES = 300
+UPDATES = 250
 SPEC = ObservationSpec(context_size=4, crop_size=3, num_actions=2)
 CONFIG = Config(
     burn_in=0,
     unroll_length=CHAIN,
-    n_step=1,
+    n_step=2,
     gamma=0.99,
-    lstm_hidden_size=16,
+    lstm_hidden_size=32,
     num_quantiles=8,
     batch_size=BATCH,
-    learning_rate=5e-3,
+    learning_rate=3e-3,
+    adam_epsilon=1e-6,
     target_update_interval=20,
     aux_loss_weight=0.0,
-    model=ModelConfig(kind="slim", conv_channels=[2], context_width=8, trunk_width=16, forget_gate_bias=2.5),
+    model=ModelConfig(kind="slim", conv_channels=[2], context_width=64, trunk_width=64, noisy_sigma=0.0),
 )
 
 

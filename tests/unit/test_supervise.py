@@ -135,7 +135,7 @@ def test_a_child_that_waits_for_its_restart_is_not_started_by_stop(supervisor: S
 
 
 def test_a_program_that_is_not_there_is_bad_input(supervisor: Supervisor) -> None:
-    with pytest.raises(UserError, match="cannot start no-such-program with log .*: No such file"):
+    with pytest.raises(UserError, match=r"cannot start no-such-program with log .*: No such file"):
         supervisor.start("x", ["no-such-program"])
 
 

@@ -1,0 +1,152 @@
+"""The config schema: documented defaults, refusals, overrides, and that every key is read somewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import cluster_rl
+from cluster_rl.config import (
+    PRESET_DIR,
+    Config,
+    config_keys,
+    config_to_json,
+    load_config,
+    sequence_schema_hash,
+    split_overrides,
+)
+from cluster_rl.errors import UserError
+
+PACKAGE = Path(cluster_rl.__file__).parent
+ROOT = PACKAGE.parent
+
+DOCUMENTED_DEFAULTS = {
+    "target_total_steps": 25_000_000,
+    "replay_capacity_transitions": 5_000_000,
+    "max_runtime_seconds": 13_500,
+    "total_episodes": 0,
+    "num_actors": 6,
+    "unroll_length": 80,
+    "burn_in": 40,
+    "batch_size": 64,
+    "n_step": 5,
+    "gamma": 0.997,
+    "prioritized_alpha": 0.9,
+    "occupancy_crop_radius": 4,
+    "affordance_fail_threshold": 2,
+    "frame_skip": 24,
+    "use_spatial_attention": True,
+    "lstm_hidden_size": 512,
+    "num_quantiles": 32,
+    "log_episodes_for_replay": True,
+    "base_seed": 1,
+}
+
+
+def _attributes_read(path: Path) -> set[str]:
+    return {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
+def test_documented_defaults() -> None:
+    config = Config()
+    assert {name: getattr(config, name) for name in DOCUMENTED_DEFAULTS} == DOCUMENTED_DEFAULTS
+
+
+def test_shipped_config_and_docs_are_the_schema() -> None:
+    assert load_config(ROOT / "cluster_config.json") == Config()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/config_docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_key_has_a_reader_a_help_line_and_a_unit() -> None:
+    read: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "config.py":
+            read |= _attributes_read(path)
+    # Reward weights are read by iterating over the terms.
+    terms = {f"rewards.{name}" for name in msgspec.structs.asdict(Config().rewards)}
+    for key, meta in config_keys().items():
+        assert key in terms or key.rsplit(".", 1)[-1] in read, f"nobody reads {key}"
+        assert meta.description, f"{key} has no help line"
+        assert "unit" in (meta.extra or {}), f"{key} has no unit"
+
+
+def test_every_reward_weight_is_a_term() -> None:
+    from cluster_rl.rewards import RewardCalculator
+
+    assert set(RewardCalculator(Config().rewards).terms) == set(msgspec.structs.asdict(Config().rewards))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESET_DIR.glob("*.yaml")))
+def test_presets_load(name: str) -> None:
+    assert isinstance(load_config(name), Config)
+
+
+def test_json_and_yaml_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"batch_size": 3, "rewards": {"badge": 7}}))
+    (tmp_path / "a.yaml").write_text("batch_size: 3\nrewards:\n  badge: 7\n")
+    from_json, from_yaml = load_config(tmp_path / "a.json"), load_config(tmp_path / "a.yaml")
+    assert from_json == from_yaml
+    assert (from_json.batch_size, from_json.rewards.badge, from_json.rewards.step) == (3, 7, Config().rewards.step)
+    changed = load_config(tmp_path / "a.json", ["rewards.badge=1", "model.kind=slim", "batch_size=5"])
+    assert (changed.rewards.badge, changed.model.kind, changed.batch_size) == (1, "slim", 5)
+
+
+def test_resolved_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = load_config("quickstart", ["gamma=0.9"])
+    (tmp_path / "config.json").write_bytes(config_to_json(config))
+    assert load_config(tmp_path / "config.json") == config
+
+
+def test_command_line_forms() -> None:
+    assert split_overrides(["--a.b", "1", "--c=2", "d=3", "--e-f", "x"]) == ["a.b=1", "c=2", "d=3", "e_f=x"]
+    for bad in (["--a"], ["--a", "--b"], ["word"]):
+        with pytest.raises(UserError):
+            split_overrides(bad)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("batchsize=3", ["batchsize", "batch_size"]),
+        ("rewards.bagde=3", ["rewards.bagde", "rewards.badge"]),
+        ("badge=3", ["badge", "rewards.badge"]),
+        ("batch_size=x", ["batch_size", "int", "str"]),
+        ("batch_size=0", ["batch_size", ">= 1"]),
+        ("gamma=1.01", ["gamma", "<= 1"]),
+        ("model.conv_channels=[]", ["model.conv_channels"]),
+        ("model.kind=large", ["model.kind", "large"]),
+        ("rewards=3", ["rewards"]),
+        ("min_replay_transitions=9000000", ["min_replay_transitions", "replay_capacity_transitions"]),
+        ("lstm_hidden_size=100", ["lstm_hidden_size", "8"]),
+    ],
+)
+def test_bad_values_are_named(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(None, [override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.yaml", "a: [1"), ("a.yaml", "- 1"), ("a.json", "[]")])
+def test_bad_files_are_named(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UserError, match=name):
+        load_config(path)
+
+
+def test_schema_hash_covers_shapes_and_nothing_else() -> None:
+    base = sequence_schema_hash(Config())
+    assert sequence_schema_hash(load_config(None, ["gamma=0.5", "num_actors=1", "target_total_steps=5"])) == base
+    for shape in ("burn_in=1", "lstm_hidden_size=8", "model.trunk_width=64", "frame_skip=30"):
+        assert sequence_schema_hash(load_config(None, [shape])) != base
