@@ -10,10 +10,10 @@ true. Numbers are clamped to what the game can hold, so that a broken image give
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Final, NamedTuple
 
 from cluster_rl.game import ram
+from cluster_rl.game.lazy import lazy
 from cluster_rl.game.text import TILE_ARROW, TILE_CURSOR, decode
 
 FACINGS: Final = {0: "down", 4: "up", 8: "left", 12: "right"}
@@ -187,90 +187,90 @@ class GameState:
 
     # Where the player is.
 
-    @cached_property
+    @lazy
     def map_id(self) -> int:
         return self.u8(ram.wCurMap)
 
-    @cached_property
+    @lazy
     def x(self) -> int:
         """Column in the map, in 16-pixel cells. Changes at the end of a step."""
         return self.u8(ram.wXCoord)
 
-    @cached_property
+    @lazy
     def y(self) -> int:
         """Row in the map, in 16-pixel cells. Changes at the end of a step."""
         return self.u8(ram.wYCoord)
 
-    @cached_property
+    @lazy
     def facing(self) -> str:
         """`down`, `up`, `left` or `right`."""
         return FACINGS.get(self.u8(ram.wSpriteStateData1 + 9), "down")
 
-    @cached_property
+    @lazy
     def walk_counter(self) -> int:
         """8 down to 0 while a step is under way; non-zero means that position and picture are between cells."""
         return self.u8(ram.wWalkCounter)
 
-    @cached_property
+    @lazy
     def tileset(self) -> int:
         return self.u8(ram.wCurMapTileset)
 
-    @cached_property
+    @lazy
     def map_size(self) -> tuple[int, int]:
         """(width, height) of the map in cells; (0, 0) before a game has started."""
         return 2 * self.u8(ram.wCurMapWidth), 2 * self.u8(ram.wCurMapHeight)
 
-    @cached_property
+    @lazy
     def in_game(self) -> bool:
         """Whether a map is loaded; false in an image from before the game began, where all else means nothing."""
         return 0 not in self.map_size
 
-    @cached_property
+    @lazy
     def last_blackout_map(self) -> int:
         """Where the player wakes up after losing."""
         return self.u8(ram.wLastBlackoutMap)
 
     # Who has the controls.
 
-    @cached_property
+    @lazy
     def joy_ignore(self) -> int:
         """Joypad mask of the buttons that the game ignores now; 0 in free play."""
         return self.u8(ram.wJoyIgnore)
 
-    @cached_property
+    @lazy
     def simulated_joypad_index(self) -> int:
         """Non-zero while the game feeds itself buttons."""
         return self.u8(ram.wSimulatedJoypadStatesIndex)
 
-    @cached_property
+    @lazy
     def ignore_input_frames(self) -> int:
         """Frames until input is taken again."""
         return self.u8(ram.wIgnoreInputCounter)
 
     # Battle.
 
-    @cached_property
+    @lazy
     def in_battle(self) -> int:
         """0 none, 1 wild, 2 trainer, -1 just lost."""
         value = self.u8(ram.wIsInBattle)
         return value - 0x100 if value & 0x80 else value
 
-    @cached_property
+    @lazy
     def battle_type(self) -> int:
         """0 normal, 1 the old man's demonstration, 2 Safari Zone."""
         return self.u8(ram.wBattleType)
 
-    @cached_property
+    @lazy
     def battle_result(self) -> int:
         """Of the last battle: 0 won (and while a battle has not ended), 1 lost, 2 drawn or fled."""
         return self.u8(ram.wBattleResult)
 
-    @cached_property
+    @lazy
     def cur_opponent(self) -> int:
         """Species of the wild opponent, or the trainer's class + 200; 0 outside battle."""
         return self.u8(ram.wCurOpponent)
 
-    @cached_property
+    @lazy
     def enemy(self) -> Enemy | None:
         """The enemy's fighting member, None outside battle (its bytes stay behind) and before it is sent out."""
         record = self.slice(ram.wEnemyMon, 17)
@@ -280,32 +280,32 @@ class GameState:
 
     # Party, bag and what was collected.
 
-    @cached_property
+    @lazy
     def party_count(self) -> int:
         """0-6."""
         return min(self.u8(ram.wPartyCount), ram.PARTY_SLOTS)
 
-    @cached_property
+    @lazy
     def party(self) -> tuple[PartyMon, ...]:
         return tuple(
             _party_mon(self.slice(ram.wPartyMons + i * ram.PARTY_MON_BYTES, ram.PARTY_MON_BYTES))
             for i in range(self.party_count)
         )
 
-    @cached_property
+    @lazy
     def party_levels_total(self) -> int:
         return sum(mon.level for mon in self.party)
 
-    @cached_property
+    @lazy
     def badges(self) -> int:
         """Bit mask, bit 0 the first badge."""
         return self.u8(ram.wObtainedBadges)
 
-    @cached_property
+    @lazy
     def badge_count(self) -> int:
         return self.badges.bit_count()
 
-    @cached_property
+    @lazy
     def bag(self) -> tuple[tuple[int, int], ...]:
         """(item id, count) pairs. Ends at the count or at the end mark, whichever is first: leftovers follow."""
         pairs = self.slice(ram.wBagItems, 2 * min(self.u8(ram.wNumBagItems), ram.BAG_SLOTS))
@@ -316,30 +316,30 @@ class GameState:
             items.append((item, count))
         return tuple(items)
 
-    @cached_property
+    @lazy
     def money(self) -> int:
         """Binary-coded decimal in RAM, most significant byte first; a nibble above 9 reads as 9."""
         digits = [min(nibble, 9) for byte in self.slice(ram.wPlayerMoney, 3) for nibble in (byte >> 4, byte & 15)]
         return int("".join(map(str, digits)))
 
-    @cached_property
+    @lazy
     def dex_owned(self) -> frozenset[int]:
         """Dex numbers, from 1, of the species ever caught."""
         return frozenset(bit + 1 for bit in _bits(self.slice(ram.wPokedexOwned, ram.DEX_BYTES)))
 
-    @cached_property
+    @lazy
     def dex_seen(self) -> frozenset[int]:
         """Dex numbers, from 1, of the species ever met."""
         return frozenset(bit + 1 for bit in _bits(self.slice(ram.wPokedexSeen, ram.DEX_BYTES)))
 
     # Progress.
 
-    @cached_property
+    @lazy
     def event_flags(self) -> bytes:
         """The 320 bytes of event flags; event i is bit i % 8, the least significant first, of byte i // 8."""
         return self.slice(ram.wEventFlags, ram.EVENT_BYTES)
 
-    @cached_property
+    @lazy
     def event_bits(self) -> int:
         """All event flags as one integer: event i is bit i."""
         return int.from_bytes(self.event_flags, "little")
@@ -362,19 +362,19 @@ class GameState:
 
     # What is on the map.
 
-    @cached_property
+    @lazy
     def warps(self) -> tuple[Warp, ...]:
         count = min(self.u8(ram.wNumberOfWarps), ram.WARP_SLOTS)
         raw = self.slice(ram.wWarpEntries, count * ram.WARP_BYTES)
         return tuple(Warp(raw[i + 1], raw[i], raw[i + 2], raw[i + 3]) for i in range(0, len(raw), ram.WARP_BYTES))
 
-    @cached_property
+    @lazy
     def signs(self) -> tuple[tuple[int, int], ...]:
         """(x, y) cells."""
         raw = self.slice(ram.wSignCoords, 2 * min(self.u8(ram.wNumSigns), ram.SIGN_SLOTS))
         return tuple(zip(raw[1::2], raw[::2], strict=True))
 
-    @cached_property
+    @lazy
     def sprites(self) -> tuple[Sprite, ...]:
         """People and objects besides the player."""
         count = min(self.u8(ram.wNumSprites), ram.SPRITE_SLOTS - 1)
@@ -395,27 +395,27 @@ class GameState:
 
     # What is on the screen.
 
-    @cached_property
+    @lazy
     def tile_map(self) -> bytes:
         """360 tile numbers, 18 rows of 20, as shown."""
         return self.slice(ram.wTileMap, ram.TILE_MAP_BYTES)
 
-    @cached_property
+    @lazy
     def tile_in_front(self) -> int:
         """Tile number in front of the player when the game last looked."""
         return self.u8(ram.wTileInFrontOfPlayer)
 
-    @cached_property
+    @lazy
     def font_loaded(self) -> bool:
         """Whether a text box or menu is up in the overworld."""
         return bool(self.u8(ram.wFontLoaded) & 1)
 
-    @cached_property
+    @lazy
     def interface_up(self) -> bool:
         """Whether the screen belongs to text, menus or a battle and not to the map."""
         return self.font_loaded or self.in_battle != BATTLE_NONE
 
-    @cached_property
+    @lazy
     def text_open(self) -> bool:
         """Whether the message box at the bottom of the screen is drawn."""
         return (
@@ -424,12 +424,12 @@ class GameState:
             and self.tile_map[_BOX_BOTTOM_ROW * ram.TILE_COLUMNS] == _BOX_BOTTOM_LEFT_TILE
         )
 
-    @cached_property
+    @lazy
     def text_waiting(self) -> bool:
         """Whether the message box shows its arrow: it waits for A or B. The arrow blinks."""
         return self.text_open and self.tile_map[_ARROW_ROW * ram.TILE_COLUMNS + _ARROW_COLUMN] == TILE_ARROW
 
-    @cached_property
+    @lazy
     def text_lines(self) -> tuple[str, ...]:
         """The lines of the message box that are not empty, top to bottom."""
         if not self.text_open:
@@ -442,7 +442,7 @@ class GameState:
         """The 20 tile numbers of one row of the screen."""
         return self.tile_map[row * ram.TILE_COLUMNS : (row + 1) * ram.TILE_COLUMNS]
 
-    @cached_property
+    @lazy
     def menu(self) -> Menu | None:
         """The open menu, or None.
 
@@ -470,11 +470,11 @@ class GameState:
 
     # Who plays, and for how long.
 
-    @cached_property
+    @lazy
     def player_name(self) -> str:
         return decode(self.slice(ram.wPlayerName, ram.PLAYER_NAME_BYTES))
 
-    @cached_property
+    @lazy
     def play_time(self) -> tuple[int, int, int]:
         """(hours, minutes, seconds) on the game's clock."""
         return self.u8(ram.wPlayTimeHours), self.u8(ram.wPlayTimeMinutes), self.u8(ram.wPlayTimeSeconds)

@@ -1,9 +1,9 @@
 """The learner, whole, learns a task that needs memory, and fails it when its recurrent state is taken away.
 
 A memory chain: the first observation shows a cue, four blank ones follow, then a query asks for the action that the cue
-named: reward 1 if right, -1 if wrong, and the episode ends. Only the query leaves a choice of actions. Data come from random play, in windows that span the
-chain. Judged by the gap of Q between right and wrong action at the query, because the accuracy of a net that knows nothing
-can be anything.
+named: reward 1 if right, -1 if wrong, and the episode ends. Only the query leaves a choice of actions. Data come from
+random play, in windows that span the chain. Judged by the gap of Q between right and wrong action at the query, because
+the accuracy of a net that knows nothing can be anything.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cluster_rl.model import ObservationSpec, QNetwork, State
 
 CHAIN = 6  # rows: the cue, four blank ones, the query
 BATCH = 16
-UPDATES = 250
+UPDATES = 300
 SPEC = ObservationSpec(context_size=4, crop_size=3, num_actions=2)
 CONFIG = Config(
     burn_in=0,
     unroll_length=CHAIN,
-    n_step=2,
+    n_step=1,
     gamma=0.99,
     lstm_hidden_size=32,
     num_quantiles=8,

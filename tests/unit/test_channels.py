@@ -387,6 +387,28 @@ def test_only_newer_params_are_taken_and_those_of_a_new_learner_whatever_their_v
     ask(3)
 
 
+def test_the_learner_sends_weights_only_to_those_who_lack_them(desk: Desk) -> None:
+    desk.channel.set_params(5, b"five", updates=100)
+    answers = []
+    with RawActor(desk.channel.endpoint) as raw:
+        raw.hello()
+        for newer_than in (-1, 4, 5, 6):
+            raw.socket.send(messages.encode(messages.ParamsRequest(newer_than=newer_than)))
+
+        def take() -> None:
+            desk.poll()
+            while raw.socket.poll(5):
+                answers.append(messages.decode_from_learner(raw.socket.recv_multipart()))
+
+        until(lambda: len(answers) == 6, take)  # after Welcome and Ack
+    assert [(type(message), frame) for message, frame in answers[2:]] == [
+        (messages.Params, b"five"),
+        (messages.Params, b"five"),
+        (messages.ParamsUnchanged, b""),
+        (messages.ParamsUnchanged, b""),
+    ]
+
+
 def test_params_with_a_wrong_digest_are_counted_and_asked_for_again() -> None:
     with RawLearner() as learner, contextlib.closing(make_actor(learner.rendezvous)) as actor:
         until(lambda: actor.joined, lambda: actor.poll(5), learner.answer)
