@@ -40,7 +40,8 @@ from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.wire.channels import ActorChannel
-from cluster_rl.wire.codec import encode_block
+from cluster_rl.wire.codec import encode_block, max_block_bytes
+from cluster_rl.wire.keys import load_actor_keys
 
 
 class Link(Protocol):
@@ -348,7 +349,12 @@ def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
     torch.set_num_threads(1)
     stop = StopFlag().install()
     channel = ActorChannel(
-        functools.partial(read_rendezvous, run_dir.rendezvous), index, run_dir.run_name, sequence_schema_hash(config)
+        functools.partial(read_rendezvous, run_dir.rendezvous),
+        index,
+        run_dir.run_name,
+        sequence_schema_hash(config),
+        load_keys=functools.partial(load_actor_keys, run_dir.keys),
+        max_block_bytes=max_block_bytes(block_spec(config)),
     )
     link = WireLink(channel, config, stop)
     if link.wait_for_params():

@@ -33,7 +33,9 @@ class RewardWeights(_Section, frozen=True):
     """Weight of each reward term; a term's value is a count or a fraction, see `rewards.py`."""
 
     event: Annotated[float, _key("each event flag set for the first time in the episode", "reward")] = 1.0
-    milestone: Annotated[float, _key("each milestone first reached in the episode, on top of its event", "reward")] = 2.0
+    milestone: Annotated[float, _key("each milestone first reached in the episode, on top of its event", "reward")] = (
+        2.0
+    )
     badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
     new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
     new_tile: Annotated[float, _key("each map tile stood on for the first time in the episode", "reward")] = 0.01
@@ -118,9 +120,9 @@ class Config(_Section, frozen=True):
     min_replay_transitions: Annotated[int, _key("positions in the replay before updates start", "env steps", ge=1)] = (
         50_000
     )
-    samples_per_insert: Annotated[
-        float, _key("trained positions sampled for each one inserted", "", gt=0, le=1000)
-    ] = 1.0
+    samples_per_insert: Annotated[float, _key("trained positions sampled for each one inserted", "", gt=0, le=1000)] = (
+        1.0
+    )
     samples_per_insert_tolerance: Annotated[
         float, _key("how far, as a fraction of the minimum size, sampling may run ahead or behind", "", ge=0.01, le=10)
     ] = 0.2
@@ -141,7 +143,9 @@ class Config(_Section, frozen=True):
     value_rescaling: Annotated[bool, _key("learn values under h(x), see docs/architecture.md")] = True
     huber_kappa: Annotated[float, _key("threshold of the Huber loss", "", gt=0, le=100)] = 1.0
     aux_loss_weight: Annotated[float, _key("weight of the auxiliary loss; 0 turns it off", "", ge=0, le=10)] = 0.1
-    device: Annotated[Literal["auto", "cpu", "cuda"], _key("device of the learner; auto takes CUDA if present")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], _key("device of the learner; auto takes CUDA if present")] = (
+        "auto"
+    )
     mixed_precision: Annotated[bool, _key("bfloat16 autocast where CUDA is used")] = True
     learner_threads: Annotated[int, _key("CPU threads of the learner; 0 is one per free core", "threads", ge=0)] = 0
 
@@ -156,23 +160,28 @@ class Config(_Section, frozen=True):
     ram_hash_interval_steps: Annotated[int, _key("steps between full RAM hashes in a log", "env steps", ge=1)] = 64
     progress_interval_seconds: Annotated[float, _key("time between writes of progress.json", "seconds", gt=0)] = 5.0
     metrics_interval_seconds: Annotated[float, _key("time between rows of metrics.jsonl", "seconds", gt=0)] = 10.0
+    params_file_interval_seconds: Annotated[float, _key("time between writes of online_params.pt", "seconds", gt=0)] = (
+        30.0
+    )
     checkpoint_interval_seconds: Annotated[float, _key("time between checkpoints", "seconds", gt=0)] = 300.0
 
     # Between processes.
     bind_host: Annotated[str, _key("address the learner listens on; other than loopback needs CURVE keys", "host")] = (
         "127.0.0.1"
     )
-    credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = 64
-    params_poll_seconds: Annotated[float, _key("time between an actor's questions for parameters", "seconds", gt=0)] = 2.0
+    credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = (
+        64
+    )
+    params_poll_seconds: Annotated[float, _key("time between an actor's questions for parameters", "seconds", gt=0)] = (
+        2.0
+    )
     max_restarts: Annotated[int, _key("times one child process is started again in a job", "restarts", ge=0)] = 10
 
 
 def sequence_schema_values(config: Config) -> dict[str, Any]:
     """What both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""
-    shared = (
-        "unroll_length burn_in n_step occupancy_crop_radius lstm_hidden_size num_quantiles use_spatial_attention "
-        "frame_skip model"
-    ).split()
+    shapes = ("unroll_length", "burn_in", "n_step", "occupancy_crop_radius", "lstm_hidden_size", "num_quantiles")
+    shared = (*shapes, "use_spatial_attention", "frame_skip", "model")
     return {name: msgspec.to_builtins(getattr(config, name)) for name in shared}
 
 

@@ -26,6 +26,7 @@ from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.trainer import Trainer
 from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes
+from cluster_rl.wire.keys import learner_keys
 
 _POLL_MS = 20
 _IDLE_SEC = 0.005
@@ -46,7 +47,7 @@ class WireThread(threading.Thread):
         self._credit: dict[int, int] = {}  # actor -> may send up to
         self.error: BaseException | None = None
         self.connected_actors = 0
-        self.refused_blocks = 0
+        self._refused_blocks = 0
 
     def publish(self, version: int, data: bytes) -> None:
         """Makes parameters available to the actors. Called from the training thread."""
@@ -74,6 +75,7 @@ class WireThread(threading.Thread):
             self._run_dir.run_name,
             sequence_schema_hash(self._config),
             max_block_bytes(spec),
+            keys=learner_keys(self._run_dir.keys, self._config.bind_host),
             expected_seq=self._trainer.replay.expected_seq,
             initial_credit=self._config.credit_sequences,
         )
@@ -89,9 +91,22 @@ class WireThread(threading.Thread):
                     told_stop = True
                     channel.broadcast_stop(self._stop_reason)
                 self.connected_actors = sum(link.connected for link in channel.actors.values())
+                self._trainer.wire_row = self._counters(channel)
         finally:
             remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
             channel.close()
+
+    def _counters(self, channel: LearnerChannel) -> dict[str, float]:
+        return {
+            "wire/actors": self.connected_actors,
+            "wire/refused_blocks": self._refused_blocks,
+            "wire/bad_messages": channel.bad_messages,
+            "wire/refused_actors": channel.refused,
+            "wire/duplicates": channel.duplicates,
+            "wire/out_of_order": channel.out_of_order,
+            "wire/lost_sequences": channel.lost_sequences,
+            "wire/unsent": channel.unsent,
+        }
 
     def _handle(self, channel: LearnerChannel) -> None:
         received = False
@@ -102,7 +117,7 @@ class WireThread(threading.Thread):
                     try:
                         self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
                     except BlockError as error:
-                        self.refused_blocks += 1
+                        self._refused_blocks += 1
                         print(f"actor {event.actor}, sequence {event.seq}: {error}; dropped", flush=True)
                 case Joined():
                     lost = f", {event.lost_sequences} sequences lost" if event.lost_sequences else ""
@@ -193,7 +208,6 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     for thread in (wire, sampler):
         if thread.error is not None:
             raise thread.error
-    trainer.publish()
     trainer.close(stop.reason)
     return EXIT_OK
 

@@ -49,9 +49,8 @@ def launch(config: Config, run_dir: RunDir) -> int:
         try:
             return _supervise(config, run_dir, supervisor, stop)
         finally:
-            for event in supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC):
-                if event.exit_code != EXIT_OK:
-                    print(event.line, flush=True)
+            for line in _stop(supervisor):
+                print(line, flush=True)
 
 
 def _supervise(config: Config, run_dir: RunDir, supervisor: Supervisor, stop: StopFlag) -> int:
@@ -74,11 +73,16 @@ def _supervise(config: Config, run_dir: RunDir, supervisor: Supervisor, stop: St
             view.refresh()
             stop.wait(_POLL_SEC)
         view.say(f"{stop.reason}: stopping")
-        for event in supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC):
-            if event.exit_code != EXIT_OK:
-                view.say(event.line)
+        for line in _stop(supervisor):
+            view.say(line)
         view.finish()
     return EXIT_OK
+
+
+def _stop(supervisor: Supervisor) -> list[str]:
+    """Ends all children; returns what is worth saying. One that is still starting up dies of the TERM, as it may."""
+    events = supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC)
+    return [event.line for event in events if event.exit_code not in (EXIT_OK, -signal.SIGTERM)]
 
 
 def _learner_environment() -> dict[str, str]:

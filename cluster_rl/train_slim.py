@@ -29,7 +29,6 @@ from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.status import StatusView
 from cluster_rl.trainer import Trainer
 
-
 _VIDEOS = 4
 
 
@@ -94,7 +93,6 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
                 break
         for actor in actors:
             actor.stop()
-        publish()
         trainer.close(stop.reason)
         view.finish()
     return stop.reason

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,16 @@ class Trainer:
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
-        self.in_flight = 0  # positions sampled for batches that are not trained yet
+        self._sampled_batches = self._trained_batches = 0  # each is advanced by one thread only
         self.restored = self._restore()
         self.progress = self._start_job(job_token)
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
+        self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
         self._ingested = _IngestStats()
         self._last_update: dict[str, float] = {}
         now = time.monotonic()
-        self._progress_due = self._metrics_due = now
+        self._progress_due = self._metrics_due = self._params_file_due = now
         self._checkpoint_due = now + config.checkpoint_interval_seconds
 
     # What the ingesting side calls.
@@ -95,13 +97,18 @@ class Trainer:
     def may_sample(self) -> bool:
         """Whether a batch may be sampled now, those on their way to an update counted."""
         limiter = self.limiter
-        ahead = limiter.ahead + self.in_flight
+        ahead = limiter.ahead + self.batches_in_flight * limiter.sample_chunk
         return limiter.inserted >= limiter.min_size and ahead + limiter.sample_chunk <= limiter.buffer
 
     def sample(self) -> Batch:
         """Draws a batch, on the learner's device."""
-        self.in_flight += self.limiter.sample_chunk
+        self._sampled_batches += 1
         return Batch.from_numpy(self.replay.sample(self.sample_rng, self.config.batch_size), self.device)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Batches sampled and not trained yet."""
+        return self._sampled_batches - self._trained_batches
 
     # What the training side calls.
 
@@ -110,7 +117,7 @@ class Trainer:
         ids = batch.ids.cpu().numpy().copy()
         result = self.r2d2.update(batch)
         self.replay.update_priorities(ids, result.priorities)
-        self.in_flight -= self.limiter.sample_chunk
+        self._trained_batches += 1
         self.limiter.record_sample(self.limiter.sample_chunk)
         self._last_update = result.metrics
 
@@ -119,8 +126,7 @@ class Trainer:
         return self.r2d2.updates % self.config.publish_interval == 0
 
     def publish(self) -> tuple[int, bytes]:
-        """(version, safetensors bytes) for the actors; the version is the update count. Writes online_params.pt too."""
-        publish_params(self.run_dir.online_params, self.r2d2.online.state_dict())
+        """(version, safetensors bytes) for the actors; the version is the update count."""
         return self.r2d2.updates, self.r2d2.params_bytes()
 
     def tick(self) -> None:
@@ -132,6 +138,9 @@ class Trainer:
         if now >= self._metrics_due:
             self._metrics_due = now + self.config.metrics_interval_seconds
             self.write_metrics()
+        if now >= self._params_file_due:
+            self._params_file_due = now + self.config.params_file_interval_seconds
+            self.write_params_file()
         if now >= self._checkpoint_due:
             self.checkpoint()
             self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
@@ -145,7 +154,8 @@ class Trainer:
         return None
 
     def close(self, reason: str) -> None:
-        """Checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
+        """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
+        self.write_params_file()
         self.checkpoint()
         self.write_progress(reason)
         self.write_metrics()
@@ -153,6 +163,10 @@ class Trainer:
         self.replay.close()
 
     # Files.
+
+    def write_params_file(self) -> None:
+        """Writes online_params.pt, the parameters for people and other programs."""
+        publish_params(self.run_dir.online_params, self.r2d2.online.state_dict())
 
     def checkpoint(self) -> None:
         """Saves what the log cannot tell."""
@@ -204,9 +218,9 @@ class Trainer:
         }
         row |= {f"priority/{name}": value for name, value in self.replay.priority_stats().items()}
         row |= {f"learner/{name}": value for name, value in self._last_update.items()}
-        row |= self._ingested.take_row()
+        row |= self._ingested.take_row() | self.wire_row
         row |= {f"milestone/{name}": float(step) for name, step in self.replay.milestones.items()}
-        row["queue/batches_in_flight"] = self.in_flight / self.limiter.sample_chunk
+        row["queue/batches_in_flight"] = self.batches_in_flight
         if self.actor_rates:
             row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())
         self.metrics.write(self.replay.env_steps, self.r2d2.updates, row)
@@ -223,7 +237,7 @@ class Trainer:
         found = load_checkpoint(self.run_dir.checkpoint)
         log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
         if found is None:
-            self.limiter.record_insert(self.replay.env_steps)
+            self.limiter.load_state_dict({"sampled": 0}, self.replay.env_steps)
             if not self.replay.env_steps:
                 return "new run, nothing to restore"
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
@@ -254,35 +268,39 @@ class Trainer:
 
 
 class _IngestStats:
-    """What arrived: lags and epsilons since the last row, and the newest episodes."""
+    """What arrived: lags and epsilons since the last row, and the newest episodes. One thread adds, another reads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._lags: list[int] = []
         self._epsilons: list[float] = []
         self._episodes: collections.deque[dict[str, Any]] = collections.deque(maxlen=_RECENT_EPISODES)
 
     def add(self, header: SequenceHeader, updates: int) -> None:
-        self._lags.append(max(0, updates - header.params_version))
-        self._epsilons.append(header.epsilon)
-        if header.summary is not None and header.summary["reason"] != "stopped":
-            self._episodes.append(header.summary)
+        with self._lock:
+            self._lags.append(max(0, updates - header.params_version))
+            self._epsilons.append(header.epsilon)
+            # An episode cut short by a job's end says nothing about the policy.
+            if header.summary is not None and header.summary["reason"] != "stopped":
+                self._episodes.append(header.summary)
 
     def mean_return(self) -> float | None:
         """Mean return of the newest episodes; None before the first."""
-        if not self._episodes:
-            return None
-        return float(np.mean([episode["episode_return"] for episode in self._episodes]))
+        with self._lock:
+            returns = [episode["episode_return"] for episode in self._episodes]
+        return float(np.mean(returns)) if returns else None
 
     def take_row(self) -> dict[str, float]:
         """Metrics of what came since the last call."""
         row: dict[str, float] = {}
-        lags, self._lags = self._lags, []
-        epsilons, self._epsilons = self._epsilons, []
+        with self._lock:
+            lags, self._lags = self._lags, []
+            epsilons, self._epsilons = self._epsilons, []
+            episodes = list(self._episodes)
         if lags:
             row["actor/params_lag_updates"] = float(np.mean(lags))
             row["actor/epsilon"] = float(np.mean(epsilons))
-        if self._episodes:
-            episodes = list(self._episodes)
+        if episodes:
             row["episode/return"] = float(np.mean([e["episode_return"] for e in episodes]))
             row["episode/steps"] = float(np.mean([e["episode_steps"] for e in episodes]))
             for term in episodes[-1]["terms"]:

@@ -42,6 +42,7 @@ TINY = {
     "progress_interval_seconds": 0.2,
     "metrics_interval_seconds": 1,
     "checkpoint_interval_seconds": 1,
+    "params_file_interval_seconds": 1,
     "credit_sequences": 8,
 }
 

@@ -178,6 +178,15 @@ def test_a_learner_that_lost_acknowledged_sequences_counts_the_gap_and_goes_on(d
     assert desk.channel.lost_sequences == 7
 
 
+def test_a_broken_connection_is_noticed_before_the_silence_is_long(desk: Desk) -> None:
+    with contextlib.closing(make_actor(desk.rendezvous, silence_sec=60, ack_timeout_sec=60)) as actor:
+        join(desk, actor)
+        desk.crash()
+        until(lambda: not actor.joined, lambda: actor.poll(5))
+        join(desk, actor)
+        assert actor.reconnects == 1
+
+
 def test_an_acknowledgement_that_was_lost_is_given_again(desk: Desk, actor: ActorChannel) -> None:
     """The log has it, the actor does not know: the next learner must neither take it twice nor leave it waiting."""
     join(desk, actor)

@@ -110,6 +110,26 @@ def test_a_damaged_one_does_not_push_out_the_last_good_one(tmp_path: Path) -> No
     assert names(tmp_path) == ["1-1", "3-3"]
 
 
+def test_a_deletion_that_is_cut_short_leaves_nothing_that_looks_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+
+    def cut_short(folder: Path) -> None:
+        (folder / "tensors.safetensors").unlink()
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_short)
+        with pytest.raises(InterruptedError):
+            save(tmp_path, 3)
+    for path in tmp_path.glob("[0-9]*"):
+        assert (path / "tensors.safetensors").exists()
+    save(tmp_path, 4)
+    assert names(tmp_path) == ["3-3", "4-4"]
+
+
 def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     for path in [save(tmp_path, updates) for updates in (1, 2)]:
         flip_byte(path / "state.json")
