@@ -286,7 +286,8 @@ def read_logs(options: Options, rom: Rom) -> Plan:
 
     Raises `UserError` for a folder that is missing or has no logs.
     """
-    paths = sorted(options.logs.glob(f"*{SUFFIX}"))
+    # Newest first: --limit then shows what the agent does now.
+    paths = sorted(options.logs.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime_ns, path.name))
     if not paths:
         what = f"no *{SUFFIX} files in it" if options.logs.is_dir() else "no such folder"
         raise UserError(f"--logs {options.logs}: {what}; give the episode_logs folder of a run")
@@ -365,7 +366,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--rom", default="", help="ROM the logs were recorded with; default is the embedded cartridge")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cores, help=f"processes; default is one a core ({cores} here)")
-    parser.add_argument("--limit", type=int, default=0, help="render at most this many episodes now; 0 is all")
+    parser.add_argument("--limit", type=int, default=0, help="render only this many of the newest episodes; 0 is all")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--maps-only", action="store_true", help="draw maps, render nothing")
     kinds.add_argument("--no-maps", action="store_true", help="render, draw no maps")

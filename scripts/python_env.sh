@@ -12,11 +12,14 @@ prepare_python() {
         fi
     fi
     if [ ! -x "$PYTHON" ]; then
-        base=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-            echo "error: Python 3.11 or newer is needed, $base is older; install python3.11 and run this again" >&2
+        # Version managers leave commands that exist but do not run, so each one is tried.
+        for base in python3 python3.13 python3.12 python3.11 none; do
+            "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+        done
+        if [ "$base" = none ]; then
+            echo "error: no Python of version 3.11 or newer found; install python3.11 and run this again" >&2
             exit 2
-        }
+        fi
         echo "Making a virtual environment in $ROOT/.venv"
         "$base" -m venv "$ROOT/.venv" || {
             echo "error: 'python3 -m venv' failed; install your distribution's python3-venv package" >&2
