@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cluster_rl.emulator.env import Env, Step
 
 FRAMES_PER_SEC = 60
+DEFAULT_VIDEO = Path("debug_rollout.mp4")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +53,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--flags", action="store_true", help="print the decoded state, and each event flag as it changes"
     )
-    parser.add_argument("--video", type=Path, metavar="OUT.mp4", help="write every frame to this file")
+    parser.add_argument(
+        "--video",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_VIDEO,
+        metavar="OUT.mp4",
+        help=f"write every frame to this file (default {DEFAULT_VIDEO})",
+    )
     parser.add_argument("--max-frames", type=int, default=500, help="frames of the video at most (default 500)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--state", default="", metavar="FILE", help="start from this snapshot or PyBoy savestate")

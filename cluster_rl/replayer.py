@@ -286,8 +286,7 @@ def read_logs(options: Options, rom: Rom) -> Plan:
 
     Raises `UserError` for a folder that is missing or has no logs.
     """
-    # Newest first: --limit then shows what the agent does now.
-    paths = sorted(options.logs.glob(f"*{SUFFIX}"), key=lambda path: (-path.stat().st_mtime_ns, path.name))
+    paths = sorted(options.logs.glob(f"*{SUFFIX}"))
     if not paths:
         what = f"no *{SUFFIX} files in it" if options.logs.is_dir() else "no such folder"
         raise UserError(f"--logs {options.logs}: {what}; give the episode_logs folder of a run")
@@ -310,6 +309,8 @@ def read_logs(options: Options, rom: Rom) -> Plan:
             finished += 1
         elif options.videos or options.check:
             jobs.append(Job(path, video, options.fps, log.header.steps))
+    # Newest first: --limit then shows what the agent does now.
+    jobs.sort(key=lambda job: job.log.stat().st_mtime_ns, reverse=True)
     return Plan(jobs, visits, episodes, finished, bad)
 
 
