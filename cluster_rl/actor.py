@@ -29,11 +29,11 @@ from cluster_rl.emulator.env import Env, EpisodeSummary, Observation, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import actor_epsilons, select_actions
+from cluster_rl.learning.exploration import acting_values, actor_epsilons, select_actions
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
-from cluster_rl.learning.targets import expected_values
 from cluster_rl.model import State, build_model, load_params, pack_screen
+from cluster_rl.policy import Policy
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import read_rendezvous
@@ -77,6 +77,7 @@ class Actor:
         self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
+        self._policy = Policy(self._network)
         self._epsilons = actor_epsilons(config, index)
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
@@ -112,7 +113,6 @@ class Actor:
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
         count = len(self.slots)
         self._shades = np.zeros((count, 72, 80), np.uint8)
-        self._screen = np.zeros((count, 72, 20), np.uint8)  # the shades, packed for all emulators at once by `_act`
         self._context = np.zeros((count, spec.context_size), np.uint8)
         self._crop = np.zeros((count, 2, spec.crop_side, spec.crop_side), np.uint8)
         self._mask = np.zeros((count, spec.num_actions), np.bool_)
@@ -150,6 +150,7 @@ class Actor:
             self.params_version, weights = newest
             load_params(self._network, weights)
         self._network.resample_noise(self._noise)
+        self._policy = Policy(self._network)
         for slot, epsilon in zip(self.slots, self._epsilons, strict=True):
             slot.builder.cut()
             slot.builder.params_version = self.params_version
@@ -159,27 +160,31 @@ class Actor:
     def _step(self) -> None:
         state_h, state_c = (part[0].numpy() for part in self._state)
         noisy, clean, self._state = self._act()
-        values = expected_values(noisy, self.config.value_rescaling).numpy()
+        values = acting_values(noisy.numpy(), self.config.value_rescaling)
         actions = select_actions(values, self._mask, self._epsilons, self._rng)
         self.last_actions = actions
         quantiles = clean.numpy()
+        packed = pack_screen(self._shades)
+        presses = actions.tolist()
+        for slot, action in zip(self.slots, presses, strict=True):
+            slot.env.press(action)
         finished: list[Sequence] = []
         ended: list[tuple[int, _Slot, Step]] = []
-        for row, slot in enumerate(self.slots):
-            step = slot.env.advance(int(actions[row]))
+        for row, (slot, action) in enumerate(zip(self.slots, presses, strict=True)):
+            step = slot.env.look()
             finished += slot.builder.add(
-                self._screen[row],
+                packed[row],
                 self._context[row],
                 self._crop[row],
                 self._mask[row],
-                int(actions[row]),
+                action,
                 step.reward,
                 state_h[row],
                 state_c[row],
                 quantiles[row],
                 step.milestones,
             )
-            self._observe(row, step.observation, int(actions[row]), step.reward)
+            self._observe(row, step.observation, action, step.reward)
             if step.terminated or step.truncated:
                 ended.append((row, slot, step))
         self.env_steps += len(self.slots)
@@ -210,7 +215,7 @@ class Actor:
         slot.episode += 1
         slot.playing = False
         return slot.builder.end(
-            self._screen[row],
+            pack_screen(self._shades[row]),
             self._context[row],
             self._crop[row],
             self._mask[row],
@@ -228,9 +233,8 @@ class Actor:
         self._prev_reward[row] = reward
 
     def _act(self) -> tuple[torch.Tensor, torch.Tensor, State]:
-        self._screen = pack_screen(self._shades)
-        return self._network.act(
-            torch.from_numpy(self._screen),
+        return self._policy.act(
+            torch.from_numpy(self._shades),
             torch.from_numpy(self._context),
             torch.from_numpy(self._crop),
             torch.from_numpy(self._prev_action),
@@ -301,6 +305,8 @@ class WireLink:
 
     def send(self, block: bytes) -> None:
         while not self._channel.can_send() and not self.stop_reason:
+            # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
+            self._channel.request_params()
             self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
         self._channel.send(block)
 

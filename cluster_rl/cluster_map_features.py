@@ -96,7 +96,7 @@ def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[
             _party(bytes([image[at] for at in _LEVEL_ADDRESSES[:count]])),
             _species(state.slice(ram.wPokedexSeen, ram.DEX_BYTES), state.slice(ram.wPokedexOwned, ram.DEX_BYTES)),
             _bag(state.bag, state.slice(ram.wPlayerMoney, _MONEY_BYTES), world),
-            _progress(latch.event_count, tuple(latch.reached), world),
+            _progress(latch.event_count, latch.reached, world),
         )
     )
     return np.frombuffer(packed, np.uint8)

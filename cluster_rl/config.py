@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -212,6 +213,7 @@ def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
         config = msgspec.convert(raw, Config, strict=True)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {_readable(str(error))}") from None
+    _check_finite(msgspec.to_builtins(config), source, "")
     _check_together(config, source)
     return config
 
@@ -323,6 +325,15 @@ def _readable(message: str) -> str:
     text, _, where = message.partition(" - at `$.")
     key = where.rstrip("`")
     return f"{key}: {text}" if key else text
+
+
+def _check_finite(values: Mapping[str, Any], source: str, prefix: str) -> None:
+    """NaN passes every bound, and no key means anything when infinite."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _check_finite(value, source, f"{prefix}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{source}: {prefix}{name}: must be a finite number, not {value}")
 
 
 def _check_together(config: Config, source: str) -> None:

@@ -190,6 +190,8 @@ class _Video:
 
         if not path.parent.is_dir():
             raise UserError(f"video {path}: its folder does not exist; make it first")
+        if path.is_dir():
+            raise UserError(f"video {path}: is a folder; give the name of a file")
         self._max_frames = max_frames
         self._writer = VideoWriter(path, FRAMES_PER_SEC)
 

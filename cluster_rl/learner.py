@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.errors import EXIT_OK, run_command
-from cluster_rl.learning.batch import Batch
+from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import block_spec, observation_spec
-from cluster_rl.trainer import Trainer
+from cluster_rl.trainer import Sampled, Trainer
 from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys
@@ -31,6 +30,7 @@ from cluster_rl.wire.keys import learner_keys
 _POLL_MS = 20
 _IDLE_SEC = 0.005
 _DRAIN_SEC = 8.0
+_LIVE_SEC = 4.0
 
 
 class WireThread(threading.Thread):
@@ -44,9 +44,9 @@ class WireThread(threading.Thread):
         self._params: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._stop_reason: str | None = None
         self._ended = threading.Event()
-        self._credit: dict[int, int] = {}  # actor -> may send up to
         self.error: BaseException | None = None
         self.connected_actors = 0
+        self.live_actors = 0  # of these, who was heard lately: one that was killed is connected until it is missed
         self._refused_blocks = 0
 
     def publish(self, version: int, data: bytes) -> None:
@@ -57,7 +57,7 @@ class WireThread(threading.Thread):
         """Asks the actors to send what is open and end; returns when they have, or after the time."""
         self._stop_reason = reason
         deadline = time.monotonic() + timeout_sec
-        while self.is_alive() and self.connected_actors and time.monotonic() < deadline:
+        while self.is_alive() and self.live_actors and time.monotonic() < deadline:
             time.sleep(_IDLE_SEC)
         self._ended.set()
         self.join()
@@ -77,7 +77,7 @@ class WireThread(threading.Thread):
             max_block_bytes(spec),
             keys=learner_keys(self._run_dir.keys, self._config.bind_host),
             expected_seq=self._trainer.replay.expected_seq,
-            initial_credit=self._config.credit_sequences,
+            initial_credit=0,
         )
         write_rendezvous(self._run_dir.rendezvous, channel.rendezvous())
         try:
@@ -90,7 +90,10 @@ class WireThread(threading.Thread):
                 if self._stop_reason is not None and not told_stop:
                     told_stop = True
                     channel.broadcast_stop(self._stop_reason)
-                self.connected_actors = sum(link.connected for link in channel.actors.values())
+                now = time.monotonic()
+                links = [link for link in channel.actors.values() if link.connected]
+                self.connected_actors = len(links)
+                self.live_actors = sum(now - link.last_seen_sec < _LIVE_SEC for link in links)
                 self._trainer.wire_row = self._counters(channel)
         finally:
             remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
@@ -122,21 +125,20 @@ class WireThread(threading.Thread):
                 case Joined():
                     lost = f", {event.lost_sequences} sequences lost" if event.lost_sequences else ""
                     print(f"actor {event.actor} joined at sequence {event.expected_seq}{lost}", flush=True)
-                    self._credit[event.actor] = event.expected_seq + self._config.credit_sequences
                 case Left():
                     print(f"actor {event.actor} left: {event.reason}", flush=True)
+                    self._trainer.actor_rates.pop(event.actor, None)
                 case Stats():
                     self._trainer.actor_rates[event.actor] = event.env_steps_per_sec
         if received:
             self._trainer.replay.sync()
-        may_insert = self._trainer.may_insert()
-        for link in channel.actors.values():
-            durable, credit = link.expected_seq, self._credit.get(link.actor, 0)
-            if may_insert:
-                credit = durable + self._config.credit_sequences
-            if durable != link.durable_seq or credit != link.may_send_up_to:
-                self._credit[link.actor] = credit
-                channel.acknowledge(link.actor, link.incarnation, durable, credit)
+        connected = [link for link in channel.actors.values() if link.connected]
+        wanted = self._trainer.sequences_wanted(len(connected))
+        for link in connected:
+            # Credit that was given stays given: the actor may have used it already.
+            credit = max(link.may_send_up_to, link.expected_seq + wanted)
+            if link.expected_seq != link.durable_seq or credit != link.may_send_up_to:
+                channel.acknowledge(link.actor, link.incarnation, link.expected_seq, credit)
 
 
 class SamplerThread(threading.Thread):
@@ -145,11 +147,11 @@ class SamplerThread(threading.Thread):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(name="sampler", daemon=True)
         self._trainer = trainer
-        self._batches: queue.Queue[Batch] = queue.Queue(maxsize=1)
+        self._batches: queue.Queue[Sampled] = queue.Queue(maxsize=1)
         self._ended = threading.Event()
         self.error: BaseException | None = None
 
-    def next_batch(self, timeout_sec: float) -> Batch | None:
+    def next_batch(self, timeout_sec: float) -> Sampled | None:
         """The next batch, or None if none was ready in time."""
         try:
             return self._batches.get(timeout=timeout_sec)
@@ -176,7 +178,8 @@ class SamplerThread(threading.Thread):
 def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: float) -> int:
     """Trains until the run is complete, time is up or a signal comes. Returns an exit code.
 
-    `job_started` (Unix seconds) is when the job began, for `max_runtime_seconds`.
+    `job_started` (`time.monotonic()`, which all processes of a machine share) is when the job began, for
+    `max_runtime_seconds`.
     """
     torch.set_num_threads(config.learner_threads or max(1, len(os.sched_getaffinity(0)) - config.num_actors))
     stop = StopFlag().install()
@@ -195,21 +198,32 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
                 wire.publish(*trainer.publish())
         trainer.tick()
         reason = trainer.finished()
-        if reason is None and config.max_runtime_seconds and time.time() - job_started >= config.max_runtime_seconds:
+        if (
+            reason is None
+            and config.max_runtime_seconds
+            and time.monotonic() - job_started >= config.max_runtime_seconds
+        ):
             reason = "max_runtime_seconds reached"
         if reason is not None:
             stop.set(reason)
-        for thread in (wire, sampler):
-            if thread.error is not None:
-                raise thread.error
+        _raise_error_of(trainer, wire, sampler)
     print(f"stopping: {stop.reason}", flush=True)
     sampler.end()
     wire.drain(stop.reason, _DRAIN_SEC)
-    for thread in (wire, sampler):
-        if thread.error is not None:
-            raise thread.error
+    _raise_error_of(trainer, wire, sampler)
     trainer.close(stop.reason)
     return EXIT_OK
+
+
+def _raise_error_of(trainer: Trainer, *threads: WireThread | SamplerThread) -> None:
+    """Raises what ended a thread, after saving what was learned."""
+    for thread in threads:
+        if thread.error is not None:
+            try:
+                trainer.checkpoint()
+            except UserError as error:  # such as the full disk that may have ended the thread
+                print(f"no checkpoint: {error}", flush=True)
+            raise thread.error
 
 
 def main() -> int:
@@ -217,10 +231,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster_rl.learner", description="The learner process of a run.")
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
     parser.add_argument("--job-token", default="", help="names the job, so that a restarted learner goes on with it")
-    parser.add_argument("--job-started", type=float, default=None, help="Unix time at which the job began")
+    parser.add_argument("--job-started", type=float, default=None, help="time.monotonic() when the job began")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
-    started = time.time() if arguments.job_started is None else arguments.job_started
+    started = time.monotonic() if arguments.job_started is None else arguments.job_started
     return run_learner(load_config(run_dir.config), run_dir, arguments.job_token, started)
 
 

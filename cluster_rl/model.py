@@ -1,8 +1,8 @@
 """The recurrent Q-networks, unified and slim: compact observations in, quantiles of every action's return out.
 
-Actors run `act` step by step; the learner runs `encode`, `recur`, `head` and `aux` over whole sequences. Both get the
-same network from `build_model` and exchange its weights as bytes. Inputs stay as small as they are stored (2-bit
-screens, bytes) until they are on the device that computes.
+Actors run it step by step through `policy.Policy`; the learner runs `encode`, `recur`, `head` and `aux` over whole
+sequences. Both get the same network from `build_model` and exchange its weights as bytes. Inputs stay as small as they
+are stored (2-bit screens, bytes) until they are on the device that computes.
 
 Both kinds: screen, context and crop are encoded and joined in a trunk; the trunk's output, the one-hot previous action
 and the previous reward go through one LSTM or GRU; a dueling head of noisy layers gives K quantiles for each action.
@@ -34,7 +34,6 @@ from cluster_rl.errors import UserError
 
 SCREEN_HEIGHT = 72
 SCREEN_WIDTH = 80
-PIXELS_PER_BYTE = 4
 
 # Hidden and cell state, [1, N, H] float32 each. A GRU has no cell state: zeros pass through.
 State = tuple[Tensor, Tensor]
@@ -52,10 +51,10 @@ class ObservationSpec:
 
 def pack_screen(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Packs shades 0-3, uint8 [..., 72, 80], into uint8 [..., 72, 20]: pixel j of a byte in bits 2j and 2j + 1."""
-    packed = np.left_shift(screen[..., 3::4], 6, dtype=np.uint8)
-    for pixel in range(PIXELS_PER_BYTE - 1):
-        packed |= np.left_shift(screen[..., pixel::4], 2 * pixel, dtype=np.uint8)
-    return packed
+    # In a (little-endian) word of four pixels, one product moves each to its place in the highest byte; no two of its
+    # sixteen terms share a bit.
+    words = np.ascontiguousarray(screen).view(np.uint32) * np.uint32(1 << 24 | 1 << 18 | 1 << 12 | 1 << 6)
+    return (words >> np.uint32(24)).astype(np.uint8)
 
 
 def unpack_screen(packed: Tensor) -> Tensor:
@@ -201,6 +200,7 @@ class QNetwork(nn.Module):
     def __init__(self, config: Config, spec: ObservationSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.kind = config.model.kind
         self.hidden_size = config.lstm_hidden_size
         self.num_quantiles = config.num_quantiles
 
@@ -239,7 +239,13 @@ class QNetwork(nn.Module):
         Returns:
             [M, F] float32, also under autocast.
         """
-        screen = unpack_screen(screen_packed).unsqueeze(1).float().mul_(1.0 / 3.0)  # [M, 1, 72, 80]
+        return self.encode_shades(unpack_screen(screen_packed), context, crop, prev_action, prev_reward)
+
+    def encode_shades(
+        self, shades: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor
+    ) -> Tensor:
+        """`encode` with screens as they come from the emulator: [M, 72, 80] uint8, shades 0-3."""
+        screen = shades.unsqueeze(1).float().mul_(1.0 / 3.0)  # [M, 1, 72, 80]
         joined = torch.cat(
             [
                 self.screen_encoder(screen.contiguous(memory_format=torch.channels_last)),
@@ -312,36 +318,6 @@ class QNetwork(nn.Module):
         for layer in layers:
             layer.noise_in.copy_(next(parts))
             layer.noise_out.copy_(next(parts))
-
-    @torch.inference_mode()
-    def act(
-        self,
-        screen_packed: Tensor,
-        context: Tensor,
-        crop: Tensor,
-        prev_action: Tensor,
-        prev_reward: Tensor,
-        state: State,
-    ) -> tuple[Tensor, Tensor, State]:
-        """One step of N emulators: inputs as for `encode` with M = N -> (noisy quantiles, clean quantiles, new state).
-
-        Quantiles are [N, A, K]. Act on the noisy ones; initial priorities are computed from the clean ones.
-        """
-        features = self.encode(screen_packed, context, crop, prev_action, prev_reward)
-        outputs, state = self._step_cell(features, state)
-        clean = self.head(outputs, noise=False)
-        noisy = self.head(outputs, noise=True) if self.head_value.is_noisy else clean
-        return noisy, clean, state
-
-    def _step_cell(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of the cell: features [N, F] -> outputs [N, H], state. `recur` would prepare its weights anew."""
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        weights = [self.cell.get_parameter(name) for name in names]
-        if isinstance(self.cell, nn.LSTM):
-            hidden, memory = torch.lstm_cell(features, (state[0][0], state[1][0]), *weights)
-            return hidden, (hidden.unsqueeze(0), memory.unsqueeze(0))
-        hidden = torch.gru_cell(features, state[0][0], *weights)
-        return hidden, (hidden.unsqueeze(0), state[1])
 
     def _run_cell(self, inputs: Any, state: State) -> tuple[Any, State]:
         """The cell over a tensor or a packed sequence, with the state's form the same for both kinds of cell."""

@@ -26,6 +26,7 @@ from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
 from cluster_rl.learning.sum_tree import SumTree
 from cluster_rl.replay_log import LogEntry, ReplayLog, Segment
+from cluster_rl.replay_totals import Totals
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
@@ -52,15 +53,15 @@ class AppendResult:
 
 
 class Replay:
-    """The replay of a run, on a log in `folder`. What the log holds on opening is part of it at once.
+    """The replay of the run `owner`, on a log in `folder`. What the log holds on opening is part of it at once.
 
     Ids count the sequences ever logged; the live ones lie in one range [oldest, next), with holes where a record was
     damaged. Id i has the slot i modulo capacity in `_entries` and in the tree.
 
-    Raises `UserError` if the log cannot be opened or was written with other shapes.
+    Raises `UserError` if the log cannot be opened, is in use, or was written by another run or with other shapes.
     """
 
-    def __init__(self, config: Config, spec: BlockSpec, folder: Path) -> None:
+    def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
         self._config = config
@@ -75,6 +76,7 @@ class Replay:
         self._log = ReplayLog(
             folder,
             spec,
+            owner=owner,
             segment_bytes=MAX_SEGMENT_BYTES,
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
             on_record=self._insert,
@@ -90,7 +92,7 @@ class Replay:
 
     @property
     def episodes(self) -> int:
-        """Whole episodes logged in the whole run."""
+        """Episodes logged in the whole run; those that the end of a job broke off are not counted."""
         return self._log.totals.episodes
 
     @property
@@ -113,6 +115,11 @@ class Replay:
     def damaged(self) -> int:
         """Records that could not be read, on opening or when sampled."""
         return self._log.damaged + self.damaged_samples
+
+    @property
+    def notes(self) -> list[str]:
+        """What was damaged in the log when it was opened, one line each."""
+        return self._log.notes
 
     @property
     def sequences(self) -> int:
@@ -141,10 +148,29 @@ class Replay:
         with self._lock:
             return self._log.expected_seq(actor, incarnation)
 
+    def next_incarnation(self, actor: int) -> int:
+        """A number above every known incarnation of an actor; 1 for one that was never seen."""
+        with self._lock:
+            return self._log.next_incarnation(actor)
+
+    def totals(self) -> dict[str, Any]:
+        """The log's totals for the checkpoint, as data that JSON keeps exactly."""
+        with self._lock:
+            return self._log.totals.to_plain()
+
+    def adopt_totals(self, saved: dict[str, Any]) -> bool:
+        """Raises the log's totals to those of `totals()` in a checkpoint, where it has lost records; whether it had.
+
+        Env steps and episodes so never fall back, no sequence's id is given twice, and the totals are at once on disk.
+        Raises `UserError` for data that is not from `totals()`, or if the disk is full.
+        """
+        with self._lock:
+            return self._log.adopt(Totals.from_plain(saved))
+
     def append(self, actor: int, incarnation: int, seq: int, block: bytes | memoryview) -> AppendResult:
         """Checks and logs one block and makes it sampleable. It is on disk for sure only after `sync`.
 
-        Raises `BlockError` for a block that is not one of this spec, `UserError` if the disk is full.
+        Raises `BlockError` for a block that is not one of this spec, `UserError` if the disk is full or fails.
         """
         if not (0 <= actor < 2**32 and 0 <= incarnation < 2**62 and 0 <= seq < 2**62):
             raise BlockError(f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range")
@@ -158,7 +184,10 @@ class Replay:
         return AppendResult(entry.id, header)
 
     def sync(self) -> None:
-        """Puts everything appended so far on disk: one fsync for many blocks. Call it before acknowledging."""
+        """Puts everything appended so far on disk: one fsync for many blocks. Call it before acknowledging.
+
+        Raises `UserError` if the disk or the quota is full or the disk fails.
+        """
         with self._lock:
             sync = self._log.prepare_sync()
         sync()
@@ -187,7 +216,7 @@ class Replay:
                     block = segments[column].read(int(entry["offset"]), int(entry["length"]))
                     header, arrays = decode_arrays(block, self._spec)
                     break
-                except BlockError:
+                except (BlockError, OSError):  # damaged, or on a bad place of the disk
                     self._remove_damaged(int(batch["ids"][column]))
                     one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
                     batch["ids"][column], segments[column] = one_id[0], one_segment[0]

@@ -23,6 +23,7 @@ BACKOFF_FIRST_SEC = 0.5
 BACKOFF_MAX_SEC = 30.0
 # A child that ran this long was well: its next death starts again from the short delay.
 HEALTHY_SEC = 120.0
+_BAD_INPUT_SEC = 30.0
 _POLL_SEC = 0.05
 _LOG_HEAD_BYTES = 256 * 1024
 _LOG_TAIL_BYTES = 64 * 1024
@@ -149,7 +150,8 @@ class Supervisor:
             return
         error = first_error(child.log_path, child.log_start_bytes)
         line = f"{child.name} {describe_exit(code)}: {error or 'nothing in its log'}; log {child.log_path}"
-        if code == EXIT_BAD_INPUT:
+        # Bad input shows at once. Later it is the words for something that passes, such as a quota or another learner.
+        if code == EXIT_BAD_INPUT and now - child.started_at < _BAD_INPUT_SEC:
             child.over = True
             tell("bad_input", line)
         elif child.restarts_left == 0:

@@ -16,20 +16,22 @@ import sys
 import time
 import uuid
 
-from cluster_rl.config import Config, config_to_json
+from cluster_rl.config import Config
 from cluster_rl.emulator.rom import preflight
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, check_job, load_run
-from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, begin_job, check_job, load_run
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
+from cluster_rl.runs.progress import read_progress, save_progress
 from cluster_rl.signals import StopFlag
 from cluster_rl.status import StatusView
-from cluster_rl.supervise import Supervisor
+from cluster_rl.supervise import ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0
+_ACTOR_MISSED_SEC = 15.0
 LEARNER = "learner"
+ACTOR = "actor-"
 
 
 def launch(config: Config, run_dir: RunDir) -> int:
@@ -42,47 +44,87 @@ def launch(config: Config, run_dir: RunDir) -> int:
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        write_atomic(run_dir.config, config_to_json(config))
-        # A learner that was killed leaves it behind, and actors would knock at a closed port first.
-        run_dir.rendezvous.unlink(missing_ok=True)
-        supervisor = Supervisor(run_dir.logs, config.max_restarts)
-        try:
-            return _supervise(config, run_dir, supervisor, stop)
-        finally:
-            for line in _stop(supervisor):
-                print(line, flush=True)
+        begin_job(config, run_dir, rom)
+        return _Job(config, run_dir, stop).run()
 
 
-def _supervise(config: Config, run_dir: RunDir, supervisor: Supervisor, stop: StopFlag) -> int:
-    python = [sys.executable, "-m"]
-    token = uuid.uuid4().hex
-    learner = ["cluster_rl.learner", "--run-dir", str(run_dir.path), "--job-token", token]
-    supervisor.start(LEARNER, [*python, *learner, "--job-started", repr(time.time())], _learner_environment())
-    for index in range(config.num_actors):
-        actor = ["cluster_rl.actor", "--run-dir", str(run_dir.path), "--actor", str(index)]
-        supervisor.start(f"actor-{index}", [*python, *actor], {"OMP_NUM_THREADS": "1"})
-    with StatusView(run_dir, config, token) as view:
-        while not stop:
-            for event in supervisor.poll():
-                view.say(event.line)
-                if event.kind in ("bad_input", "gave_up"):
-                    return EXIT_BAD_INPUT if event.kind == "bad_input" else EXIT_FAILURE
-                if event.name == LEARNER and event.kind == "finished":
-                    view.finish()
-                    return EXIT_OK
-            view.refresh()
-            stop.wait(_POLL_SEC)
-        view.say(f"{stop.reason}: stopping")
-        for line in _stop(supervisor):
-            view.say(line)
-        view.finish()
-    return EXIT_OK
+class _Job:
+    """The children of one job, and what is done about each of their ends."""
 
+    def __init__(self, config: Config, run_dir: RunDir, stop: StopFlag) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._stop = stop
+        self._token = uuid.uuid4().hex
+        self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
+        self._actors_over: dict[str, float] = {}  # name -> time at which an actor ended without an error
+        self._code: int | None = None
 
-def _stop(supervisor: Supervisor) -> list[str]:
-    """Ends all children; returns what is worth saying. One that is still starting up dies of the TERM, as it may."""
-    events = supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC)
-    return [event.line for event in events if event.exit_code not in (EXIT_OK, -signal.SIGTERM)]
+    def run(self) -> int:
+        """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
+        self._start_learner()
+        for index in range(self._config.num_actors):
+            self._start_actor(f"{ACTOR}{index}")
+        with StatusView(self._run_dir, self._config, self._token) as view:
+            while not self._stop and self._code is None:
+                for event in self._supervisor.poll():
+                    view.say(event.line)
+                    self._look_at(event)
+                self._restart_ended_actors(view)
+                view.refresh()
+                self._stop.wait(_POLL_SEC)
+            if self._stop:
+                view.say(f"{self._stop.reason}: stopping")
+            self._end(view)
+            view.finish()
+        return EXIT_OK if self._code is None else self._code
+
+    def _start_learner(self) -> None:
+        arguments = ["--run-dir", str(self._run_dir.path), "--job-token", self._token]
+        arguments += ["--job-started", repr(time.monotonic())]
+        command = [sys.executable, "-m", "cluster_rl.learner", *arguments]
+        self._supervisor.start(LEARNER, command, _learner_environment())
+
+    def _start_actor(self, name: str) -> None:
+        arguments = ["--run-dir", str(self._run_dir.path), "--actor", name.removeprefix(ACTOR)]
+        command = [sys.executable, "-m", "cluster_rl.actor", *arguments]
+        self._supervisor.start(name, command, {"OMP_NUM_THREADS": "1"})
+
+    def _look_at(self, event: ChildEvent) -> None:
+        if event.kind == "bad_input":
+            self._code = EXIT_BAD_INPUT
+        elif event.kind == "gave_up":
+            self._code = EXIT_FAILURE
+        elif event.kind == "finished" and event.name == LEARNER:
+            self._code = EXIT_OK
+        elif event.kind == "finished":
+            self._actors_over[event.name] = time.monotonic()
+
+    def _restart_ended_actors(self, view: StatusView) -> None:
+        """An actor ends without error when the learner stops the run, or because somebody ended it from outside.
+
+        In the first case the learner is over soon; if it is not, the actor was needed.
+        """
+        for name, ended in list(self._actors_over.items()):
+            if time.monotonic() - ended > _ACTOR_MISSED_SEC:
+                del self._actors_over[name]
+                view.say(f"{name} was ended from outside while the run goes on; starting it again")
+                self._start_actor(name)
+
+    def _end(self, view: StatusView) -> None:
+        """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here."""
+        for event in self._supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC):
+            # A child that is still starting up dies of the TERM, as it may.
+            if event.exit_code in (EXIT_OK, -signal.SIGTERM):
+                continue
+            view.say(event.line)
+            if event.name == LEARNER and self._stop:
+                self._code = EXIT_FAILURE
+        progress = read_progress(self._run_dir.progress)
+        job = progress.jobs[-1] if progress is not None and progress.jobs else None
+        if progress is not None and job is not None and job.token == self._token and job.ended is None:
+            progress.end_job(f"{self._stop.reason or 'failure'}; the learner ended without a checkpoint")
+            save_progress(self._run_dir.progress, progress)
 
 
 def _learner_environment() -> dict[str, str]:

@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 import uuid
 
 import torch
 
-from cluster_rl import replayer
 from cluster_rl.actor import Actor
-from cluster_rl.config import Config, config_to_json
+from cluster_rl.config import Config
 from cluster_rl.emulator.rom import preflight
 from cluster_rl.errors import EXIT_OK, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, check_job, load_run
-from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, begin_job, check_job, load_run
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
-from cluster_rl.signals import StopFlag
+from cluster_rl.signals import StopFlag, die_with_parent
 from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.status import StatusView
 from cluster_rl.trainer import Trainer
 
 _VIDEOS = 4
+_POLL_SEC = 0.2
 
 
 class SerialLink:
@@ -63,11 +64,13 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     token = uuid.uuid4().hex
     torch.set_num_threads(config.learner_threads or len(os.sched_getaffinity(0)))
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), token)
-    # A job's number is its actors' incarnation: the same in a repeated run, another in the next job.
-    incarnation = trainer.progress.jobs[-1].id
-    links = [SerialLink(trainer, index, incarnation) for index in range(config.num_actors)]
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
-    actors = [Actor(config, index, incarnation, link, logs, run_dir.run_name) for index, link in enumerate(links)]
+    links, actors = [], []
+    for index in range(config.num_actors):
+        # Counted by the log: the same in a repeated run, another in the next job.
+        incarnation = trainer.replay.next_incarnation(index)
+        links.append(SerialLink(trainer, index, incarnation))
+        actors.append(Actor(config, index, incarnation, links[-1], logs, run_dir.run_name))
 
     def publish() -> None:
         params = trainer.publish()
@@ -119,12 +122,25 @@ def main() -> int:
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        write_atomic(run_dir.config, config_to_json(config))
+        begin_job(config, run_dir, rom)
         train(config, run_dir, stop)
-    if known.no_video or not config.log_episodes_for_replay or stop.signal_number is not None:
-        return EXIT_OK
+    if not known.no_video and config.log_episodes_for_replay and stop.signal_number is None:
+        _render(config, run_dir, StopFlag().install())
+    return EXIT_OK
+
+
+def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:
+    """Renders the newest episodes in a process of its own, which a signal ends. Training was good in any case."""
     options = ["--logs", str(run_dir.episode_logs), "--out", str(run_dir.videos), "--limit", str(_VIDEOS)]
-    return replayer.run(replayer.parse_arguments([*options, "--rom", config.rom]))
+    command = [sys.executable, "-m", "cluster_rl.replayer", *options, "--rom", config.rom]
+    parent_pid = os.getpid()
+    process = subprocess.Popen(command, preexec_fn=lambda: die_with_parent(parent_pid))
+    while process.poll() is None:
+        if stop.wait(_POLL_SEC):
+            process.terminate()
+            process.wait()
+    if process.returncode != EXIT_OK and not stop:
+        print(f"rendering ended with exit code {process.returncode}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cluster_rl.config import Config
@@ -24,12 +25,14 @@ from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import (
+    Checkpoint,
     flatten_state,
     load_checkpoint,
     publish_params,
     save_checkpoint,
     unflatten_state,
 )
+from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.telemetry import MetricsWriter, RateMeter
@@ -49,6 +52,14 @@ def pick_device(config: Config) -> torch.device:
     return torch.device("cpu")
 
 
+class Sampled(NamedTuple):
+    """A batch on its device, with what the host needs of it."""
+
+    batch: Batch
+    ids: npt.NDArray[np.int64]  # [N], of its sequences
+    positions: int  # trained positions in it
+
+
 class Trainer:
     """Replay, networks, limiter, counters and files of one run.
 
@@ -61,8 +72,11 @@ class Trainer:
         self.config = config
         self.run_dir = run_dir
         self.device = pick_device(config)
+        replay_dir = Path(config.replay_dir) if config.replay_dir else run_dir.replay
+        identity = read_identity(run_dir.identity)
+        # First of all: it waits for a learner that still holds the log, and everything below reads what that one wrote.
+        self.replay = Replay(config, block, replay_dir, identity.run_id if identity else run_dir.run_name)
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
-        self.replay = Replay(config, block, Path(config.replay_dir) if config.replay_dir else run_dir.replay)
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
@@ -88,9 +102,10 @@ class Trainer:
             self._ingested.add(result.header, self.r2d2.updates)
         return result
 
-    def may_insert(self) -> bool:
-        """Whether the actors may be granted one more sequence each."""
-        return self.limiter.may_insert(self.limiter.insert_chunk)
+    def sequences_wanted(self, actors: int) -> int:
+        """How many sequences each of `actors` actors may send beyond those that arrived; 0 while they must wait."""
+        wanted = self.limiter.room() // (max(1, actors) * self.config.unroll_length)
+        return min(self.config.credit_sequences, wanted)
 
     # What the sampling side calls.
 
@@ -98,12 +113,16 @@ class Trainer:
         """Whether a batch may be sampled now, those on their way to an update counted."""
         limiter = self.limiter
         ahead = limiter.ahead + self.batches_in_flight * limiter.sample_chunk
-        return limiter.inserted >= limiter.min_size and ahead + limiter.sample_chunk <= limiter.buffer
+        enough = limiter.inserted >= limiter.min_size and self.replay.sequences > 0
+        return enough and ahead + limiter.sample_chunk <= limiter.buffer
 
-    def sample(self) -> Batch:
-        """Draws a batch, on the learner's device."""
+    def sample(self) -> Sampled:
+        """Draws a batch and moves it to the learner's device."""
         self._sampled_batches += 1
-        return Batch.from_numpy(self.replay.sample(self.sample_rng, self.config.batch_size), self.device)
+        arrays = self.replay.sample(self.sample_rng, self.config.batch_size)
+        # Kept on the host too: reading them back would make the device wait.
+        ids, positions = arrays["ids"].copy(), int(arrays["train_length"].sum())
+        return Sampled(Batch.from_numpy(arrays, self.device), ids, positions)
 
     @property
     def batches_in_flight(self) -> int:
@@ -112,13 +131,12 @@ class Trainer:
 
     # What the training side calls.
 
-    def update(self, batch: Batch) -> None:
+    def update(self, sampled: Sampled) -> None:
         """Trains on one batch and hands its new priorities to the replay."""
-        ids = batch.ids.cpu().numpy().copy()
-        result = self.r2d2.update(batch)
-        self.replay.update_priorities(ids, result.priorities)
+        result = self.r2d2.update(sampled.batch)
+        self.replay.update_priorities(sampled.ids, result.priorities)
         self._trained_batches += 1
-        self.limiter.record_sample(self.limiter.sample_chunk)
+        self.limiter.record_sample(sampled.positions)
         self._last_update = result.metrics
 
     def publish_due(self) -> bool:
@@ -127,6 +145,7 @@ class Trainer:
 
     def publish(self) -> tuple[int, bytes]:
         """(version, safetensors bytes) for the actors; the version is the update count."""
+        self.progress.params_version = self.r2d2.updates
         return self.r2d2.updates, self.r2d2.params_bytes()
 
     def tick(self) -> None:
@@ -176,6 +195,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "limiter": self.limiter.state_dict(),
             "sample_rng": self.sample_rng.bit_generator.state,
+            "totals": self.replay.totals(),
         }
         tensors, tree = flatten_state(state)
         save_checkpoint(self.run_dir.checkpoint, tensors, {"updates": self.r2d2.updates, "state": tree})
@@ -184,7 +204,7 @@ class Trainer:
         """Brings progress.json up to date; with a reason, the job ends here."""
         progress, replay = self.progress, self.replay
         progress.env_steps, progress.episodes = replay.env_steps, replay.episodes
-        progress.updates = progress.params_version = self.r2d2.updates
+        progress.updates = self.r2d2.updates
         progress.sequences = replay.logged_sequences
         progress.rates = Rates(
             env_steps_per_sec=self._step_rate.update(progress.env_steps),
@@ -235,6 +255,9 @@ class Trainer:
     def _restore(self) -> str:
         """Brings back the newest checkpoint and says in one line what was restored."""
         found = load_checkpoint(self.run_dir.checkpoint)
+        for note in self.replay.notes:
+            print(note, flush=True)
+        behind = found is not None and self.replay.adopt_totals(_restored_state(found)["totals"])
         log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
         if found is None:
             self.limiter.load_state_dict({"sampled": 0}, self.replay.env_steps)
@@ -243,7 +266,7 @@ class Trainer:
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
         for note in found.notes:
             print(note, flush=True)
-        state = unflatten_state(found.tensors, found.meta["state"])
+        state = _restored_state(found)
         self.r2d2.load_state_dict(state["r2d2"])
         self.replay.load_state_dict(state["replay"])
         self.limiter.load_state_dict(state["limiter"], self.replay.env_steps)
@@ -252,6 +275,7 @@ class Trainer:
             f"restored weights, target, optimiser, counters (env_steps {self.replay.env_steps}, episodes "
             f"{self.replay.episodes}, updates {self.r2d2.updates}), {log}, priorities "
             f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
+            + ("; the replay log had lost sequences, counters are the checkpoint's" if behind else "")
         )
 
     def _start_job(self, job_token: str) -> Progress:
@@ -265,6 +289,11 @@ class Trainer:
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
         progress.continue_job(job_token, self.restored)
         return progress
+
+
+def _restored_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.meta["state"])
+    return state
 
 
 class _IngestStats:

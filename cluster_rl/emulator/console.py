@@ -10,9 +10,11 @@ import hashlib
 import io
 import warnings
 import zlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from cluster_rl.game import ram
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the SDL package announces itself, and nothing here opens a window
     from pyboy import PyBoy
+    from pyboy.core import ram as pyboy_ram
     from pyboy.utils import PyBoyException, WindowEvent
 
 __all__ = ["BUTTONS", "BUTTON_HELD_FRAMES", "SCREEN_SHAPE", "Console", "live_check"]
@@ -43,9 +46,17 @@ _EVENT_NAMES = tuple(("BUTTON_" if name in ("a", "b", "start") else "ARROW_") + 
 _PRESS = tuple(getattr(WindowEvent, f"PRESS_{name}") for name in _EVENT_NAMES)
 _RELEASE = tuple(getattr(WindowEvent, f"RELEASE_{name}") for name in _EVENT_NAMES)
 _RELEASE_ALL = (*_RELEASE, WindowEvent.RELEASE_BUTTON_SELECT)
-_LIVE_SLICES = tuple(
-    (ram.image_index(start), ram.image_index(stop - 1) + 1, start, stop) for start, stop in ram.LIVE_RANGES
-)
+
+
+def _live_mask() -> npt.NDArray[np.uint8]:
+    """0xFF for each byte of WRAM that a live image holds, 0 for the others; no HRAM is live."""
+    mask = np.zeros(ram.WRAM_BYTES, np.uint8)
+    for start, stop in ram.LIVE_RANGES:
+        mask[start - ram.WRAM_START : stop - ram.WRAM_START] = 0xFF
+    return mask
+
+
+_LIVE_MASK = _live_mask()
 
 
 def live_check(image: bytes) -> int:
@@ -66,21 +77,23 @@ class Console:
         self.rom = rom
         self.frame_skip = frame_skip
         try:
-            # The cartridge's RAM is a buffer of ours: PyBoy would else read and write a file beside the ROM.
-            self._pyboy = PyBoy(
-                io.BytesIO(rom.data),
-                window="null",
-                sound_emulated=False,
-                ram_file=io.BytesIO(bytes(max(rom.cartridge_ram_bytes, 0x8000))),
-                cgb=False,
-                log_level="CRITICAL",
-            )
+            with _made_by_pyboy() as arrays:
+                # The cartridge's RAM is a buffer of ours: PyBoy would else read and write a file beside the ROM.
+                self._pyboy = PyBoy(
+                    io.BytesIO(rom.data),
+                    window="null",
+                    sound_emulated=False,
+                    ram_file=io.BytesIO(bytes(max(rom.cartridge_ram_bytes, 0x8000))),
+                    cgb=False,
+                    log_level="CRITICAL",
+                )
         except PyBoyException as error:
             raise UserError(f"ROM {rom.path or rom.title}: PyBoy cannot run it: {error}") from None
         self._pyboy.set_emulation_speed(0)
         self._memory = self._pyboy.memory
+        self._wram = _find_wram(arrays, self._memory)
         self._pixels = self._pyboy.screen.ndarray  # uint8 [144, 160, 4], a live view
-        self._live = bytearray(ram.IMAGE_BYTES)
+        self._live = np.zeros(ram.IMAGE_BYTES, np.uint8)
         self._open = True
 
     def boot(self) -> None:
@@ -117,16 +130,13 @@ class Console:
         return picture
 
     def image(self) -> bytes:
-        """RAM image with only `ram.LIVE_RANGES` filled in: what `GameState` reads, at a fifth of the cost."""
-        live, memory = self._live, self._memory
-        for low, high, start, stop in _LIVE_SLICES:
-            live[low:high] = memory[start:stop]
-        return bytes(live)
+        """RAM image with only `ram.LIVE_RANGES` filled in: what `GameState` reads."""
+        np.bitwise_and(self._wram, _LIVE_MASK, out=self._live[: ram.WRAM_BYTES])
+        return self._live.tobytes()
 
     def full_image(self) -> bytes:
-        """RAM image with every byte, about 0.4 ms."""
-        memory = self._memory
-        return bytes(memory[ram.WRAM_START : ram.WRAM_STOP]) + bytes(memory[ram.HRAM_START : ram.HRAM_STOP])
+        """RAM image with every byte."""
+        return self._wram.tobytes() + bytes(self._memory[ram.HRAM_START : ram.HRAM_STOP])
 
     def ram_hash(self) -> int:
         """64-bit hash of the full RAM image."""
@@ -180,3 +190,39 @@ class Console:
         for _ in range(frames):
             self._pyboy.tick(1, True, False)
             on_frame(self.rgb())
+
+
+@contextmanager
+def _made_by_pyboy() -> Iterator[list[array[int]]]:
+    """The arrays that PyBoy makes for RAM in a console that is made meanwhile.
+
+    PyBoy hands out RAM one byte at a time, so reading what `GameState` needs would take a tenth as long as the emulated
+    step itself. Its arrays can be read whole, but it keeps them to itself, so they are caught where it makes them.
+    """
+    made: list[array[int]] = []
+
+    def make(*arguments: Any) -> array[int]:
+        made.append(array(*arguments))
+        return made[-1]
+
+    pyboy_ram.array = make
+    try:
+        yield made
+    finally:
+        pyboy_ram.array = array
+
+
+def _find_wram(arrays: list[array[int]], memory: Any) -> npt.NDArray[np.uint8]:
+    """A live view of the one of PyBoy's arrays that is WRAM.
+
+    Raises RuntimeError where none follows what is written to WRAM's addresses: PyBoy then is not the version that this
+    module was written for.
+    """
+    for wram in (made for made in arrays if len(made) == ram.WRAM_BYTES):
+        last = memory[ram.WRAM_STOP - 1]
+        memory[ram.WRAM_STOP - 1] = last ^ 0xFF
+        follows = wram[-1] == last ^ 0xFF
+        memory[ram.WRAM_STOP - 1] = last
+        if follows:
+            return np.frombuffer(wram, np.uint8)
+    raise RuntimeError("PyBoy's work RAM was not found; is another PyBoy installed than the package asks for?")

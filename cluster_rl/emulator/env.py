@@ -156,12 +156,24 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
         `on_frame` is handed every frame, as `Console.step` does; the step is the same.
         """
+        self.press(action, on_frame)
+        return self.look()
+
+    def press(self, action: int, on_frame: Callable[[Frame], None] | None = None) -> None:
+        """The first half of `advance`: the emulator runs. `look` must follow.
+
+        An actor does this for all its emulators and then looks at all: taking turns between the emulator's code and
+        Python's throws the one out of the processor's caches for the other.
+        """
         if not self._open:
             raise RuntimeError("no episode is open: call start() or reset() first")
-        before = self.state
         self.console.step(action, on_frame)
-        image = self.console.image()
-        screen = self.console.screen()
+        self._pressed = (action, self.console.image(), self.console.screen())
+
+    def look(self) -> Step:
+        """The second half of `advance`: what the press led to."""
+        before = self.state
+        action, image, screen = self._pressed
         self.state = state = GameState(image)
         self.episode_steps += 1
         if self._recorder is not None:

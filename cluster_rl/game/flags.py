@@ -6,7 +6,7 @@ reached and the number of event flags newly set. Both are latched, because the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,18 @@ _ARGUMENTS = {
     "byte": ("address", "equals"),
     "battle": (),
     "experience": ("above",),
+}
+
+
+_RULES: dict[str, Callable[..., bool]] = {
+    "event": GameState.has_event,
+    "map": lambda state, map_id: state.map_id == map_id,
+    "badge": lambda state, bit: bool(state.badges >> bit & 1),
+    "missable": GameState.has_missable,
+    "bit": lambda state, address, bit: bool(state.u8(address) >> bit & 1),
+    "byte": lambda state, address, value: state.u8(address) == value,
+    "battle": lambda state: state.in_battle != BATTLE_NONE,
+    "experience": lambda state, above: sum(mon.experience for mon in state.party) > above,
 }
 
 
@@ -54,26 +66,7 @@ class Condition:
 
     def holds(self, state: GameState) -> bool:
         """Whether it is true in this state; never before a game has started."""
-        if not state.in_game:
-            return False
-        match self.kind, self.arguments:
-            case "event", (event,):
-                return state.has_event(event)
-            case "map", (map_id,):
-                return state.map_id == map_id
-            case "badge", (bit,):
-                return bool(state.badges >> bit & 1)
-            case "missable", (index,):
-                return state.has_missable(index)
-            case "bit", (address, bit):
-                return bool(state.u8(address) >> bit & 1)
-            case "byte", (address, value):
-                return state.u8(address) == value
-            case "battle", ():
-                return state.in_battle != BATTLE_NONE
-            case "experience", (above,):
-                return sum(mon.experience for mon in state.party) > above
-        raise AssertionError(f"no rule for {self}")
+        return state.in_game and _RULES[self.kind](state, *self.arguments)
 
     @property
     def addresses(self) -> tuple[int, ...]:
@@ -92,18 +85,20 @@ class Milestone:
 
 
 class ProgressLatch:
-    """Which milestones and event flags were ever reached since `start`."""
+    """Which milestones and event flags were ever reached since `start`.
+
+    `reached` holds the names of the milestones, in the order of play.
+    """
 
     def __init__(self, world: World) -> None:
         self.milestones = world.milestones
-        self._other_than_events = tuple(m for m in self.milestones if m.condition.kind != "event")
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything."""
         self.new_events = 0
         self._events = 0
-        self._reached: set[str] = set()
+        self._remember(())
 
     def start(self, state: GameState) -> None:
         """Begins at this state: what is set in it counts as reached, and is not reported."""
@@ -123,15 +118,18 @@ class ProgressLatch:
         self.new_events = fresh.bit_count()
         self._events |= fresh
         # Most milestones are event flags, and on most steps none of those changes.
-        candidates = self.milestones if fresh else self._other_than_events
-        new = [m.name for m in candidates if m.name not in self._reached and m.condition.holds(state)]
-        self._reached.update(new)
+        candidates = self._open if fresh else self._open_without_flag
+        new = [m.name for m in candidates if m.condition.holds(state)]
+        if new:
+            self._remember((*self.reached, *new))
         return new
 
-    @property
-    def reached(self) -> list[str]:
-        """Names of all milestones reached, in the order of play."""
-        return [m.name for m in self.milestones if m.name in self._reached]
+    def _remember(self, names: Iterable[str]) -> None:
+        """Makes these the milestones reached; what follows from them is worked out here, as it seldom changes."""
+        known = set(names)
+        self.reached = tuple(m.name for m in self.milestones if m.name in known)
+        self._open = tuple(m for m in self.milestones if m.name not in known)
+        self._open_without_flag = tuple(m for m in self._open if m.condition.kind != "event")
 
     @property
     def event_count(self) -> int:
@@ -140,7 +138,7 @@ class ProgressLatch:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: names, and the event flags as hexadecimal digits."""
-        return {"milestones": self.reached, "events": f"{self._events:x}"}
+        return {"milestones": list(self.reached), "events": f"{self._events:x}"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave. Raises UserError for milestones that this game does not have."""
@@ -150,6 +148,6 @@ class ProgressLatch:
         events = int(state["events"], 16)
         if events >> ram.EVENT_COUNT:
             raise UserError(f"saved progress: more than {ram.EVENT_COUNT} event flags")
-        self._reached = set(state["milestones"])
+        self._remember(state["milestones"])
         self._events = events
         self.new_events = 0

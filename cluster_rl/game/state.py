@@ -178,6 +178,8 @@ class GameState:
 
     def u8(self, address: int) -> int:
         """The byte at a CPU address in WRAM or HRAM; raises ValueError elsewhere."""
+        if ram.WRAM_START <= address < ram.WRAM_STOP:  # nearly always, and this is called twenty times a step
+            return self.image[address - ram.WRAM_START]
         return self.image[ram.image_index(address)]
 
     def slice(self, address: int, length: int) -> bytes:

@@ -126,7 +126,7 @@ class World:
             "bag": [{"item": self.item_name(item), "count": count} for item, count in state.bag],
             "money": state.money,
             "dex": {"owned": len(state.dex_owned), "seen": len(state.dex_seen)},
-            "milestones": latch.reached,
+            "milestones": list(latch.reached),
             "events": [self.event_name(event) for event in state.events_set()],
             "task_ended": self.task_ended(state),
             "battle": None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_rl.config import Config
+from cluster_rl.learning.targets import RESCALING_EPSILON
 
 
 def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]:
@@ -31,6 +32,26 @@ def actor_epsilons(config: Config, actor_index: int) -> NDArray[np.float64]:
         raise ValueError(f"actor_index must be in 0..{config.num_actors - 1}, not {actor_index}")
     ladder = epsilon_ladder(config.num_actors * config.envs_per_actor, config.epsilon_base, config.epsilon_alpha)
     return ladder[actor_index :: config.num_actors]
+
+
+def acting_values(quantiles: NDArray[np.float32], rescaling: bool) -> NDArray[np.float32]:
+    """`targets.expected_values` for the few rows of an actor, where numpy starts its operations faster than torch.
+
+    quantiles [N, A, K] -> values [N, A] in reward units.
+    """
+    values: NDArray[np.float32]
+    if not rescaling:
+        values = quantiles.mean(-1)
+        return values
+    linear = np.float32(1.0 + 2.0 * RESCALING_EPSILON)
+    divisor = np.abs(quantiles)
+    divisor *= np.float32(4.0 * RESCALING_EPSILON)
+    divisor += linear * linear
+    np.sqrt(divisor, out=divisor)
+    divisor += linear
+    root = 2.0 * quantiles / divisor  # of the sign of the quantile, as is the value
+    values = (root * (np.abs(root) + 2.0)).mean(-1)
+    return values
 
 
 def select_actions(

@@ -9,7 +9,7 @@ After Reverb's SampleToInsertRatio (Cassirer et al. 2021). All counts are traine
     buffer = max(tolerance * samples_per_insert * min_size, 2 * max(sample_chunk, samples_per_insert * insert_chunk))
 
     sampling n is allowed     if inserted >= min_size and ahead + n <= buffer
-    inserting n is allowed    if inserted + n <= min_size or ahead - samples_per_insert * n >= -buffer
+    inserting n is allowed    if ahead - samples_per_insert * n >= -buffer, always so below min_size
 
 so |ahead| <= buffer once min_size is reached. Both could be refused at once only if
 2 * buffer < sample_chunk + samples_per_insert * insert_chunk, which the second term of the buffer rules out: while one
@@ -72,13 +72,9 @@ class RateLimiter:
             raise ValueError(f"RateLimiter: {positions} positions asked for, sample_chunk is {self.sample_chunk}")
         return self.inserted >= self.min_size and self.ahead + positions <= self.buffer
 
-    def may_insert(self, positions: int) -> bool:
-        """Whether `positions` more (at most `insert_chunk`) may be asked of the actors now."""
-        if positions > self.insert_chunk:
-            raise ValueError(f"RateLimiter: {positions} positions asked for, insert_chunk is {self.insert_chunk}")
-        if self.inserted + positions <= self.min_size:
-            return True
-        return self.ahead - self.samples_per_insert * positions >= -self.buffer
+    def room(self) -> int:
+        """Positions that may be asked of all actors together now, 0 while they must wait."""
+        return max(0, int((self.ahead + self.buffer) / self.samples_per_insert))
 
     def record_sample(self, positions: int) -> None:
         """Positions that were sampled."""

@@ -43,6 +43,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Deletes what a process killed in the middle of `write_atomic` left in `folder`. Under the run's lock only."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Creates a new file at `path` and returns once its bytes are on the disk. `OSError` if it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

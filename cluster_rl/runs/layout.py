@@ -36,6 +36,7 @@ class RunDir:
         self.root = Path(root)
         self.path = self.root / run_name
 
+        self.identity = self.path / "run.json"
         self.config = self.path / "config.json"
         self.progress = self.path / "progress.json"
         self.online_params = self.path / "online_params.pt"

@@ -104,6 +104,14 @@ class Progress(msgspec.Struct, kw_only=True):
         job.env_steps_end, job.updates_end = self.env_steps, self.updates
 
 
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+class DamagedProgressError(UserError):
+    """progress.json is there and cannot be understood."""
+
+
 def save_progress(path: Path, progress: Progress) -> None:
     """Writes the file atomically and stamps `updated`. Raises `UserError` for a full disk."""
     progress.updated = time.time()
@@ -119,13 +127,12 @@ def read_progress(path: Path) -> Progress | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise UserError(f"{path}: schema {version}, this program knows {SCHEMA_VERSION}; use the newer program")
         progress = msgspec.json.decode(data, type=Progress)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); the next job of the run rebuilds it") from None
-    if progress.schema_version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema {progress.schema_version}, this program knows {SCHEMA_VERSION}; use the newer program"
-        )
+        raise DamagedProgressError(f"{path}: damaged ({error}); the next job of the run rebuilds it") from None
     return progress
 
 
@@ -137,9 +144,7 @@ def recover_progress(path: Path) -> tuple[Progress | None, str]:
     """
     try:
         return read_progress(path), ""
-    except UserError as error:
-        if "damaged" not in str(error):
-            raise
+    except DamagedProgressError:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
         return None, f"{path.name} was damaged; moved to {aside.name} and rebuilt, without the history of jobs"

@@ -6,6 +6,7 @@ decides where actors send their experience.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -50,6 +51,8 @@ def read_rendezvous(path: Path) -> Rendezvous | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno in (errno.ESTALE, errno.EIO):
+            return None  # a network file system while the file is being replaced; the caller comes again
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if mode & 0o022:
         raise UserError(f"{path}: other users may write it (mode {mode:04o}); run chmod 600 on it")

@@ -116,7 +116,7 @@ def measure(steps: int, synthetic: bool, folder: Path) -> dict[str, Any]:
     config = load_config(None, [*SHAPE, f"replay_capacity_transitions={SIZES[1] * 11 // 10}"])
     spec = BlockSpec.from_config(config, len(cluster_map_features.SLOTS), NUM_BUTTONS)
     blocks = synthetic_blocks(spec, steps) if synthetic else play_blocks(config, spec, steps)
-    replays = [Replay(config, spec, folder / str(size)) for size in SIZES]
+    replays = [Replay(config, spec, folder / str(size), "bench") for size in SIZES]
     append_us = [fill(replay, blocks, size) for replay, size in zip(replays, SIZES, strict=True)]
     small_ms, large_ms = best_sample_ms(replays, ROUNDS)
     large = replays[1]

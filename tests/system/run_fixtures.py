@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster_rl.config import load_config
 from cluster_rl.replay_log import LogEntry, ReplayLog
+from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
 from cluster_rl.spaces import block_spec
@@ -142,8 +143,7 @@ def processes_of(run_dir: RunDir) -> list[str]:
 
 
 def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
-    """(distinct trained positions, trained positions, episodes) that the replay log on disk holds."""
-    config = load_config(run_dir.config)
+    """(distinct trained positions, trained positions, whole episodes) that the replay log on disk holds."""
     positions: set[tuple[int, int, int, int, int]] = set()
     counts = [0, 0]
 
@@ -152,8 +152,28 @@ def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
         ids = (header.actor, header.incarnation, header.emulator, header.episode)
         positions.update((*ids, header.first_step + step) for step in range(header.train_length))
         counts[0] += header.train_length
-        counts[1] += header.summary is not None
+        counts[1] += header.summary is not None and header.summary["reason"] != "stopped"
 
-    log = ReplayLog(run_dir.replay, block_spec(config), segment_bytes=2**30, segment_transitions=2**30, on_record=count)
-    log.close()
+    _read_log(run_dir, count)
     return len(positions), counts[0], counts[1]
+
+
+def logged_blocks(run_dir: RunDir) -> list[bytes]:
+    """Every sequence block in the replay log on disk, in order."""
+    blocks: list[bytes] = []
+    _read_log(run_dir, lambda entry: blocks.append(entry.segment.read(entry.offset, entry.length)))
+    return blocks
+
+
+def _read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> None:
+    identity = read_identity(run_dir.identity)
+    assert identity is not None
+    log = ReplayLog(
+        run_dir.replay,
+        block_spec(load_config(run_dir.config)),
+        owner=identity.run_id,
+        segment_bytes=2**30,
+        segment_transitions=2**30,
+        on_record=on_record,
+    )
+    log.close()

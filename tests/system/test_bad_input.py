@@ -52,6 +52,13 @@ def _make_roms(folder: Path) -> None:
         (("--config", "misspelt.json"), ("misspelt.json", "unroll_lenght", "unroll_length")),
         (("--run-name", "../x"), ("../x", "run name")),
         (("--initial_state", "text.gb"), ("text.gb",)),
+        (("--rewards.step", "NaN"), ("rewards.step", "finite")),
+        (("--bind_host", "nowhere.invalid"), ("bind_host", "nowhere.invalid")),
+        (("--replay_dir", "text.gb"), ("replay_dir", "text.gb")),
+        (
+            ("--model.kind", "unified", "--use_spatial_attention", "true", "--model.attention_heads", "7"),
+            ("attention_heads",),
+        ),
     ],
 )
 def test_training_refuses(tmp_path: Path, module: str, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -66,6 +73,8 @@ def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "cluster_runs" / "old"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"lstm_hidden_size": 64}))
+    (run / "replay").mkdir()
+    (run / "replay" / "segment-00000001.log").touch()
     line = _refused(tmp_path, "cluster_rl.train_cluster", "--config", "quickstart", "--run-name", "old")
     assert "old" in line
     assert "another --run-name" in line

@@ -85,6 +85,18 @@ def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None
     assert code == 0
 
 
+def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, *overrides())
+    launcher.wait_for(lambda p: p.env_steps > 0)
+    (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--actor 1"))
+    os.kill(victim, signal.SIGTERM)
+    launcher.wait_for(lambda p: victim not in launcher.children("actor"))
+    launcher.wait_for(lambda p: len(launcher.children("actor")) == 2, timeout_sec=40)
+    code, seconds = launcher.terminate(signal.SIGUSR2)
+    assert (code, seconds < 15) == (0, True)
+    assert "actor-1 was ended from outside" in launcher.output
+
+
 def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, *overrides())
     launcher.wait_for(lambda p: p.env_steps > 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from run_fixtures import Launcher, logged_positions, overrides
+from run_fixtures import Launcher, logged_blocks, logged_positions, overrides
 
 
 def _serial(folder: Path, seed: int, target: int = 500) -> Launcher:
@@ -17,9 +17,9 @@ def _serial(folder: Path, seed: int, target: int = 500) -> Launcher:
 
 
 def _digest(launcher: Launcher) -> tuple[str, str]:
-    replay = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(launcher.run_dir.replay.iterdir())))
+    blocks = hashlib.sha256(b"".join(logged_blocks(launcher.run_dir)))
     newest = max(launcher.run_dir.checkpoint.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
-    return replay.hexdigest(), hashlib.sha256((newest / "tensors.safetensors").read_bytes()).hexdigest()
+    return blocks.hexdigest(), hashlib.sha256((newest / "tensors.safetensors").read_bytes()).hexdigest()
 
 
 def test_one_seed_gives_one_run(tmp_path: Path) -> None:

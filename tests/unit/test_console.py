@@ -21,6 +21,7 @@ from cluster_rl.emulator.rom import RED_SHA1, Rom, load_rom, preflight
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.savestate import PINNED_VERSION
+from cluster_rl.game.state import GameState
 
 FRAME_SKIP = 24
 ROM = load_rom("")
@@ -187,6 +188,28 @@ def test_images_and_hash(console: Console, booted: bytes) -> None:
     assert 0 <= live_check(live) <= 0xFFFF
     assert live_check(live) != live_check(live[:-1] + b"\1")
     assert console.position() == (full[0xD35E - 0xC000], full[0xD362 - 0xC000], full[0xD361 - 0xC000])
+
+
+def test_images_follow_the_emulator(console: Console, booted: bytes) -> None:
+    def addressed(one: Console) -> bytes:
+        return bytes(one._memory[ram.WRAM_START : ram.WRAM_STOP])
+
+    console.load(booted)
+    with Console(console.rom, 24) as other:  # whose RAM must not be taken for the first one's
+        images = set()
+        for step in range(30):
+            console.step(step % len(BUTTONS))
+            images.add(console.image())
+            live, full = console.image(), console.full_image()
+            assert full[: ram.WRAM_BYTES] == addressed(console)
+            assert GameState(live).tile_map == GameState(full).tile_map
+        assert len(images) > 1
+        assert other.full_image()[: ram.WRAM_BYTES] == addressed(other) != addressed(console)
+        other.load(console.save())
+        assert other.image() == console.image()
+        console.load(booted)
+        assert other.image() != console.image()
+        assert console.full_image()[: ram.WRAM_BYTES] == addressed(console)
 
 
 def test_a_button_held_in_a_state_is_let_go_by_load(console: Console, booted: bytes) -> None:

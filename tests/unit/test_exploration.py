@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from cluster_rl.config import Config
-from cluster_rl.learning.exploration import actor_epsilons, epsilon_ladder, select_actions
+from cluster_rl.learning.exploration import acting_values, actor_epsilons, epsilon_ladder, select_actions
+from cluster_rl.learning.targets import expected_values
 
 
 def test_ladder_ends_and_the_lone_emulator() -> None:
@@ -56,3 +58,13 @@ def test_an_empty_mask_is_refused() -> None:
         select_actions(
             np.zeros((1, 3), dtype=np.float32), np.zeros((1, 3), dtype=np.bool_), np.zeros(1), np.random.default_rng(0)
         )
+
+
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_acting_values_are_the_learners_expected_values(rescaling: bool) -> None:
+    scales = np.array([1e-4, 1.0, 30.0], np.float32).reshape(3, 1, 1)
+    quantiles = np.random.default_rng(0).normal(size=(3, 7, 8)).astype(np.float32) * scales
+    expected = expected_values(torch.from_numpy(quantiles), rescaling).numpy()
+    values = acting_values(quantiles, rescaling)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-9)

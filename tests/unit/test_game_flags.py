@@ -73,7 +73,7 @@ def test_nothing_holds_before_the_game_has_started() -> None:
     assert any(milestone.condition.holds(ones) for milestone in world.milestones)
     latch = ProgressLatch(world)
     latch.start(zeros)
-    assert latch.reached == []
+    assert latch.reached == ()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_cleared_flags_stay_reached() -> None:
     latch.start(state_with())
     assert latch.update(state_with(353)) == ["EVENT_1ST_LOCK_OPENED"]
     assert latch.update(state_with()) == []
-    assert latch.reached == ["EVENT_1ST_LOCK_OPENED"]
+    assert latch.reached == ("EVENT_1ST_LOCK_OPENED",)
     assert latch.update(state_with(353)) == []
     assert latch.new_events == 0
     assert latch.event_count == 1
@@ -111,10 +111,10 @@ def test_start_latches_without_reporting() -> None:
     latch = ProgressLatch(World.red())
     latch.start(state_with(39, 40, 41))
     assert latch.new_events == 0
-    assert latch.reached == ["EVENT_OAK_APPEARED_IN_PALLET", "EVENT_VIRIDIAN_GYM_OPEN"]
+    assert latch.reached == ("EVENT_OAK_APPEARED_IN_PALLET", "EVENT_VIRIDIAN_GYM_OPEN")
     assert latch.update(state_with(39, 40, 41)) == []
     latch.start(state_with())
-    assert latch.reached == []
+    assert latch.reached == ()
     assert latch.update(state_with(39)) == ["EVENT_OAK_APPEARED_IN_PALLET"]
 
 
@@ -122,7 +122,7 @@ def test_reset_forgets() -> None:
     latch = ProgressLatch(World.red())
     latch.start(state_with(39))
     latch.reset()
-    assert (latch.reached, latch.event_count, latch.new_events) == ([], 0, 0)
+    assert (latch.reached, latch.event_count, latch.new_events) == ((), 0, 0)
     assert latch.update(state_with(39)) == ["EVENT_OAK_APPEARED_IN_PALLET"]
 
 

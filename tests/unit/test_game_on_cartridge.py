@@ -90,7 +90,7 @@ def test_trainer_battle_from_first_to_last(before_trainer: bytes) -> None:
         player.load(before_trainer)
         latch = ProgressLatch(world)
         latch.start(player.state())
-        assert latch.reached == ["REACHED_ROUTE"]
+        assert latch.reached == ("REACHED_ROUTE",)
         player.tap("a", 4, 4)
         assert player.read_text().endswith("Go! FENNO!")
         state = player.state()
@@ -131,7 +131,7 @@ def test_milestones_come_in_order_on_the_scripted_path(player: Player) -> None:
     world = World.cartridge()
     latch = ProgressLatch(world)
     latch.start(player.state())
-    assert latch.reached == []
+    assert latch.reached == ()
     reached: list[str] = []
 
     def look() -> None:

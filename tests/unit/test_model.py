@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cluster_rl.model import (
     ObservationSpec,
     QNetwork,
     SpatialAttention,
+    State,
     build_model,
     load_params,
     pack_screen,
@@ -23,6 +25,7 @@ from cluster_rl.model import (
     params_to_bytes,
     unpack_screen,
 )
+from cluster_rl.policy import Policy
 
 SPEC = ObservationSpec(context_size=6, crop_size=5, num_actions=7, aux_slots=(1, 4))
 CONFIGS = {
@@ -71,6 +74,11 @@ def random_state(count: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(1, count, 16, generator=generator) * 0.5 for _ in range(2))  # type: ignore[return-value]
 
 
+def act(network: QNetwork, frames: Sequence[Tensor], state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, State]:
+    screens, *others = frames
+    return Policy(network).act(unpack_screen(screens), *others, state)
+
+
 def test_packing_by_hand_and_back() -> None:
     screen = np.zeros((72, 80), dtype=np.uint8)
     screen[0, :8] = [3, 0, 1, 2, 0, 0, 0, 3]
@@ -87,7 +95,7 @@ def test_shapes_and_act_equals_the_learners_path(name: str) -> None:
     network = make(name)
     network.resample_noise(torch.Generator().manual_seed(1))
     frames, state = observations(6), random_state(6)
-    noisy, clean, after = network.act(*frames, state)
+    noisy, clean, after = act(network, frames, state)
     assert noisy.shape == clean.shape == (6, 7, 4)
 
     outputs, learner_after = network.recur(network.encode(*frames).unsqueeze(0), state)
@@ -103,12 +111,12 @@ def test_shapes_and_act_equals_the_learners_path(name: str) -> None:
 def test_an_items_result_does_not_depend_on_its_batch(name: str) -> None:
     network = make(name)
     frames, state = observations(64), random_state(64)
-    _, whole, _ = network.act(*frames, state)
-    _, again, _ = network.act(*frames, state)
+    _, whole, _ = act(network, frames, state)
+    _, again, _ = act(network, frames, state)
     assert torch.equal(whole, again)
     for item in (0, 63):
         one = slice(item, item + 1)
-        _, alone, _ = network.act(*(x[one] for x in frames), (state[0][:, one], state[1][:, one]))
+        _, alone, _ = act(network, [x[one] for x in frames], (state[0][:, one], state[1][:, one]))
         torch.testing.assert_close(alone[0], whole[item], rtol=1e-4, atol=1e-5)
 
 
@@ -121,8 +129,8 @@ def test_every_input_reaches_the_output(name: str) -> None:
         assert not torch.equal(changed, frames[index])
         mixed = [*frames[:index], changed, *frames[index + 1 :]]
         assert not torch.equal(network.encode(*mixed), before), index
-    _, clean, _ = network.act(*frames, state)
-    _, remembered, _ = network.act(*frames, random_state(1))
+    _, clean, _ = act(network, frames, state)
+    _, remembered, _ = act(network, frames, random_state(1))
     assert not torch.equal(clean, remembered)
 
 
@@ -168,16 +176,16 @@ def test_noise_comes_from_the_generator_alone_and_only_after_the_cell() -> None:
     generator = torch.Generator().manual_seed(4)
     saved = generator.get_state()
     network.resample_noise(generator)
-    first, clean, after = network.act(*frames, state)
+    first, clean, after = act(network, frames, state)
     network.resample_noise(generator)
-    second, clean_again, after_again = network.act(*frames, state)
+    second, clean_again, after_again = act(network, frames, state)
     assert not torch.equal(first, second)
     assert torch.equal(clean, clean_again)
     assert torch.equal(after[0], after_again[0])
     generator.set_state(saved)
     torch.manual_seed(99)
     network.resample_noise(generator)
-    assert torch.equal(network.act(*frames, state)[0], first)
+    assert torch.equal(act(network, frames, state)[0], first)
 
 
 def test_noisy_layer_is_a_linear_layer_with_outer_product_noise() -> None:
@@ -222,12 +230,12 @@ def test_heads_that_do_not_divide_are_bad_input() -> None:
 def test_weights_as_bytes_and_back() -> None:
     source, other = make("unified", seed=1), make("unified", seed=2)
     frames, state = observations(2), random_state(2)
-    expected = source.act(*frames, state)[1]
-    assert not torch.equal(other.act(*frames, state)[1], expected)
+    expected = act(source, frames, state)[1]
+    assert not torch.equal(act(other, frames, state)[1], expected)
     data = params_to_bytes(source)
     assert parameter_count(source) * 4 < len(data) < parameter_count(source) * 4 + 20_000
     load_params(other, data)
-    assert torch.equal(other.act(*frames, state)[1], expected)
+    assert torch.equal(act(other, frames, state)[1], expected)
 
 
 def test_foreign_and_damaged_weights_are_refused_and_change_nothing() -> None:

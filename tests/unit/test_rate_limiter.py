@@ -37,7 +37,7 @@ def test_never_both_refused_and_the_ratio_is_held(
         # The largest chunks come often: they are what both sides are refused by first.
         sample_n = rng.choice([limiter.sample_chunk, rng.randint(1, limiter.sample_chunk)])
         insert_n = rng.choice([limiter.insert_chunk, rng.randint(1, limiter.insert_chunk)])
-        may_sample, may_insert = limiter.may_sample(sample_n), limiter.may_insert(insert_n)
+        may_sample, may_insert = limiter.may_sample(sample_n), limiter.room() >= insert_n
         assert may_sample or may_insert
         if may_sample and (not may_insert or rng.random() < 0.5):
             limiter.record_sample(sample_n)
@@ -55,9 +55,9 @@ def test_the_long_run_ratio_is_samples_per_insert(ratio: float) -> None:
     for fast_side in ("sample", "insert"):
         for _ in range(40_000):
             # One side wants to go on as fast as it may.
-            if limiter.may_sample(64) and (fast_side == "sample" or not limiter.may_insert(16)):
+            if limiter.may_sample(64) and (fast_side == "sample" or limiter.room() < 16):
                 limiter.record_sample(64)
-            elif limiter.may_insert(16):
+            elif limiter.room() >= 16:
                 limiter.record_insert(16)
         assert limiter.sampled / (limiter.inserted - 1000) == pytest.approx(ratio, rel=0.05)
 
@@ -79,10 +79,9 @@ def test_each_side_waits_for_the_other() -> None:
     limiter.record_insert(100)
     limiter.record_sample(0)
     assert limiter.ahead == -100
-    assert not limiter.may_insert(1)
+    assert limiter.room() == 0
     limiter.record_sample(2)
-    assert limiter.may_insert(1)
-    assert not limiter.may_insert(2)
+    assert limiter.room() == 1
 
 
 def test_a_resumed_run_goes_on_where_it_was() -> None:
@@ -114,7 +113,14 @@ def test_chunks_are_bounded_by_what_the_buffer_was_made_for() -> None:
     limiter = RateLimiter.from_config(load_config(None, ["batch_size=8", "unroll_length=10", "num_actors=2"]))
     assert limiter.sample_chunk == 80
     assert limiter.insert_chunk == 2 * 8 * 10
-    for ask, limit in ((limiter.may_sample, 80), (limiter.may_insert, 160)):
-        ask(limit)
-        with pytest.raises(ValueError, match="asked for"):
-            ask(limit + 1)
+    limiter.may_sample(80)
+    with pytest.raises(ValueError, match="asked for"):
+        limiter.may_sample(81)
+
+
+def test_room_is_what_may_be_inserted() -> None:
+    limiter = RateLimiter(2.0, 100, 0.5, sample_chunk=10, insert_chunk=10)
+    assert limiter.room() == 100 + limiter.buffer / 2
+    limiter.record_insert(limiter.room())
+    assert limiter.room() == 0
+    assert limiter.ahead == -limiter.buffer

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.learning.sequences import BlockSpec, Sequence
 from cluster_rl.replay_buffer import BATCHES_KEPT, Replay
+from cluster_rl.replay_log import Segment
 from cluster_rl.wire.codec import BlockError, encode_block
 
 SPEC = small_spec()
@@ -30,7 +34,7 @@ def make_config(**overrides: Any) -> Config:
 
 
 def make_replay(folder: Path, **overrides: Any) -> Replay:
-    return Replay(make_config(**overrides), SPEC, folder)
+    return Replay(make_config(**overrides), SPEC, folder, "run-1")
 
 
 def fill(replay: Replay, count: int, first: int = 0) -> None:
@@ -95,7 +99,7 @@ def test_batch_shapes_and_types_are_those_of_the_learner(tmp_path: Path) -> None
     overrides = {"unroll_length": 4, "burn_in": 3, "n_step": 2, "lstm_hidden_size": 8, "occupancy_crop_radius": 1}
     config = make_config(**overrides)
     assert BlockSpec.from_config(config, SPEC.context_size, SPEC.num_actions) == SPEC
-    replay = Replay(config, SPEC, tmp_path)
+    replay = Replay(config, SPEC, tmp_path, "run-1")
     fill(replay, 6)
     arrays = replay.sample(np.random.default_rng(0), 5)
     batch = batch_module.Batch.from_numpy(arrays, torch.device("cpu"))
@@ -174,7 +178,7 @@ def test_eviction_takes_oldest_segments_and_keeps_the_counters(tmp_path: Path) -
     kept = replay.state_dict()["ids"]
     assert np.array_equal(kept, np.arange(400 - replay.sequences, 400))
     assert replay.transitions == sum(lengths[i % len(lengths)] for i in kept.tolist())
-    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+    on_disk = sum(path.stat().st_size for path in tmp_path.glob("segment-*"))
     assert replay.bytes_on_disk == on_disk
     for _ in range(20):
         batch = replay.sample(np.random.default_rng(0), 16)
@@ -221,14 +225,14 @@ def test_a_smaller_capacity_holds_at_once_and_other_shapes_are_refused(tmp_path:
     check_batch(smaller.sample(np.random.default_rng(0), 16), SPEC)
     smaller.close()
     with pytest.raises(UserError, match="burn_in 3, the run now has 4"):
-        Replay(make_config(), small_spec(burn_in=4), tmp_path)
+        Replay(make_config(), small_spec(burn_in=4), tmp_path, "run-1")
 
 
 def test_a_block_that_rots_on_disk_is_taken_out_and_replaced(tmp_path: Path) -> None:
     replay = make_replay(tmp_path)
     fill(replay, 5)
     replay.sync()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("segment-*")
     at = path.read_bytes().index(encode_block(SEQUENCES[2])) + 200
     with path.open("r+b") as file:
         file.seek(at)
@@ -242,6 +246,83 @@ def test_a_block_that_rots_on_disk_is_taken_out_and_replaced(tmp_path: Path) -> 
     replay.update_priorities(np.array([2]), np.array([5.0]))
     assert replay.stale_updates == 1
     assert 2 not in replay.state_dict()["ids"]
+
+
+def test_a_block_on_a_bad_place_of_the_disk_is_taken_out_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 5)
+    replay.update_priorities(np.array([2]), np.array([50.0]))
+    offset = replay._entries["offset"][2]
+    read = Segment.read
+
+    def failing(segment: Segment, at: int, length: int) -> bytes:
+        if at == offset:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(segment, at, length)
+
+    monkeypatch.setattr(Segment, "read", failing)
+    batch = replay.sample(np.random.default_rng(0), 16)
+    assert 2 not in batch["ids"]
+    check_batch(batch, SPEC)
+    assert (replay.damaged_samples, replay.damaged, replay.sequences) == (1, 1, 4)
+
+
+def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path / "log")
+    fill(replay, 10)
+    block = encode_block(SEQUENCES[0])
+    for incarnation in (2**62 - 1, 5, 4):
+        replay.append(2**32 - 1, incarnation, 1, block)
+    saved = json.loads(json.dumps(replay.totals()))
+    assert saved == replay.totals()
+    assert not replay.adopt_totals(saved)
+    steps, episodes = replay.env_steps, replay.episodes
+    replay.close()
+    shutil.rmtree(tmp_path / "log")
+
+    for adopted in (True, False):
+        again = make_replay(tmp_path / "log")
+        assert (again.env_steps, again.expected_seq(0, 1)) == ((0, 0) if adopted else (steps, 10))
+        assert again.adopt_totals(saved) is adopted
+        assert again.totals() == saved
+        assert (again.env_steps, again.episodes, again.transitions) == (steps, episodes, 0)
+        again.close()
+    last = make_replay(tmp_path / "log")
+    assert last.append(0, 1, 9, block).id is None
+    assert last.append(0, 1, 10, block).id == 13
+    assert last.sample(np.random.default_rng(0), 2)["ids"].tolist() == [13, 13]
+    assert last.next_incarnation(0) == 2
+    assert last.next_incarnation(2**32 - 1) == 2**62
+
+
+def test_a_log_that_is_further_than_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 3)
+    saved = replay.totals()
+    fill(replay, 5, first=3)
+    for incarnation in (10, 9, 8, 7):  # incarnation 1 is forgotten, which is no loss
+        replay.append(0, incarnation, 0, encode_block(SEQUENCES[0]))
+    before, files = replay.totals(), sorted(tmp_path.iterdir())
+    assert not replay.adopt_totals(saved)
+    assert (replay.totals(), sorted(tmp_path.iterdir())) == (before, files)
+    with pytest.raises(UserError, match="totals in the checkpoint"):
+        replay.adopt_totals({**saved, "next_seq": {"0": 1}})
+
+
+def test_adopted_ids_leave_a_hole_that_nothing_is_drawn_from(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=60)
+    fill(replay, 12)
+    assert replay.adopt_totals({**replay.totals(), "next_id": 12 + 15 * len(SEQUENCES)})
+    for seq in range(12, 200):
+        fill(replay, 1, seq)
+        assert replay.transitions <= 60
+        batch = replay.sample(np.random.default_rng(seq), 4)
+        assert all(i < 12 or i >= 12 + 15 * len(SEQUENCES) for i in batch["ids"].tolist())
+        check_batch(batch, SPEC)
+    kept = replay.state_dict()["ids"]
+    assert (len(kept), kept[-1]) == (replay.sequences, 199 + 15 * len(SEQUENCES))
 
 
 def test_append_sample_and_update_from_three_threads(tmp_path: Path) -> None:
@@ -291,8 +372,8 @@ def test_evicted_segments_are_closed(tmp_path: Path) -> None:
         pytest.skip("needs /proc")
     replay = make_replay(tmp_path, replay_capacity_transitions=40)
     fill(replay, 100)
-    open_segments = [link for link in fds.iterdir() if str(tmp_path) in _target(link)]
-    assert len(open_segments) == len(list(tmp_path.iterdir()))
+    open_segments = [link for link in fds.iterdir() if f"{tmp_path}/segment-" in _target(link)]
+    assert len(open_segments) == len(list(tmp_path.glob("segment-*")))
     replay.close()
     assert not [link for link in fds.iterdir() if str(tmp_path) in _target(link)]
 

@@ -1,0 +1,43 @@
+"""`run.json`: what a run is and stays: its id and its game. Written once, when the run is made.
+
+The launcher writes it under the run's lock; the learner binds the replay log to the id. In and out: a `RunIdentity`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.runs.atomic import write_atomic
+
+
+class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `created` is in Unix seconds."""
+
+    run_id: str
+    rom_sha1: str
+    rom_title: str
+    created: float
+
+
+def read_identity(path: Path) -> RunIdentity | None:
+    """The identity, or None for a run that has none yet. Raises `UserError` if the file is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunIdentity)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it, or take another --run-name") from None
+
+
+def ensure_identity(path: Path, rom_sha1: str, rom_title: str) -> RunIdentity:
+    """The run's identity, made now if this is its first job."""
+    identity = read_identity(path)
+    if identity is None:
+        identity = RunIdentity(run_id=uuid.uuid4().hex, rom_sha1=rom_sha1, rom_title=rom_title, created=time.time())
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
+    return identity
