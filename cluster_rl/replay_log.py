@@ -23,9 +23,7 @@ import errno
 import fcntl
 import os
 import re
-import socket
 import struct
-import sys
 import time
 import weakref
 import zlib
@@ -443,13 +441,7 @@ class _FolderLock:
                 holder = read_holder(self._holder_path) or "another process"
                 raise UserError(f"replay log {folder}: in use by {holder}; wait for its end, or stop it")
             time.sleep(_LOCK_POLL_SEC)
-        holder = Holder(
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
-            since=time.time(),
-            command=" ".join(sys.argv)[:500],
-        )
+        holder = Holder.this_process()
         self._holder_path.write_bytes(msgspec.json.encode(holder) + b"\n")
 
     def release(self) -> None:

@@ -24,6 +24,7 @@ from cluster_rl.learning.rate_limiter import RateLimiter
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
+from cluster_rl.replay_totals import ends_whole_episode
 from cluster_rl.runs.checkpoint import (
     Checkpoint,
     flatten_state,
@@ -310,7 +311,7 @@ class _IngestStats:
             self._lags.append(max(0, updates - header.params_version))
             self._epsilons.append(header.epsilon)
             # An episode cut short by a job's end says nothing about the policy.
-            if header.summary is not None and header.summary["reason"] != "stopped":
+            if header.summary is not None and ends_whole_episode(header):
                 self._episodes.append(header.summary)
 
     def mean_return(self) -> float | None:

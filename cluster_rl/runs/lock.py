@@ -31,6 +31,17 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     command: str
 
+    @classmethod
+    def this_process(cls) -> Holder:
+        """This process, holding something from now on."""
+        return cls(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            since=time.time(),
+            command=" ".join(sys.argv)[:500],
+        )
+
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job_id}" if self.slurm_job_id else ""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -66,13 +77,7 @@ class RunLock:
             # filelock's stand-in where flock is missing is a file that outlives a killed owner.
             self._lock.release()
             raise self._no_flock()
-        holder = Holder(
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
-            since=time.time(),
-            command=" ".join(sys.argv)[:500],
-        )
+        holder = Holder.this_process()
         try:
             write_atomic(self._holder_path, msgspec.json.encode(holder) + b"\n")
         except BaseException:

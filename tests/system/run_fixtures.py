@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster_rl.config import load_config
 from cluster_rl.replay_log import LogEntry, ReplayLog
+from cluster_rl.replay_totals import ends_whole_episode
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
@@ -152,7 +153,7 @@ def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
         ids = (header.actor, header.incarnation, header.emulator, header.episode)
         positions.update((*ids, header.first_step + step) for step in range(header.train_length))
         counts[0] += header.train_length
-        counts[1] += header.summary is not None and header.summary["reason"] != "stopped"
+        counts[1] += ends_whole_episode(header)
 
     _read_log(run_dir, count)
     return len(positions), counts[0], counts[1]

@@ -313,6 +313,21 @@ def test_a_damaged_end_of_the_newest_segment_is_told_and_moved_away(tmp_path: Pa
     assert (clean.damaged, clean.notes, clean.totals.sequences) == (0, [], 5)
 
 
+def test_the_beginnings_of_two_records_are_more_than_a_torn_one(tmp_path: Path) -> None:
+    log = open_log(tmp_path, transitions=10**6)
+    written = fill(log, 5)
+    log.close()
+    path = files(tmp_path)[0]
+    content = path.read_bytes()
+    end, fourth, fifth = written[2].offset + written[2].length, written[3], written[4]
+    tail = content[end : fourth.offset + 10] + content[fourth.offset + fourth.length : fifth.offset + 10]
+    assert len(tail) < fourth.length
+    path.write_bytes(content[:end] + tail)
+    again = open_log(tmp_path, transitions=10**6)
+    assert (again.damaged, again.totals) == (2, totals_of(written[:3]))
+    assert next(tmp_path.glob("*.damaged")).read_bytes() == tail
+
+
 def test_zeros_at_the_end_are_not_taken_for_a_torn_record(tmp_path: Path) -> None:
     """What a power cut may leave of records that were never synced."""
     log = open_log(tmp_path)
