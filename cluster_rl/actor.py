@@ -25,15 +25,15 @@ import torch
 
 from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.emulator.env import Env, EpisodeSummary, Observation, Step
+from cluster_rl.emulator.env import Env, EpisodeSummary, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.learning.exploration import acting_values, actor_epsilons, select_actions
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
-from cluster_rl.model import State, build_model, load_params, pack_screen
-from cluster_rl.policy import Policy
+from cluster_rl.model import build_model, load_params
+from cluster_rl.rollout import Rollout
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import read_rendezvous
@@ -77,7 +77,6 @@ class Actor:
         self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
-        self._policy = Policy(self._network)
         self._epsilons = actor_epsilons(config, index)
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
@@ -111,14 +110,7 @@ class Actor:
                 num_quantiles=config.num_quantiles,
             )
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
-        count = len(self.slots)
-        self._shades = np.zeros((count, 72, 80), np.uint8)
-        self._context = np.zeros((count, spec.context_size), np.uint8)
-        self._crop = np.zeros((count, 2, spec.crop_side, spec.crop_side), np.uint8)
-        self._mask = np.zeros((count, spec.num_actions), np.bool_)
-        self._prev_action = np.zeros(count, np.int64)
-        self._prev_reward = np.zeros(count, np.float32)
-        self._state = self._network.initial_state(count)
+        self._rollout = Rollout([slot.env for slot in self.slots], self._network)
 
     def run(self) -> Iterator[int]:
         """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
@@ -134,7 +126,7 @@ class Actor:
     def stop(self) -> None:
         """Ends every open episode as truncated by the job and sends what is open, so that no step is lost."""
         finished: list[Sequence] = []
-        quantiles = self._clean_quantiles()
+        quantiles = self._rollout.peek()
         for row, slot in enumerate(self.slots):
             if slot.playing:
                 summary = slot.env.stop()
@@ -150,7 +142,7 @@ class Actor:
             self.params_version, weights = newest
             load_params(self._network, weights)
         self._network.resample_noise(self._noise)
-        self._policy = Policy(self._network)
+        self._rollout.refresh()
         for slot, epsilon in zip(self.slots, self._epsilons, strict=True):
             slot.builder.cut()
             slot.builder.params_version = self.params_version
@@ -158,51 +150,42 @@ class Actor:
                 slot.recorder.set_context(self.params_version, float(epsilon))
 
     def _step(self) -> None:
-        state_h, state_c = (part[0].numpy() for part in self._state)
-        noisy, clean, self._state = self._act()
-        values = acting_values(noisy.numpy(), self.config.value_rescaling)
-        actions = select_actions(values, self._mask, self._epsilons, self._rng)
-        self.last_actions = actions
-        quantiles = clean.numpy()
-        packed = pack_screen(self._shades)
-        presses = actions.tolist()
-        for slot, action in zip(self.slots, presses, strict=True):
-            slot.env.press(action)
+        play = self._rollout
+        state_h, state_c = play.state
+        noisy, quantiles = play.act()
+        values = acting_values(noisy, self.config.value_rescaling)
+        self.last_actions = select_actions(values, play.mask, self._epsilons, self._rng)
+        screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []
-        ended: list[tuple[int, _Slot, Step]] = []
-        for row, (slot, action) in enumerate(zip(self.slots, presses, strict=True)):
-            step = slot.env.look()
-            finished += slot.builder.add(
-                packed[row],
-                self._context[row],
-                self._crop[row],
-                self._mask[row],
-                action,
+        ended: list[tuple[int, Step]] = []
+        for row, step in play.play(actions, range(len(self.slots))):
+            finished += self.slots[row].builder.add(
+                screens[row],
+                play.context[row],
+                play.crop[row],
+                play.mask[row],
+                actions[row],
                 step.reward,
                 state_h[row],
                 state_c[row],
                 quantiles[row],
                 step.milestones,
             )
-            self._observe(row, step.observation, action, step.reward)
             if step.terminated or step.truncated:
-                ended.append((row, slot, step))
+                ended.append((row, step))
         self.env_steps += len(self.slots)
         if ended:
             # A time limit bootstraps from the final observation, so its value is needed too.
-            final = self._clean_quantiles()
-            for row, slot, step in ended:
-                finished += self._end(row, slot, step.terminated, step.summary, final[row])
-                self._begin(row, slot)
+            final = play.peek()
+            for row, step in ended:
+                finished += self._end(row, self.slots[row], step.terminated, step.summary, final[row])
+                self._begin(row, self.slots[row])
         self._send(finished)
 
     def _begin(self, row: int, slot: _Slot) -> None:
-        observation = slot.env.start()
+        self._rollout.start(row)
         slot.builder.begin(slot.episode)
         slot.playing = True
-        self._observe(row, observation, NUM_BUTTONS, 0.0)
-        for part in self._state:
-            part.numpy()[:, row] = 0.0  # through numpy: tensors made in inference mode refuse it outside
 
     def _end(
         self,
@@ -215,37 +198,14 @@ class Actor:
         slot.episode += 1
         slot.playing = False
         return slot.builder.end(
-            pack_screen(self._shades[row]),
-            self._context[row],
-            self._crop[row],
-            self._mask[row],
+            self._rollout.packed_screens()[row],
+            self._rollout.context[row],
+            self._rollout.crop[row],
+            self._rollout.mask[row],
             terminated=terminated,
             quantiles=quantiles,
             summary=msgspec.to_builtins(summary),
         )
-
-    def _observe(self, row: int, observation: Observation, action: int, reward: float) -> None:
-        self._shades[row] = observation.screen
-        self._context[row] = observation.context
-        self._crop[row] = observation.crop
-        self._mask[row] = observation.mask
-        self._prev_action[row] = action
-        self._prev_reward[row] = reward
-
-    def _act(self) -> tuple[torch.Tensor, torch.Tensor, State]:
-        return self._policy.act(
-            torch.from_numpy(self._shades),
-            torch.from_numpy(self._context),
-            torch.from_numpy(self._crop),
-            torch.from_numpy(self._prev_action),
-            torch.from_numpy(self._prev_reward),
-            self._state,
-        )
-
-    def _clean_quantiles(self) -> npt.NDArray[np.float32]:
-        """Values [K emulators, A, quantiles] of the present observations; leaves the recurrent state alone."""
-        _, clean, _ = self._act()
-        return clean.numpy()
 
     def _send(self, finished: list[Sequence]) -> None:
         if not finished:

@@ -11,6 +11,9 @@ from cluster_rl.config import Config
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 
+NO_ACTION = NUM_BUTTONS
+"""The "previous action" at an episode's start."""
+
 
 def observation_spec(config: Config) -> ObservationSpec:
     """What the networks of a run see."""

@@ -133,6 +133,20 @@ def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+def read_params(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an `online_params.pt`, never running code from it. Raises `UserError`."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there yet; the learner writes it soon after it starts") from None
+    # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
+    except Exception as error:  # noqa: BLE001
+        raise UserError(f"{path}: not published parameters ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UserError(f"{path}: holds something else than named tensors")
+    return loaded
+
+
 def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor | np.ndarray[Any, Any]], Any]:
     """Splits nested state into `(tensors, tree)`: tree is JSON and refers to the tensors by name.
 
