@@ -23,7 +23,7 @@ done
 
 run=cluster_runs/$run_name
 echo "Rendering the newest episodes"
-"$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 --limit 6 "${render[@]}"
+"$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 --limit 12 "${render[@]}"
 cat <<END
 
 Done. Look at
