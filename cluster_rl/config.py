@@ -95,6 +95,9 @@ class Config(_Section, frozen=True):
     epsilon_alpha: Annotated[float, _key("steepness of the Ape-X ladder", "", ge=0, le=20)] = 7.0
 
     # What the agent sees and may do.
+    start_button: Annotated[
+        bool, _key("whether the agent may press START; its menus cost a beginner a third of the time")
+    ] = True
     occupancy_crop_radius: Annotated[int, _key("radius of the map-memory crop", "tiles", ge=1, le=16)] = 4
     affordance_fail_threshold: Annotated[
         int, _key("a button is masked after it changed nothing this often in one situation", "tries", ge=1, le=100)

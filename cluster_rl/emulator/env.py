@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
-from cluster_rl.buttons import NUM_BUTTONS
+from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
 from cluster_rl.emulator.rom import Rom, load_rom
@@ -29,6 +29,8 @@ from cluster_rl.occupancy_memory import OccupancyMemory
 from cluster_rl.rewards import RewardCalculator
 
 MAX_SHADE = 3
+_START = BUTTONS.index("start")
+_A_AND_B = [BUTTONS.index("a"), BUTTONS.index("b")]
 _SEED_LIMIT = 2**31
 
 
@@ -233,6 +235,10 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._affordances.forget(seed)
 
     def _observe(self, screen: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> Observation:
+        if not self._config.start_button:
+            mask[_START] = False
+            if not mask.any():
+                mask[_A_AND_B] = True  # as `affordances` does where nothing else is left
         context = cluster_map_features.encode(self.state, self._latch, self._world)
         return Observation(screen, context, self._occupancy.crop(self.state), mask)
 

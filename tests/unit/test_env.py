@@ -13,6 +13,7 @@ from cartridge_fixtures import A, meet_trainer, new_env, play, poke
 from gymnasium.utils import env_checker as gymnasium_checker
 from stable_baselines3.common import env_checker as sb3_checker
 
+from cluster_rl.buttons import BUTTONS
 from cluster_rl.cluster_map_features import CONTEXT_SIZE
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import live_check
@@ -81,6 +82,24 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(env: Env) -> None:
     assert random_steps(other, 5, 45) == first  # nothing but the seed given to reset decides
     assert random_steps(other, 6, 45) != first
     other.close()
+
+
+def test_start_button_can_be_taken_away() -> None:
+    def masks(start_button: bool) -> set[tuple[bool, ...]]:
+        env = make_env(Config(start_button=start_button), 0)
+        rng = np.random.default_rng(0)
+        seen = {tuple(env.start().mask.tolist())}
+        for _ in range(60):
+            allowed = np.flatnonzero(env.observation.mask)
+            seen.add(tuple(env.advance(int(rng.choice(allowed))).observation.mask.tolist()))
+        env.close()
+        return seen
+
+    start = BUTTONS.index("start")
+    assert any(mask[start] for mask in masks(True))
+    without = masks(False)
+    assert not any(mask[start] for mask in without)
+    assert all(any(mask) for mask in without)
 
 
 def test_actors_of_a_run_start_differently() -> None:
