@@ -197,13 +197,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
             if trainer.publish_due():
                 wire.publish(*trainer.publish())
         trainer.tick()
-        reason = trainer.finished()
-        if (
-            reason is None
-            and config.max_runtime_seconds
-            and time.monotonic() - job_started >= config.max_runtime_seconds
-        ):
-            reason = "max_runtime_seconds reached"
+        reason = trainer.finished(job_started)
         if reason is not None:
             stop.set(reason)
         _raise_error_of(trainer, wire, sampler)

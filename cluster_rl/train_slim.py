@@ -87,9 +87,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
                     publish()
             trainer.tick()
             view.refresh()
-            reason = trainer.finished()
-            if reason is None and config.max_runtime_seconds:
-                reason = "max_runtime_seconds reached" if _elapsed(started) >= config.max_runtime_seconds else None
+            reason = trainer.finished(started)
             if reason is not None:
                 stop.set(reason)
             if stop:
@@ -99,10 +97,6 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
         trainer.close(stop.reason)
         view.finish()
     return stop.reason
-
-
-def _elapsed(started: float) -> float:
-    return time.monotonic() - started
 
 
 def main() -> int:

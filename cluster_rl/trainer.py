@@ -26,7 +26,6 @@ from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.replay_totals import ends_whole_episode
 from cluster_rl.runs.checkpoint import (
-    Checkpoint,
     flatten_state,
     load_checkpoint,
     publish_params,
@@ -165,12 +164,14 @@ class Trainer:
             self.checkpoint()
             self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
 
-    def finished(self) -> str | None:
-        """Why the run is complete, or None."""
+    def finished(self, job_started: float) -> str | None:
+        """Why the job is over, or None. `job_started` is `time.monotonic()`, which a machine's processes share."""
         if self.replay.env_steps >= self.config.target_total_steps:
             return "target_total_steps reached"
         if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
             return "total_episodes reached"
+        if self.config.max_runtime_seconds and time.monotonic() - job_started >= self.config.max_runtime_seconds:
+            return "max_runtime_seconds reached"
         return None
 
     def close(self, reason: str) -> None:
@@ -256,18 +257,16 @@ class Trainer:
     def _restore(self) -> str:
         """Brings back the newest checkpoint and says in one line what was restored."""
         found = load_checkpoint(self.run_dir.checkpoint)
-        for note in self.replay.notes:
+        for note in self.replay.notes + (found.notes if found is not None else []):
             print(note, flush=True)
-        behind = found is not None and self.replay.adopt_totals(_restored_state(found)["totals"])
         log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
         if found is None:
             self.limiter.load_state_dict({"sampled": 0}, self.replay.env_steps)
             if not self.replay.env_steps:
                 return "new run, nothing to restore"
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
-        for note in found.notes:
-            print(note, flush=True)
-        state = _restored_state(found)
+        state: dict[str, Any] = unflatten_state(found.tensors, found.meta["state"])
+        behind = self.replay.adopt_totals(state["totals"])
         self.r2d2.load_state_dict(state["r2d2"])
         self.replay.load_state_dict(state["replay"])
         self.limiter.load_state_dict(state["limiter"], self.replay.env_steps)
@@ -290,11 +289,6 @@ class Trainer:
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
         progress.continue_job(job_token, self.restored)
         return progress
-
-
-def _restored_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.meta["state"])
-    return state
 
 
 class _IngestStats:
