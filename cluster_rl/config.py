@@ -40,6 +40,7 @@ class RewardWeights(_Section, frozen=True):
     badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
     new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
     new_tile: Annotated[float, _key("each map tile stood on for the first time in the episode", "reward")] = 0.01
+    novelty: Annotated[float, _key("each map tile entered, over the root of its visits in the episode", "reward")] = 0.0
     level: Annotated[float, _key("each level gained by the party, up to its best so far", "reward")] = 0.5
     species: Annotated[float, _key("each species caught for the first time", "reward")] = 1.0
     item: Annotated[float, _key("each kind of item in the bag for the first time", "reward")] = 0.2
@@ -60,7 +61,9 @@ class ModelConfig(_Section, frozen=True):
     residual_blocks: Annotated[int, _key("residual blocks after each conv stage (unified)", "blocks", ge=0, le=8)] = 1
     context_width: Annotated[int, _key("width of the context MLP", "units", ge=8, le=2048)] = 128
     trunk_width: Annotated[int, _key("width of the layer before the recurrent cell", "units", ge=8, le=4096)] = 512
-    recurrent_cell: Annotated[Literal["lstm", "gru"], _key("recurrent cell")] = "lstm"
+    recurrent_cell: Annotated[
+        Literal["lstm", "gru", "none"], _key("recurrent cell; none is a layer of the same width without memory")
+    ] = "lstm"
     forget_gate_bias: Annotated[float, _key("initial forget-gate bias of the LSTM", "", ge=0, le=5)] = 1.0
     noisy_sigma: Annotated[float, _key("initial sigma of the noisy layers; 0 turns noise off", "", ge=0, le=2)] = 0.5
     attention_heads: Annotated[int, _key("heads of the spatial attention", "heads", ge=1, le=16)] = 4
@@ -81,7 +84,9 @@ class Config(_Section, frozen=True):
 
     # The game.
     rom: Annotated[str, _key("path of the ROM; empty plays the embedded cartridge", "path")] = ""
-    initial_state: Annotated[str, _key("savestate in which episodes start; empty starts after boot", "path")] = ""
+    initial_state: Annotated[
+        str, _key("savestate in which episodes start, or school:LESSON; empty starts after boot", "path")
+    ] = ""
     frame_skip: Annotated[int, _key("frames of one step, a press of 8 included", "frames", ge=9, le=240)] = 24
     episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480
     start_idle_frames_max: Annotated[
@@ -138,7 +143,8 @@ class Config(_Section, frozen=True):
     batch_size: Annotated[int, _key("sequences of one update", "sequences", ge=1, le=4096)] = 64
     gamma: Annotated[float, _key("discount of one step", "", ge=0, le=1)] = 0.997
     learning_rate: Annotated[float, _key("step size of Adam", "", gt=0, le=1)] = 1e-4
-    adam_epsilon: Annotated[float, _key("epsilon of Adam", "", gt=0, le=1)] = 1e-3
+    # R2D2's 1e-3 goes with a loss that sums over 80 steps; ours is their mean, and its gradients are so much smaller.
+    adam_epsilon: Annotated[float, _key("epsilon of Adam, for a loss that is a mean over steps", "", gt=0, le=1)] = 1e-5
     max_grad_norm: Annotated[float, _key("gradients are clipped to this global norm", "", gt=0)] = 40.0
     target_update_interval: Annotated[int, _key("updates between copies into the target network", "updates", ge=1)] = (
         500

@@ -1,10 +1,10 @@
 """How good the agent is: greedy episodes from a run's published parameters.
 
-    python -m cluster_rl.evaluate --run-name NAME --episodes 20 [--random] [--logs DIR] [--json]
+    python -m cluster_rl.evaluate --run-name NAME --episodes 20 [--max-steps N] [--random] [--logs DIR] [--json]
 
-In: `config.json` and `online_params.pt` of a run, which may be training meanwhile. Out: return, length and milestones,
-each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is greedy, without noise
-in the network; `--random` plays valid buttons at random instead, for comparison.
+In: `config.json` and `online_params.pt` of a run, which may be training meanwhile. Out: return (whole and by term),
+length and milestones, each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is
+greedy, without noise in the network; `--random` plays valid buttons at random instead, for comparison.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -24,6 +26,7 @@ from cluster_rl.emulator.env import Env, EpisodeSummary
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
+from cluster_rl.job import OVERRIDES_HELP
 from cluster_rl.learning.exploration import acting_values, select_actions
 from cluster_rl.model import QNetwork, build_model, copy_tensors
 from cluster_rl.rollout import Rollout
@@ -34,6 +37,7 @@ from cluster_rl.spaces import observation_spec
 
 EMULATORS = 8
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
+_CONFIDENCE = 0.95
 _Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 
 
@@ -43,13 +47,14 @@ def play_episodes(
     """Plays `episodes` whole episodes, up to 8 at a time, greedily or at random.
 
     All that are begun are finished and counted, so that short episodes weigh no more than long ones. Equal seeds and
-    weights give equal episodes.
+    weights give equal episodes. As in training, an emulator remembers which buttons did nothing from one of its
+    episodes to the next. Raises `UserError` if the logs cannot be written.
     """
     rom = load_rom(config.rom)
     seeds = np.random.SeedSequence([seed, _EVALUATION_STREAM])
     count = min(EMULATORS, episodes)
     env_seeds = seeds.generate_state(count)
-    recorders = [_recorder(config, rom, log_dir, row) for row in range(count)]
+    recorders = [_recorder(config, rom, log_dir, row, random) for row in range(count)]
     envs = [
         Env(config, rom, World.for_rom(rom.sha1), int(env_seed) % 2**31, recorder)
         for env_seed, recorder in zip(env_seeds, recorders, strict=True)
@@ -83,26 +88,26 @@ def play_episodes(
 
 
 def report(summaries: list[EpisodeSummary], world: World) -> dict[str, Any]:
-    """Means and shares with 95 % intervals: normal for means, Wilson's for shares; plain data for JSON."""
-    returns = np.array([summary.episode_return for summary in summaries])
-    lengths = np.array([summary.episode_steps for summary in summaries], float)
+    """Means and shares with 95 % intervals: Student's t for means, Wilson's for shares; plain data for JSON.
+
+    Of each milestone of the game, reached or not: in how many episodes, and the median step among these (None where
+    there is none). `finished` are the episodes that ended the game's task. `played` holds the summaries themselves.
+    """
+    count = len(summaries)
     milestones = {}
     for milestone in world.milestones:
         steps = [step for summary in summaries for name, step in summary.milestones if name == milestone.name]
-        if steps:
-            milestones[milestone.name] = {
-                "episodes": len(steps),
-                "share": len(steps) / len(summaries),
-                "interval": wilson_interval(len(steps), len(summaries)),
-                "median_step": float(np.median(steps)),
-            }
-    terms = {term: float(np.mean([s.terms[term] for s in summaries])) for term in summaries[0].terms}
+        median = float(np.median(steps)) if steps else None
+        milestones[milestone.name] = {**_share(len(steps), count), "median_step": median}
+    terms = {term: _mean([summary.terms[term] for summary in summaries]) for term in summaries[0].terms}
     return {
-        "episodes": len(summaries),
-        "return": _mean_with_interval(returns),
-        "length": _mean_with_interval(lengths),
+        "episodes": count,
+        "return": _mean([summary.episode_return for summary in summaries]),
+        "length": _mean([summary.episode_steps for summary in summaries]),
+        "finished": _share(sum(summary.reason == "terminated" for summary in summaries), count),
         "terms": terms,
         "milestones": milestones,
+        "played": msgspec.to_builtins(summaries),
     }
 
 
@@ -111,15 +116,53 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     share, z2 = successes / trials, _Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula gives 0 and 1 but for rounding.
+    return centre - half if successes else 0.0, centre + half if successes < trials else 1.0
 
 
-def _mean_with_interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    half = _Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return {"mean": float(values.mean()), "half_interval": half}
+def t_quantile(degrees: int) -> float:
+    """The t that Student's distribution with `degrees` >= 1 degrees of freedom keeps between -t and t in 95 % of draws.
+
+    By bisection of the distribution function, a finite sum for whole degrees (Abramowitz & Stegun 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        if _probability_within(angle, degrees) < _CONFIDENCE:
+            low = angle
+        else:
+            high = angle
+    return math.tan(low) * math.sqrt(degrees)
 
 
-def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int) -> EpisodeRecorder | None:
+def _probability_within(angle: float, degrees: int) -> float:
+    """P(|t| < tan(angle) sqrt(degrees)) for Student's distribution."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for power in range(odd, degrees - 1, 2):  # the exponent of the cosine in `term`
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return (angle + sine * total) * 2 / math.pi if odd else sine * total
+
+
+def _mean(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and half of its interval, which one episode does not have."""
+    count = len(values)
+    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else None
+    return {"mean": float(np.mean(values)), "half_interval": half}
+
+
+def _share(successes: int, trials: int) -> dict[str, Any]:
+    return {
+        "episodes": successes,
+        "share": successes / trials,
+        "interval": wilson_interval(successes, trials),
+    }
+
+
+def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: bool) -> EpisodeRecorder | None:
     if log_dir is None:
         return None
     identity = EpisodeIdentity(
@@ -132,7 +175,9 @@ def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int) -> Episo
         incarnation=time.time_ns(),
         emulator=row,
     )
-    return EpisodeRecorder(log_dir, identity, config.ram_hash_interval_steps)
+    recorder = EpisodeRecorder(log_dir, identity, config.ram_hash_interval_steps)
+    recorder.set_context(params_version=-1, epsilon=1.0 if random else 0.0)  # the parameters' file names no version
+    return recorder
 
 
 def load_network(config: Config, path: Path) -> QNetwork:
@@ -142,43 +187,74 @@ def load_network(config: Config, path: Path) -> QNetwork:
     return network
 
 
-def _print_report(found: dict[str, Any], seconds: float) -> None:
-    print(f"{found['episodes']} episodes in {seconds:.0f} s")
+def _print_report(found: dict[str, Any]) -> None:
+    count = found["episodes"]
+    print(f"{count} episodes, {found['policy']}, seed {found['seed']}, in {found['seconds']:.0f} s")
     for name in ("return", "length"):
-        print(f"{name:12} {found[name]['mean']:.3f} +- {found[name]['half_interval']:.3f}")
-    print("reward by term: " + ", ".join(f"{term} {value:.3f}" for term, value in found["terms"].items()))
-    for name, reached in found["milestones"].items():
-        low, high = reached["interval"]
-        print(
-            f"{name:24} {reached['episodes']:4} of {found['episodes']} ({low:.0%} to {high:.0%}), "
-            f"at step {reached['median_step']:.0f}"
-        )
+        print(f"{name:24} {_with_interval(found[name])}")
+    for term, value in found["terms"].items():
+        print(f"  {term:22} {_with_interval(value)}")
+    reached = {name: share for name, share in found["milestones"].items() if share["episodes"]}
+    for name, share in {**reached, "task finished": found["finished"]}.items():
+        low, high = share["interval"]
+        when = f", median step {share['median_step']:.0f}" if "median_step" in share else ""
+        print(f"{name:24} {share['episodes']:4} of {count} ({low:.0%} to {high:.0%}){when}")
+    missed = [name for name in found["milestones"] if name not in reached]
+    if missed:
+        print(f"never reached (0% to {wilson_interval(0, count)[1]:.0%}): {', '.join(missed)}")
+
+
+def _with_interval(value: dict[str, float | None]) -> str:
+    half = value["half_interval"]
+    return f"{value['mean']:10.3f}" + (f" +- {half:.3f}" if half is not None else "")
 
 
 def main() -> int:
     """`python -m cluster_rl.evaluate`."""
-    parser = argparse.ArgumentParser(prog="python -m cluster_rl.evaluate", description="Greedy episodes of a run.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_rl.evaluate",
+        description="Greedy episodes of a run.",
+        epilog=OVERRIDES_HELP,
+        allow_abbrev=False,
+    )
     parser.add_argument("--run-name", required=True, help="name of the run's folder")
     parser.add_argument("--runs", default=str(DEFAULT_ROOT), help="folder of all runs (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=20, help="episodes to play (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the episodes (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, help="truncate episodes after this many steps (default: the run's)")
     parser.add_argument("--random", action="store_true", help="play at random, for comparison")
     parser.add_argument("--logs", type=Path, help="write episode logs into this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     known, rest = parser.parse_known_args()
     if known.episodes < 1:
         raise UserError(f"--episodes {known.episodes}: must be at least 1")
+    if known.seed < 0:
+        raise UserError(f"--seed {known.seed}: must not be negative")
+    if known.logs is not None:
+        try:
+            known.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--logs {known.logs}: cannot be made a folder: {error.strerror}; give another") from None
+    if known.max_steps is not None:
+        rest.append(f"episode_max_steps={known.max_steps}")
     run_dir = RunDir(known.runs, known.run_name).require()
     config = load_config(run_dir.config, split_overrides(rest))
     network = load_network(config, run_dir.online_params)
     torch.set_num_threads(1)
     started = time.monotonic()
     summaries = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs)
-    found = report(summaries, World.for_rom(load_rom(config.rom).sha1))
+    found = {
+        "run": known.run_name,
+        "policy": "random" if known.random else "greedy",
+        "seed": known.seed,
+        "max_steps": config.episode_max_steps,
+        "seconds": time.monotonic() - started,
+        **report(summaries, World.for_rom(load_rom(config.rom).sha1)),
+    }
     if known.json:
-        print(json.dumps(found))
+        print(json.dumps(found, allow_nan=False))
     else:
-        _print_report(found, time.monotonic() - started)
+        _print_report(found)
     return EXIT_OK
 
 

@@ -1,26 +1,35 @@
 """What a job checks and says before it starts; shared by the launcher and the serial mode.
 
-In: command-line arguments. Out: a checked config, the run's folder and ROM, or a `UserError` while nothing exists yet.
+In: command-line arguments. Out: a checked config, the run's folder, its lock and ROM, or a `UserError` while nothing
+exists yet; with `--dry-run`, the plan in words.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
+from cluster_rl.devices import learner_device
 from cluster_rl.emulator.console import Console
-from cluster_rl.emulator.rom import Rom, load_rom
-from cluster_rl.emulator.snapshot import load_savestate_file
+from cluster_rl.emulator.rom import Rom, load_rom, preflight
+from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.errors import UserError
-from cluster_rl.model import build_model
-from cluster_rl.runs.atomic import remove_temporaries, write_atomic
+from cluster_rl.memory_estimate import estimate_gpu, estimate_replay
+from cluster_rl.model import build_model, parameter_count
+from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.runs.lock import RunLock, current_holder
+from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import check_resumable
+from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import observation_spec
 from cluster_rl.wire.sockets import resolve_bind_host
 
@@ -38,6 +47,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str, defa
         "--run-name", required=default_run_name is None, default=default_run_name, help="name of the run's folder"
     )
     parser.add_argument("--runs", default=str(DEFAULT_ROOT), help="folder of all runs (default: %(default)s)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
+    )
 
 
 def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, RunDir]:
@@ -47,20 +59,23 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
 
 
 def check_job(config: Config, run_dir: RunDir) -> Rom:
-    """Loads the ROM and checks everything that a child would stumble over: savestate, network, address, earlier jobs.
+    """Loads the ROM and checks everything that a child would stumble over, from the savestate to the folders.
 
     Raises `UserError`, before anything is created.
     """
     rom = load_rom(config.rom)
     if config.initial_state:
-        snapshot = load_savestate_file(config.initial_state, rom)
+        snapshot = start_snapshot(config.initial_state, rom)
         with Console(rom, config.frame_skip) as console:
             console.load(snapshot, f"initial_state {config.initial_state}")
     with torch.device("meta"):
         build_model(config, observation_spec(config))
     resolve_bind_host(config.bind_host)
-    if config.replay_dir and Path(config.replay_dir).exists() and not Path(config.replay_dir).is_dir():
-        raise UserError(f"replay_dir {config.replay_dir}: is a file; give a folder")
+    learner_device(config)
+    if config.replay_dir:
+        _check_writable(Path(config.replay_dir), "replay_dir ")
+    for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
+        _check_writable(folder)
     check_resumable(run_dir, config)
     identity = read_identity(run_dir.identity)
     if identity is not None and identity.rom_sha1 != rom.sha1:
@@ -71,6 +86,36 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
     return rom
 
 
+@contextlib.contextmanager
+def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
+    """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
+
+    Says what is played and on which device. Raises `UserError`, before anything is created, for what `check_job`
+    refuses, and for a run that another process trains.
+    """
+    rom = check_job(config, run_dir)
+    stop = StopFlag().install()
+    run_dir.create()
+    with RunLock(run_dir):
+        print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
+        print(learner_device(config).line, flush=True)
+        begin_job(config, run_dir, rom)
+        yield stop
+
+
+def dry_run(config: Config, run_dir: RunDir) -> None:
+    """Does the checks of `open_job` and prints the plan, without creating or starting anything.
+
+    Raises `UserError` as `open_job` would.
+    """
+    rom = check_job(config, run_dir)
+    holder = current_holder(run_dir)
+    if holder is not None:
+        raise UserError(f"run {run_dir.run_name!r} is being trained by {holder}; wait for its end, or stop it")
+    for line in _plan(config, run_dir, rom):
+        print(line, flush=True)
+
+
 def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     """Writes what a job's processes read. The caller holds the run's lock."""
     remove_temporaries(run_dir.path)
@@ -78,3 +123,90 @@ def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     write_atomic(run_dir.config, config_to_json(config))
     # A learner that was killed leaves it behind, and actors would knock at a closed port first.
     run_dir.rendezvous.unlink(missing_ok=True)
+
+
+def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
+    """What a job would do and take, a line each."""
+    spec = observation_spec(config)
+    with torch.device("meta"):
+        parameters = parameter_count(build_model(config, spec))
+    device = learner_device(config)
+    positions = f"{config.burn_in} + {config.unroll_length} + {config.n_step}"
+    hours = (
+        f"at most {config.max_runtime_seconds / 3600:.2f} h" if config.max_runtime_seconds else "without a time limit"
+    )
+    lines = [
+        f"game: {preflight(rom)}",
+        f"run: {run_dir.path}, {_where_run_stands(run_dir)}",
+        f"target: {config.target_total_steps:,} env steps; this job {hours}",
+        f"actors: {config.num_actors} with {config.envs_per_actor} emulators each",
+        f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
+        f"({positions}) positions",
+        _replay_plan(config, run_dir),
+        device.line,
+    ]
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        lines[-1] += f", {card.name}, {_size(card.total_memory)}"
+    if config.device != "cpu":
+        lines.append(_gpu_plan(config))
+    return [*lines, "dry run: all checks passed; nothing was started or created"]
+
+
+def _where_run_stands(run_dir: RunDir) -> str:
+    if not run_dir.exists():
+        return "new"
+    try:
+        progress = read_progress(run_dir.progress)
+    except DamagedProgressError:
+        return "goes on (its progress.json is damaged and will be rebuilt)"
+    if progress is None:
+        return "exists, nothing trained yet"
+    return f"goes on at env step {progress.env_steps:,}, update {progress.updates:,}, after {len(progress.jobs)} job(s)"
+
+
+def _replay_plan(config: Config, run_dir: RunDir) -> str:
+    replay = estimate_replay(config, observation_spec(config))
+    capacity = config.replay_capacity_transitions
+    folder = Path(config.replay_dir) if config.replay_dir else run_dir.replay
+    free = shutil.disk_usage(_nearest_existing(folder)).free
+    low, high = replay.log
+    return (
+        f"replay: {capacity:,} transitions; in RAM index {_size(replay.index)} and batches "
+        f"{_size(replay.batches)}; when full about {_size(low)} to {_size(high)} on disk "
+        f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {_size(free)}"
+        + (", which may be too little" if free < high else "")
+    )
+
+
+def _gpu_plan(config: Config) -> str:
+    need = estimate_gpu(config, observation_spec(config))
+    return (
+        f"GPU memory: about {_size(need.total)}: networks {_size(need.networks)}, optimiser "
+        f"{_size(need.optimizer)}, batches {_size(need.batches)}, an update {_size(need.update)} (of it "
+        f"{_size(need.saved)} kept for the backward pass), allowed for CUDA and its libraries "
+        f"{_size(need.allowance)}"
+    )
+
+
+def _size(count: int) -> str:
+    """Bytes in decimal units, those of the cluster's limits."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """The folder itself, or what it would be made in."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _check_writable(folder: Path, what: str = "") -> None:
+    """Raises `UserError` if `folder` is no folder that can be written to or made. Makes nothing."""
+    try:
+        there = _nearest_existing(folder)
+    except OSError as error:  # in a folder that may not be looked into
+        raise explain_os_error(error, folder) from None
+    if not there.is_dir():
+        raise UserError(f"{what}{folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{what}{folder}: {there} cannot be written to; check its permissions, or give another folder")

@@ -5,7 +5,8 @@ sequences. Both get the same network from `build_model` and exchange its weights
 are stored (2-bit screens, bytes) until they are on the device that computes.
 
 Both kinds: screen, context and crop are encoded and joined in a trunk; the trunk's output, the one-hot previous action
-and the previous reward go through one LSTM or GRU; a dueling head of noisy layers gives K quantiles for each action.
+and the previous reward go through one LSTM or GRU (or, for comparison, a feed-forward layer that remembers nothing); a
+dueling head of noisy layers gives K quantiles for each action.
 There is no BatchNorm and no Dropout: one item's result never depends on its batch. Noise comes only after the
 recurrent cell, so that a stored state is a function of history and weights. An auxiliary head predicts, from the
 recurrent output at a position, slots of the context at the position that its return bootstraps from: the future, which
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -27,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
@@ -35,7 +36,8 @@ from cluster_rl.errors import UserError
 SCREEN_HEIGHT = 72
 SCREEN_WIDTH = 80
 
-# Hidden and cell state, [1, N, H] float32 each. A GRU has no cell state: zeros pass through.
+# Hidden and cell state, [1, N, H] float32 each. What a cell does not have (a GRU no cell state, a feed-forward layer
+# neither) passes through as zeros.
 State = tuple[Tensor, Tensor]
 
 
@@ -65,6 +67,50 @@ def unpack_screen(packed: Tensor) -> Tensor:
     words = words.bitwise_or_(words << 12).bitwise_and_(0x000F000F)
     words = words.bitwise_or_(words << 6).bitwise_and_(0x03030303)
     return words.view(torch.uint8)
+
+
+CROP_CODES = 5
+CROP_CODE_STEP = 51
+CROP_PLANES = 1 + CROP_CODES
+
+
+def expand_crop(crop: Tensor) -> Tensor:
+    """Takes the codes of a crop's second plane apart: uint8 [M, 2, S, S] -> float32 [M, 6, S, S].
+
+    Plane 0 / 255, then one plane of 0 and 1 for each code k * 51, k from 1; code 0 has none.
+    """
+    codes = torch.arange(CROP_CODE_STEP, 256, CROP_CODE_STEP, dtype=torch.uint8, device=crop.device)
+    return torch.cat([crop[:, :1] * (1.0 / 255.0), (crop[:, 1:] == codes.view(1, -1, 1, 1)).float()], dim=1)
+
+
+class Frames(NamedTuple):
+    """M frames as encoders take them: all that is the same for every network is done."""
+
+    screen: Tensor  # [M, 1, 72, 80] float32, 0 to 1, channels last
+    context: Tensor  # [M, C] float32, 0 to 1
+    crop: Tensor  # [M, 6, S, S] float32, see `expand_crop`
+    history: Tensor  # [M, A + 1] float32: previous action one-hot, logarithm of the previous reward
+
+
+def prepare_frames(
+    shades: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor, num_actions: int
+) -> Frames:
+    """Compact observations to `Frames`, on their device.
+
+    Args:
+        shades: [M, 72, 80] uint8, 0-3.
+        context: [M, C] uint8, value / 255.
+        crop: [M, 2, S, S] uint8, see `expand_crop`.
+        prev_action: [M] int64, `num_actions` where there is none.
+        prev_reward: [M] float32.
+        num_actions: A.
+    """
+    screen = shades.unsqueeze(1).float().mul_(1.0 / 3.0).contiguous(memory_format=torch.channels_last)
+    # "None" has a class of its own in the one-hot vector, whose column is dropped: zeros.
+    action = functional.one_hot(prev_action, num_actions + 1)[:, :-1].float()
+    # Rewards span decades; the logarithm keeps a rare large one from swamping the cell.
+    reward = (prev_reward.sign() * prev_reward.abs().log1p()).unsqueeze(1)
+    return Frames(screen, context.float() * (1.0 / 255.0), expand_crop(crop), torch.cat([action, reward], dim=1))
 
 
 class NoisyLinear(nn.Module):
@@ -164,24 +210,27 @@ def _residual_tower(config: Config) -> nn.Sequential:
 
 
 def _small_tower(config: Config) -> nn.Sequential:
-    """Screen encoder of the slim network: strided convs, [M, 1, 72, 80] -> [M, features]."""
-    shapes = [(8, 4, 0), (4, 2, 0)]  # kernel, stride, padding; 17 x 19 cells, then 7 x 8
+    """Screen encoder of the slim network: [M, 1, 72, 80] -> [M, features].
+
+    The first conv's windows are the 16-pixel squares of the full screen that the player walks on, each seen once: 9 x
+    10 cells, at a third of the cost of overlapping windows. The second halves that to 5 x 5; later ones keep it.
+    """
     layers: list[nn.Module] = []
     previous = 1
     for stage, width in enumerate(config.model.conv_channels):
-        kernel, stride, padding = shapes[stage] if stage < len(shapes) else (3, 1, 0 if stage == 2 else 1)
+        kernel, stride, padding = (8, 8, 0) if stage == 0 else (3, 2 if stage == 1 else 1, 1)
         layers += [nn.Conv2d(previous, width, kernel, stride=stride, padding=padding), nn.ReLU()]
         previous = width
     return nn.Sequential(*layers, nn.Flatten())
 
 
 def _crop_encoder(config: Config, spec: ObservationSpec) -> nn.Sequential:
-    """[M, 2, S, S] -> [M, context_width]; the unified network looks at neighbourhoods first."""
+    """[M, 6, S, S] -> [M, context_width]; the unified network looks at neighbourhoods first."""
     cells = spec.crop_size**2
     width = config.model.context_width
     if config.model.kind == "slim":
-        return nn.Sequential(nn.Flatten(), nn.Linear(2 * cells, width), nn.ReLU())
-    convs = [nn.Conv2d(2, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(nn.Flatten(), nn.Linear(CROP_PLANES * cells, width), nn.ReLU())
+    convs = [nn.Conv2d(CROP_PLANES, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*convs, nn.Flatten(), nn.Linear(16 * cells, width), nn.ReLU())
 
 
@@ -214,6 +263,8 @@ class QNetwork(nn.Module):
         self.trunk = nn.Sequential(
             nn.Linear(joined, config.model.trunk_width), nn.LayerNorm(config.model.trunk_width), nn.ReLU()
         )
+        for encoder in (self.screen_encoder, self.context_encoder, self.crop_encoder, self.trunk):
+            encoder.apply(_initialise_for_relu)
         self.feature_size = config.model.trunk_width + spec.num_actions + 1
 
         self.cell = _recurrent_cell(config, self.feature_size)
@@ -232,7 +283,7 @@ class QNetwork(nn.Module):
         Args:
             screen_packed: [M, 72, 20] uint8, see `pack_screen`.
             context: [M, C] uint8, value / 255.
-            crop: [M, 2, S, S] uint8, value / 255.
+            crop: [M, 2, S, S] uint8, see `expand_crop`.
             prev_action: [M] int64, A where there is none.
             prev_reward: [M] float32.
 
@@ -245,21 +296,22 @@ class QNetwork(nn.Module):
         self, shades: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor
     ) -> Tensor:
         """`encode` with screens as they come from the emulator: [M, 72, 80] uint8, shades 0-3."""
-        screen = shades.unsqueeze(1).float().mul_(1.0 / 3.0)  # [M, 1, 72, 80]
+        return self.encode_frames(
+            prepare_frames(shades, context, crop, prev_action, prev_reward, self.spec.num_actions)
+        )
+
+    def encode_frames(self, frames: Frames) -> Tensor:
+        """`encode` with frames that are prepared: what several networks see is prepared once."""
         joined = torch.cat(
             [
-                self.screen_encoder(screen.contiguous(memory_format=torch.channels_last)),
-                self.context_encoder(context.float() * (1.0 / 255.0)),
-                self.crop_encoder(crop.float() * (1.0 / 255.0)),
+                self.screen_encoder(frames.screen),
+                self.context_encoder(frames.context),
+                self.crop_encoder(frames.crop),
             ],
             dim=1,
         )
         features: Tensor = self.trunk(joined)
-        # "None" has a class of its own in the one-hot vector, whose column is dropped: zeros.
-        action = functional.one_hot(prev_action, self.spec.num_actions + 1)[:, :-1].float()
-        # Rewards span decades; the logarithm keeps a rare large one from swamping the cell.
-        reward = (prev_reward.sign() * prev_reward.abs().log1p()).unsqueeze(1)
-        return torch.cat([features.float(), action, reward], dim=1)  # [M, F]
+        return torch.cat([features.float(), frames.history], dim=1)  # [M, F]
 
     def recur(self, features: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Runs the recurrent cell over time: features [T, N, F] -> outputs [T, N, H] and the state after the end.
@@ -320,7 +372,11 @@ class QNetwork(nn.Module):
             layer.noise_out.copy_(next(parts))
 
     def _run_cell(self, inputs: Any, state: State) -> tuple[Any, State]:
-        """The cell over a tensor or a packed sequence, with the state's form the same for both kinds of cell."""
+        """The cell over a tensor or a packed sequence, with the state's form the same for all kinds of cell."""
+        if isinstance(self.cell, FeedForwardCell):
+            if isinstance(inputs, PackedSequence):
+                return inputs._replace(data=self.cell(inputs.data)), state
+            return self.cell(inputs), state
         if isinstance(self.cell, nn.LSTM):
             outputs, (hidden, memory) = self.cell(inputs, state)
             return outputs, (hidden, memory)
@@ -328,9 +384,26 @@ class QNetwork(nn.Module):
         return outputs, (hidden, state[1])
 
 
-def _recurrent_cell(config: Config, input_size: int) -> nn.LSTM | nn.GRU:
+def _initialise_for_relu(layer: nn.Module) -> None:
+    """He et al. 2015. PyTorch's own start shrinks differences between pictures to a tenth before the recurrent cell."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class FeedForwardCell(nn.Linear):
+    """In the recurrent cell's place, a layer of the same width without memory: [..., F] -> [..., H]."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).relu()
+
+
+def _recurrent_cell(config: Config, input_size: int) -> nn.LSTM | nn.GRU | FeedForwardCell:
     """The cell, its LSTM biases set to what the config asks for."""
     hidden = config.lstm_hidden_size
+    if config.model.recurrent_cell == "none":
+        return FeedForwardCell(input_size, hidden)
     if config.model.recurrent_cell == "gru":
         return nn.GRU(input_size, hidden)
     cell = nn.LSTM(input_size, hidden)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from cluster_rl.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 
-VISIT_SCALE: Final = 32
-"""Plane 0 is `VISIT_SCALE` a visit, up to 255: eight visits look like any more."""
+# Plane 0 is 255 (1 - 2^-n) after n visits, rounded up: the first visit, which matters most, makes half of the way, and
+# eight look like any more.
+_FIRST_VISIT: Final = 128
 
-# Codes of plane 1, evenly spaced, as networks see them as shades.
+# Codes of plane 1, evenly spaced: networks take them apart into a plane each (`model.expand_crop`).
 NOTHING_KNOWN, WARP, SIGN, PERSON, WALL, OUTSIDE = 0, 51, 102, 153, 204, 255
 
 _MAX_MAPS: Final = 64
@@ -44,7 +45,7 @@ class _MapMemory:
 
     def visit(self, x: int, y: int) -> None:
         row, column = y + self._radius, x + self._radius
-        self.planes[0, row, column] = min(255, int(self.planes[0, row, column]) + VISIT_SCALE)
+        self.planes[0, row, column] = _FIRST_VISIT + (int(self.planes[0, row, column]) >> 1)
         if self.planes[1, row, column] == WALL:
             self.planes[1, row, column] = NOTHING_KNOWN  # whatever stood there is gone
 
@@ -110,7 +111,7 @@ class OccupancyMemory:
         here = self._maps.get(map_id)
         if here is None or not here.holds(x, y):
             return 0
-        return (int(here.planes[0, y + self._radius, x + self._radius]) + VISIT_SCALE - 1) // VISIT_SCALE
+        return 8 - (255 - int(here.planes[0, y + self._radius, x + self._radius])).bit_length()
 
     def _arrive(self, state: GameState) -> None:
         # Between cells, in scripts and while a map loads, map and position do not belong together.

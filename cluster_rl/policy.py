@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster_rl.model import NoisyLinear, QNetwork, State
+from cluster_rl.model import FeedForwardCell, NoisyLinear, QNetwork, State, expand_crop
 
 
 class Policy:
@@ -22,7 +22,7 @@ class Policy:
     def __init__(self, network: QNetwork) -> None:
         self._network = network
         self._encode = _SlimEncoder(network) if network.kind == "slim" else network.encode_shades
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        names = [name for name, _ in network.cell.named_parameters()]  # a cell's are in the order that its step takes
         self._cell = [_for_few_rows(network.cell.get_parameter(name)) for name in names]
         # The clean head and the noisy one, if there is noise, side by side.
         heads = [_folded_head(network, noise) for noise in ((False, True) if network.head_value.is_noisy else (False,))]
@@ -54,6 +54,9 @@ class Policy:
         if isinstance(self._network.cell, nn.LSTM):
             hidden, memory = torch.lstm_cell(features, (state[0][0], state[1][0]), *self._cell)
             return hidden, (hidden.unsqueeze(0), memory.unsqueeze(0))
+        if isinstance(self._network.cell, FeedForwardCell):
+            weight, bias = self._cell
+            return torch.addmm(bias, features, weight.t()).relu_(), state
         hidden = torch.gru_cell(features, state[0][0], *self._cell)
         return hidden, (hidden.unsqueeze(0), state[1])
 
@@ -70,7 +73,7 @@ class _SlimEncoder:
         assert isinstance(context, nn.Linear)
         assert isinstance(crop, nn.Linear)
         assert isinstance(trunk, nn.Linear)
-        self._side_weight = torch.block_diag(context.weight, crop.weight).t().contiguous() * (1.0 / 255.0)
+        self._side_weight = torch.block_diag(context.weight * (1.0 / 255.0), crop.weight).t().contiguous()
         self._side_bias = torch.cat([context.bias, crop.bias])
         # The convs leave their features cell by cell; the network counts them channel by channel.
         screen, side = trunk.weight.split([trunk.in_features - len(self._side_bias), len(self._side_bias)], dim=1)
@@ -85,7 +88,7 @@ class _SlimEncoder:
         screen = shades.unsqueeze(1).float()
         for weight, bias, stride, padding in self._convs:
             screen = torch.conv2d(screen, weight, bias, stride, padding).relu_()  # [N, channels, rows, columns]
-        side = torch.cat([context, crop.flatten(1)], dim=1).float()  # [N, C + 2 S S]
+        side = torch.cat([context.float(), expand_crop(crop).flatten(1)], dim=1)  # [N, C + 6 S S]
         side = torch.addmm(self._side_bias, side, self._side_weight).relu_()
         joined = torch.cat([screen.permute(0, 2, 3, 1).flatten(1), side], dim=1)
         features = torch.addmm(self._trunk_bias, joined, self._trunk_weight)

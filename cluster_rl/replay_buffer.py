@@ -225,6 +225,21 @@ class Replay:
         batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
         return batch
 
+    def read(self, sequence_id: int) -> tuple[SequenceHeader, bytes] | None:
+        """Header and block of one sequence; None if it is not in the replay (any more) or damaged."""
+        with self._lock:
+            if not self._oldest_id <= sequence_id < self._next_id:
+                return None
+            entry = self._entries[self._slots(np.array([sequence_id]))][0]
+            segment = self._segments.get(int(entry["segment"]))
+        if not entry["length"] or segment is None:
+            return None
+        try:
+            block = segment.read(int(entry["offset"]), int(entry["length"]))
+            return decode_header(block), block
+        except (BlockError, OSError):
+            return None
+
     def update_priorities(self, ids: npt.NDArray[np.int64], priorities: npt.NDArray[np.floating[Any]]) -> None:
         """Sets the priorities [N] of the sequences `ids` [N]; those evicted since are dropped and counted.
 

@@ -1,8 +1,10 @@
 """Rewards: one small function for each term, and the weighted sum of them.
 
 The environment of an actor uses it. In: the state before and after a step, and what the episode has seen. Out: a
-float a step, and each term's sum over the episode, so that a report can show what paid. A term counts gains beyond the
-best so far: what was lost and won back, cleared and set again, or put away and fetched, pays nothing.
+float a step, and each term's sum over the episode, so that a report can show what paid. `novelty` is intrinsic: a
+count-based bonus of the episode (Strehl and Littman 2008, with counts of map tiles), which the return leaves out. A
+term counts gains beyond the best so far: what was lost and won back, cleared and set again, or put away and fetched,
+pays nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from cluster_rl.game.state import GameState
 _MEMBERS = tuple(ram.image_index(ram.wPartyMons + ram.PARTY_MON_BYTES * slot) for slot in range(ram.PARTY_SLOTS))
 
 TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
+INTRINSIC_TERMS = ("novelty",)
+"""Paid to make the agent explore, not for what it achieves: learned from, logged, and left out of the return."""
 
 
 @dataclass
@@ -26,7 +30,8 @@ class EpisodeMemory:
     """What an episode has seen so far; the terms read it and bring it up to date."""
 
     maps: set[int] = field(default_factory=set)
-    tiles: set[tuple[int, int, int]] = field(default_factory=set)
+    visits: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    here: tuple[int, int, int] | None = None
     items: set[int] = field(default_factory=set)
     badges: int = 0
     species: int = 0
@@ -37,8 +42,9 @@ class EpisodeMemory:
     def at(cls, state: GameState) -> EpisodeMemory:
         """The memory of an episode that begins in this state: what is there already pays nothing."""
         memory = cls()
-        for term in (new_map, new_tile, item, badge, species):
+        for term in (new_map, item, badge, species):
             term(state, state, memory)
+        arrival(state, memory)
         memory.best_levels_total = levels_total(state)
         memory.was_fainted = party_fainted(state)
         return memory
@@ -52,13 +58,14 @@ def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
     return 1
 
 
-def new_tile(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
-    """1 where a cell of a map is stood on for the first time."""
+def arrival(state: GameState, memory: EpisodeMemory) -> int:
+    """How often the cell that was just entered has been entered, 0 where none was: standing still enters nothing."""
     here = (state.map_id, state.x, state.y)
-    if not _settled(state) or here in memory.tiles:
+    if not _settled(state) or here == memory.here:
         return 0
-    memory.tiles.add(here)
-    return 1
+    memory.here = here
+    memory.visits[here] = memory.visits.get(here, 0) + 1
+    return memory.visits[here]
 
 
 def badge(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
@@ -130,12 +137,17 @@ def _settled(state: GameState) -> bool:
 class RewardCalculator:
     """The weighted sum. `start` with an episode's first state, then `step` after each action.
 
-    `terms` holds each term's weighted sum over the episode so far; they add up to its return.
+    `terms` holds each term's weighted sum over the episode so far.
     """
 
     def __init__(self, weights: RewardWeights) -> None:
         self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
         self.terms = dict.fromkeys(TERMS, 0.0)
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of the terms over the episode so far, without the intrinsic ones."""
+        return sum(paid for name, paid in self.terms.items() if name not in INTRINSIC_TERMS)
 
     def start(self, state: GameState) -> None:
         """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
@@ -145,12 +157,14 @@ class RewardCalculator:
     def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
         memory = self._memory
+        visits = arrival(state, memory)
         values = {
             "event": new_events,
             "milestone": len(new_milestones),
             "badge": badge(before, state, memory),
             "new_map": new_map(before, state, memory),
-            "new_tile": new_tile(before, state, memory),
+            "new_tile": visits == 1,
+            "novelty": visits**-0.5 if visits else 0.0,
             "level": level(before, state, memory),
             "species": species(before, state, memory),
             "item": item(before, state, memory),

@@ -1,7 +1,8 @@
 """Figures over time: `metrics.jsonl` and TensorBoard event files, both from the same rows.
 
-The learner writes rows; people, reports and TensorBoard read them. In: flat dicts of floats. No tensorflow, no torch:
-events are written with TensorBoard's own record writer, which is imported with the first row.
+The learner writes rows; people, reports and TensorBoard read them. In: flat dicts of floats, and arrays whose
+distribution matters. No tensorflow, no torch: events are written with TensorBoard's own record writer, which is
+imported with the first row.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.layout import RunDir
 
 _REPAIR_CHUNK_BYTES = 64 * 1024
+_HISTOGRAM_BUCKETS = 30
+_PERCENTS = (0, 1, 10, 50, 90, 99, 100)
+_PERCENT_NAMES = ("min", "p01", "p10", "p50", "p90", "p99", "max")
+
+Distributions = Mapping[str, npt.NDArray[Any]]
 
 
 class MetricsWriter:
@@ -37,19 +45,26 @@ class MetricsWriter:
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
-    def write(self, env_steps: int, updates: int, values: Mapping[str, float]) -> None:
+    def write(
+        self, env_steps: int, updates: int, values: Mapping[str, float], distributions: Distributions | None = None
+    ) -> None:
         """One row: `time` (Unix seconds), `env_steps`, `updates` and `values`, a NaN as null.
 
-        In TensorBoard the step is `env_steps`; `updates` is a scalar of its own. Raises `UserError` for a full disk.
+        Of each of `distributions` (name: finite numbers of any shape; an empty one is left out) the row gets what
+        `summarise` says as `name/p50` and so on, and TensorBoard a histogram `name` besides. In TensorBoard the step is
+        `env_steps`; `updates` is a scalar of its own. Raises `UserError` for a full disk.
         """
         now = time.time()
-        row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates}
-        row |= {name: float(value) for name, value in values.items()}
+        drawn = {name: array.ravel() for name, array in (distributions or {}).items() if array.size}
+        scalars = {name: float(value) for name, value in values.items()}
+        for name, numbers in drawn.items():
+            scalars |= {f"{name}/{statistic}": value for statistic, value in summarise(numbers).items()}
+        row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates, **scalars}
         try:
             self._rows.write(msgspec.json.encode(row) + b"\n")
             if self._events is None:
                 self._events = _EventFile(self._events_dir)
-            self._events.write(now, env_steps, {"updates": float(updates), **values})
+            self._events.write(now, env_steps, {"updates": float(updates), **scalars}, drawn)
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
@@ -73,6 +88,12 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: line {number} is damaged ({error}); delete that line") from None
     return rows
+
+
+def summarise(values: npt.NDArray[Any]) -> dict[str, float]:
+    """mean, min, p01, p10, p50, p90, p99 and max of `values`, at least one number, of any shape."""
+    numbers = np.percentile(values, _PERCENTS)
+    return {"mean": float(np.mean(values)), **dict(zip(_PERCENT_NAMES, numbers.tolist(), strict=True))}
 
 
 class RateMeter:
@@ -108,10 +129,20 @@ class _EventFile:
         self._records: Any = RecordWriter(self._file)
         self._record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def write(self, now_sec: float, step: int, values: Mapping[str, float]) -> None:
+    def write(self, now_sec: float, step: int, values: Mapping[str, float], distributions: Distributions) -> None:
         event = self._proto.Event(wall_time=now_sec, step=step)
         for name, value in values.items():
-            event.summary.value.add(tag=name, simple_value=float(value))
+            event.summary.value.add(tag=name, simple_value=value)
+        for name, numbers in distributions.items():
+            counts, edges = np.histogram(numbers, _HISTOGRAM_BUCKETS)
+            histogram = event.summary.value.add(tag=name).histo
+            histogram.min, histogram.max = float(numbers.min()), float(numbers.max())
+            histogram.num = numbers.size
+            histogram.sum = float(numbers.sum())
+            histogram.sum_squares = float(np.square(numbers, dtype=np.float64).sum())
+            # The first edge closes an empty bucket: TensorBoard would begin the first one at minus infinity.
+            histogram.bucket_limit.extend(edges.tolist())
+            histogram.bucket.extend([0.0, *counts.tolist()])
         self._record(event)
 
     def _record(self, event: Any) -> None:

@@ -1,6 +1,6 @@
 """The launcher: config -> run lock -> learner and actors -> supervise -> exit code.
 
-    python -m cluster_rl.train_cluster --config cluster_config.json --run-name NAME [--rom ROM] [--key value ...]
+    python -m cluster_rl.train_cluster --config cluster_config.json --run-name NAME [--dry-run] [--key value ...]
 
 In: a config file or preset and overrides. Out: a run directory that the same command goes on with. The launcher itself
 neither plays nor trains: it checks everything before anything is created, starts the processes, restarts those that
@@ -10,18 +10,15 @@ die, shows how far the run is, and ends all of them when the run is complete or 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
 import uuid
 
 from cluster_rl.config import Config
-from cluster_rl.emulator.rom import preflight
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, begin_job, check_job, load_run
+from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import read_progress, save_progress
 from cluster_rl.signals import StopFlag
 from cluster_rl.status import StatusView
@@ -39,12 +36,7 @@ def launch(config: Config, run_dir: RunDir) -> int:
 
     Raises `UserError`, before anything is created, for a ROM, savestate or earlier run that does not fit.
     """
-    rom = check_job(config, run_dir)
-    stop = StopFlag().install()
-    run_dir.create()
-    with RunLock(run_dir):
-        print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        begin_job(config, run_dir, rom)
+    with open_job(config, run_dir) as stop:
         return _Job(config, run_dir, stop).run()
 
 
@@ -83,7 +75,7 @@ class _Job:
         arguments = ["--run-dir", str(self._run_dir.path), "--job-token", self._token]
         arguments += ["--job-started", repr(time.monotonic())]
         command = [sys.executable, "-m", "cluster_rl.learner", *arguments]
-        self._supervisor.start(LEARNER, command, _learner_environment())
+        self._supervisor.start(LEARNER, command)
 
     def _start_actor(self, name: str) -> None:
         arguments = ["--run-dir", str(self._run_dir.path), "--actor", name.removeprefix(ACTOR)]
@@ -127,12 +119,6 @@ class _Job:
             save_progress(self._run_dir.progress, progress)
 
 
-def _learner_environment() -> dict[str, str]:
-    """glibc gives large blocks back to the kernel at once; keeping them saves a third of a CPU update."""
-    keep = str(1 << 30)
-    return {name: os.environ.get(name, keep) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
-
-
 def main() -> int:
     """`python -m cluster_rl.train_cluster`."""
     parser = argparse.ArgumentParser(
@@ -143,7 +129,11 @@ def main() -> int:
     )
     add_run_arguments(parser, "cluster_config.json", None)
     known, rest = parser.parse_known_args()
-    return launch(*load_run(known, rest))
+    config, run_dir = load_run(known, rest)
+    if known.dry_run:
+        dry_run(config, run_dir)
+        return EXIT_OK
+    return launch(config, run_dir)
 
 
 if __name__ == "__main__":

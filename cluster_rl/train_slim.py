@@ -1,6 +1,7 @@
 """Serial mode: actors, replay and learner in one process, without sockets or threads.
 
-    python -m cluster_rl.train_slim --config slim|slim_cpu|FILE [--run-name NAME] [--no-video] [--key value ...]
+    python -m cluster_rl.train_slim --config slim|slim_cpu|FILE [--run-name NAME] [--no-video] [--dry-run]
+                                    [--key value ...]
 
 For notebooks, interactive jobs, debuggers and exact tests: the very parts of the cluster mode, called in turn, so that
 two runs with one seed are identical on a CPU. In and out: as `train_cluster`, into the same kind of run directory.
@@ -19,11 +20,9 @@ import torch
 
 from cluster_rl.actor import Actor
 from cluster_rl.config import Config
-from cluster_rl.emulator.rom import preflight
 from cluster_rl.errors import EXIT_OK, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, begin_job, check_job, load_run
+from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.lock import RunLock
 from cluster_rl.signals import StopFlag, die_with_parent
 from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.status import StatusView
@@ -111,12 +110,10 @@ def main() -> int:
     parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")
     known, rest = parser.parse_known_args()
     config, run_dir = load_run(known, rest)
-    rom = check_job(config, run_dir)
-    stop = StopFlag().install()
-    run_dir.create()
-    with RunLock(run_dir):
-        print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        begin_job(config, run_dir, rom)
+    if known.dry_run:
+        dry_run(config, run_dir)
+        return EXIT_OK
+    with open_job(config, run_dir) as stop:
         train(config, run_dir, stop)
     if not known.no_video and config.log_episodes_for_replay and stop.signal_number is None:
         _render(config, run_dir, StopFlag().install())

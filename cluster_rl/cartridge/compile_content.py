@@ -23,6 +23,7 @@ FIRST_DATA_BANK = 2
 CELL_TABLE_PAGE = 0x7F
 MAX_TILES, MAX_CELLS, MAP_BUFFER_BYTES = 96, 64, 1300
 SCRIPT_BYTES, MESSAGE_BYTES, NAME_LETTERS, LINE_LETTERS = 120, 350, 10, 18
+MAX_SPOTS = 4
 
 SHADES = {".": 0, "-": 1, "+": 2, "#": 3}
 CHARACTERS = {
@@ -35,9 +36,10 @@ SPECIAL_GLYPHS = {"cursor": 0xED, "cursor_off": 0xEC, "more": 0xEE, "x2": 0xF1}
 # A slot in a text: its code, and the letters to keep free for it.
 SLOTS = {"{player}": (0x52, 7), "{a}": (0x01, 10), "{b}": (0x02, 5)}
 END_CODE, LINE_CODE, PAGE_CODE = 0x50, 0x4F, 0x51
-SCRIPT_WORDS = ("end", "say", "ifset", "goto", "set", "battle", "badge", "give", "heal")
+SCRIPT_WORDS = ("end", "say", "ifset", "goto", "set", "battle", "badge", "give", "heal", "draw", "iflot", "banner")
 SPRITE_SHEETS = {"hero": 0, "folk": 1}
 FACINGS = {"down": 0, "up": 4, "left": 8, "right": 12}
+ARROW_KEYS = {"down": 0x80, "up": 0x40, "left": 0x20, "right": 0x10}
 START_MENU = ("TEAM", "BAG", "", "SAVE", "OPTION", "EXIT")
 # Tileset numbers by kind of map, as in the real game; the engine has only the outdoor one so far.
 TILESET_NAMES = {"0": "OUTDOORS"}
@@ -251,7 +253,7 @@ class Scripts:
                 raise BuildError(f"unknown script line: {line}")
             code.append(SCRIPT_WORDS.index(word))
             code += self._operands(word, arguments)
-            if word in ("ifset", "goto"):
+            if word in ("ifset", "iflot", "goto"):
                 jumps.append((len(code), arguments[-1]))
                 code.append(0)
         code.append(0)
@@ -272,8 +274,10 @@ class Scripts:
                 return self.ids.flags[arguments[0]].to_bytes(2, "little")
             case "battle":
                 return bytes([self.ids.trainers[arguments[0]]])
-            case "badge":
+            case "badge" | "iflot":
                 return bytes([int(arguments[0])])
+            case "banner":
+                return bytes([self.ids.tiles[arguments[0]], *map(int, arguments[1:5])])
             case "give":
                 return bytes([self.ids.items[arguments[0]], int(arguments[1])])
         return b""
@@ -322,7 +326,7 @@ def _compile(world: Mapping[str, Any]) -> Compiled:
         title=world["game"]["title"],
         resources=resources,
         c_header=c_header(world, ids, resources, grass_tile),
-        c_tables=c_tables(world, ids, walkable),
+        c_tables=c_tables(world, ids, walkable, carrying_tiles(world["tileset"]["cells"], ids.tiles)),
         cell_table=cell_table,
         table=names_table(world, ids),
     )
@@ -343,6 +347,19 @@ def compile_cells(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> t
             raise BuildError(f"tile {cell['tiles'][2]} both blocks and does not")
     grass = next(tile_ids[cell["tiles"][2]] for cell in cells if cell.get("grass"))
     return bytes(table), sorted(tile for tile, walk in walkable.items() if walk), grass
+
+
+def carrying_tiles(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> list[int]:
+    """(tile, arrow key) pairs of the cells that carry whoever stands on them; as for walls, the lower left tile counts.
+
+    Raises BuildError where such a tile is also one of a cell that carries elsewhere, or nowhere.
+    """
+    keys: dict[int, int] = {}
+    for cell in cells:
+        feet, key = tile_ids[cell["tiles"][2]], ARROW_KEYS[cell["carry"]] if "carry" in cell else 0
+        if keys.setdefault(feet, key) != key:
+            raise BuildError(f"tile {cell['tiles'][2]} carries in one cell and not in another")
+    return [value for tile, key in keys.items() if key for value in (tile, key)]
 
 
 def add_graphics(resources: Resources, world: Mapping[str, Any], tiles: Art) -> None:
@@ -398,7 +415,7 @@ def map_rows(entry: Mapping[str, Any]) -> list[str]:
 
 
 def compile_map(entry: Mapping[str, Any], world: Mapping[str, Any], ids: Ids, scripts: Scripts) -> bytes:
-    """Header, wild slots, warps, signs, people, cells."""
+    """Header, wild slots, warps, signs, people, spots (cells with a script for who steps on them), cells."""
     rows = map_rows(entry)
     wild = entry.get("wild", {"rate": 0, "list": []})
     data = bytearray([len(rows[0]), len(rows), 0, ids.cells[entry.get("border", " ")], wild["rate"]])
@@ -422,6 +439,12 @@ def compile_map(entry: Mapping[str, Any], world: Mapping[str, Any], ids: Ids, sc
     for person in people:
         sheet, facing = SPRITE_SHEETS[person["sprite"]], FACINGS[person["facing"]]
         data += bytes([person["at"][1], person["at"][0], sheet, facing, scripts.compile(person["script"])])
+    spots = entry.get("spot", [])
+    if len(spots) > MAX_SPOTS:
+        raise BuildError(f"map {entry['name']}: more than {MAX_SPOTS} spots")
+    data.append(len(spots))
+    for spot in spots:
+        data += bytes([spot["at"][1], spot["at"][0], scripts.compile(spot["script"])])
     for row in rows:
         data += bytes(ids.cells[cell] for cell in row)
     return bytes(data)
@@ -451,17 +474,18 @@ def c_header(world: Mapping[str, Any], ids: Ids, resources: Resources, grass_til
         "START_MAP": ids.maps[game["start"]["map"]],
         "START_X": game["start"]["at"][0],
         "START_Y": game["start"]["at"][1],
+        "SCHOOL_MAP": ids.maps[game["school"]],
         "START_SPECIES": ids.species[game["starter"]["species"]],
         "START_LEVEL": game["starter"]["level"],
         "START_MONEY": f"0x{game['money']:06d}UL",
         "ITEM_BALM_HEAL": world["item"][0]["heal"],
     }
     header = "".join(f"#define {name} {value}\n" for name, value in sorted(numbers.items()))
-    arrays = ("map_ids", "passable_tiles", "start_name", "start_bag")
+    arrays = ("map_ids", "passable_tiles", "carrying_tiles", "start_name", "start_bag")
     return header + "".join(f"extern const uint8_t {name}[];\n" for name in arrays)
 
 
-def c_tables(world: Mapping[str, Any], ids: Ids, walkable: list[int]) -> str:
+def c_tables(world: Mapping[str, Any], ids: Ids, walkable: list[int], carrying: list[int]) -> str:
     """`tables.c`: small constants that stay in the code banks."""
     game = world["game"]
     player = (name_bytes(game["player"]) + bytes([END_CODE] * 11))[:11]
@@ -470,6 +494,7 @@ def c_tables(world: Mapping[str, Any], ids: Ids, walkable: list[int]) -> str:
         '#include <stdint.h>\n#include "res.h"\n'
         + c_array("map_ids", ids.maps.values())
         + c_array("passable_tiles", [*walkable, 0xFF])
+        + c_array("carrying_tiles", [*carrying, 0xFF])
         + c_array("start_name", player)
         + c_array("start_bag", [*bag, 0])
     )
@@ -489,10 +514,10 @@ def names_table(world: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
     return {
         "title": world["game"]["title"],
         "canvas": [max(m["global_x"] + m["width"] for m in maps), max(m["global_y"] + m["height"] for m in maps)],
-        "task_end": world["task_end"],
+        "task_end": _condition(world["task_end"], ids),
         "badges": world["badges"],
         "key_items": [],
-        "milestones": [_milestone(entry, ids) for entry in world["milestone"]],
+        "milestones": [_condition(entry, ids) for entry in world["milestone"]],
         "maps": maps,
         "items": {str(number): name for name, number in ids.items.items()},
         "species": {str(number): name for name, number in ids.species.items()},
@@ -502,13 +527,15 @@ def names_table(world: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
     }
 
 
-def _milestone(entry: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
-    """A milestone with the names of its flag or map replaced by their numbers."""
+def _condition(entry: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
+    """A milestone or another condition, with the names of its flag or map replaced by their numbers."""
     out = dict(entry)
     if "event" in entry:
         out["event"] = ids.flags[entry["event"]]
     if "map" in entry:
         out["map"] = ids.maps[entry["map"]]
+    if "or" in entry:
+        out["or"] = [_condition(other, ids) for other in entry["or"]]
     return out
 
 

@@ -21,7 +21,7 @@ from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
 from cluster_rl.emulator.rom import Rom, load_rom
-from cluster_rl.emulator.snapshot import load_savestate_file
+from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
@@ -44,7 +44,8 @@ class Observation(NamedTuple):
 
 
 class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How an episode went. `milestones` are (name, step counted from 1); `terms` are weighted and add up to the return.
+    """How an episode went. `milestones` are (name, step counted from 1); `terms` are weighted; all but
+    those of `rewards.INTRINSIC_TERMS` add up to the return.
 
     `reason` is `terminated` (the game's task is done), `truncated` (the step limit) or `stopped` (the job ended).
     """
@@ -144,7 +145,6 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._rewards.start(self.state)
         self._occupancy.start(self.state)
         self._milestones: list[tuple[str, int]] = []
-        self._return = 0.0
         self.episode_steps = 0
         self._open = True
         screen = self.console.screen()
@@ -183,7 +183,6 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         milestones = self._latch.update(state)
         self._milestones.extend((name, self.episode_steps) for name in milestones)
         reward = self._rewards.step(before, state, self._latch.new_events, milestones)
-        self._return += reward
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
         terminated = self._world.task_ended(state)
@@ -226,7 +225,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
     def _make_start_snapshot(self, rom: Rom) -> bytes:
         if self._config.initial_state:
-            return load_savestate_file(self._config.initial_state, rom)
+            return start_snapshot(self._config.initial_state, rom)
         self.console.boot()
         return self.console.save()
 
@@ -246,7 +245,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._open = False
         summary = EpisodeSummary(
             episode_steps=self.episode_steps,
-            episode_return=self._return,
+            episode_return=self._rewards.episode_return,
             terms=dict(self._rewards.terms),
             milestones=list(self._milestones),
             final_map=self.state.map_id,

@@ -40,6 +40,7 @@ class World:
             for entry in table["milestones"]
         )
         self.task_end = Condition.from_table(table["task_end"])
+        self._other_ends = tuple(Condition.from_table(entry) for entry in table["task_end"].get("or", ()))
 
     @staticmethod
     def red() -> World:
@@ -90,8 +91,8 @@ class World:
         return [name for bit, name in enumerate(self.badges) if badges >> bit & 1]
 
     def task_ended(self, state: GameState) -> bool:
-        """Whether the game's task is done in this state."""
-        return self.task_end.holds(state)
+        """Whether the game's task is done in this state, or a lesson's is over, well or badly."""
+        return any(end.holds(state) for end in (self.task_end, *self._other_ends))
 
     def describe(self, state: GameState) -> dict[str, Any]:
         """Everything a person wants to know of one state, by name, as plain data for JSON."""

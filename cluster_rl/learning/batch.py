@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_rl.config import Config
+from cluster_rl.model import Frames, prepare_frames, unpack_screen
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,18 @@ class Batch:
         On the CPU the tensors share the arrays' memory: leave the arrays alone until the update is done.
         """
         return cls(**{field.name: _to_device(arrays[field.name], device) for field in fields(cls)})
+
+    @cached_property
+    def frames(self) -> Frames:
+        """All frames, M = L N, ready for any network's encoders: made once, however many networks see them."""
+        return prepare_frames(
+            unpack_screen(self.screen_packed.flatten(0, 1)),
+            self.context.flatten(0, 1),
+            self.crop.flatten(0, 1),
+            self.prev_action.flatten(0, 1),
+            self.prev_reward.flatten(0, 1),
+            self.mask.shape[-1],
+        )
 
     @property
     def size(self) -> int:

@@ -27,9 +27,9 @@ def quantile_huber_loss(predicted: Tensor, targets: Tensor, kappa: float) -> Ten
     count = predicted.shape[-1]
     taus = (torch.arange(count, device=predicted.device, dtype=torch.float32) + 0.5) / count  # [K]
     errors = targets.unsqueeze(-2) - predicted.unsqueeze(-1)  # [..., K, K']
-    size = errors.abs()
-    huber = torch.where(size <= kappa, 0.5 * errors.square(), kappa * (size - 0.5 * kappa)) / kappa
-    asymmetry = (taus.unsqueeze(-1) - (errors.detach() < 0).float()).abs()  # [..., K, K']
+    # One fused operation; a zero that is expanded costs no memory.
+    huber = functional.huber_loss(errors, errors.new_zeros(()).expand_as(errors), reduction="none", delta=kappa) / kappa
+    asymmetry = torch.where(errors.detach() < 0, 1.0 - taus.unsqueeze(-1), taus.unsqueeze(-1))  # [..., K, K']
     return (asymmetry * huber).mean(-1).sum(-1)
 
 

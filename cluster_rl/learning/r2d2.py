@@ -25,6 +25,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.learning import losses, priorities, targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.model import (
+    Frames,
     ObservationSpec,
     QNetwork,
     State,
@@ -41,6 +42,7 @@ class UpdateResult:
     """What an update hands back."""
 
     priorities: NDArray[np.float32]  # [N], of the batch's sequences
+    td_errors: NDArray[np.float32]  # [T, N], target minus prediction in the space that is trained; NaN on padding
     metrics: dict[str, float]
 
 
@@ -50,6 +52,7 @@ class Loss:
 
     total: Tensor  # scalar with gradient
     priorities: Tensor  # [N]
+    td_errors: Tensor  # [T, N] without gradient, see `UpdateResult`
     metrics: dict[str, Tensor]  # scalars without gradient
 
 
@@ -93,11 +96,20 @@ class R2D2:
         loss = self.loss(batch)
         loss.total.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)
+        # Measured, not computed from the norm before: it is what shows that the clip works.
+        gradients = [parameter.grad for parameter in self.online.parameters() if parameter.grad is not None]
+        clipped_norm = torch.nn.utils.get_total_norm(gradients)
 
         # One transfer from the device for everything that leaves it; also what the check below must wait for.
-        scalars = {"loss": loss.total.detach(), "grad_norm": grad_norm, **loss.metrics}
-        numbers = torch.cat([torch.stack(list(scalars.values())), loss.priorities]).cpu()
-        metrics = dict(zip(scalars, numbers[: len(scalars)].tolist(), strict=True))
+        scalars = {
+            "loss": loss.total.detach(),
+            "grad_norm": grad_norm,
+            "grad_norm_clipped": clipped_norm,
+            **loss.metrics,
+        }
+        parts = [torch.stack(list(scalars.values())), loss.priorities, loss.td_errors.flatten()]
+        figures, new_priorities, td_errors = torch.cat(parts).cpu().split([len(part) for part in parts])
+        metrics = dict(zip(scalars, figures.tolist(), strict=True))
         if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
             raise RuntimeError(
                 f"update {number}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}: not finite; the "
@@ -108,45 +120,52 @@ class R2D2:
         self.updates = number
         if number % self.config.target_update_interval == 0:
             self.target.load_state_dict(self.online.state_dict())
-        return UpdateResult(numbers[len(scalars) :].numpy(), metrics)
+        return UpdateResult(new_priorities.numpy(), td_errors.view(loss.td_errors.shape).numpy(), metrics)
 
     def loss(self, batch: Batch) -> Loss:
         """The forward pass, with the noise drawn last. The gradient runs through the online network's unroll only."""
         config = self.config
-        trained = slice(config.burn_in, None)
+        unroll = slice(config.burn_in, None)  # the trained rows and the tail
+        steps = slice(config.burn_in, config.burn_in + config.unroll_length)
         burn_in_lengths = batch.burn_in_length.cpu()
         with torch.no_grad():
-            target_outputs = self._unroll(self.target, batch, self.warm_state(self.target, batch, burn_in_lengths))
+            target_state = self.warm_state(self.target, batch, burn_in_lengths)
+            target_outputs, _ = self._unroll(self.target, batch, target_state, unroll)
             target_quantiles = self.target.head(target_outputs, noise=True)  # [T + n, N, A, K]
             online_state = self.warm_state(self.online, batch, burn_in_lengths)
-        outputs = self._unroll(self.online, batch, online_state)  # [T + n, N, H]
-        online_quantiles = self.online.head(outputs, noise=True)  # [T + n, N, A, K]
+        outputs, state = self._unroll(self.online, batch, online_state, steps)  # [T, N, H]
+        quantiles = self.online.head(outputs, noise=True)  # [T, N, A, K]
+        with torch.no_grad():  # the rows behind only say which action to bootstrap from
+            tail_outputs, _ = self._unroll(self.online, batch, state, slice(steps.stop, None))
+            online_quantiles = torch.cat([quantiles, self.online.head(tail_outputs, noise=True)])  # [T + n, N, A, K]
 
         returns = targets.quantile_targets(
-            online_quantiles.detach(),
+            online_quantiles,
             target_quantiles,
-            batch.mask[trained],
-            batch.reward[trained],
+            batch.mask[unroll],
+            batch.reward[unroll],
             batch.last,
             batch.terminated,
             n_step=config.n_step,
             gamma=config.gamma,
             rescaling=config.value_rescaling,
         )  # [T, N, K]
-        steps = slice(config.burn_in, config.burn_in + config.unroll_length)
         mask = targets.loss_mask(batch.train_length, config.unroll_length)  # [T, N]
-        taken = targets.taken_quantiles(online_quantiles[: config.unroll_length], batch.action[steps])  # [T, N, K]
+        taken = targets.taken_quantiles(quantiles, batch.action[steps])  # [T, N, K]
         step_losses = losses.quantile_huber_loss(taken, returns, config.huber_kappa)
         total = losses.weighted_step_mean(step_losses, mask, batch.weights)
+        quantile_loss = total.detach()
         aux = self._auxiliary_loss(batch, outputs, mask)
         if aux is not None:
             total = total + config.aux_loss_weight * aux
 
         with torch.no_grad():
             new_priorities = priorities.sequence_priorities(taken, returns, mask, config.priority_eta)
-            metrics = self._metrics(batch, online_quantiles, taken, returns, mask)
+            metrics = self._metrics(batch, taken, returns, mask)
+            metrics["quantile_loss"] = quantile_loss
             metrics["aux_loss"] = aux.detach() if aux is not None else total.new_zeros(())
-        return Loss(total, new_priorities, metrics)
+            td_errors = (returns.mean(-1) - taken.mean(-1)).masked_fill(~mask, float("nan"))
+        return Loss(total, new_priorities, td_errors, metrics)
 
     def warm_state(self, network: QNetwork, batch: Batch, lengths: Tensor) -> State:
         """The state at the first trained row: the stored one, run over each item's own burn-in by `network` itself.
@@ -221,21 +240,16 @@ class R2D2:
             grouped.setdefault(parameter, {})[key] = like.copy_(tensor) if tensor.dim() > 0 else like.clone()
         return grouped
 
-    def _unroll(self, network: QNetwork, batch: Batch, state: State) -> Tensor:
-        """Recurrent outputs over the trained positions and the tail, [T + n, N, H]."""
-        outputs, _ = network.recur(self._encode(network, batch, slice(self.config.burn_in, None)), state)
-        return outputs
+    def _unroll(self, network: QNetwork, batch: Batch, state: State, rows: slice) -> tuple[Tensor, State]:
+        """Recurrent outputs over some rows, [rows, N, H], and the state after them."""
+        return network.recur(self._encode(network, batch, rows), state)
 
     def _encode(self, network: QNetwork, batch: Batch, rows: slice) -> Tensor:
         """Features [rows, N, F] of all frames of some rows in one pass of the encoders."""
+        start, stop, _ = rows.indices(len(batch.action))
+        frames = Frames(*(part[start * batch.size : stop * batch.size] for part in batch.frames))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            features = network.encode(
-                batch.screen_packed[rows].flatten(0, 1),
-                batch.context[rows].flatten(0, 1),
-                batch.crop[rows].flatten(0, 1),
-                batch.prev_action[rows].flatten(0, 1),
-                batch.prev_reward[rows].flatten(0, 1),
-            )
+            features = network.encode_frames(frames)
         return features.view(-1, batch.size, network.feature_size)
 
     def _auxiliary_loss(self, batch: Batch, outputs: Tensor, mask: Tensor) -> Tensor | None:
@@ -248,23 +262,24 @@ class R2D2:
         ahead = targets.bootstrap_steps(batch.last, config.unroll_length, config.n_step)  # [T, N]
         rows = ahead + torch.arange(config.unroll_length, device=self.device).unsqueeze(1)
         future = context.gather(0, rows.unsqueeze(-1).expand(-1, -1, len(slots))).float() / 255.0  # [T, N, S]
-        step_losses = losses.auxiliary_loss(self.online.aux(outputs[: config.unroll_length]), future)
+        step_losses = losses.auxiliary_loss(self.online.aux(outputs), future)
         return losses.weighted_step_mean(step_losses, mask, batch.weights)
 
-    def _metrics(
-        self, batch: Batch, quantiles: Tensor, taken: Tensor, returns: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
+    def _metrics(self, batch: Batch, taken: Tensor, returns: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Scalars over the trained steps. Values are in reward units, TD errors in the space that is trained."""
         rescaling = self.config.value_rescaling
-        errors = priorities.td_errors(taken, returns)[mask]
-        start = targets.expected_values(quantiles[0], rescaling)  # [N, A]
-        start = start.masked_fill(~batch.mask[self.config.burn_in], float("-inf")).amax(-1)
+        steps = slice(self.config.burn_in, self.config.burn_in + self.config.unroll_length)
+        count = mask.sum()
+
+        def counted(values: Tensor) -> Tensor:
+            # Not values[mask]: its size is only known on the device, and the host would have to wait for it.
+            return torch.where(mask, values, torch.zeros_like(values))
+
+        errors = counted(priorities.td_errors(taken, returns))
         return {
-            "td_abs_mean": errors.mean(),
+            "td_abs_mean": errors.sum() / count,
             "td_abs_max": errors.amax(),
-            "q_mean": targets.expected_values(taken, rescaling)[mask].mean(),
-            "q_start": start.mean(),
-            "target_mean": targets.expected_values(returns, rescaling)[mask].mean(),
-            "weight_mean": batch.weights.mean(),
-            "weight_min": batch.weights.amin(),
+            "q_mean": counted(targets.expected_values(taken, rescaling)).sum() / count,
+            "target_mean": counted(targets.expected_values(returns, rescaling)).sum() / count,
+            "masked_actions": counted((~batch.mask[steps]).float().mean(-1)).sum() / count,  # share of all actions
         }

@@ -55,18 +55,37 @@ def _make_roms(folder: Path) -> None:
         (("--rewards.step", "NaN"), ("rewards.step", "finite")),
         (("--bind_host", "nowhere.invalid"), ("bind_host", "nowhere.invalid")),
         (("--replay_dir", "text.gb"), ("replay_dir", "text.gb")),
+        (("--runs", "text.gb", "--dry-run"), ("text.gb", "is a file")),
+        (("--device", "cuda"), ("device cuda", "--device auto")),
         (
             ("--model.kind", "unified", "--use_spatial_attention", "true", "--model.attention_heads", "7"),
             ("attention_heads",),
         ),
     ],
 )
-def test_training_refuses(tmp_path: Path, module: str, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_training_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _make_roms(tmp_path)
     (tmp_path / "misspelt.json").write_text(json.dumps({"unroll_lenght": 20}))
     line = _refused(tmp_path, f"cluster_rl.{module}", "--config", "quickstart", "--run-name", "x", *arguments)
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
+def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments = ["--config", "quickstart", "--run-name", "x", "--dry-run", "--device", "auto"]
+    command = [sys.executable, "-m", f"cluster_rl.{module}", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert _files(tmp_path) == set()
+    starts = [line.partition(":")[0] for line in result.stdout.splitlines()]
+    plan = ["game", "run", "target", "actors", "network", "replay", "device", "GPU memory", "dry run"]
+    assert starts == plan
+    assert "device: CPU, as CUDA cannot be used: " in result.stdout
 
 
 def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:

@@ -253,3 +253,17 @@ def test_render() -> None:
     assert picture is not None
     assert picture.shape == (144, 160, 3)
     env.close()
+
+
+def test_a_lesson_ends_at_either_kind_of_door() -> None:
+    way = ["a"] * 3 + ["right"] * 22
+    env = new_env(initial_state="school:password", episode_max_steps=60, start_idle_frames_max=60)
+    ends = []
+    for door in ("up", "down", "left", "right"):
+        env.reset(seed=7)
+        steps = [env.advance(BUTTONS.index(button)) for button in (*way, door)]
+        assert not any(step.terminated for step in steps[:-1])
+        assert steps[-1].terminated
+        ends.append(steps[-1].milestones)
+    env.close()
+    assert sorted(ends) == [[], [], [], ["PASSWORD_RIGHT"]]

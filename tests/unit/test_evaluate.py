@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
-from cluster_rl.config import load_config
+from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
 from cluster_rl.errors import UserError
-from cluster_rl.evaluate import load_network, play_episodes, report, wilson_interval
+from cluster_rl.evaluate import load_network, main, play_episodes, report, t_quantile, wilson_interval
 from cluster_rl.game.world import World
 from cluster_rl.model import build_model
+from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.spaces import observation_spec
@@ -37,37 +41,74 @@ def test_episodes_are_whole_and_repeatable(params: Path, tmp_path: Path) -> None
     assert first != play_episodes(CONFIG, network, 10, seed=2)
     assert first != play_episodes(CONFIG, network, 10, seed=1, random=True)
     logs = [read_log(path) for path in (tmp_path / "logs").iterdir()]
+    assert {(log.header.epsilon, log.header.complete) for log in logs} == {(0.0, True)}
     assert sorted(log.header.seed for log in logs) == sorted(summary.seed for summary in first)
 
 
-def test_report(params: Path) -> None:
-    def summary(value: float, milestones: list[tuple[str, int]]) -> EpisodeSummary:
-        return EpisodeSummary(
-            episode_steps=10,
-            episode_return=value,
-            terms={"event": value},
-            milestones=milestones,
-            final_map=0,
-            reason="truncated",
-            seed=1,
-        )
+def summary(value: float, milestones: list[tuple[str, int]], reason: str = "truncated") -> EpisodeSummary:
+    return EpisodeSummary(
+        episode_steps=10,
+        episode_return=value,
+        terms={"event": value, "step": 0.5},
+        milestones=milestones,
+        final_map=0,
+        reason=reason,
+        seed=1,
+    )
 
-    name = World.cartridge().milestones[0].name
-    found = report([summary(1.0, [(name, 4)]), summary(3.0, [])], World.cartridge())
-    assert found["return"]["mean"] == 2.0
-    assert found["return"]["half_interval"] == pytest.approx(1.96 * 2**0.5 / 2**0.5, rel=1e-3)
-    assert found["milestones"] == {
-        name: {"episodes": 1, "share": 0.5, "interval": wilson_interval(1, 2), "median_step": 4.0}
-    }
-    msgspec.json.encode(found)
+
+def test_report() -> None:
+    world = World.cartridge()
+    first, second, *others = (milestone.name for milestone in world.milestones)
+    played = [
+        summary(1.0, [(first, 4), (second, 9)], "terminated"),
+        summary(3.0, [(first, 7)]),
+        summary(5.0, [(first, 40)]),
+    ]
+    found = report(played, world)
+    # Standard deviation 2, and t = 4.3027 for two degrees of freedom.
+    interval = pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
+    assert found["return"] == {"mean": 3.0, "half_interval": interval}
+    assert found["length"] == {"mean": 10.0, "half_interval": 0.0}
+    assert found["terms"] == {"event": found["return"], "step": {"mean": 0.5, "half_interval": 0.0}}
+    reached = {"episodes": 3, "share": 1.0, "interval": wilson_interval(3, 3), "median_step": 7.0}
+    assert found["milestones"][first] == reached
+    once = {"episodes": 1, "share": 1 / 3, "interval": wilson_interval(1, 3)}
+    assert found["milestones"][second] == {**once, "median_step": 9.0}
+    never = {"episodes": 0, "share": 0.0, "interval": wilson_interval(0, 3), "median_step": None}
+    assert [found["milestones"][name] for name in others] == [never] * len(others)
+    assert found["finished"] == once
+    assert msgspec.convert(found["played"], list[EpisodeSummary]) == played
+
+
+def test_one_episode_has_no_interval() -> None:
+    found = report([summary(1.0, [])], World.cartridge())
+    assert found["return"] == {"mean": 1.0, "half_interval": None}
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (19, 2.0930)]
+)
+def test_t_quantile_is_that_of_the_tables(degrees: int, quantile: float) -> None:
+    assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_the_interval_of_a_mean_holds_it_95_times_in_100() -> None:
+    samples = np.random.default_rng(0).normal(3.0, 2.0, (20_000, 5))
+    half = t_quantile(4) * samples.std(axis=1, ddof=1) / 5**0.5
+    covered = (abs(samples.mean(axis=1) - 3.0) <= half).mean()
+    assert covered == pytest.approx(0.95, abs=0.006)  # four standard errors; a normal interval covers 0.88
 
 
 def test_wilson_interval() -> None:
     # Worked by hand: 9 of 10, z = 1.96.
     low, high = wilson_interval(9, 10)
     assert (low, high) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))
-    assert wilson_interval(0, 10)[0] == 0.0
-    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
+    for trials in range(1, 30):
+        low, high = wilson_interval(0, trials)
+        assert low == 0.0
+        assert wilson_interval(trials, trials) == (pytest.approx(1 - high), 1.0)
 
 
 def test_bad_parameters_are_named(params: Path, tmp_path: Path) -> None:
@@ -78,3 +119,68 @@ def test_bad_parameters_are_named(params: Path, tmp_path: Path) -> None:
         load_network(CONFIG, tmp_path / "bad.pt")
     with pytest.raises(UserError, match="online_params"):
         load_network(load_config("slim_cpu"), params)
+
+
+@pytest.fixture
+def run(params: Path) -> Path:
+    """A run's folder with what evaluation reads."""
+    folder = params.parent / "one"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(config_to_json(CONFIG))
+    params.rename(folder / "online_params.pt")
+    return folder
+
+
+def command(monkeypatch: pytest.MonkeyPatch, run: Path, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--runs", str(run.parent), "--run-name", run.name, *arguments])
+    return main()
+
+
+def test_command_prints_one_json_object(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, run, "--episodes", "3", "--max-steps", "12", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["run"], found["policy"], found["episodes"], found["max_steps"]) == ("one", "greedy", 3, 12)
+    assert [played["episode_steps"] for played in found["played"]] == [12, 12, 12]
+    assert found["length"] == {"mean": 12.0, "half_interval": 0.0}
+    paid = sum(term["mean"] for name, term in found["terms"].items() if name not in INTRINSIC_TERMS)
+    assert paid == pytest.approx(found["return"]["mean"], abs=1e-6)
+    # The same seed plays the same, a config key may be given too, and another seed plays something else.
+    assert command(monkeypatch, run, "--episodes", "3", "--episode_max_steps", "12", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["played"] == found["played"]
+    assert command(monkeypatch, run, "--episodes", "3", "--max-steps", "12", "--seed", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["played"] != found["played"]
+
+
+def test_command_writes_words_and_logs(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = run / "logs"
+    arguments = ("--episodes", "1", "--max-steps", "5", "--random", "--logs", str(logs))
+    assert command(monkeypatch, run, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "1 episodes, random, seed 1" in out
+    assert "+-" not in out  # one episode has no interval
+    for word in ("return", "length", "new_tile", "task finished"):
+        assert word in out
+    (log,) = (read_log(path) for path in logs.iterdir())
+    assert (log.header.steps, log.header.epsilon, log.header.complete) == (5, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--episodes", "0"), "--episodes 0"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--max-steps", "0"), "episode_max_steps"),
+        (("--logs", __file__), "cannot be made a folder"),
+        (("--run-name", "two"), "two"),
+        (("--nonsense", "1"), "nonsense"),
+    ],
+)
+def test_bad_arguments_are_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        command(monkeypatch, run, *arguments)

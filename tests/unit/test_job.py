@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
+from cluster_rl.devices import learner_device, why_no_cuda
 from cluster_rl.errors import UserError
-from cluster_rl.job import begin_job, check_job
+from cluster_rl.job import begin_job, check_job, dry_run, open_job
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import RunLock
+from cluster_rl.runs.progress import Progress, save_progress
+from cluster_rl.signals import STOP_SIGNALS
 
 
 @pytest.fixture
@@ -74,3 +81,106 @@ def test_leftovers_of_a_killed_write_are_removed(run_dir: RunDir) -> None:
     leftover.write_bytes(b"half")
     _begin(run_dir, _config())
     assert not leftover.exists()
+
+
+@pytest.fixture
+def signals_kept() -> Iterator[None]:
+    """Gives the stop signals back to pytest afterwards."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_kept")
+def test_open_job_holds_the_lock(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_job(_config("device=cpu"), run_dir) as stop:
+        assert not stop
+        with pytest.raises(UserError, match="is being trained by process"):
+            dry_run(_config("device=cpu"), run_dir)
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.reason == "signal SIGUSR2"
+    game, device = capsys.readouterr().out.splitlines()
+    assert str(run_dir.path) in game
+    assert device == "device: CPU, as configured"
+    with RunLock(run_dir):
+        pass
+
+
+def _cuda(monkeypatch: pytest.MonkeyPatch, available: bool, built: bool = True, visible: str | None = None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+
+@pytest.mark.parametrize(
+    ("built", "visible", "words"),
+    [
+        (False, "0", "built without CUDA"),
+        (True, "", "CUDA_VISIBLE_DEVICES is empty"),
+        (True, "NoDevFiles", "CUDA_VISIBLE_DEVICES is NoDevFiles"),
+        (True, None, "no device or driver was found"),
+        (True, "3", "CUDA_VISIBLE_DEVICES is 3"),
+    ],
+)
+def test_without_cuda_the_reason_is_said(
+    monkeypatch: pytest.MonkeyPatch, run_dir: RunDir, built: bool, visible: str | None, words: str
+) -> None:
+    _cuda(monkeypatch, False, built, visible)
+    device = learner_device(_config("device=auto"))
+    assert device.type == "cpu"
+    assert words in device.line
+    assert "\n" not in device.line
+    with pytest.raises(UserError, match=f"device cuda: .*{words}.*--device auto"):
+        check_job(_config("device=cuda"), run_dir)
+    assert not run_dir.exists()
+
+
+def test_cuda_is_taken_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    _cuda(monkeypatch, True)
+    assert why_no_cuda() is None
+    assert [learner_device(_config(f"device={name}")).type for name in ("auto", "cuda", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cpu",
+    ]
+
+
+def _contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_dry_run_of_a_run_that_goes_on(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    _begin(run_dir, _config("device=cpu"))
+    progress = Progress(run_name="r", target_total_steps=1, env_steps=12_345, updates=67)
+    progress.begin_job()
+    save_progress(run_dir.progress, progress)
+    with RunLock(run_dir):
+        pass
+    before = _contents(run_dir.root)
+    dry_run(_config("device=cpu"), run_dir)
+    assert "goes on at env step 12,345, update 67, after 1 job" in capsys.readouterr().out
+    run_dir.progress.write_bytes(b"{")
+    before[run_dir.progress] = b"{"
+    dry_run(_config("device=cpu"), run_dir)
+    assert "progress.json is damaged" in capsys.readouterr().out
+    assert _contents(run_dir.root) == before
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/r", "runs/r/logs"])
+def test_file_in_place_of_a_folder_is_refused(tmp_path: Path, run_dir: RunDir, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    before = _contents(tmp_path)
+    with pytest.raises(UserError, match=f"{name} is a file"):
+        dry_run(_config("device=cpu"), run_dir)
+    assert _contents(tmp_path) == before
+
+
+def test_folder_without_permission_is_refused(tmp_path: Path, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Faked, as whoever may do everything has every permission.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match="cannot be written to"):
+        check_job(_config("device=cpu"), run_dir)

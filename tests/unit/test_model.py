@@ -13,18 +13,22 @@ from torch import Tensor
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.errors import UserError
 from cluster_rl.model import (
+    CROP_CODE_STEP,
+    CROP_PLANES,
     NoisyLinear,
     ObservationSpec,
     QNetwork,
     SpatialAttention,
     State,
     build_model,
+    expand_crop,
     load_params,
     pack_screen,
     parameter_count,
     params_to_bytes,
     unpack_screen,
 )
+from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
 from cluster_rl.policy import Policy
 
 SPEC = ObservationSpec(context_size=6, crop_size=5, num_actions=7, aux_slots=(1, 4))
@@ -38,6 +42,11 @@ CONFIGS = {
         lstm_hidden_size=16,
         num_quantiles=4,
         model=ModelConfig(kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="gru"),
+    ),
+    "slim without memory": Config(
+        lstm_hidden_size=16,
+        num_quantiles=4,
+        model=ModelConfig(kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="none"),
     ),
     "unified": Config(
         lstm_hidden_size=16,
@@ -131,7 +140,18 @@ def test_every_input_reaches_the_output(name: str) -> None:
         assert not torch.equal(network.encode(*mixed), before), index
     _, clean, _ = act(network, frames, state)
     _, remembered, _ = act(network, frames, random_state(1))
-    assert not torch.equal(clean, remembered)
+    assert torch.equal(clean, remembered) == (name == "slim without memory")
+
+
+def test_codes_of_the_crop_get_a_plane_each() -> None:
+    crop = torch.tensor([[[[0, 128, 255]], [[0, 51, 255]]]], dtype=torch.uint8)
+    planes = expand_crop(crop)
+    assert planes.shape == (1, CROP_PLANES, 1, 3)
+    torch.testing.assert_close(planes[0, 0, 0], torch.tensor([0.0, 128 / 255, 1.0]))
+    assert planes[0, 1:, 0].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    codes = (NOTHING_KNOWN, WARP, SIGN, PERSON, WALL, OUTSIDE)
+    assert codes == tuple(range(0, 256, CROP_CODE_STEP))
+    assert len(codes) == CROP_PLANES
 
 
 def test_no_previous_action_is_encoded_as_zeros() -> None:
@@ -141,6 +161,18 @@ def test_no_previous_action_is_encoded_as_zeros() -> None:
     tail = network.encode(*frames)[:, 16:]
     expected = [[0.0] * 8, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -math.log(2.0)]]
     torch.testing.assert_close(tail, torch.tensor(expected))
+
+
+def test_without_memory_the_state_passes_through() -> None:
+    network, state = make("slim without memory"), random_state(4)
+    features = torch.randn(5, 4, network.feature_size)
+    lengths = torch.tensor([0, 1, 3, 5])
+    outputs, after = network.recur(features, state)
+    packed_outputs, packed_after = network.recur(features, state, lengths)
+    for one, other in ((after, state), (packed_after, state)):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+    torch.testing.assert_close(packed_outputs[:3, 2:], outputs[:3, 2:])
 
 
 @pytest.mark.parametrize("name", ["slim lstm", "slim gru"])

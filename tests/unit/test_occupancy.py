@@ -8,7 +8,7 @@ from cartridge_fixtures import new_env, play, state_with
 from cluster_rl.buttons import BUTTONS
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
-from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, VISIT_SCALE, WALL, WARP, OccupancyMemory
+from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP, OccupancyMemory
 
 RADIUS = 2
 MIDDLE = (RADIUS, RADIUS)
@@ -32,8 +32,9 @@ def begun(state: GameState) -> OccupancyMemory:
 def test_visits_count_arrivals_and_saturate() -> None:
     memory = begun(at(5, 5))
     memory.step(B, at(5, 5))
-    assert memory.crop(at(5, 5))[0][MIDDLE] == VISIT_SCALE  # standing still is one visit
-    for _ in range(12):
+    assert memory.crop(at(5, 5))[0][MIDDLE] == 128  # standing still is one visit
+    for visits in range(1, 12):
+        assert memory.visits(1, 5, 5) == min(8, visits)
         memory.step(RIGHT, at(6, 5))
         memory.step(RIGHT, at(5, 5))
     crop = memory.crop(at(5, 5))
@@ -49,7 +50,7 @@ def test_crop_moves_with_the_player_and_shows_what_is_outside() -> None:
     assert crop.shape == (2, 5, 5)
     assert (crop[1] == OUTSIDE).sum() == 25 - 9
     assert crop[1, 2, 2] == NOTHING_KNOWN
-    assert memory.crop(at(1, 2))[0][0, 1] == VISIT_SCALE  # (0, 0) seen from (1, 2)
+    assert memory.crop(at(1, 2))[0][0, 1] == 128  # (0, 0) seen from (1, 2)
     corner = memory.crop(at(19, 17))
     assert (corner[1] == OUTSIDE).sum() == 25 - 9
     assert corner[1, 1, 1] == NOTHING_KNOWN

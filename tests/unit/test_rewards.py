@@ -56,14 +56,26 @@ def test_every_weight_has_a_term_and_the_terms_add_up() -> None:
     assert total == pytest.approx(expected + 2 * weights.step)
     assert set(rewards.terms) == set(TERMS) == set(msgspec.to_builtins(weights))
     assert sum(rewards.terms.values()) == pytest.approx(total)
+    assert rewards.episode_return == pytest.approx(total)
     assert rewards.terms["badge"] == pytest.approx(2 * weights.badge)
     rewards.start(after)
     assert set(rewards.terms.values()) == {0.0}
 
 
+def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
+    rewards = calculator("novelty", 0.5)
+    rewards.start(at(1, 1))
+    assert rewards.step(at(1, 1), at(1, 2), 0, []) == 0.5
+    assert rewards.terms["novelty"] == 0.5
+    assert rewards.episode_return == 0.0
+
+
 def test_maps_and_tiles_pay_once_an_episode() -> None:
     walk = [at(1, 1), at(1, 2), at(1, 1), at(2, 1), at(1, 2), at(2, 2)]
     assert paid("new_tile", *walk) == [1, 0, 1, 0, 1]
+    root = 2**-0.5
+    assert paid("novelty", *walk) == pytest.approx([1, root, 1, root, 1])
+    assert paid("novelty", at(1, 1), at(1, 1), at(1, 2), at(1, 2), at(1, 1)) == pytest.approx([0, 1, 0, root])
     assert paid("new_map", *walk) == [0, 0, 1, 0, 0]
 
 
@@ -73,7 +85,7 @@ def test_positions_that_are_under_way_do_not_pay() -> None:
         at(2, 2, (ram.wJoyIgnore, 0xFF)),
         state_with((ram.wCurMap, 3), in_game=False),
     ]
-    for term in ("new_tile", "new_map"):
+    for term in ("new_tile", "novelty", "new_map"):
         assert paid(term, at(1, 1), *passing) == [0, 0, 0]
 
 

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.telemetry import MetricsWriter, RateMeter, read_metrics
+from cluster_rl.telemetry import MetricsWriter, RateMeter, read_metrics, summarise
 
 
 @pytest.fixture
@@ -46,6 +47,38 @@ def test_tensorboard_reads_the_same_figures(run_dir: RunDir) -> None:
     assert found[:3] == [(100, "updates", 5.0), (100, "loss", 0.25), (200, "updates", 9.0)]
     assert found[3][:2] == (200, "loss")
     assert math.isnan(found[3][2])
+
+
+def test_distributions_are_percentiles_in_the_row_and_a_histogram_in_tensorboard(run_dir: RunDir) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = np.arange(101, dtype=np.float32).reshape(1, 101) - 50
+    writer = MetricsWriter(run_dir)
+    writer.write(100, 5, {"loss": 0.25}, {"error": values, "nothing": np.zeros(0), "one": np.array([7])})
+    writer.close()
+    (row,) = read_metrics(run_dir.metrics)
+    percentiles = {"min": -50, "p01": -49, "p10": -40, "p50": 0, "p90": 40, "p99": 49, "max": 50}
+    assert {name: row[f"error/{name}"] for name in percentiles} == percentiles
+    assert row["error/mean"] == pytest.approx(0)
+    assert not [name for name in row if name.startswith("nothing")]
+    assert {row[f"one/{name}"] for name in percentiles} == {7.0}
+
+    events = EventAccumulator(str(run_dir.tensorboard)).Reload()
+    assert set(events.Tags()["histograms"]) == {"error", "one"}
+    (found,) = events.Histograms("error")
+    histogram = found.histogram_value
+    assert found.step == 100
+    assert (histogram.min, histogram.max, histogram.num, histogram.sum) == (-50, 50, 101, 0)
+    assert histogram.sum_squares == pytest.approx(2 * sum(n * n for n in range(51)))
+    assert len(histogram.bucket) == len(histogram.bucket_limit)
+    assert sum(histogram.bucket) == 101
+    assert histogram.bucket[0] == 0
+    assert list(histogram.bucket_limit) == sorted(histogram.bucket_limit)
+
+
+def test_summary_of_a_skewed_sample() -> None:
+    found = summarise(np.array([[0.0, 0.0], [0.0, 4.0]]))
+    assert (found["mean"], found["p50"], found["min"], found["max"]) == (1.0, 0.0, 0.0, 4.0)
 
 
 @pytest.mark.parametrize("torn", [b'{"time": 1, "env_', b'{"time":1}', b"\x00" * 200_000])

@@ -6,12 +6,16 @@
 #define SPR2(i, f) wSpriteStateData2[(i) * 16 + (f)]
 #define OBJ_TEXT ((u8 *)0xD4E5)        /* wMapSpriteData: (movement, text id) pairs */
 #define MAX_OBJ 8
+#define MAX_SPOTS 4
 
 static u8 hdr[26];
 static u8 stride;
 static s8 dx, dy;                      /* step vector of the walk in progress */
 static u8 obj_sheet[MAX_OBJ + 1];
 static u8 balm_target;
+static u8 num_spots;                   /* cells with a script that runs when they are stepped on */
+static u8 spots[MAX_SPOTS * 3];        /* y, x, script */
+static u8 lot;                         /* what the script word `draw` drew; where no reader looks */
 
 /* ---- sprites */
 static void oam(u8 slot, u8 y, u8 x, u8 tile, u8 flip) {
@@ -148,6 +152,10 @@ void load_map(u8 map, u8 warp) {
     OBJ_TEXT[(i - 1) * 2] = hdr[4];
     at += 5;
   }
+  res_part(id, at++, 1, hdr);
+  num_spots = n = hdr[0];
+  res_part(id, at, n * 3, spots);
+  at += n * 3;
   res_part(id, 3, 1, hdr);              /* border cell */
   stride = w + 9;
   view_skip = stride - 10;
@@ -316,6 +324,18 @@ static void run_script(u8 n) {
       case OP_HEAL:
         heal_party();
         break;
+      case OP_DRAW:
+        lot = wPlayTimeFrames & 3;     /* all four equally often, by the frame of the press before it */
+        break;
+      case OP_IFLOT:
+        if (lot == p[0]) p = SCRIPT_BUF + p[1];
+        else p += 2;
+        break;
+      case OP_BANNER:
+        ui_open();
+        for (v = 0; v < p[4]; v++) fill(AT(p[1], p[2] + v), p[0], p[3]);
+        p += 5;
+        break;
       default:
         if (wFontLoaded & 1) ui_close();
         return;
@@ -476,12 +496,25 @@ static void arrived(void) {
     }
     w += 4;
   }
+  for (i = 0; i < num_spots * 3; i += 3)
+    if (spots[i] == wYCoord && spots[i + 1] == wXCoord) {
+      run_script(spots[i + 2]);
+      return;
+    }
   if (wGrassRate && *AT(8, 9) == GRASS_TILE && rnd() < wGrassRate) {
     i = (rnd() & 7) + (rnd() & 1);     /* 0..8 of the ten slots */
     wCurEnemyLevel = ((u8 *)0xD888)[i * 2];
     wCurOpponent = ((u8 *)0xD888)[i * 2 + 1];
     fight(0);
   }
+}
+
+/* the arrow key that the floor under the player presses, 0 on common floor */
+static u8 carried(void) {
+  const u8 *p = carrying_tiles;
+  for (; *p != 0xFF; p += 2)
+    if (*p == *AT(8, 9)) return p[1];
+  return 0;
 }
 
 void overworld(void) {
@@ -493,6 +526,8 @@ void overworld(void) {
       if (!wWalkCounter) arrived();
       continue;
     }
+    h = carried();
+    wJoyIgnore = h ? 0xFF : 0;
     joypad();
     if (hJoyPressed & PAD_START) {
       start_menu();
@@ -502,7 +537,7 @@ void overworld(void) {
       interact();
       continue;
     }
-    h = hJoyHeld;
+    if (!h) h = hJoyHeld;
     if (!(h & 0xF0)) {
       wPlayerMovingDirection = 0;
       continue;
@@ -556,4 +591,11 @@ void new_game(void) {
   wXCoord = START_X;
   wYCoord = START_Y;
   load_map(START_MAP, 0xFF);
+}
+
+/* A lesson instead of the game: on a map that the game itself never leads to, before someone who speaks at once. */
+void school(void) {
+  SPR1(0, 9) = 8;
+  load_map(SCHOOL_MAP, 0);
+  interact();
 }

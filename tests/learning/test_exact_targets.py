@@ -45,6 +45,15 @@ def test_h_inv_keeps_float32_digits_where_the_textbook_form_loses_them() -> None
     assert (textbook_h_inv(targets.h(x)) / x - 1).abs().max() > 1e-2
 
 
+def test_half_precision_loses_the_value_altogether() -> None:
+    """Why h and its inverse refuse it: in bfloat16 the textbook form is wrong by 200% at 1 and by 40% at 100."""
+    x = torch.tensor([1.0, 100.0], dtype=torch.bfloat16)
+    scaled = torch.sign(x) * (torch.sqrt(x.abs() + 1) - 1) + targets.RESCALING_EPSILON * x
+    errors = (textbook_h_inv(scaled) / x - 1).abs()
+    assert errors[0] > 1.0
+    assert errors[1] > 0.2
+
+
 def test_h_inv_agrees_with_the_textbook_form_in_float64() -> None:
     x = torch.linspace(-50, 50, 101)
     torch.testing.assert_close(targets.h_inv(x), textbook_h_inv(x.double()).float())
@@ -64,6 +73,36 @@ def test_risk_is_ranked_by_the_mean_after_inversion() -> None:
     valid = torch.ones(2, dtype=torch.bool)
     assert targets.greedy_actions(values, valid) == 1
     assert targets.greedy_actions(targets.expected_values(quantiles, rescaling=False), valid) == 0
+
+
+def test_the_bootstrap_action_is_chosen_after_inversion() -> None:
+    """The same two actions through the targets: one step of reward 0, gamma 1, bootstrapping from B's quantiles."""
+    returns = torch.stack([torch.full((51,), 3.0), torch.tensor([100.0] * 5 + [0.0] * 46)])
+    quantiles = targets.h(returns).expand(2, 1, -1, -1).contiguous()
+    samples = targets.quantile_targets(
+        quantiles,
+        quantiles,
+        torch.ones(2, 1, 2, dtype=torch.bool),
+        torch.zeros(2, 1),
+        torch.tensor([1]),
+        torch.tensor([False]),
+        n_step=1,
+        gamma=1.0,
+        rescaling=True,
+    )
+    torch.testing.assert_close(samples[0, 0], quantiles[1, 0, 1])
+    # The ablation, a mean in h-space, would bootstrap from A.
+    assert quantiles[1, 0].mean(-1).argmax() == 0
+
+
+def test_quantile_regression_in_h_space_is_consistent() -> None:
+    """Element-wise h keeps the quantiles of a stochastic return; the inverse of a mean in h-space is not the mean."""
+    generator = torch.Generator().manual_seed(0)
+    returns = torch.rand(101, generator=generator).mul(6).exp().sort().values
+    torch.testing.assert_close(targets.h(returns).median(), targets.h(returns.median()))
+    values = targets.expected_values(targets.h(returns), rescaling=True)
+    torch.testing.assert_close(values, returns.mean(), rtol=1e-4, atol=0.0)
+    assert targets.h_inv(targets.h(returns).mean()) < 0.8 * returns.mean()
 
 
 def test_bootstrap_steps_shrink_at_the_end() -> None:
@@ -136,16 +175,39 @@ def test_bootstrap_action_obeys_the_mask_recorded_at_the_bootstrap_row() -> None
     # The target net's favourite, action 0, is never chosen: the online net ranks it last (double Q).
 
 
-def test_never_cut_by_a_time_limit() -> None:
-    """Reward 1 for ever, gamma 0.9, segments of 20 steps: V = 10 is the fixed point, and stays it at every position."""
-    rows, n_step = 22, 2
-    value = constant_quantiles([[10.0] * NUM_ACTIONS] * rows)
-    args = (torch.ones(rows, 1, NUM_ACTIONS, dtype=torch.bool), torch.ones(rows, 1), torch.tensor([20]))
-    kwargs = {"n_step": n_step, "gamma": 0.9, "rescaling": False}
-    truncated = targets.quantile_targets(value, value, *args, torch.tensor([False]), **kwargs)[:, 0, 0]
-    terminated = targets.quantile_targets(value, value, *args, torch.tensor([True]), **kwargs)[:, 0, 0]
-    torch.testing.assert_close(truncated, torch.full((20,), 10.0))
-    assert terminated[-1] == 1.0
+def learned_ring_values(n_step: int, terminated: bool, rescaling: bool) -> Tensor:
+    """Values [20] learned by sweeps of targets on a ring of 20 states, reward 1 a step, recorded in laps of 20 steps.
+
+    The game goes on for ever: after a lap comes the first state again, and the time limit is the recording's alone.
+    """
+    values = torch.zeros(20)
+    for _ in range(400):
+        rows = torch.cat([values, values[:1], torch.full((n_step - 1,), math.nan)]).view(-1, 1, 1, 1)
+        rows = targets.h(rows) if rescaling else rows
+        swept = targets.quantile_targets(
+            rows,
+            rows,
+            torch.ones(20 + n_step, 1, 1, dtype=torch.bool),
+            torch.ones(20 + n_step, 1),
+            torch.tensor([20]),
+            torch.tensor([terminated]),
+            n_step=n_step,
+            gamma=0.9,
+            rescaling=rescaling,
+        )
+        values = targets.expected_values(swept, rescaling)[:, 0]
+    return values
+
+
+@pytest.mark.parametrize("rescaling", [False, True])
+@pytest.mark.parametrize("n_step", [1, 5])
+def test_a_time_limit_does_not_change_what_is_learned(n_step: int, rescaling: bool) -> None:
+    torch.testing.assert_close(
+        learned_ring_values(n_step, False, rescaling), torch.full((20,), 10.0), rtol=1e-4, atol=0.0
+    )
+    # Cut as if the game were over, the first state is worth (1 - 0.9^20) / 0.1 and the last one its reward.
+    cut = learned_ring_values(n_step, True, rescaling)
+    torch.testing.assert_close(cut[[0, -1]], torch.tensor([8.784, 1.0]), rtol=1e-3, atol=0.0)
 
 
 def test_n_step_targets_carry_a_reward_n_states_a_sweep() -> None:
@@ -229,7 +291,10 @@ def test_targets_equal_the_slow_oracle(
     )
     for item, end in enumerate(last):
         table = slow_targets(
-            *(tensor[:, item].tolist() for tensor in (online, target, masks, rewards)),
+            online[:, item].tolist(),
+            target[:, item].tolist(),
+            masks[:, item].tolist(),
+            rewards[:, item].tolist(),
             end,
             terminated[item],
             n_step,

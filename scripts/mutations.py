@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Checks the learner's tests: breaks one clause of its mathematics at a time and expects a test to turn red.
+
+    scripts/mutations.py                      all mutations, about half a minute each
+    scripts/mutations.py NAME [NAME ...]      some of them
+
+Works on a copy in a temporary folder. Prints a table of mutations and the first test that each turned red. Exits with 1
+if a mutation survives, if its old text is not found exactly once (the code has changed: write it anew), or if the tests
+are red without any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("cluster_rl", "tests", "setup.cfg", "pyproject.toml")
+
+# Fast ones first: the first red test ends a run.
+TEST_FILES = (
+    "tests/learning/test_exact_losses.py",
+    "tests/learning/test_exact_priorities.py",
+    "tests/unit/test_exploration.py",
+    "tests/learning/test_exact_rlax.py",
+    "tests/learning/test_exact_targets.py",
+    "tests/learning/test_exact_update.py",
+    "tests/learning/test_r2d2.py",
+    "tests/learning/test_exact_acting.py",
+    "tests/learning/test_exact_replay.py",
+    "tests/unit/test_replay_buffer.py",
+)
+
+TARGETS = "cluster_rl/learning/targets.py"
+LOSSES = "cluster_rl/learning/losses.py"
+PRIORITIES = "cluster_rl/learning/priorities.py"
+EXPLORATION = "cluster_rl/learning/exploration.py"
+R2D2 = "cluster_rl/learning/r2d2.py"
+REPLAY = "cluster_rl/replay_buffer.py"
+ACTOR = "cluster_rl/actor.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One clause broken: in `file`, `old` becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+_WARM_TARGET = "self.warm_state(self.target, batch, burn_in_lengths)"
+_CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)"
+_COUNTED = "torch.where(mask, step_losses * weights, torch.zeros_like(step_losses))"
+_MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
+_ACTOR_ADD = "quantiles[row],\n                step.milestones,"
+_ACTOR_STATE = "        state_h, state_c = play.state\n"
+_ACTOR_ACT = "        noisy, quantiles = play.act()\n"
+
+MUTATIONS = (
+    # State and burn-in.
+    Mutation("target from a zero state", R2D2, _WARM_TARGET, "self.target.initial_state(batch.size)"),
+    Mutation("target without burn-in", R2D2, _WARM_TARGET, "(batch.state_h, batch.state_c)"),
+    Mutation(
+        "target's burn-in with online weights", R2D2, _WARM_TARGET, _WARM_TARGET.replace("self.target,", "self.online,")
+    ),
+    Mutation(
+        "gradient through the burn-in",
+        R2D2,
+        "with torch.no_grad():\n            features = self._encode(",
+        "with torch.enable_grad():\n            features = self._encode(",
+    ),
+    Mutation(
+        "unused burn-in slots are run through",
+        R2D2,
+        "network.recur(features, state, lengths)",
+        "network.recur(features, state)",
+    ),
+    Mutation("stored state is the one after the step", ACTOR, _ACTOR_STATE + _ACTOR_ACT, _ACTOR_ACT + _ACTOR_STATE),
+    # Targets.
+    Mutation("mask left out of the bootstrap action", TARGETS, _MASKED_ARGMAX, "values.argmax(-1)"),
+    Mutation(
+        "bootstrap action by the target net",
+        TARGETS,
+        "expected_values(online, rescaling)",
+        "expected_values(target, rescaling)",
+    ),
+    Mutation("bootstrap value by the online net", TARGETS, "target.gather(2, best)", "online.gather(2, best)"),
+    Mutation("truncation as termination", TARGETS, "(terminated & (bootstrap_row == last))", "(bootstrap_row == last)"),
+    Mutation(
+        "termination as truncation",
+        TARGETS,
+        "torch.where(ends, torch.zeros_like(values), discount * values)",
+        "discount * values",
+    ),
+    Mutation(
+        "termination at every row",
+        TARGETS,
+        "(terminated & (bootstrap_row == last))",
+        "(terminated & (bootstrap_row <= last))",
+    ),
+    Mutation("n-step one too short", TARGETS, ".clamp(min=0, max=n_step)", ".clamp(min=0, max=n_step - 1)"),
+    Mutation(
+        "discount one step short", TARGETS, "gamma ** steps.to(values.dtype)", "gamma ** (steps.to(values.dtype) - 1)"
+    ),
+    Mutation(
+        "reward at the last row is read", TARGETS, "offsets < steps.unsqueeze(-1)", "offsets <= steps.unsqueeze(-1)"
+    ),
+    Mutation(
+        "h on the mean of the samples",
+        TARGETS,
+        "return h(samples) if rescaling else samples",
+        "return h(samples.mean(-1, keepdim=True)).expand_as(samples) if rescaling else samples",
+    ),
+    Mutation("bootstrap values left in h-space", TARGETS, "values = h_inv(values)", "values = values * 1.0"),
+    Mutation(
+        "expectation before inversion",
+        TARGETS,
+        "return (h_inv(quantiles) if rescaling else quantiles).mean(-1)",
+        "return h_inv(quantiles.mean(-1)) if rescaling else quantiles.mean(-1)",
+    ),
+    # Losses.
+    Mutation("tau on the targets' axis", LOSSES, "1.0 - taus.unsqueeze(-1), taus.unsqueeze(-1))", "1.0 - taus, taus)"),
+    Mutation("importance weights left out", LOSSES, _COUNTED, _COUNTED.replace(" * weights", "")),
+    Mutation("padding in the loss", LOSSES, _COUNTED, "step_losses * weights"),
+    Mutation(
+        "auxiliary loss unmasked",
+        R2D2,
+        "return losses.weighted_step_mean(step_losses, mask, batch.weights)",
+        "return losses.weighted_step_mean(step_losses, torch.ones_like(mask), batch.weights)",
+    ),
+    Mutation(
+        "auxiliary loss unweighted",
+        R2D2,
+        "return losses.weighted_step_mean(step_losses, mask, batch.weights)",
+        "return losses.weighted_step_mean(step_losses, mask, torch.ones_like(batch.weights))",
+    ),
+    Mutation(
+        "clip before backward",
+        R2D2,
+        f"loss.total.backward()\n        {_CLIP}",
+        f"{_CLIP}\n        loss.total.backward()",
+    ),
+    # Priorities.
+    Mutation("priority of the mean alone", PRIORITIES, "(eta * counted.amax(0) + (1.0 - eta) * mean)", "mean"),
+    Mutation("priority floor dropped", PRIORITIES, ".clamp(min=PRIORITY_FLOOR)", ""),
+    Mutation(
+        "padding in the priority",
+        PRIORITIES,
+        "torch.where(mask, errors, torch.zeros_like(errors))",
+        "errors",
+    ),
+    Mutation("initial priorities without rescaling", PRIORITIES, "rescaling=config.value_rescaling", "rescaling=False"),
+    Mutation(
+        "initial priorities with another mix",
+        PRIORITIES,
+        "loss_mask(train_length, unroll_length), config.priority_eta)",
+        "loss_mask(train_length, unroll_length), 0.0)",
+    ),
+    Mutation("initial priorities from noisy values", ACTOR, _ACTOR_ADD, _ACTOR_ADD.replace("quantiles", "noisy")),
+    Mutation(
+        "importance weights of the replay are all 1",
+        REPLAY,
+        "importance_weights(probabilities, self._config.importance_beta)",
+        "importance_weights(probabilities, 0.0)",
+    ),
+    Mutation(
+        "stale priority update accepted",
+        REPLAY,
+        "live = (ids >= self._oldest_id) & (ids < self._next_id)",
+        "live = ids < self._next_id",
+    ),
+    # Acting, noise, target copies, resuming.
+    Mutation("greedy action ignores the mask", EXPLORATION, "np.where(masks, values, -np.inf)", "values"),
+    Mutation(
+        "random action ignores the mask",
+        EXPLORATION,
+        "np.where(masks, rng.random(values.shape), -1.0)",
+        "rng.random(values.shape)",
+    ),
+    Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
+    Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
+    Mutation(
+        "target is never copied",
+        R2D2,
+        "if number % self.config.target_update_interval == 0:",
+        "if number < 0:",
+    ),
+    Mutation(
+        "target is copied at every update",
+        R2D2,
+        "if number % self.config.target_update_interval == 0:",
+        "if number > 0:",
+    ),
+    Mutation(
+        "target is not resumed",
+        R2D2,
+        'copy_tensors(parts["target"], self.target.state_dict(), what)',
+        'copy_tensors(parts["online"], self.target.state_dict(), what)',
+    ),
+    Mutation("optimiser is not resumed", R2D2, "self.optimizer.state.update(optimizer_state)", "pass"),
+    Mutation(
+        "noise is not resumed",
+        R2D2,
+        'self._target_noise.set_state(parts["rng"]["target_noise"])',
+        "pass",
+    ),
+)
+
+
+def run_tests(folder: Path) -> tuple[int, str]:
+    """(exit code, first red test) of the tests in a copy of the repository; the code is 0 if all are green."""
+    # No bytecode: a mutated file may have the size and the second of the original.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    arguments = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", *TEST_FILES]
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    red = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+\.py\S*(?: [^-]\S*)*)", done.stdout, re.MULTILINE)
+    return done.returncode, red.group(1) if red else done.stdout.strip().rsplit("\n", 1)[-1]
+
+
+def check(mutation: Mutation, folder: Path) -> tuple[bool, str]:
+    """(whether a test found it, which one or what is wrong)."""
+    path = folder / mutation.file
+    text = path.read_text(encoding="utf-8")
+    count = text.count(mutation.old)
+    if count != 1:
+        return False, f"its old text is found {count} times in {mutation.file}"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        code, red = run_tests(folder)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    # 1 is red tests; anything else (no tests, an internal error, a usage error) proves nothing.
+    return (True, red) if code == 1 else (False, "SURVIVED" if code == 0 else f"pytest ended with {code}: {red}")
+
+
+def main() -> int:
+    """Runs the chosen mutations. The exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutations to run; all without any")
+    names = parser.parse_args().names
+    unknown = set(names) - {mutation.name for mutation in MUTATIONS}
+    if unknown:
+        parser.error(f"no such mutation: {', '.join(sorted(unknown))}")
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
+        folder = Path(temporary)
+        for name in COPIED:
+            source, ignore = ROOT / name, shutil.ignore_patterns("__pycache__")
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=ignore)
+            else:
+                shutil.copy(source, folder / name)
+        code, red = run_tests(folder)
+        if code != 0:
+            print(f"the tests are not green without a mutation: {red}")
+            return 1
+        width = max(len(mutation.name) for mutation in MUTATIONS)
+        print(f"{'mutation':{width}} | s  | first red test", flush=True)
+        for mutation in MUTATIONS:
+            if names and mutation.name not in names:
+                continue
+            started = time.monotonic()
+            found, what = check(mutation, folder)
+            failed += not found
+            print(f"{mutation.name:{width}} | {time.monotonic() - started:2.0f} | {what}", flush=True)
+    print(f"{failed} mutations were not found" if failed else "every mutation was found")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

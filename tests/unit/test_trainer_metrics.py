@@ -1,0 +1,237 @@
+"""What a row of metrics says of a run, against figures worked out another way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
+from unit.sequence_fixtures import make_builder, observation, play
+
+from cluster_rl import trainer as trainer_module
+from cluster_rl.learning import targets
+from cluster_rl.learning.sequences import Sequence
+from cluster_rl.model import QNetwork
+from cluster_rl.telemetry import read_metrics
+from cluster_rl.trainer import Trainer, sequence_staleness
+from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays, encode_block
+
+LENGTH = 26  # steps of an episode: seven windows
+
+
+def newest_row(trainer: Trainer) -> dict[str, Any]:
+    trainer.write_metrics()
+    return read_metrics(trainer.run_dir.metrics)[-1]
+
+
+def move(network: QNetwork, scale: float) -> None:
+    """Other weights, as training would bring them."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def decoded(sequences: list[Sequence]) -> list[tuple[SequenceHeader, BlockArrays]]:
+    return [decode_arrays(encode_block(sequence), BLOCK) for sequence in sequences]
+
+
+def test_a_row_shows_the_learning(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path, changed(max_grad_norm=0.01))
+    ingest(trainer, episodes(0, 4))
+    train(trainer, 3)
+    row = newest_row(trainer)
+    assert all(value is not None for value in row.values())
+    learner = {name.removeprefix("learner/"): value for name, value in row.items() if name.startswith("learner/")}
+    assert learner["loss"] == pytest.approx(learner["quantile_loss"] + CONFIG.aux_loss_weight * learner["aux_loss"])
+    assert learner["aux_loss"] > 0
+    assert learner["grad_norm"] > 0.02
+    assert learner["grad_norm_clipped"] == pytest.approx(0.01, rel=1e-3)
+    # Every made-up observation has two valid actions of seven.
+    assert learner["masked_actions"] == pytest.approx(5 / 7)
+    assert max(-row["td_error/min"], row["td_error/max"]) == pytest.approx(learner["td_abs_max"])
+    assert row["td_error/p10"] < row["td_error/p50"] < row["td_error/p90"]
+    assert 0 < row["priority/ess"] <= 1
+    priorities = trainer.replay.state_dict()["priorities"]
+    assert row["priority/p90"] == pytest.approx(np.percentile(priorities, 90))
+    assert row["importance_weight/max"] == 1.0
+    assert 0 < row["importance_weight/min"] <= row["importance_weight/mean"] <= 1
+    trainer.close("test")
+
+
+def test_without_clipping_both_norms_are_one(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path, changed(max_grad_norm=1e9))
+    ingest(trainer, episodes(0, 4))
+    train(trainer, 1)
+    row = newest_row(trainer)
+    assert row["learner/grad_norm_clipped"] == pytest.approx(row["learner/grad_norm"], rel=1e-5)
+    trainer.close("test")
+
+
+def test_td_errors_cover_the_trained_steps_only(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4, length=18))  # windows of 4 and one of 2 in each episode
+    sampled = trainer.sample()
+    errors = trainer.r2d2.update(sampled.batch).td_errors
+    assert errors.shape == (CONFIG.unroll_length, CONFIG.batch_size)
+    trained = np.arange(CONFIG.unroll_length)[:, None] < sampled.batch.train_length.numpy()
+    np.testing.assert_array_equal(np.isnan(errors), ~trained)
+    trainer.close("test")
+
+
+def test_lags_at_acting_and_at_training(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))  # played with version 0
+    train(trainer, 5)
+    builder = make_builder(BLOCK)
+    builder.params_version = 2
+    ingest(trainer, play(builder, 4, 6))  # two windows, 3 updates old when they come
+    row = newest_row(trainer)
+    # 20 windows came before the first update.
+    assert (row["lag/acting/min"], row["lag/acting/max"]) == (0, 3)
+    assert row["lag/acting/mean"] == pytest.approx(2 * 3 / 22)
+    assert row["actor/params_lag_updates"] == row["lag/acting/mean"]
+    assert (row["lag/training/min"], row["lag/training/max"]) == (5, 5)
+    assert "lag/acting/mean" not in newest_row(trainer)  # nothing came since
+    trainer.close("test")
+
+
+def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    assert "learner/q_start" not in newest_row(trainer)
+    ingest(trainer, episodes(0, 2))
+    network = trainer.r2d2.online
+    expected = []
+    for episode in range(2):
+        screen, context, crop, mask = (torch.from_numpy(part[None]) for part in observation(BLOCK, episode, 0))
+        with torch.no_grad():
+            none = torch.tensor([OBSERVATION.num_actions])
+            features = network.encode(screen, context, crop, none, torch.zeros(1))
+            outputs, _ = network.recur(features.unsqueeze(0), network.initial_state(1))
+            values = targets.expected_values(network.head(outputs[0], noise=False), rescaling=True)
+        expected.append(values[mask].max().item())
+    assert newest_row(trainer)["learner/q_start"] == pytest.approx(np.mean(expected), rel=1e-5)
+    trainer.close("test")
+
+
+def test_recent_milestones_and_terms(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    builder = make_builder(BLOCK)
+    for episode, milestones in enumerate(([("town", 3), ("badge", 9)], [("town", 5)], [], [("town", 40)])):
+        summary = {
+            "episode_return": 1.0 + episode,
+            "episode_steps": 9,
+            "terms": {"event": 2.0 * episode},
+            "milestones": milestones,
+            "reason": "truncated" if episode < 3 else "stopped",  # a stopped one says nothing
+        }
+        names = {step: [name] for name, step in milestones if step < 9}
+        ingest(trainer, play(builder, episode, 9, milestones=names, summary=summary))
+    row = newest_row(trainer)
+    assert row["milestone_recent/town"] == pytest.approx(2 / 3)
+    assert row["milestone_recent_step/town"] == 4.0
+    assert row["milestone_recent/badge"] == pytest.approx(1 / 3)
+    assert row["milestone/town"] == 4  # env steps of the run, at the end of the window
+    assert row["episode/return"] == 2.0
+    assert row["reward/event"] == 2.0
+    trainer.close("test")
+
+
+def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
+    trainer = open_trainer(tmp_path, changed(batch_size=16))
+    # Two emulators' episodes, window by window in turn, as an actor sends them.
+    pairs = zip(*(played(trainer.r2d2.online, LENGTH, episode) for episode in range(2)), strict=True)
+    ingest(trainer, [sequence for pair in pairs for sequence in pair])
+    sampled = trainer.sample()
+    trainer.update(sampled)
+    trainer.r2d2.load_params_bytes(open_trainer(tmp_path / "same").r2d2.params_bytes())
+    fresh = newest_row(trainer)
+    # Only what float16 rounds off the stored states.
+    assert 0 <= fresh["staleness/delta_q_first"] < 5e-3
+    assert fresh["staleness/from_start"] == 1.0
+    assert fresh["staleness/age_updates"] == 1
+    assert 4 <= fresh["staleness/history_steps"] <= 24
+    move(trainer.r2d2.online, 0.3)
+    moved = newest_row(trainer)
+    assert moved["staleness/delta_q_first"] > 10 * fresh["staleness/delta_q_first"]
+    assert moved["staleness/history_steps"] == fresh["staleness/history_steps"]
+    trainer.close("test")
+
+
+def test_staleness_is_measured_only_now_and_then(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, played(trainer.r2d2.online, 80))
+    train(trainer, 1)
+    rows = [newest_row(trainer) for _ in range(2 * trainer_module.STALENESS_ROWS)]
+    measured = [number for number, row in enumerate(rows, start=1) if "staleness/delta_q_first" in row]
+    assert measured == [trainer_module.STALENESS_ROWS, 2 * trainer_module.STALENESS_ROWS]
+    trainer.close("test")
+
+
+def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    network = trainer.r2d2.online
+    windows = decoded(played(network, LENGTH))
+    move(network, 0.3)
+    again = decoded(played(network, LENGTH))  # the same steps, with the states of the present weights
+    *history, sequence = windows[:4]
+    found = sequence_staleness(network, sequence, history, rescaling=True)
+    assert found.shape == (BLOCK.unroll_length,)
+    # With states of the present weights, the replayed window is the true one.
+    values = []
+    for header, arrays in (sequence, again[3]):
+        b = header.burn_in_length
+        action = np.append(np.int64(header.first_prev_action), arrays.action[:-1])
+        reward = np.append(np.float32(header.first_prev_reward), arrays.reward[:-1])
+        parts = (arrays.screen_packed, arrays.context, arrays.crop, action, reward)
+        state = tuple(
+            torch.from_numpy(part.astype(np.float32)).view(1, 1, -1) for part in (arrays.state_h, arrays.state_c)
+        )
+        with torch.no_grad():
+            features = network.encode(*(torch.from_numpy(part.copy()) for part in parts)).unsqueeze(1)
+            outputs, _ = network.recur(features, state)
+            values.append(targets.expected_values(network.head(outputs[b : b + 4, 0], noise=False), rescaling=True))
+    expected = (values[0] - values[1]).norm(dim=-1) / values[1].amax(-1).abs()
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=2e-3)
+    assert found[0] > 0.02
+    # States of the present weights are not stale, and a history cut short is nearly as good as a whole one.
+    assert sequence_staleness(network, again[3], again[:3], rescaling=True).max() < 5e-3
+    short = sequence_staleness(network, sequence, history[-1:], rescaling=True)
+    assert not torch.equal(short, found)
+    trainer.close("test")
+
+
+def test_a_history_stops_at_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
+    trainer = open_trainer(tmp_path, changed(batch_size=16))
+    sequences = played(trainer.r2d2.online, LENGTH)
+    del sequences[2]  # steps 8 to 11: never came, or damaged
+    ingest(trainer, sequences)
+    train(trainer, 1)
+    row = newest_row(trainer)
+    assert 0 < row["staleness/from_start"] < 1
+    assert row["staleness/history_steps"] <= 12
+    trainer.close("test")
+
+
+def test_what_cannot_be_read_is_left_out_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, played(trainer.r2d2.online, LENGTH))
+    train(trainer, 1)
+    assert trainer.replay.read(0) is not None
+    assert trainer.replay.read(7) is None  # never came
+    (segment,) = (tmp_path / "run" / "replay").glob("segment-*.log")
+    middle = segment.stat().st_size // 2
+    with segment.open("r+b") as file:
+        file.seek(middle)
+        file.write(os.urandom(segment.stat().st_size - middle))
+    assert trainer.replay.read(6) is None
+    row = newest_row(trainer)
+    assert row["learner/loss"] > 0
+    trainer.close("test")
