@@ -39,8 +39,9 @@ class RewardWeights(_Section, frozen=True):
     )
     badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
     new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
-    new_tile: Annotated[float, _key("each map tile stood on for the first time in the episode", "reward")] = 0.01
-    novelty: Annotated[float, _key("each map tile entered, over the root of its visits in the episode", "reward")] = 0.0
+    novelty: Annotated[
+        float, _key("each map tile entered, over the root of its visits in the episode; intrinsic", "reward")
+    ] = 0.03
     level: Annotated[float, _key("each level gained by the party, up to its best so far", "reward")] = 0.5
     species: Annotated[float, _key("each species caught for the first time", "reward")] = 1.0
     item: Annotated[float, _key("each kind of item in the bag for the first time", "reward")] = 0.2
@@ -65,7 +66,7 @@ class ModelConfig(_Section, frozen=True):
         Literal["lstm", "gru", "none"], _key("recurrent cell; none is a layer of the same width without memory")
     ] = "lstm"
     forget_gate_bias: Annotated[float, _key("initial forget-gate bias of the LSTM", "", ge=0, le=5)] = 1.0
-    noisy_sigma: Annotated[float, _key("initial sigma of the noisy layers; 0 turns noise off", "", ge=0, le=2)] = 0.5
+    noisy_sigma: Annotated[float, _key("initial sigma of the noisy layers; 0 turns noise off", "", ge=0, le=2)] = 0.0
     attention_heads: Annotated[int, _key("heads of the spatial attention", "heads", ge=1, le=16)] = 4
 
 

@@ -163,7 +163,6 @@ class RewardCalculator:
             "milestone": len(new_milestones),
             "badge": badge(before, state, memory),
             "new_map": new_map(before, state, memory),
-            "new_tile": visits == 1,
             "novelty": visits**-0.5 if visits else 0.0,
             "level": level(before, state, memory),
             "species": species(before, state, memory),

@@ -26,7 +26,7 @@ CONFIG = Config(
     learning_rate=1e-3,
     target_update_interval=3,
     max_grad_norm=1e9,
-    model=ModelConfig(kind="slim", conv_channels=[2], context_width=8, trunk_width=8),
+    model=ModelConfig(kind="slim", conv_channels=[2], context_width=8, trunk_width=8, noisy_sigma=0.5),
 )
 CPU = torch.device("cpu")
 

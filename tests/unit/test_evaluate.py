@@ -162,7 +162,7 @@ def test_command_writes_words_and_logs(
     out = capsys.readouterr().out
     assert "1 episodes, random, seed 1" in out
     assert "+-" not in out  # one episode has no interval
-    for word in ("return", "length", "new_tile", "task finished"):
+    for word in ("return", "length", "novelty", "task finished"):
         assert word in out
     (log,) = (read_log(path) for path in logs.iterdir())
     assert (log.header.steps, log.header.epsilon, log.header.complete) == (5, 1.0, True)

@@ -36,22 +36,28 @@ CONFIGS = {
     "slim lstm": Config(
         lstm_hidden_size=16,
         num_quantiles=4,
-        model=ModelConfig(kind="slim", conv_channels=[4, 4, 8], context_width=8, trunk_width=16),
+        model=ModelConfig(kind="slim", conv_channels=[4, 4, 8], context_width=8, trunk_width=16, noisy_sigma=0.5),
     ),
     "slim gru": Config(
         lstm_hidden_size=16,
         num_quantiles=4,
-        model=ModelConfig(kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="gru"),
+        model=ModelConfig(
+            kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="gru", noisy_sigma=0.5
+        ),
     ),
     "slim without memory": Config(
         lstm_hidden_size=16,
         num_quantiles=4,
-        model=ModelConfig(kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="none"),
+        model=ModelConfig(
+            kind="slim", conv_channels=[4], context_width=8, trunk_width=16, recurrent_cell="none", noisy_sigma=0.5
+        ),
     ),
     "unified": Config(
         lstm_hidden_size=16,
         num_quantiles=4,
-        model=ModelConfig(kind="unified", conv_channels=[4, 8, 8], context_width=8, trunk_width=16, attention_heads=2),
+        model=ModelConfig(
+            kind="unified", conv_channels=[4, 8, 8], context_width=8, trunk_width=16, attention_heads=2, noisy_sigma=0.5
+        ),
     ),
     "unified, one stage, no noise": Config(
         lstm_hidden_size=16,

@@ -52,11 +52,11 @@ def test_every_weight_has_a_term_and_the_terms_add_up() -> None:
     rewards.start(start)
     total = rewards.step(start, after, 3, ["A"]) + rewards.step(after, after, 0, [])
     weights = RewardWeights()
-    expected = 3 * weights.event + weights.milestone + 2 * weights.badge + weights.new_map + weights.new_tile
-    assert total == pytest.approx(expected + 2 * weights.step)
+    expected = 3 * weights.event + weights.milestone + 2 * weights.badge + weights.new_map
+    assert total == pytest.approx(expected + weights.novelty + 2 * weights.step)
     assert set(rewards.terms) == set(TERMS) == set(msgspec.to_builtins(weights))
     assert sum(rewards.terms.values()) == pytest.approx(total)
-    assert rewards.episode_return == pytest.approx(total)
+    assert rewards.episode_return == pytest.approx(total - weights.novelty)
     assert rewards.terms["badge"] == pytest.approx(2 * weights.badge)
     rewards.start(after)
     assert set(rewards.terms.values()) == {0.0}
@@ -72,7 +72,6 @@ def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
 
 def test_maps_and_tiles_pay_once_an_episode() -> None:
     walk = [at(1, 1), at(1, 2), at(1, 1), at(2, 1), at(1, 2), at(2, 2)]
-    assert paid("new_tile", *walk) == [1, 0, 1, 0, 1]
     root = 2**-0.5
     assert paid("novelty", *walk) == pytest.approx([1, root, 1, root, 1])
     assert paid("novelty", at(1, 1), at(1, 1), at(1, 2), at(1, 2), at(1, 1)) == pytest.approx([0, 1, 0, root])
@@ -85,7 +84,7 @@ def test_positions_that_are_under_way_do_not_pay() -> None:
         at(2, 2, (ram.wJoyIgnore, 0xFF)),
         state_with((ram.wCurMap, 3), in_game=False),
     ]
-    for term in ("new_tile", "novelty", "new_map"):
+    for term in ("novelty", "new_map"):
         assert paid(term, at(1, 1), *passing) == [0, 0, 0]
 
 
