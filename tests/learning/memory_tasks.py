@@ -68,7 +68,7 @@ _CONFIG = Config(
         kind="slim", conv_channels=[1, 1, 1], context_width=64, trunk_width=64, noisy_sigma=0.0, forget_gate_bias=3.0
     ),
 )
-_UPDATES_PER_EPISODE = 4  # of all emulators: each trained position is trained about four times
+_UPDATES_PER_EPISODE = 4  # of all emulators: each position is trained four to eight times
 
 
 @dataclass(frozen=True)
