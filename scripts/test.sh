@@ -16,5 +16,4 @@ if [ $# -eq 0 ]; then
     "$PYTHON" -m mypy
     PYTHONPATH=$ROOT "$PYTHON" -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.argv[0] = "lint-imports"; run()' --config setup.cfg
 fi
-# Two files at a time, each in one process.
-exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"
+exec "$PYTHON" -m pytest "$@"
