@@ -44,8 +44,8 @@ class Observation(NamedTuple):
 
 
 class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How an episode went. `milestones` are (name, step counted from 1); `terms` are weighted; all but
-    those of `rewards.INTRINSIC_TERMS` add up to the return.
+    """How an episode went. `milestones` are (name, step counted from 1); `terms` are weighted; all
+    but those of `rewards.INTRINSIC_TERMS` add up to the return.
 
     `reason` is `terminated` (the game's task is done), `truncated` (the step limit) or `stopped` (the job ended).
     """

@@ -46,8 +46,8 @@ def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps
                 todo.append((agent, seed, own, path))
             elif done.settings != settings(agent, own):
                 raise UserError(f"{path}: made with other settings; use another --out, or delete that file")
-    # glibc gives large blocks back to the kernel at once; keeping them makes training faster, all agents' alike. The
-    # launcher of our learner sets the same.
+    # glibc gives large blocks back to the kernel at once; keeping them makes training faster. Our learner has it keep
+    # them by itself (`prepare_process`); the other agents get the same from here.
     keep = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
     parent_pid = os.getpid()
     for number, (agent, seed, own, path) in enumerate(todo, start=1):
