@@ -27,6 +27,11 @@ def read(name: str) -> bytes:
     return zstandard.ZstdDecompressor().decompress((STATE_DIR / name).read_bytes())
 
 
+def their_rom() -> bytes:
+    """The cartridge as it was when the states were saved: elsewhere their program counter points at other code."""
+    return read("lantern.gb.zst")
+
+
 def rom_with_battery_ram() -> bytes:
     """Our cartridge with the real game's type (0x13) and 32 KiB of RAM: only the header differs."""
     rom = bytearray(rom_bytes())
@@ -56,7 +61,7 @@ def test_ram_is_what_that_release_read_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOADABLE)
 def test_imported_states_load_and_play_on(name: str) -> None:
-    with Player() as player:
+    with Player(their_rom()) as player:
         player.load(import_state(read(name)))
         assert hashlib.sha256(player.image()).hexdigest() == EXPECTED[name]["ram_sha256"]
         player.tap("left", 8, 30)
@@ -66,7 +71,7 @@ def test_imported_states_load_and_play_on(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in LOADABLE if EXPECTED[name]["version"] in range(8, 13)])
 def test_without_the_import_pyboy_refuses(name: str) -> None:
     """Why the import is there. Without it the file ends a byte too soon."""
-    with Player() as player, pytest.raises(BaseException, match="No data"):
+    with Player(their_rom()) as player, pytest.raises(BaseException, match="No data"):
         player.load(read(name))
 
 
