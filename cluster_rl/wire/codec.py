@@ -86,6 +86,10 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
         """k, positions after the trained ones."""
         return self.positions - self.burn_in_length - self.train_length
 
+    def age(self, updates: int) -> int:
+        """Updates made since the parameters that it was played with, when `updates` have been made."""
+        return max(0, updates - self.params_version)
+
     def check(self, spec: BlockSpec) -> None:
         """Raises `BlockError` unless a builder with this spec can have made the block."""
         for name in ("num_actions", "context_size", "crop_side", "hidden_size"):

@@ -70,7 +70,7 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     rows = read_metrics(run_dir.metrics)
     steps = [row["env_steps"] for row in rows]
     assert steps == sorted(steps)
-    assert {"learner/loss", "actor/params_lag_updates", "reward/novelty", "samples_per_insert"} <= set(rows[-1])
+    assert {"learner/loss", "lag/acting/mean", "reward/novelty", "samples_per_insert"} <= set(rows[-1])
     assert list(run_dir.tensorboard.glob("events.*"))
 
 
