@@ -29,7 +29,7 @@ from cluster_rl.emulator.env import Env, EpisodeSummary, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import acting_values, actor_epsilons, select_actions
+from cluster_rl.learning.exploration import acting_epsilons, acting_values, actor_epsilons, select_actions
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
@@ -77,7 +77,7 @@ class Actor:
         self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
-        self._epsilons = actor_epsilons(config, index)
+        self._ladder = self._epsilons = actor_epsilons(config, index)
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
         self._rng = np.random.default_rng(action_seed)
@@ -87,7 +87,7 @@ class Actor:
         rom = load_rom(config.rom)
         world = World.for_rom(rom.sha1)
         self.slots: list[_Slot] = []
-        for emulator, (seed, epsilon) in enumerate(zip(env_seeds, self._epsilons, strict=True)):
+        for emulator, seed in enumerate(env_seeds):
             recorder = None
             if episode_log_dir is not None:
                 identity = EpisodeIdentity(
@@ -106,7 +106,6 @@ class Actor:
                 actor=index,
                 incarnation=incarnation,
                 emulator=emulator,
-                epsilon=float(epsilon),
                 num_quantiles=config.num_quantiles,
             )
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
@@ -143,11 +142,12 @@ class Actor:
             load_params(self._network, weights)
         self._network.resample_noise(self._noise)
         self._rollout.refresh()
-        for slot, epsilon in zip(self.slots, self._epsilons, strict=True):
+        self._epsilons = acting_epsilons(self._ladder, self.params_version)
+        for slot, epsilon in zip(self.slots, self._epsilons.tolist(), strict=True):
             slot.builder.cut()
-            slot.builder.params_version = self.params_version
+            slot.builder.params_version, slot.builder.epsilon = self.params_version, epsilon
             if slot.recorder is not None:
-                slot.recorder.set_context(self.params_version, float(epsilon))
+                slot.recorder.set_context(self.params_version, epsilon)
 
     def _step(self) -> None:
         play = self._rollout

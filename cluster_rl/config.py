@@ -65,7 +65,9 @@ class ModelConfig(_Section, frozen=True):
     recurrent_cell: Annotated[
         Literal["lstm", "gru", "none"], _key("recurrent cell; none is a layer of the same width without memory")
     ] = "lstm"
-    forget_gate_bias: Annotated[float, _key("initial forget-gate bias of the LSTM", "", ge=0, le=5)] = 1.0
+    memory_steps: Annotated[
+        int, _key("how long the LSTM's gates remember before any training; 0: a forget bias of 1", "steps", ge=0)
+    ] = 0
     noisy_sigma: Annotated[float, _key("initial sigma of the noisy layers; 0 turns noise off", "", ge=0, le=2)] = 0.0
     attention_heads: Annotated[int, _key("heads of the spatial attention", "heads", ge=1, le=16)] = 4
 

@@ -277,8 +277,8 @@ class Trainer:
 
     @property
     def samples_per_insert(self) -> float:
-        """Trained positions sampled for each one inserted since the replay's minimum size was there."""
-        return self.limiter.sampled / max(1, self.limiter.inserted - self.limiter.min_size)
+        """Trained positions sampled for each one inserted."""
+        return self.limiter.sampled / max(1, self.limiter.inserted)
 
     # Start.
 

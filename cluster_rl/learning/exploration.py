@@ -34,6 +34,14 @@ def actor_epsilons(config: Config, actor_index: int) -> NDArray[np.float64]:
     return ladder[actor_index :: config.num_actors]
 
 
+def acting_epsilons(ladder: NDArray[np.float64], params_version: int) -> NDArray[np.float64]:
+    """The ladder, or 1 everywhere while the parameters are untrained (`params_version` 0, or -1 for none).
+
+    What untrained weights prefer means nothing, and emulators that follow it stand in loops: random play reaches more.
+    """
+    return ladder if params_version > 0 else np.ones_like(ladder)
+
+
 def acting_values(quantiles: NDArray[np.float32], rescaling: bool) -> NDArray[np.float32]:
     """`targets.expected_values` for the few rows of an actor, where numpy starts its operations faster than torch.
 

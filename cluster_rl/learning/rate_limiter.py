@@ -3,15 +3,17 @@
 Runs in the learner. In: counts of sampled and inserted positions. Out: whether the learner may sample and whether the
 actors may be granted more. The learner waits for data, the actors wait for the learner.
 
-After Reverb's SampleToInsertRatio (Cassirer et al. 2021). All counts are trained positions, none burn-in or tail. With
+After Reverb's SampleToInsertRatio (Cassirer et al. 2021), but that the first min_size positions are owed their samples
+too: once they are there, the actors wait until the learner has made up for them, and then play with what they taught.
+All counts are trained positions, none burn-in or tail. With
 
-    ahead = sampled - samples_per_insert * (inserted - min_size)
+    ahead = sampled - samples_per_insert * inserted
     buffer = max(tolerance * samples_per_insert * min_size, 2 * max(sample_chunk, samples_per_insert * insert_chunk))
 
     sampling n is allowed     if inserted >= min_size and ahead + n <= buffer
     inserting n is allowed    if ahead - samples_per_insert * n >= -buffer, always so below min_size
 
-so |ahead| <= buffer once min_size is reached. Both could be refused at once only if
+so |ahead| <= buffer once the learner has caught up with min_size. Both could be refused at once only if
 2 * buffer < sample_chunk + samples_per_insert * insert_chunk, which the second term of the buffer rules out: while one
 side waits, the other may go on.
 """
@@ -64,7 +66,7 @@ class RateLimiter:
     @property
     def ahead(self) -> float:
         """Positions sampled beyond the ratio; negative where the learner is behind."""
-        return self.sampled - self.samples_per_insert * (self.inserted - self.min_size)
+        return self.sampled - self.samples_per_insert * self.inserted
 
     def may_sample(self, positions: int) -> bool:
         """Whether `positions` more (at most `sample_chunk`) may be sampled now."""
@@ -74,6 +76,8 @@ class RateLimiter:
 
     def room(self) -> int:
         """Positions that may be asked of all actors together now, 0 while they must wait."""
+        if self.inserted < self.min_size:
+            return self.min_size - self.inserted + self.insert_chunk  # whole sequences, so not exactly to the minimum
         return max(0, int((self.ahead + self.buffer) / self.samples_per_insert))
 
     def record_sample(self, positions: int) -> None:
@@ -95,6 +99,6 @@ class RateLimiter:
         a burst, and a lost log does not stop the learner until as much has been played again.
         """
         self.inserted = inserted
-        even = self.samples_per_insert * (inserted - self.min_size)
-        low, high = math.ceil(even - self.buffer), math.floor(even + self.buffer)
-        self.sampled = max(0, min(max(state["sampled"], low), high))
+        even = self.samples_per_insert * inserted
+        low = math.ceil(even - self.buffer) if inserted >= self.min_size else 0
+        self.sampled = max(0, min(max(state["sampled"], low), math.floor(even + self.buffer)))

@@ -111,7 +111,7 @@ class SequenceBuilder:
     handed out by the `add` that brings its last tail position, or by `end`. A window that reaches `unroll_length` steps
     is cut by itself.
 
-    Set `params_version` whenever new parameters are loaded; a sequence carries the version of its first trained step.
+    Set `params_version` and `epsilon` whenever they change; a sequence carries those of its first trained step.
     With `num_quantiles` K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.
     """
 
@@ -128,7 +128,7 @@ class SequenceBuilder:
         self.spec = spec
         self.params_version = 0
         self._ids = (actor, incarnation, emulator)
-        self._epsilon = epsilon
+        self.epsilon = epsilon
         # The oldest position a window can need when its last tail position arrives, and the one before that, whose
         # action and reward are the first previous ones.
         self._ring = ring = spec.max_positions + 1
@@ -144,8 +144,8 @@ class SequenceBuilder:
         self._episode = -1
         self._steps = 0  # transitions of the episode so far
         self._window_start = 0
-        self._window_version = 0
-        self._pending: deque[tuple[int, int, int]] = deque()  # (start, stop, params version) of windows without tail
+        self._window_policy = (0, epsilon)  # params version, epsilon
+        self._pending: deque[tuple[int, int, tuple[int, float]]] = deque()  # (start, stop, policy): no tail yet
         self._milestones: list[tuple[int, str]] = []
 
     def begin(self, episode: int) -> None:
@@ -185,7 +185,7 @@ class SequenceBuilder:
         self._state_h[slot] = state_h
         self._state_c[slot] = state_c
         if step == self._window_start:
-            self._window_version = self.params_version
+            self._window_policy = (self.params_version, self.epsilon)
         for name in milestones:
             self._milestones.append((step, name))
         self._steps = step + 1
@@ -199,7 +199,7 @@ class SequenceBuilder:
     def cut(self) -> None:
         """Ends the open window after the newest step; does nothing if it holds no step."""
         if self._steps > self._window_start:
-            self._pending.append((self._window_start, self._steps, self._window_version))
+            self._pending.append((self._window_start, self._steps, self._window_policy))
             self._window_start = self._steps
 
     def end(
@@ -223,8 +223,8 @@ class SequenceBuilder:
         self.cut()
         self._put_observation(self._steps, screen_packed, context, crop, mask, quantiles)
         sequences = []
-        for start, stop, version in self._pending:
-            sequence = self._emit(start, stop, version, last=self._steps)
+        for start, stop, policy in self._pending:
+            sequence = self._emit(start, stop, policy, last=self._steps)
             sequence.segment_ended = True
             sequence.terminated = terminated
             sequences.append(sequence)
@@ -252,7 +252,7 @@ class SequenceBuilder:
             # None only where no value is needed: a terminal observation is never bootstrapped from.
             self._quantiles[slot] = 0.0 if quantiles is None else quantiles
 
-    def _emit(self, start: int, stop: int, params_version: int, last: int) -> Sequence:
+    def _emit(self, start: int, stop: int, policy: tuple[int, float], last: int) -> Sequence:
         """The sequence that trains steps [start, stop) and whose last position is `last`."""
         actor, incarnation, emulator = self._ids
         burn_in = min(self.spec.burn_in, start)
@@ -282,8 +282,8 @@ class SequenceBuilder:
             first_prev_reward=float(self._reward[before]) if first else 0.0,
             state_h=self._state_h[first % self._ring].copy(),
             state_c=self._state_c[first % self._ring].copy(),
-            params_version=params_version,
-            epsilon=self._epsilon,
+            params_version=policy[0],
+            epsilon=policy[1],
             milestones=names,
             quantiles=self._quantiles[slots[burn_in:]] if self._quantiles is not None else None,
         )

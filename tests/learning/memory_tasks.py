@@ -65,7 +65,7 @@ _CONFIG = Config(
     aux_loss_weight=0.0,
     # The screen stays blank; the context tells all.
     model=ModelConfig(
-        kind="slim", conv_channels=[1, 1, 1], context_width=64, trunk_width=64, noisy_sigma=0.0, forget_gate_bias=3.0
+        kind="slim", conv_channels=[1, 1, 1], context_width=64, trunk_width=64, noisy_sigma=0.0, memory_steps=40
     ),
 )
 _UPDATES_PER_EPISODE = 4  # of all emulators: each position is trained four to eight times
@@ -101,7 +101,7 @@ def _settings(**changes: Any) -> Config:
 # One window spans the chain.
 _RECURRENCE = Variant(10, asks=True, config=_settings(unroll_length=10), updates=120)
 _TARGET = Variant(8, asks=False, config=_settings(unroll_length=8), updates=280)
-# Windows [0, 4) and [4, 7): no window holds both the cue at 0 and the query at 6. The forget bias keeps the cue in a
+# Windows [0, 4) and [4, 7): no window holds both the cue at 0 and the query at 6. The gates' initial biases keep the cue in a
 # state that no gradient ever teaches to keep it.
 _STORED = Variant(7, asks=True, config=_settings(unroll_length=4), updates=250)
 _BURN_IN = replace(_STORED, config=_settings(unroll_length=4, burn_in=4), zero_stored_state=True)

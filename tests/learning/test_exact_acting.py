@@ -33,7 +33,7 @@ class Collector:
 
     def __init__(self, weights: bytes) -> None:
         self.blocks: list[bytes] = []
-        self._params: tuple[int, bytes] | None = (0, weights)
+        self._params: tuple[int, bytes] | None = (1, weights)
 
     def send(self, block: bytes) -> None:
         self.blocks.append(block)

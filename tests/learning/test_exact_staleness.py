@@ -25,7 +25,7 @@ ROLLED = msgspec.structs.replace(
     lstm_hidden_size=16,
     learning_rate=1e-3,
     target_update_interval=10,
-    model=msgspec.structs.replace(CONFIG.model, trunk_width=16, noisy_sigma=0.0, forget_gate_bias=3.0),
+    model=msgspec.structs.replace(CONFIG.model, trunk_width=16, noisy_sigma=0.0, memory_steps=40),
 )
 # A window as long as the whole episode up to the last trained position.
 EPISODES = 12

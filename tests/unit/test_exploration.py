@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from cluster_rl.config import Config
-from cluster_rl.learning.exploration import acting_values, actor_epsilons, epsilon_ladder, select_actions
+from cluster_rl.learning.exploration import (
+    acting_epsilons,
+    acting_values,
+    actor_epsilons,
+    epsilon_ladder,
+    select_actions,
+)
 from cluster_rl.learning.targets import expected_values
 
 
@@ -31,6 +37,11 @@ def test_actors_share_out_the_whole_ladder() -> None:
     assert all(part[0] / part[-1] > 50 for part in parts)  # every actor spans most of the ladder
     with pytest.raises(ValueError, match="actor_index"):
         actor_epsilons(config, 3)
+
+
+@pytest.mark.parametrize(("version", "expected"), [(-1, 1.0), (0, 1.0), (1, 0.25), (900, 0.25)])
+def test_untrained_parameters_are_not_followed(version: int, expected: float) -> None:
+    assert acting_epsilons(np.array([0.25, 0.25]), version).tolist() == [expected, expected]
 
 
 def test_greedy_and_random_actions_are_valid_ones() -> None:

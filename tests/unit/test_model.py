@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from cluster_rl.config import Config, ModelConfig
@@ -201,11 +203,26 @@ def test_lengths_stop_each_item_where_it_ends(name: str) -> None:
     assert not torch.allclose(run_on[:, :3], hidden[:, :3])
 
 
-def test_forget_gate_bias_is_the_sum_of_both() -> None:
-    network = make("slim lstm")
+def gate_biases(**model: Any) -> Tensor:
+    """The sum of the LSTM's two biases, [4, H]: gates in the order input, forget, cell, output."""
+    config = CONFIGS["slim lstm"]
+    network = build_model(structs.replace(config, model=structs.replace(config.model, **model)), SPEC)
     total = network.cell.get_parameter("bias_ih_l0") + network.cell.get_parameter("bias_hh_l0")
-    expected = [0.0] * 16 + [CONFIGS["slim lstm"].model.forget_gate_bias] * 16 + [0.0] * 32
-    assert total.tolist() == expected
+    return total.view(4, -1).detach()
+
+
+def test_the_gates_start_with_a_forget_bias_of_1() -> None:
+    assert gate_biases().mean(1).tolist() == [0, 1, 0, 0]
+
+
+def test_chrono_initialisation_spans_the_steps_that_are_asked_for() -> None:
+    gates = gate_biases(memory_steps=40)
+    spans = 1 / (1 - torch.sigmoid(gates[1]))  # steps after which a unit has forgotten all but 1 / e, roughly
+    assert spans.min() >= 2
+    assert spans.max() <= 40
+    assert 12 < spans.mean() < 30  # uniform over 2 to 40
+    assert gates[[0, 2, 3]].count_nonzero() == 0
+    assert gate_biases(memory_steps=1).count_nonzero() == 0
 
 
 def test_noise_comes_from_the_generator_alone_and_only_after_the_cell() -> None:

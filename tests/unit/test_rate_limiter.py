@@ -31,6 +31,7 @@ def test_never_both_refused_and_the_ratio_is_held(
     limiter: RateLimiter, resumed: tuple[int, int] | None, seed: int
 ) -> None:
     rng = random.Random(seed)
+    caught_up = False
     if resumed:
         limiter.load_state_dict({"sampled": resumed[0]}, inserted=resumed[1])
     for _ in range(100):
@@ -43,10 +44,12 @@ def test_never_both_refused_and_the_ratio_is_held(
             limiter.record_sample(sample_n)
         else:
             limiter.record_insert(insert_n)
-        if limiter.inserted >= limiter.min_size:
+        if limiter.inserted < limiter.min_size:
+            assert limiter.sampled == 0 or not may_sample
+        elif caught_up := caught_up or limiter.ahead >= -limiter.buffer:
             assert abs(limiter.ahead) <= limiter.buffer + 1
         else:
-            assert limiter.sampled == 0 or not may_sample
+            assert limiter.room() == 0
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
@@ -59,7 +62,7 @@ def test_the_long_run_ratio_is_samples_per_insert(ratio: float) -> None:
                 limiter.record_sample(64)
             elif limiter.room() >= 16:
                 limiter.record_insert(16)
-        assert limiter.sampled / (limiter.inserted - 1000) == pytest.approx(ratio, rel=0.05)
+        assert limiter.sampled / limiter.inserted == pytest.approx(ratio, rel=0.05)
 
 
 def test_nothing_is_sampled_below_the_minimum() -> None:
@@ -70,14 +73,24 @@ def test_nothing_is_sampled_below_the_minimum() -> None:
     assert limiter.may_sample(1)
 
 
+def test_the_first_positions_are_owed_their_samples_before_more_come() -> None:
+    limiter = RateLimiter(4.0, 1000, 0.1, sample_chunk=10, insert_chunk=10)
+    while limiter.inserted < 1000:
+        assert limiter.room() >= limiter.insert_chunk
+        limiter.record_insert(limiter.insert_chunk)
+    while limiter.room() == 0:
+        assert limiter.may_sample(10)
+        limiter.record_sample(10)
+    assert limiter.sampled == pytest.approx(4 * limiter.inserted, abs=limiter.buffer + 10)
+
+
 def test_each_side_waits_for_the_other() -> None:
     limiter = RateLimiter(2.0, 100, 0.5, sample_chunk=10, insert_chunk=10)
     assert limiter.buffer == 100
     limiter.record_insert(100)
-    limiter.record_sample(100)
+    limiter.record_sample(300)
     assert not limiter.may_sample(1)
     limiter.record_insert(100)
-    limiter.record_sample(0)
     assert limiter.ahead == -100
     assert limiter.room() == 0
     limiter.record_sample(2)
@@ -87,10 +100,10 @@ def test_each_side_waits_for_the_other() -> None:
 def test_a_resumed_run_goes_on_where_it_was() -> None:
     limiter = RateLimiter(1.0, 1000, 0.1, sample_chunk=20, insert_chunk=20)
     limiter.record_insert(500_000)
-    limiter.record_sample(499_050)
+    limiter.record_sample(499_950)
     resumed = RateLimiter(1.0, 1000, 0.1, sample_chunk=20, insert_chunk=20)
     resumed.load_state_dict(limiter.state_dict(), inserted=500_000)
-    assert (resumed.sampled, resumed.ahead) == (499_050, limiter.ahead)
+    assert (resumed.sampled, resumed.ahead) == (499_950, limiter.ahead)
     burst = 0
     while resumed.may_sample(1):
         resumed.record_sample(1)
@@ -120,7 +133,11 @@ def test_chunks_are_bounded_by_what_the_buffer_was_made_for() -> None:
 
 def test_room_is_what_may_be_inserted() -> None:
     limiter = RateLimiter(2.0, 100, 0.5, sample_chunk=10, insert_chunk=10)
-    assert limiter.room() == 100 + limiter.buffer / 2
+    assert limiter.room() == 100 + limiter.insert_chunk  # below the minimum always beyond it, in whole chunks
+    limiter.record_insert(100)
+    assert limiter.room() == 0
+    limiter.record_sample(200)
+    assert limiter.room() == limiter.buffer / 2
     limiter.record_insert(limiter.room())
     assert limiter.room() == 0
     assert limiter.ahead == -limiter.buffer

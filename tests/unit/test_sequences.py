@@ -89,18 +89,18 @@ def test_window_comes_with_the_observation_that_completes_its_tail() -> None:
     assert came == {0: 5, 4: 9}
 
 
-def test_params_version_is_that_of_the_first_trained_step() -> None:
+def test_params_version_and_epsilon_are_those_of_the_first_trained_step() -> None:
     spec = small_spec(unroll_length=4, n_step=2)
     builder = make_builder(spec)
     builder.begin(0)
-    builder.params_version = 7
+    builder.params_version, builder.epsilon = 7, 1.0
     sequences: list[Sequence] = []
     for step in range(8):
         if step == 2:
-            builder.params_version = 8
+            builder.params_version, builder.epsilon = 8, 0.5
         sequences += builder.add(*observation(spec, 0, step), 0, 0.0, state_of(spec, step, 0), state_of(spec, step, 1))
     sequences += builder.end(*observation(spec, 0, 8), terminated=False)
-    assert [(s.first_step, s.params_version) for s in sequences] == [(0, 7), (4, 8)]
+    assert [(s.first_step, s.params_version, s.epsilon) for s in sequences] == [(0, 7, 1.0), (4, 8, 0.5)]
 
 
 def test_milestones_go_with_the_window_that_trains_their_step() -> None:
