@@ -101,8 +101,8 @@ def _settings(**changes: Any) -> Config:
 # One window spans the chain.
 _RECURRENCE = Variant(10, asks=True, config=_settings(unroll_length=10), updates=120)
 _TARGET = Variant(8, asks=False, config=_settings(unroll_length=8), updates=280)
-# Windows [0, 4) and [4, 7): no window holds both the cue at 0 and the query at 6. The gates' first biases keep the cue in
-# a state that no gradient ever teaches to keep it.
+# Windows [0, 4) and [4, 7): no window holds both the cue at 0 and the query at 6. The gates' first biases keep
+# the cue in a state that no gradient ever teaches to keep it.
 _STORED = Variant(7, asks=True, config=_settings(unroll_length=4), updates=250)
 _BURN_IN = replace(_STORED, config=_settings(unroll_length=4, burn_in=4), zero_stored_state=True)
 # A burn-in of 2 begins behind the cue: only a stored state carries it, and only through the burn-in.
