@@ -144,12 +144,12 @@ def measure_update(learner: R2D2, size: int) -> UpdateMemory:
             saved[storage._cdata] = storage.nbytes()
         return tensor
 
-    configured, learner._autocast = learner._autocast, learner.config.mixed_precision
+    configured, learner.autocast = learner.autocast, learner.config.mixed_precision
     try:
         with meter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             learner.loss(batch).total.backward()
     finally:
-        learner._autocast = configured
+        learner.autocast = configured
         learner.online.zero_grad(set_to_none=True)
     return UpdateMemory(np.array(meter.live, np.int64), sum(saved.values()))
 

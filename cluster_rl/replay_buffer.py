@@ -251,19 +251,14 @@ class Replay:
         with self._lock:
             self.stale_updates += len(ids) - self._set_priorities(np.asarray(ids, np.int64), values)
 
-    def priority_stats(self) -> dict[str, float]:
-        """Mean and largest priority, and the effective sample size of the draw as a fraction of the sequences.
+    def effective_sample_size(self) -> float:
+        """(sum p)^2 / sum p^2 / N of p = priority^alpha over the N sequences.
 
-        ESS = (sum p)^2 / sum p^2 / N of p = priority^alpha: 1 is uniform, near 0 is a few sequences over and over.
+        1 is a uniform draw, near 0 a few sequences over and over; 0 for an empty replay.
         """
         with self._lock:
-            live = self._entries["length"] > 0
-            priorities = self._entries["priority"][live]
-            weights = self._tree.leaves[live]
-        if not len(weights):
-            return {"mean": 0.0, "max": 0.0, "ess": 0.0}
-        ess = float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
-        return {"mean": float(priorities.mean()), "max": float(priorities.max()), "ess": ess}
+            weights = self._tree.leaves[self._entries["length"] > 0]
+        return float(weights.sum() ** 2 / (weights**2).sum() / len(weights)) if len(weights) else 0.0
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """What the log cannot tell: the learned priorities, float32 [M], and their ids, int64 [M]."""

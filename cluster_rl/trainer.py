@@ -241,7 +241,7 @@ class Trainer:
             "replay/gaps": self.replay.gaps,
             "replay/damaged": self.replay.damaged,
             "replay/stale_updates": self.replay.stale_updates,
-            "priority/ess": self.replay.priority_stats()["ess"],
+            "priority/ess": self.replay.effective_sample_size(),
         }
         arrived, lags = self._arrivals.take_row()
         row |= arrived | self.wire_row

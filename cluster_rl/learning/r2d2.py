@@ -79,7 +79,8 @@ class R2D2:
         # Independent noise for the two networks; CPU generators, so that a checkpoint fits any device.
         self._online_noise = torch.Generator().manual_seed(2 * seed)
         self._target_noise = torch.Generator().manual_seed(2 * seed + 1)
-        self._autocast = config.mixed_precision and self.device.type == "cuda"
+        # Whether encoders run in bfloat16; the memory estimate turns it on for the CPU.
+        self.autocast = config.mixed_precision and self.device.type == "cuda"
 
     @property
     def parameter_count(self) -> int:
@@ -248,7 +249,7 @@ class R2D2:
         """Features [rows, N, F] of all frames of some rows in one pass of the encoders."""
         start, stop, _ = rows.indices(len(batch.action))
         frames = Frames(*(part[start * batch.size : stop * batch.size] for part in batch.frames))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             features = network.encode_frames(frames)
         return features.view(-1, batch.size, network.feature_size)
 

@@ -106,7 +106,7 @@ def test_same_seed_same_weights_and_the_global_generator_is_left_alone() -> None
 def test_half_precision_encoders_keep_the_rest_in_float32() -> None:
     learner, batch = make(), random_batch()
     exact = learner.loss(batch)
-    learner._autocast = True
+    learner.autocast = True
     mixed = learner.loss(batch)
     assert mixed.total.dtype == mixed.priorities.dtype == torch.float32
     assert not torch.equal(mixed.total, exact.total)
