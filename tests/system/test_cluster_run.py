@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,18 @@ import torch
 from run_fixtures import Launcher, logged_positions, overrides, processes_of
 
 from cluster_rl.telemetry import read_metrics
+
+METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+
+def undocumented(names: set[str]) -> set[str]:
+    """Metrics that the page has no row for. NAME and STAT there stand for any last part."""
+    known = set(re.findall(r"`([\w/]+)`", METRICS_PAGE.read_text()))
+    return {
+        name
+        for name in names
+        if not known & {name, *(f"{name.rpartition('/')[0]}/{any_}" for any_ in ("NAME", "STAT"))}
+    }
 
 
 def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) -> None:
@@ -72,6 +85,7 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     assert steps == sorted(steps)
     assert {"learner/loss", "lag/acting/mean", "reward/novelty", "samples_per_insert"} <= set(rows[-1])
     assert list(run_dir.tensorboard.glob("events.*"))
+    assert undocumented(set().union(*rows)) == set()
 
 
 def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None:
