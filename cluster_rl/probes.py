@@ -67,7 +67,7 @@ def staleness_row(
             sequence = decode_arrays(block, spec)
             blocks_before = _history(read, number, header)
             history = [decode_arrays(before, spec) for before in blocks_before]
-        except BlockError:
+        except BlockError:  # sampling finds it, takes it out and counts it (`replay/damaged`)
             continue
         if not history:
             continue

@@ -114,10 +114,8 @@ class Trainer:
 
     def may_sample(self) -> bool:
         """Whether a batch may be sampled now, those on their way to an update counted."""
-        limiter = self.limiter
-        ahead = limiter.ahead + self.batches_in_flight * limiter.sample_chunk
-        enough = limiter.inserted >= limiter.min_size and self.replay.sequences > 0
-        return enough and ahead + limiter.sample_chunk <= limiter.buffer
+        batch = self.limiter.sample_chunk
+        return self.replay.sequences > 0 and self.limiter.may_sample(batch, self.batches_in_flight * batch)
 
     def sample(self) -> Sampled:
         """Draws a batch and moves it to the learner's device."""

@@ -68,11 +68,11 @@ class RateLimiter:
         """Positions sampled beyond the ratio; negative where the learner is behind."""
         return self.sampled - self.samples_per_insert * self.inserted
 
-    def may_sample(self, positions: int) -> bool:
-        """Whether `positions` more (at most `sample_chunk`) may be sampled now."""
+    def may_sample(self, positions: int, in_flight: int = 0) -> bool:
+        """Whether `positions` more (at most `sample_chunk`) may be sampled; `in_flight` are, but not recorded yet."""
         if positions > self.sample_chunk:
             raise ValueError(f"RateLimiter: {positions} positions asked for, sample_chunk is {self.sample_chunk}")
-        return self.inserted >= self.min_size and self.ahead + positions <= self.buffer
+        return self.inserted >= self.min_size and self.ahead + in_flight + positions <= self.buffer
 
     def room(self) -> int:
         """Positions that may be asked of all actors together now, 0 while they must wait."""
