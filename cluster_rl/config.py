@@ -153,6 +153,9 @@ class Config(_Section, frozen=True):
         500
     )
     publish_interval: Annotated[int, _key("updates between publications of the parameters", "updates", ge=1)] = 20
+    averaging_updates: Annotated[
+        int, _key("published parameters are the mean of about so many updates; 1 is the newest alone", "updates", ge=1)
+    ] = 200
     value_rescaling: Annotated[bool, _key("learn values under h(x), see docs/architecture.md")] = True
     huber_kappa: Annotated[float, _key("threshold of the Huber loss", "", gt=0, le=100)] = 1.0
     aux_loss_weight: Annotated[float, _key("weight of the auxiliary loss; 0 turns it off", "", ge=0, le=10)] = 0.1

@@ -54,7 +54,7 @@ class GpuEstimate:
     """Memory of the learner's GPU, in bytes."""
 
     parameters: int  # count, of one network
-    networks: int  # weights and noise, online and target
+    networks: int  # weights and noise, online, target and averaged
     optimizer: int  # Adam's two moments
     batches: int  # `BATCHES_ON_DEVICE` of them
     update: int  # most that lives at once in an update beyond the above: activations, gradients, temporaries
@@ -103,7 +103,7 @@ def estimate_gpu(config: Config, spec: ObservationSpec) -> GpuEstimate:
     weights = tensor_bytes(learner.online.parameters())
     return GpuEstimate(
         parameters=learner.parameter_count,
-        networks=2 * (weights + tensor_bytes(learner.online.buffers())),
+        networks=3 * (weights + tensor_bytes(learner.online.buffers())),
         optimizer=2 * weights,
         batches=BATCHES_ON_DEVICE * config.batch_size * _sequence_bytes(config, spec),
         update=round(live.max()),

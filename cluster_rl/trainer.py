@@ -188,7 +188,7 @@ class Trainer:
 
     def write_params_file(self) -> None:
         """Writes online_params.pt, the parameters for people and other programs."""
-        publish_params(self.run_dir.online_params, self.r2d2.online.state_dict())
+        publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict())
 
     def checkpoint(self) -> None:
         """Saves what the log cannot tell."""

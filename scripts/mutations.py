@@ -202,6 +202,15 @@ MUTATIONS = (
         "if number > 0:",
     ),
     Mutation(
+        "the newest weights are published",
+        R2D2,
+        "share = 1 / min(self.updates, self.config.averaging_updates)",
+        "share = 1",
+    ),
+    Mutation(
+        "averaged weights are not resumed", R2D2, 'copy_tensors(parts["averaged"]', 'copy_tensors(parts["online"]'
+    ),
+    Mutation(
         "target is not resumed",
         R2D2,
         'copy_tensors(parts["target"], self.target.state_dict(), what)',

@@ -31,7 +31,6 @@ from cluster_rl.model import (
     State,
     build_model,
     copy_tensors,
-    load_params,
     parameter_count,
     params_to_bytes,
 )
@@ -57,7 +56,12 @@ class Loss:
 
 
 class R2D2:
-    """Online and target network, optimiser, noise generators and the update counter."""
+    """Online, target and averaged network, optimiser, noise generators and the update counter.
+
+    The averaged network is what gets published, to actors and to users: the mean of the online weights over about
+    `averaging_updates` updates (Polyak & Juditsky 1992). Where two actions are worth nearly the same, the newest
+    weights prefer now one and now the other, and a greedy agent with one such set of weights walks in circles.
+    """
 
     def __init__(self, config: Config, spec: ObservationSpec, device: torch.device | str, seed: int) -> None:
         """Initialises the weights from `seed`, leaving torch's global generator as it was.
@@ -72,6 +76,7 @@ class R2D2:
             online = build_model(config, spec)
         self.online: QNetwork = online.to(self.device)
         self.target: QNetwork = copy.deepcopy(self.online).requires_grad_(False)
+        self.averaged: QNetwork = copy.deepcopy(self.online).requires_grad_(False)
         self.optimizer = torch.optim.Adam(
             self.online.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )
@@ -119,6 +124,7 @@ class R2D2:
 
         self.optimizer.step()
         self.updates = number
+        self._average()
         if number % self.config.target_update_interval == 0:
             self.target.load_state_dict(self.online.state_dict())
         return UpdateResult(new_priorities.numpy(), td_errors.view(loss.td_errors.shape).numpy(), metrics)
@@ -182,12 +188,8 @@ class R2D2:
         return state
 
     def params_bytes(self) -> bytes:
-        """The online network's weights as safetensors, for publication."""
-        return params_to_bytes(self.online)
-
-    def load_params_bytes(self, data: bytes) -> None:
-        """Replaces the online network's weights. Raises `UserError` if they do not fit; nothing is changed then."""
-        load_params(self.online, data)
+        """The averaged network's weights as safetensors, for publication."""
+        return params_to_bytes(self.averaged)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on: `{"tensors": {name: CPU tensor}, "updates": int}`.
@@ -196,6 +198,7 @@ class R2D2:
         """
         tensors = {f"online.{name}": tensor for name, tensor in self.online.state_dict().items()}
         tensors |= {f"target.{name}": tensor for name, tensor in self.target.state_dict().items()}
+        tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
         for name, parameter in self.online.named_parameters():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
         tensors["rng.online_noise"] = self._online_noise.get_state()
@@ -210,7 +213,9 @@ class R2D2:
         """
         tensors: dict[str, Tensor] = state["tensors"]
         what = "checkpoint of the learner"
-        parts: dict[str, dict[str, Tensor]] = {"online": {}, "target": {}, "optimizer": {}, "rng": {}}
+        parts: dict[str, dict[str, Tensor]] = {
+            part: {} for part in ("online", "target", "averaged", "optimizer", "rng")
+        }
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if part not in parts:
@@ -221,11 +226,19 @@ class R2D2:
         optimizer_state = self._optimizer_state(parts["optimizer"], what)
         copy_tensors(parts["online"], self.online.state_dict(), what)
         copy_tensors(parts["target"], self.target.state_dict(), what)
+        copy_tensors(parts["averaged"], self.averaged.state_dict(), what)
         self.optimizer.state.clear()
         self.optimizer.state.update(optimizer_state)
         self._online_noise.set_state(parts["rng"]["online_noise"])
         self._target_noise.set_state(parts["rng"]["target_noise"])
         self.updates = int(state["updates"])
+
+    def _average(self) -> None:
+        """Takes the newest weights into the mean: equally over the first updates, exponentially from then on."""
+        share = 1 / min(self.updates, self.config.averaging_updates)
+        with torch.no_grad():
+            for mean, newest in zip(self.averaged.parameters(), self.online.parameters(), strict=True):
+                mean.lerp_(newest, share)
 
     def _optimizer_state(self, flat: dict[str, Tensor], what: str) -> dict[Tensor, dict[str, Tensor]]:
         """Adam's state by parameter from flat names; parameters that never had a gradient have none."""

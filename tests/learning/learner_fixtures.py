@@ -25,6 +25,7 @@ CONFIG = Config(
     num_quantiles=4,
     learning_rate=1e-3,
     target_update_interval=3,
+    averaging_updates=3,
     max_grad_norm=1e9,
     model=ModelConfig(kind="slim", conv_channels=[2], context_width=8, trunk_width=8, noisy_sigma=0.5),
 )

@@ -109,7 +109,7 @@ def discrepancies() -> dict[str, Tensor]:
         learner.update(episodes(seed=number))
 
     trainee = R2D2(ROLLED, SPEC, CPU, seed=4)
-    trainee.load_params_bytes(learner.params_bytes())
+    trainee.online.load_state_dict(learner.online.state_dict())
     network = trainee.online
     with torch.no_grad():
         seen = features(network, played)

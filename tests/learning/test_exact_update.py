@@ -441,6 +441,11 @@ def test_resume_is_equal_bit_by_bit() -> None:
         tensors = {name: fresh[name] if name.startswith(part) else x for name, x in saved["tensors"].items()}
         resumed.load_state_dict({"tensors": tensors, "updates": 4})
         assert trail(resumed, 4, 8) != expected[4:], part
+    # The averaged network trains nothing, and is itself another one.
+    tensors = {name: fresh[name] if name.startswith("averaged.") else x for name, x in saved["tensors"].items()}
+    resumed.load_state_dict({"tensors": tensors, "updates": 4})
+    assert trail(resumed, 4, 8) == expected[4:]
+    assert resumed.params_bytes() != straight.params_bytes()
     for key in ("step", "exp_avg", "exp_avg_sq"):
         tensors = {
             name: torch.zeros_like(x) if name.startswith("optimizer.") and name.endswith(f".{key}") else x

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from learner_fixtures import CONFIG, CPU, SPEC, items, make, random_arrays, random_batch, replace_model
+from torch import Tensor
 
 from cluster_rl.errors import UserError
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
+from cluster_rl.model import QNetwork, load_params
 
 
 def test_a_sequence_alone_is_the_same_as_in_a_batch() -> None:
@@ -86,11 +88,36 @@ def test_foreign_checkpoints_are_refused() -> None:
         learner.load_state_dict({**state, "tensors": {**state["tensors"], "scheduler.x": torch.zeros(1)}})
 
 
-def test_published_weights_load_elsewhere() -> None:
-    learner, other = make(seed=1), make(seed=2)
-    other.load_params_bytes(learner.params_bytes())
-    assert other.params_bytes() == learner.params_bytes()
-    assert other.parameter_count == sum(p.numel() for p in other.online.parameters())
+def flat(network: QNetwork) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).clone()
+
+
+def test_averaged_weights_are_the_mean_that_the_config_asks_for() -> None:
+    learner, batch = make(), random_batch()
+    assert torch.equal(flat(learner.averaged), flat(learner.online))  # before any update there is nothing else
+    newest = []
+    for _ in range(5):
+        learner.update(batch)
+        newest.append(flat(learner.online))
+    first = (newest[0] + newest[1] + newest[2]) / 3  # equally up to `averaging_updates`, without the untrained weights
+    expected = 1 / 3 * newest[4] + 2 / 3 * (1 / 3 * newest[3] + 2 / 3 * first)
+    torch.testing.assert_close(flat(learner.averaged), expected)
+    assert not torch.allclose(flat(learner.averaged), newest[-1])  # the test would not see it otherwise
+
+    alone = make(msgspec.structs.replace(CONFIG, averaging_updates=1))
+    for _ in range(3):
+        alone.update(batch)
+    assert torch.equal(flat(alone.averaged), flat(alone.online))
+
+
+def test_averaged_weights_are_published_and_do_not_train() -> None:
+    learner, same, batch = make(), make(msgspec.structs.replace(CONFIG, averaging_updates=50)), random_batch()
+    for _ in range(4):
+        assert learner.update(batch).metrics == same.update(batch).metrics
+    other = make(seed=2)
+    load_params(other.online, learner.params_bytes())
+    assert torch.equal(flat(other.online), flat(learner.averaged))
+    assert other.parameter_count == flat(other.online).numel()
 
 
 def test_same_seed_same_weights_and_the_global_generator_is_left_alone() -> None:

@@ -134,6 +134,7 @@ def _no_updates(state: dict[str, Any]) -> None:
     [
         pytest.param(_as_new("online."), id="online"),
         pytest.param(_as_new("target."), id="target"),
+        pytest.param(_as_new("averaged."), id="averaged"),
         pytest.param(_target_from_online, id="target taken from online"),
         pytest.param(_without("optimizer."), id="optimizer"),
         pytest.param(_as_new("rng.online_noise"), id="noise of online"),

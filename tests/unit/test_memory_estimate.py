@@ -78,7 +78,7 @@ def test_sizes_that_follow_from_shapes() -> None:
     moments = [state[name] for state in learner.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     assert estimate.optimizer == tensor_bytes(moments)
     assert estimate.parameters == learner.parameter_count
-    assert estimate.networks == 2 * 4 * estimate.parameters  # no noise, so no buffers
+    assert estimate.networks == 3 * 4 * estimate.parameters  # no noise, so no buffers
     sampled = _empty_batch(BlockSpec.from_config(UNIFIED, SPEC.context_size, SPEC.num_actions), UNIFIED.batch_size)
     assert estimate.batches == BATCHES_ON_DEVICE * sum(array.nbytes for array in sampled.values())
     assert estimate.total > estimate.tensors > estimate.update + estimate.optimizer

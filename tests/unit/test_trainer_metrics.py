@@ -149,7 +149,7 @@ def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.
     ingest(trainer, [sequence for pair in pairs for sequence in pair])
     sampled = trainer.sample()
     trainer.update(sampled)
-    trainer.r2d2.load_params_bytes(open_trainer(tmp_path / "same").r2d2.params_bytes())
+    trainer.r2d2.online.load_state_dict(open_trainer(tmp_path / "same").r2d2.online.state_dict())
     fresh = newest_row(trainer)
     # Only what float16 rounds off the stored states.
     assert 0 <= fresh["staleness/delta_q_first"] < 5e-3
