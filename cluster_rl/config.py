@@ -154,7 +154,7 @@ class Config(_Section, frozen=True):
     )
     publish_interval: Annotated[int, _key("updates between publications of the parameters", "updates", ge=1)] = 20
     averaging_updates: Annotated[
-        int, _key("published parameters are the mean of about so many updates; 1 is the newest alone", "updates", ge=1)
+        int, _key("online_params.pt is the mean of about so many updates; 1 is the newest alone", "updates", ge=1)
     ] = 200
     value_rescaling: Annotated[bool, _key("learn values under h(x), see docs/architecture.md")] = True
     huber_kappa: Annotated[float, _key("threshold of the Huber loss", "", gt=0, le=100)] = 1.0

@@ -187,7 +187,7 @@ class Trainer:
     # Files.
 
     def write_params_file(self) -> None:
-        """Writes online_params.pt, the parameters for people and other programs."""
+        """Writes online_params.pt, the averaged parameters for people and other programs."""
         publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict())
 
     def checkpoint(self) -> None:

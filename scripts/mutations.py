@@ -202,7 +202,7 @@ MUTATIONS = (
         "if number > 0:",
     ),
     Mutation(
-        "the newest weights are published",
+        "the mean of the weights is only the newest",
         R2D2,
         "share = 1 / min(self.updates, self.config.averaging_updates)",
         "share = 1",

@@ -58,9 +58,11 @@ class Loss:
 class R2D2:
     """Online, target and averaged network, optimiser, noise generators and the update counter.
 
-    The averaged network is what gets published, to actors and to users: the mean of the online weights over about
-    `averaging_updates` updates (Polyak & Juditsky 1992). Where two actions are worth nearly the same, the newest
-    weights prefer now one and now the other, and a greedy agent with one such set of weights walks in circles.
+    The averaged network is the mean of the online weights over about `averaging_updates` updates (Polyak & Juditsky
+    1992), for those who play without exploration: where two actions are worth nearly the same, the newest weights
+    prefer now one and now the other, and a greedy agent with one such set of weights walks in circles. Actors get the
+    newest: that they change is what breaks the circles of training, and with the mean it learned less
+    (docs/results.md).
     """
 
     def __init__(self, config: Config, spec: ObservationSpec, device: torch.device | str, seed: int) -> None:
@@ -188,8 +190,8 @@ class R2D2:
         return state
 
     def params_bytes(self) -> bytes:
-        """The averaged network's weights as safetensors, for publication."""
-        return params_to_bytes(self.averaged)
+        """The online network's weights as safetensors, for the actors."""
+        return params_to_bytes(self.online)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on: `{"tensors": {name: CPU tensor}, "updates": int}`.

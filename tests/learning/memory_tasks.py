@@ -62,7 +62,6 @@ _CONFIG = Config(
     max_grad_norm=0.5,  # so that no single batch wipes out what nothing teaches to keep
     target_update_interval=20,
     publish_interval=4,
-    averaging_updates=1,  # stored states as near to the online network's own as they can be
     aux_loss_weight=0.0,
     # The screen stays blank; the context tells all.
     model=ModelConfig(

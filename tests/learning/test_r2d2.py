@@ -110,13 +110,13 @@ def test_averaged_weights_are_the_mean_that_the_config_asks_for() -> None:
     assert torch.equal(flat(alone.averaged), flat(alone.online))
 
 
-def test_averaged_weights_are_published_and_do_not_train() -> None:
+def test_averaged_weights_do_not_train_and_actors_get_the_newest() -> None:
     learner, same, batch = make(), make(msgspec.structs.replace(CONFIG, averaging_updates=50)), random_batch()
     for _ in range(4):
         assert learner.update(batch).metrics == same.update(batch).metrics
     other = make(seed=2)
     load_params(other.online, learner.params_bytes())
-    assert torch.equal(flat(other.online), flat(learner.averaged))
+    assert torch.equal(flat(other.online), flat(learner.online))
     assert other.parameter_count == flat(other.online).numel()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from trainer_fixtures import CONFIG, OBSERVATION, episodes, ingest, open_trainer, train
 
@@ -75,6 +76,17 @@ def test_a_killed_learner_goes_on_from_its_last_checkpoint(tmp_path: Path, unbro
     train(trainer, 2)  # lost with the process
     trainer.replay.close()  # frees the lock, as the kernel does
     assert finish(open_trainer(tmp_path)) == unbroken
+
+
+def test_people_get_the_averaged_weights_and_actors_the_newest(tmp_path: Path) -> None:
+    trainer = start(tmp_path)
+    r2d2 = trainer.r2d2
+    _, newest = trainer.publish()
+    assert all(torch.equal(x, r2d2.online.state_dict()[name]) for name, x in safetensors.torch.load(newest).items())
+    trainer.close("test")
+    written = torch.load(trainer.run_dir.online_params, weights_only=True)
+    assert all(torch.equal(x, r2d2.averaged.state_dict()[name]) for name, x in written.items())
+    assert not all(torch.equal(x, r2d2.online.state_dict()[name]) for name, x in written.items())
 
 
 def test_another_seed_ends_elsewhere(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
