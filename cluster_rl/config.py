@@ -39,9 +39,10 @@ class RewardWeights(_Section, frozen=True):
     )
     badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
     new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
-    novelty: Annotated[
-        float, _key("each map tile entered, over the root of its visits in the episode; intrinsic", "reward")
-    ] = 0.03
+    novelty: Annotated[float, _key("each map tile entered, over its visits in the episode; intrinsic", "reward")] = 0.03
+    talk: Annotated[
+        float, _key("each text opened on the map, over the times it was in the episode; intrinsic", "reward")
+    ] = 0.05
     level: Annotated[float, _key("each level gained by the party, up to its best so far", "reward")] = 0.5
     species: Annotated[float, _key("each species caught for the first time", "reward")] = 1.0
     item: Annotated[float, _key("each kind of item in the bag for the first time", "reward")] = 0.2

@@ -12,6 +12,8 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
+EXIT_UNFINISHED = 85
+"""The job's time is over and all is saved, but the run's target is not reached: the same command goes on with it."""
 
 
 class UserError(Exception):

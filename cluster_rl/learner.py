@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.errors import UserError, run_command
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.signals import StopFlag
@@ -219,16 +219,16 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     sampler.start()
     while not stop:
         train_step(trainer, wire, sampler)
-        reason = trainer.finished(job_started)
-        if reason is not None:
-            stop.set(reason)
+        over = trainer.finished(job_started)
+        if over is not None:
+            stop.set(*over)
         _raise_error_of(trainer, wire, sampler)
     print(f"stopping: {stop.reason}", flush=True)
     sampler.end()
     wire.drain(stop.reason, _DRAIN_SEC)
     _raise_error_of(trainer, wire, sampler)
     trainer.close(stop.reason)
-    return EXIT_OK
+    return stop.exit_code
 
 
 def _raise_error_of(trainer: Trainer, *threads: WireThread | SamplerThread) -> None:

@@ -1,10 +1,10 @@
 """Rewards: one small function for each term, and the weighted sum of them.
 
 The environment of an actor uses it. In: the state before and after a step, and what the episode has seen. Out: a
-float a step, and each term's sum over the episode, so that a report can show what paid. `novelty` is intrinsic: a
-count-based bonus of the episode (Strehl and Littman 2008, with counts of map tiles), which the return leaves out. A
-term counts gains beyond the best so far: what was lost and won back, cleared and set again, or put away and fetched,
-pays nothing.
+float a step, and each term's sum over the episode, so that a report can show what paid. `novelty` and `talk` are
+intrinsic: bonuses by counts of the episode (Kolter and Ng 2009), of map tiles entered and of places that were spoken
+to, which the return leaves out. A term counts gains beyond the best so far: what was lost and won back, cleared and set
+again, or put away and fetched, pays nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cluster_rl.game.state import GameState
 _MEMBERS = tuple(ram.image_index(ram.wPartyMons + ram.PARTY_MON_BYTES * slot) for slot in range(ram.PARTY_SLOTS))
 
 TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
-INTRINSIC_TERMS = ("novelty",)
+INTRINSIC_TERMS = ("novelty", "talk")
 """Paid to make the agent explore, not for what it achieves: learned from, logged, and left out of the return."""
 
 
@@ -32,6 +32,7 @@ class EpisodeMemory:
     maps: set[int] = field(default_factory=set)
     visits: dict[tuple[int, int, int], int] = field(default_factory=dict)
     here: tuple[int, int, int] | None = None
+    texts: dict[tuple[int, int, int, str], int] = field(default_factory=dict)
     items: set[int] = field(default_factory=set)
     badges: int = 0
     species: int = 0
@@ -66,6 +67,18 @@ def arrival(state: GameState, memory: EpisodeMemory) -> int:
     memory.here = here
     memory.visits[here] = memory.visits.get(here, 0) + 1
     return memory.visits[here]
+
+
+def talk(before: GameState, state: GameState, memory: EpisodeMemory) -> int:
+    """How often a text was opened from this cell in this direction, 0 where none was opened now.
+
+    A battle's words do not count: neither those in it nor those before and after it.
+    """
+    if not state.text_open or before.text_open or before.in_battle or state.in_battle or not state.in_game:
+        return 0
+    place = (state.map_id, state.x, state.y, state.facing)
+    memory.texts[place] = memory.texts.get(place, 0) + 1
+    return memory.texts[place]
 
 
 def badge(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
@@ -157,13 +170,14 @@ class RewardCalculator:
     def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
         memory = self._memory
-        visits = arrival(state, memory)
+        visits, texts = arrival(state, memory), talk(before, state, memory)
         values = {
             "event": new_events,
             "milestone": len(new_milestones),
             "badge": badge(before, state, memory),
             "new_map": new_map(before, state, memory),
-            "novelty": visits**-0.5 if visits else 0.0,
+            "novelty": 1 / visits if visits else 0.0,
+            "talk": 1 / texts if texts else 0.0,
             "level": level(before, state, memory),
             "species": species(before, state, memory),
             "item": item(before, state, memory),

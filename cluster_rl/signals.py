@@ -12,7 +12,11 @@ import signal
 import time
 from types import FrameType
 
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+# A batch system's warning that the job's time is nearly over. TERM and INT are somebody's wish that it ends.
+WARNING_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 _WAIT_SLICE_SEC = 0.05
 # Loaded here, not after a fork: a forked child may only call what cannot need a lock.
@@ -25,6 +29,7 @@ class StopFlag:
     def __init__(self) -> None:
         self._reason: str | None = None
         self._signal: int | None = None
+        self._exit_code = EXIT_OK
 
     def install(self) -> StopFlag:
         """Takes over the stop signals of this process. Main thread only. Call it before any child is started."""
@@ -35,11 +40,13 @@ class StopFlag:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._reason is None:
             self._signal = number
+            self._exit_code = EXIT_UNFINISHED if number in WARNING_SIGNALS else EXIT_OK
             self._reason = f"signal {signal.Signals(number).name}"
 
-    def set(self, reason: str) -> None:
+    def set(self, reason: str, exit_code: int = EXIT_OK) -> None:
         """Asks for a stop from inside, for example `target reached` or `time is up`."""
         if self._reason is None:
+            self._exit_code = exit_code
             self._reason = reason
 
     def __bool__(self) -> bool:
@@ -53,6 +60,11 @@ class StopFlag:
     def reason(self) -> str:
         """Why, in words; empty if no stop was asked for."""
         return self._reason or ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should exit with once it has stopped well: 0, or `EXIT_UNFINISHED` where its time was up."""
+        return self._exit_code
 
     @property
     def signal_number(self) -> int | None:

@@ -1,8 +1,8 @@
 """Keeps child processes running: starts them with a log file, restarts the dead, ends them all.
 
 Used by the launcher. In: commands. Out: `ChildEvent`s whose line is for people: who died of what, the first error in
-its log, and where that log is. A child that exits 0 is finished; one that exits 2 had bad input, which no restart
-mends.
+its log, and where that log is. A child that exits 0 or 85 (`EXIT_UNFINISHED`) is finished; one that exits 2 had bad
+input, which no restart mends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_OK, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_UNFINISHED, UserError
 from cluster_rl.signals import die_with_parent
 
 BACKOFF_FIRST_SEC = 0.5
@@ -29,6 +29,7 @@ _LOG_HEAD_BYTES = 256 * 1024
 _LOG_TAIL_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 300
 
+EXITS_WELL = (EXIT_OK, EXIT_UNFINISHED)
 Kind = Literal["finished", "died", "restarted", "bad_input", "gave_up", "stopped"]
 
 
@@ -144,7 +145,7 @@ class Supervisor:
         def tell(kind: Kind, line: str) -> None:
             events.append(ChildEvent(child.name, kind, line, code, child.log_path))
 
-        if code == EXIT_OK:
+        if code in EXITS_WELL:
             child.over = True
             tell("finished", f"{child.name} finished")
             return

@@ -22,7 +22,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
 from cluster_rl.signals import StopFlag
 from cluster_rl.status import StatusView
-from cluster_rl.supervise import ChildEvent, Supervisor
+from cluster_rl.supervise import EXITS_WELL, ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0
@@ -69,7 +69,7 @@ class _Job:
                 view.say(f"{self._stop.reason}: stopping")
             self._end(view)
             view.finish()
-        return EXIT_OK if self._code is None else self._code
+        return self._stop.exit_code if self._code is None else self._code
 
     def _start_learner(self) -> None:
         arguments = ["--run-dir", str(self._run_dir.path), "--job-token", self._token]
@@ -88,7 +88,7 @@ class _Job:
         elif event.kind == "gave_up":
             self._code = EXIT_FAILURE
         elif event.kind == "finished" and event.name == LEARNER:
-            self._code = EXIT_OK
+            self._code = event.exit_code
         elif event.kind == "finished":
             self._actors_over[event.name] = time.monotonic()
 
@@ -105,9 +105,10 @@ class _Job:
 
     def _end(self, view: StatusView) -> None:
         """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here."""
-        for event in self._supervisor.stop_all(signal.SIGTERM, _STOP_GRACE_SEC):
-            # A child that is still starting up dies of the TERM, as it may.
-            if event.exit_code in (EXIT_OK, -signal.SIGTERM):
+        number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
+        for event in self._supervisor.stop_all(number, _STOP_GRACE_SEC):
+            # A child that is still starting up dies of the signal, as it may.
+            if event.exit_code in (*EXITS_WELL, -number, -signal.SIGTERM):
                 continue
             view.say(event.line)
             if event.name == LEARNER and self._stop:

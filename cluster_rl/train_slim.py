@@ -86,9 +86,9 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
                     publish()
             trainer.tick()
             view.refresh()
-            reason = trainer.finished(started)
-            if reason is not None:
-                stop.set(reason)
+            over = trainer.finished(started)
+            if over is not None:
+                stop.set(*over)
             if stop:
                 break
         for actor in actors:
@@ -117,7 +117,7 @@ def main() -> int:
         train(config, run_dir, stop)
     if not known.no_video and config.log_episodes_for_replay and stop.signal_number is None:
         _render(config, run_dir, StopFlag().install())
-    return EXIT_OK
+    return stop.exit_code
 
 
 def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:

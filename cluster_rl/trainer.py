@@ -18,6 +18,7 @@ import torch
 from cluster_rl.arrivals import Arrivals
 from cluster_rl.config import Config
 from cluster_rl.devices import learner_device
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.rate_limiter import RateLimiter
@@ -165,14 +166,17 @@ class Trainer:
             self.checkpoint()
             self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
 
-    def finished(self, job_started: float) -> str | None:
-        """Why the job is over, or None. `job_started` is `time.monotonic()`, which a machine's processes share."""
+    def finished(self, job_started: float) -> tuple[str, int] | None:
+        """Why the job is over and the exit code that says so, or None: 0 where the run is complete.
+
+        `job_started` is `time.monotonic()`, which a machine's processes share.
+        """
         if self.replay.env_steps >= self.config.target_total_steps:
-            return "target_total_steps reached"
+            return "target_total_steps reached", EXIT_OK
         if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
-            return "total_episodes reached"
+            return "total_episodes reached", EXIT_OK
         if self.config.max_runtime_seconds and time.monotonic() - job_started >= self.config.max_runtime_seconds:
-            return "max_runtime_seconds reached"
+            return "max_runtime_seconds reached", EXIT_UNFINISHED
         return None
 
     def close(self, reason: str) -> None:

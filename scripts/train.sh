@@ -19,7 +19,10 @@ for ((i = 0; i < ${#arguments[@]}; i++)); do
     esac
 done
 
-"$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@"
+status=0
+"$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" || status=$?
+# 85: the time is up and the run goes on with the next job.
+[ $status -eq 0 ] || [ $status -eq 85 ] || exit $status
 
 run=cluster_runs/$run_name
 echo "Rendering the newest episodes"

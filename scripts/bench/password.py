@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import load_config
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 from cluster_rl.evaluate import load_network, play_episodes, wilson_interval
 from cluster_rl.runs.layout import RunDir
 
@@ -37,7 +38,9 @@ def train(runs: Path, name: str, seconds: int, overrides: list[str]) -> None:
     options = [part for override in overrides for part in ("--" + override.split("=", 1)[0], override.split("=", 1)[1])]
     command = [sys.executable, "-m", "cluster_rl.train_slim", "--config", PRESET, "--runs", str(runs)]
     command += ["--run-name", name, "--no-video", "--max_runtime_seconds", str(seconds), *options]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    done = subprocess.run(command, check=False, stdout=sys.stderr)
+    if done.returncode not in (EXIT_OK, EXIT_UNFINISHED):
+        sys.exit(done.returncode)
 
 
 @dataclass(frozen=True)

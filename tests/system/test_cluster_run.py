@@ -8,9 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from run_fixtures import Launcher, logged_positions, overrides, processes_of
 
+from cluster_rl.errors import EXIT_UNFINISHED
 from cluster_rl.telemetry import read_metrics
 
 METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -106,9 +108,24 @@ def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     os.kill(victim, signal.SIGTERM)
     launcher.wait_for(lambda p: victim not in launcher.children("actor"))
     launcher.wait_for(lambda p: len(launcher.children("actor")) == 2, timeout_sec=40)
+    # A batch system's warning: all is saved and the run is not complete.
     code, seconds = launcher.terminate(signal.SIGUSR2)
-    assert (code, seconds < 15) == (0, True)
+    assert (code, seconds < 15) == (EXIT_UNFINISHED, True)
+    stopped = launcher.progress()
+    assert stopped is not None
+    assert stopped.jobs[-1].reason == "signal SIGUSR2"
     assert "actor-1 was ended from outside" in launcher.output
+
+
+@pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
+def test_a_job_whose_time_is_up_says_so(tmp_path: Path, module: str) -> None:
+    changes = overrides(max_runtime_seconds=4) + (["--no-video"] if module == "train_slim" else [])
+    launcher = Launcher(tmp_path, *changes, module=module)
+    assert launcher.wait() == EXIT_UNFINISHED, launcher.output
+    progress = launcher.progress()
+    assert progress is not None
+    assert [job.reason for job in progress.jobs] == ["max_runtime_seconds reached"]
+    assert (launcher.run_dir.checkpoint).exists()
 
 
 def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from cartridge_fixtures import state_with
 
-from cluster_rl.config import RewardWeights
+from cluster_rl.buttons import BUTTONS
+from cluster_rl.config import Config, RewardWeights
+from cluster_rl.emulator.env import make_env
 from cluster_rl.game import ram
-from cluster_rl.game.state import GameState
+from cluster_rl.game.state import FACINGS, GameState
 from cluster_rl.rewards import TERMS, RewardCalculator
 
 ZERO = dict.fromkeys(TERMS, 0.0)
@@ -72,10 +74,49 @@ def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
 
 def test_maps_and_tiles_pay_once_an_episode() -> None:
     walk = [at(1, 1), at(1, 2), at(1, 1), at(2, 1), at(1, 2), at(2, 2)]
-    root = 2**-0.5
-    assert paid("novelty", *walk) == pytest.approx([1, root, 1, root, 1])
-    assert paid("novelty", at(1, 1), at(1, 1), at(1, 2), at(1, 2), at(1, 1)) == pytest.approx([0, 1, 0, root])
+    assert paid("novelty", *walk) == pytest.approx([1, 1 / 2, 1, 1 / 2, 1])
+    assert paid("novelty", at(1, 1), at(1, 1), at(1, 2), at(1, 2), at(1, 1)) == pytest.approx([0, 1, 0, 1 / 2])
     assert paid("new_map", *walk) == [0, 0, 1, 0, 0]
+
+
+def saying(map_id: int, x: int, facing: str = "up", *fields: tuple[int, bytes | int]) -> GameState:
+    """A message box over the map, opened from that cell."""
+    screen = bytearray(ram.TILE_ROWS * ram.TILE_COLUMNS)
+    screen[12 * ram.TILE_COLUMNS], screen[17 * ram.TILE_COLUMNS] = 0x79, 0x7D
+    code = {name: number for number, name in FACINGS.items()}[facing]
+    box = ((ram.wTileMap, bytes(screen)), (ram.wFontLoaded, 1), (ram.wSpriteStateData1 + 9, code))
+    return at(map_id, x, *box, *fields)
+
+
+def test_texts_pay_by_how_often_they_were_opened_from_a_place() -> None:
+    here, there, turned = saying(1, 1), saying(1, 2), saying(1, 1, "left")
+    quiet = at(1, 1)
+    # Once for a text of several pages, less for the same again, anew for another place or direction.
+    states = [quiet, here, here, quiet, here, quiet, there, quiet, turned, quiet, here]
+    assert paid("talk", *states) == pytest.approx([1, 0, 0, 1 / 2, 0, 1, 0, 1, 0, 1 / 3])
+    # Not for what is said in a battle, on the way into it, or after it.
+    battle = saying(1, 1, "up", (ram.wIsInBattle, 1))
+    assert paid("talk", quiet, battle, here, quiet) == [0, 0, 0]
+    rewards = calculator("talk", 0.5)
+    rewards.start(quiet)
+    assert rewards.step(quiet, here, 0, []) == rewards.terms["talk"] == 0.5
+    assert rewards.episode_return == 0.0
+    rewards.start(quiet)
+    assert rewards.step(quiet, here, 0, []) == 0.5  # an episode of its own
+
+
+def test_talking_to_the_elder_pays_on_the_cartridge() -> None:
+    env = make_env(Config(start_idle_frames_max=0), 0)
+    env.start()
+    for button in ("right", "a", "a", "a", "a"):
+        env.advance(BUTTONS.index(button))
+    weight = RewardWeights().talk
+    assert env._rewards.terms["talk"] == pytest.approx(weight)
+    assert not env.state.text_open
+    for _ in range(4):
+        env.advance(BUTTONS.index("a"))
+    assert env._rewards.terms["talk"] == pytest.approx(weight * 3 / 2)
+    env.close()
 
 
 def test_positions_that_are_under_way_do_not_pay() -> None:
