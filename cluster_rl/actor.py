@@ -39,6 +39,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.watchdog import Watchdog
 from cluster_rl.wire.channels import ActorChannel
 from cluster_rl.wire.codec import encode_block, max_block_bytes
 from cluster_rl.wire.keys import load_actor_keys
@@ -255,8 +256,9 @@ class _Slot:
 class WireLink:
     """The link of an actor process: an `ActorChannel`, looked after between steps."""
 
-    def __init__(self, channel: ActorChannel, config: Config, stop: StopFlag) -> None:
+    def __init__(self, channel: ActorChannel, config: Config, stop: StopFlag, watchdog: Watchdog) -> None:
         self._channel = channel
+        self._watchdog = watchdog
         self._config = config
         self._stop = stop
         self._taken: bytes | None = None
@@ -265,6 +267,7 @@ class WireLink:
 
     def send(self, block: bytes) -> None:
         while not self._channel.can_send() and not self.stop_reason:
+            self._watchdog.alive()
             # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
             self._channel.request_params()
             self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
@@ -280,12 +283,14 @@ class WireLink:
     def wait_for_params(self) -> bool:
         """Waits for the first parameters; False if a stop came first."""
         while self._channel.latest_params is None and not self.stop_reason:
+            self._watchdog.alive()
             self._channel.request_params()
             self._channel.poll(_PARAMS_WAIT_MS)
         return not self.stop_reason
 
     def tick(self, env_steps: int, params_version: int) -> None:
         """Handles what has come, asks for parameters and sends figures when it is time."""
+        self._watchdog.alive()
         now = time.monotonic()
         if now - self._asked_at >= self._config.params_poll_seconds:
             self._asked_at = now
@@ -306,6 +311,7 @@ _CREDIT_WAIT_SEC = 1.0
 _PARAMS_WAIT_MS = 200
 _STATS_INTERVAL_SEC = 5.0
 _FLUSH_SEC = 6.0
+_STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
 
 
 def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
@@ -322,7 +328,8 @@ def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
         load_keys=functools.partial(load_actor_keys, run_dir.keys),
         max_block_bytes=max_block_bytes(block_spec(config)),
     )
-    link = WireLink(channel, config, stop)
+    watchdog = Watchdog(_STUCK_SEC)
+    link = WireLink(channel, config, stop, watchdog)
     if link.wait_for_params():
         logs = run_dir.episode_logs if config.log_episodes_for_replay else None
         actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
@@ -334,6 +341,7 @@ def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
         if not channel.flush(_FLUSH_SEC):
             print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
     channel.goodbye(link.stop_reason)
+    watchdog.close()
     return EXIT_OK
 
 

@@ -206,7 +206,7 @@ def describe_exit(code: int) -> str:
 def first_error(log_path: Path, start_bytes: int = 0) -> str:
     """The first thing a log says went wrong, from byte `start_bytes` on, as one line; empty if it says nothing.
 
-    That is an `error: ...` line, or the exception's line of a traceback; failing these, the last line.
+    That is an `error: ...` line, a watchdog's, or the exception's line of a traceback; failing these, the last line.
     """
     try:
         with log_path.open("rb") as file:
@@ -222,6 +222,6 @@ def first_error(log_path: Path, start_bytes: int = 0) -> str:
     for line in lines:
         if line.startswith("Traceback (most recent call last)"):
             in_traceback = True
-        elif line.startswith(("error: ", "Fatal Python error: ")) or (in_traceback and line[:1].strip()):
+        elif line.startswith(("error: ", "Fatal Python error: ", "Timeout (")) or (in_traceback and line[:1].strip()):
             return line.strip()[:_MAX_ERROR_CHARS]
     return next((line.strip()[:_MAX_ERROR_CHARS] for line in reversed(lines) if line.strip()), "")
