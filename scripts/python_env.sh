@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by train.sh and test.sh. Sets $PYTHON to an interpreter that has the package installed, making .venv on the
 # first call. $1: extras to install, such as "" or "[dev]"; $2: a module that shows they are there.
 

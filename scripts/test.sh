@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check of the project: lint, types, import contracts, tests. Installs what it needs.
+# Runs every check of the project: lint, types, shell scripts, import contracts, tests. Installs what it needs.
 # usage: scripts/test.sh [pytest arguments]
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,6 +14,7 @@ if [ $# -eq 0 ]; then
     "$PYTHON" -m ruff check .
     "$PYTHON" -m ruff format --check .
     "$PYTHON" -m mypy
+    "$(dirname "$PYTHON")/shellcheck" -x --severity=warning scripts/*.sh slurm/*.sh slurm/*.sbatch tests/cluster/local-slurm
     PYTHONPATH=$ROOT "$PYTHON" -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.argv[0] = "lint-imports"; run()' --config setup.cfg
 fi
 exec "$PYTHON" -m pytest "$@"

@@ -52,6 +52,7 @@ class RunDir:
         self.rendezvous = self.path / "rendezvous.json"
         self.lock = self.path / "run.lock"
         self.keys = self.path / "keys"
+        self.chain = self.path / "chain.json"
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"

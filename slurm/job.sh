@@ -1,0 +1,54 @@
+# Sourced by the job scripts, in the repository's folder: settings, the environment's Python, and `run_job`.
+# shellcheck shell=bash
+
+# What differs between clusters and users is in slurm/settings.env; what is set outside goes before it.
+if [ ! -f slurm/settings.env ]; then
+    echo "error: slurm/settings.env is not here ($PWD); submit from the repository's folder" >&2
+    exit 2
+fi
+settings=$(export -p)
+# shellcheck source=slurm/settings.env
+. slurm/settings.env
+eval "$settings"
+if [ -z "${CLUSTER_RL_PYTHON:-}" ]; then
+    CLUSTER_RL_PYTHON=$(command -v python3) || CLUSTER_RL_PYTHON=
+fi
+if ! "$CLUSTER_RL_PYTHON" -c 'import cluster_rl' 2>/dev/null; then
+    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl; run scripts/env_setup.sh" >&2
+    exit 2
+fi
+
+# run_job MODULE ARGUMENTS...: runs `python -m cluster_rl.MODULE`, hands SLURM's signals on to it, and then asks
+# `cluster_rl.cluster after-job` whether the run's next job should follow.
+#
+# USR2 (or USR1) is SLURM's warning before the time limit: checkpoint, and go on in the next job. TERM is scancel, or the
+# limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it.
+run_job() {
+    local pid='' cancelled='' warned='' code=0 module=$1
+    shift
+    trap 'warned=1; [ -z "$pid" ] || kill -USR2 "$pid" 2>/dev/null' USR1 USR2
+    trap 'cancelled=--cancelled; [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null' TERM INT
+    "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" &
+    pid=$!
+    # What came before there was a process to tell.
+    [ -z "$warned" ] || kill -USR2 "$pid" 2>/dev/null
+    [ -z "$cancelled" ] || kill -TERM "$pid" 2>/dev/null
+    while :; do
+        # A trapped signal ends `wait` before the process has ended.
+        wait "$pid"
+        code=$?
+        kill -0 "$pid" 2>/dev/null || break
+    done
+    # shellcheck disable=SC2086  # no word if not cancelled
+    "$CLUSTER_RL_PYTHON" -m cluster_rl.cluster after-job --exit-code "$code" $cancelled -- "$@"
+    code=$?
+    if [ "$code" -ne 85 ]; then
+        exit "$code"
+    fi
+    # SLURM starts batch scripts, and nothing else, as slurm_script.
+    if [ -z "${SLURM_JOB_ID:-}" ] || [ "$(basename "$0")" != slurm_script ]; then
+        echo "type the same command again to go on"
+        exit "$code"
+    fi
+    scontrol requeue "$SLURM_JOB_ID" || sbatch --dependency="afterany:$SLURM_JOB_ID" "$0" "$@"
+}

@@ -1,0 +1,65 @@
+"""A real SLURM for the tests, and what they ask it: jobs, their state, their logs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOCAL_SLURM = Path(__file__).with_name("local-slurm")
+
+
+def why_not() -> str:
+    """Why no SLURM can be started here; empty if it can."""
+    if os.geteuid() != 0:
+        return "needs root: nodes are namespaces"
+    if shutil.which("slurmctld") is None and shutil.which("apt-get") is None:
+        return "SLURM is not installed, and there is no apt-get to install it with"
+    return ""
+
+
+class Slurm:
+    """The cluster whose state lies in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self) -> None:
+        subprocess.run(["bash", str(LOCAL_SLURM), "start", str(self.folder)], check=True, stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        subprocess.run(["bash", str(LOCAL_SLURM), "stop", str(self.folder), "--wipe"], check=True)
+
+    def call(self, *command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs a client of SLURM as on the login node."""
+        program = str(self.folder / "bin" / command[0])
+        full = os.environ | environment
+        return subprocess.run(
+            [program, *command[1:]], cwd=cwd, env=full, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def submit(self, script: str, *arguments: str, cwd: Path, **environment: str) -> int:
+        """The number of the submitted job."""
+        done = self.call("sbatch", "--parsable", script, *arguments, cwd=cwd, **environment)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.strip())
+
+    def field(self, job: int, name: str) -> str:
+        """One field of `scontrol show job`."""
+        shown = self.call("scontrol", "show", "job", str(job), "--oneliner", cwd=REPOSITORY).stdout
+        found = [part.split("=", 1)[1] for part in shown.split() if part.startswith(f"{name}=")]
+        assert found, shown
+        return found[0]
+
+    def wait_for(self, reached: Callable[[], bool], what: str, timeout_sec: float = 90) -> None:
+        deadline = time.monotonic() + timeout_sec
+        while not reached():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.2)
+
+    def wait_for_state(self, job: int, state: str, timeout_sec: float = 90) -> None:
+        self.wait_for(lambda: self.field(job, "JobState") == state, f"job {job} never {state}", timeout_sec)

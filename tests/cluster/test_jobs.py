@@ -1,0 +1,96 @@
+"""The job scripts, unchanged, on a real SLURM: the chain of jobs, its end, cancelling, crashes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from run_fixtures import overrides
+from slurm_fixtures import Slurm
+
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, read_progress
+
+RUN = "short"
+
+
+def submit(slurm: Slurm, home: Path, script: str, *arguments: str) -> int:
+    options = ["--run-name", RUN, "--config", "quickstart", *arguments]
+    return slurm.submit(f"slurm/{script}", *options, cwd=home, CLUSTER_RL_PYTHON=sys.executable, OMP_NUM_THREADS="1")
+
+
+def progress(home: Path) -> Progress | None:
+    return read_progress(RunDir(home / "cluster_runs", RUN).progress)
+
+
+def steps(home: Path) -> int:
+    found = progress(home)
+    return found.env_steps if found is not None else 0
+
+
+def log(home: Path, script: str, job: int) -> str:
+    return (home / "slurm" / "logs" / f"{script}-{job}.out").read_text()
+
+
+def test_a_job_is_warned_requeued_and_goes_on_to_the_target(slurm: Slurm, home: Path) -> None:
+    job = submit(slurm, home, "train_cpu.sbatch", *overrides(target_total_steps=1_000_000))
+    slurm.wait_for(lambda: steps(home) > 200, "no env steps")
+    # The end of the job comes near: SLURM itself warns.
+    assert slurm.call("scontrol", "update", f"jobid={job}", "EndTime=now+60", cwd=home).returncode == 0
+    slurm.wait_for(lambda: "next job goes on" in log(home, "train_cpu", job), log(home, "train_cpu", job))
+    first = progress(home)
+    assert first is not None
+    assert [one.reason for one in first.jobs] == ["signal SIGUSR2"]
+    assert first.env_steps > 200
+    # Moving the end has shortened the limit itself; the next job gets its four hours back.
+    slurm.wait_for_state(job, "PENDING")
+    assert slurm.call("scontrol", "update", f"jobid={job}", "TimeLimit=04:00:00", cwd=home).returncode == 0
+    # Back in the queue under its number, it goes on where it was.
+    slurm.wait_for(lambda: len((progress(home) or first).jobs) == 2, "not requeued")
+    slurm.wait_for(lambda: steps(home) > first.env_steps, "does not go on")
+    assert slurm.field(job, "Restarts") == "1"
+    second = progress(home)
+    assert second is not None
+    assert second.jobs[1].env_steps_start == first.env_steps
+    assert second.jobs[1].updates_start == first.updates
+    assert second.replay.transitions >= first.replay.transitions
+    slurm.call("scancel", str(job), cwd=home)
+    slurm.wait_for_state(job, "CANCELLED")
+    last = submit(slurm, home, "train_cpu.sbatch", *overrides(target_total_steps=second.env_steps + 400))
+    slurm.wait_for_state(last, "COMPLETED")
+    assert "the run has reached its target" in log(home, "train_cpu", last)
+    finished = progress(home)
+    assert finished is not None
+    assert finished.jobs[-1].reason == "target_total_steps reached"
+
+
+def test_scancel_stays_cancelled_and_has_checkpointed(slurm: Slurm, home: Path) -> None:
+    job = submit(slurm, home, "slim_cpu.sbatch", "--no-video", *overrides(target_total_steps=1_000_000))
+    slurm.wait_for(lambda: steps(home) > 100, "no env steps")
+    slurm.call("scancel", str(job), cwd=home)
+    slurm.wait_for_state(job, "CANCELLED")
+    slurm.wait_for(lambda: "cancelled; submit it again" in log(home, "slim_cpu", job), log(home, "slim_cpu", job))
+    ended = progress(home)
+    assert ended is not None
+    assert ended.jobs[-1].reason == "signal SIGTERM"
+    assert list((home / "cluster_runs" / RUN / "checkpoint").iterdir())
+    assert slurm.field(job, "Restarts") == "0"
+
+
+def test_a_crashing_job_gives_up_at_the_third(slurm: Slurm, home: Path) -> None:
+    # A program in the place of Python that imports the package, and dies as soon as it should train.
+    broken = home / "python"
+    broken.write_text(
+        f'#!/bin/sh\ncase "$*" in *train_cluster*) exit 9 ;; *) exec {sys.executable} "$@" ;; esac\n', encoding="utf-8"
+    )
+    broken.chmod(0o755)
+    RunDir(home / "cluster_runs", RUN).create()
+    job = slurm.submit("slurm/train_cpu.sbatch", "--run-name", RUN, cwd=home, CLUSTER_RL_PYTHON=str(broken))
+    slurm.wait_for_state(job, "FAILED")
+    assert slurm.field(job, "ExitCode") == "9:0"
+    assert slurm.field(job, "Restarts") == "2"
+    text = log(home, "train_cpu", job)
+    assert text.count("trying again") == 2
+    assert "3 jobs in a row crashed, the last with exit code 9" in text
+    assert json.loads((home / "cluster_runs" / RUN / "chain.json").read_text())["crashes"] == 0
