@@ -93,9 +93,6 @@ class Config(_Section, frozen=True):
     ] = ""
     frame_skip: Annotated[int, _key("frames of one step, a press of 8 included", "frames", ge=9, le=240)] = 24
     episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480
-    episode_idle_steps: Annotated[
-        int, _key("and after this many steps without anything new; 0 is never", "env steps", ge=0)
-    ] = 0
     start_idle_frames_max: Annotated[
         int, _key("frames waited at random at an episode's start, so that actors differ", "frames", ge=0, le=600)
     ] = 60

@@ -237,7 +237,6 @@ def main() -> int:
             raise UserError(f"--logs {known.logs}: cannot be made a folder: {error.strerror}; give another") from None
     if known.max_steps is not None:
         rest.append(f"episode_max_steps={known.max_steps}")
-    rest.append("episode_idle_steps=0")  # that limit is for training; here a circle is to be seen
     run_dir = RunDir(known.runs, known.run_name).require()
     config = load_config(run_dir.config, split_overrides(rest))
     network = load_network(config, run_dir.online_params)

@@ -24,8 +24,6 @@ TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
 INTRINSIC_TERMS = ("novelty", "talk")
 """Paid to make the agent explore, not for what it achieves: learned from, logged, and left out of the return."""
 
-_NEWS = ("event", "milestone", "badge", "new_map", "level", "species", "item")
-
 
 @dataclass
 class EpisodeMemory:
@@ -152,14 +150,12 @@ def _settled(state: GameState) -> bool:
 class RewardCalculator:
     """The weighted sum. `start` with an episode's first state, then `step` after each action.
 
-    `terms` holds each term's weighted sum over the episode so far, `idle_steps` the steps since anything was new: a
-    map tile, a text, or whatever any other term but `blackout` counts.
+    `terms` holds each term's weighted sum over the episode so far.
     """
 
     def __init__(self, weights: RewardWeights) -> None:
         self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
         self.terms = dict.fromkeys(TERMS, 0.0)
-        self.idle_steps = 0
 
     @property
     def episode_return(self) -> float:
@@ -170,7 +166,6 @@ class RewardCalculator:
         """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
         self._memory = EpisodeMemory.at(state)
         self.terms = dict.fromkeys(TERMS, 0.0)
-        self.idle_steps = 0
 
     def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
@@ -189,8 +184,6 @@ class RewardCalculator:
             "blackout": blackout(before, state, memory),
             "step": 1,
         }
-        news = visits == 1 or texts == 1 or any(values[name] for name in _NEWS)
-        self.idle_steps = 0 if news else self.idle_steps + 1
         reward = 0.0
         for name, value in values.items():
             if value:

@@ -186,10 +186,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
         terminated = self._world.task_ended(state)
-        truncated = not terminated and (
-            self.episode_steps >= self._config.episode_max_steps
-            or 0 < self._config.episode_idle_steps <= self._rewards.idle_steps
-        )
+        truncated = not terminated and self.episode_steps >= self._config.episode_max_steps
         summary = None
         if terminated or truncated:
             summary = self._finish("terminated" if terminated else "truncated")

@@ -119,25 +119,6 @@ def test_talking_to_the_elder_pays_on_the_cartridge() -> None:
     env.close()
 
 
-def test_idle_steps_are_counted_from_the_newest_thing() -> None:
-    rewards = RewardCalculator(msgspec.convert(ZERO, RewardWeights))  # whatever the weights
-    rewards.start(at(1, 1))
-
-    def idle(before: GameState, state: GameState, events: int = 0, milestones: tuple[str, ...] = ()) -> int:
-        rewards.step(before, state, events, milestones)
-        return rewards.idle_steps
-
-    assert idle(at(1, 1), at(1, 2)) == 0  # a tile entered for the first time
-    assert [idle(at(1, 2), at(1, 1)), idle(at(1, 1), at(1, 2)), idle(at(1, 2), at(1, 2))] == [1, 2, 3]
-    assert idle(at(1, 2), saying(1, 2)) == 0  # a text that was not read before
-    assert [idle(saying(1, 2), at(1, 2)), idle(at(1, 2), saying(1, 2))] == [1, 2]
-    assert [idle(at(1, 2), at(1, 2), 1), idle(at(1, 2), at(1, 2), 0, ("X",))] == [0, 0]
-    assert idle(at(1, 2), at(1, 2, (ram.wObtainedBadges, 1))) == 0
-    rewards.step(at(1, 2), at(1, 2), 0, [])
-    rewards.start(at(1, 1))
-    assert rewards.idle_steps == 0
-
-
 def test_positions_that_are_under_way_do_not_pay() -> None:
     passing = [
         at(2, 2, (ram.wWalkCounter, 3)),

@@ -39,8 +39,8 @@ PPO_SETTINGS: dict[str, Any] = {
 
 _ENVIRONMENT_PREFIXES = ("affordance_",)
 _ENVIRONMENT_KEYS = (
-    *("rom", "initial_state", "frame_skip", "episode_max_steps", "episode_idle_steps", "start_idle_frames_max"),
-    *("start_button", "occupancy_crop_radius", "rewards", "num_actors", "envs_per_actor", "gamma"),
+    *("rom", "initial_state", "frame_skip", "episode_max_steps", "start_idle_frames_max", "start_button"),
+    *("occupancy_crop_radius", "rewards", "num_actors", "envs_per_actor", "gamma"),
     *("lstm_hidden_size", "use_spatial_attention", "model"),  # the other agents' networks have the same sizes
 )
 
