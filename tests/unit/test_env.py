@@ -20,6 +20,7 @@ from cluster_rl.emulator.console import live_check
 from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
+from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder, read_log
 
 
@@ -121,7 +122,8 @@ def test_truncation(env: Env) -> None:
     assert summary is not None
     assert (summary.reason, summary.episode_steps, summary.final_map) == ("truncated", 50, env.state.map_id)
     assert sum(summary.terms.values()) == pytest.approx(sum(step.reward for step in steps))
-    assert summary.episode_return == pytest.approx(sum(summary.terms.values()) - summary.terms["novelty"])
+    intrinsic = sum(summary.terms[name] for name in INTRINSIC_TERMS)
+    assert summary.episode_return == pytest.approx(sum(summary.terms.values()) - intrinsic)
     with pytest.raises(RuntimeError, match="no episode"):
         env.advance(0)
 
