@@ -29,7 +29,7 @@ from cluster_rl.emulator.env import Env, EpisodeSummary, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import acting_epsilons, acting_values, actor_epsilons, select_actions
+from cluster_rl.learning.exploration import HeldExploration, acting_epsilons, acting_values, actor_epsilons
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
@@ -79,6 +79,7 @@ class Actor:
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
         self._ladder = self._epsilons = actor_epsilons(config, index)
+        self._exploration = HeldExploration(config.envs_per_actor, config.epsilon_hold_steps_max)
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
         self._rng = np.random.default_rng(action_seed)
@@ -155,7 +156,7 @@ class Actor:
         state_h, state_c = play.state
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
-        self.last_actions = select_actions(values, play.mask, self._epsilons, self._rng)
+        self.last_actions = self._exploration.select(values, play.mask, self._epsilons, self._rng)
         screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
@@ -196,6 +197,7 @@ class Actor:
         summary: EpisodeSummary | None,
         quantiles: npt.NDArray[np.float32],
     ) -> tuple[Sequence, ...]:
+        self._exploration.release(row)
         slot.episode += 1
         slot.playing = False
         return slot.builder.end(

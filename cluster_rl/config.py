@@ -102,6 +102,9 @@ class Config(_Section, frozen=True):
     envs_per_actor: Annotated[int, _key("emulators in one actor process", "emulators", ge=1, le=64)] = 8
     epsilon_base: Annotated[float, _key("largest epsilon of the Ape-X ladder", "probability", ge=0, le=1)] = 0.4
     epsilon_alpha: Annotated[float, _key("steepness of the Ape-X ladder", "", ge=0, le=20)] = 7.0
+    epsilon_hold_steps_max: Annotated[
+        int, _key("a random action is held for a random time, at most this; 1: not held", "env steps", ge=1, le=1000)
+    ] = 20
 
     # What the agent sees and may do.
     start_button: Annotated[

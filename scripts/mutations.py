@@ -187,6 +187,12 @@ MUTATIONS = (
         "np.where(masks, rng.random(values.shape), -1.0)",
         "rng.random(values.shape)",
     ),
+    Mutation(
+        "a held action goes on where it is masked",
+        EXPLORATION,
+        "(self._left > 0) & masks[np.arange(len(values)), self._held]",
+        "self._left > 0",
+    ),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
     Mutation(

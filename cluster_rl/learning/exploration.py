@@ -1,4 +1,4 @@
-"""Which action to take: the Ape-X ladder of epsilons, and epsilon-greedy choice among valid actions.
+"""Which action to take: the Ape-X ladder of epsilons, and epsilon-greedy choice among valid actions, held for a while.
 
 Actors call it. Randomness comes only from the generator handed in.
 """
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from cluster_rl.config import Config
 from cluster_rl.learning.targets import RESCALING_EPSILON
+
+_HOLD_EXPONENT = 2.0  # the paper's
 
 
 def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]:
@@ -73,6 +75,53 @@ def select_actions(
     Both the greedy and the random action are valid ones. The number of random draws does not depend on the data, so
     that a run with the same seed stays comparable. Raises `ValueError` for a row without a valid action.
     """
+    explore, greedy, anything = _candidates(values, masks, epsilons, rng)
+    actions: NDArray[np.int64] = np.where(explore, anything, greedy)
+    return actions
+
+
+class HeldExploration:
+    """Epsilon-greedy for several emulators whose random actions are held: the epsilon-z-greedy of Dabney et al. 2021.
+
+    A random action is repeated for a number of steps drawn from the zeta distribution with exponent 2, at most
+    `max_steps`, and ends before where it is no longer valid. Single random steps undo each other: what an agent would
+    have to walk ten steps for, it never sees. With `max_steps` 1 it is `select_actions`.
+    """
+
+    def __init__(self, count: int, max_steps: int) -> None:
+        self._max_steps = max_steps
+        self._held = np.zeros(count, np.int64)
+        self._left = np.zeros(count, np.int64)
+
+    def select(
+        self,
+        values: NDArray[np.float32],
+        masks: NDArray[np.bool_],
+        epsilons: NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held."""
+        explore, greedy, anything = _candidates(values, masks, epsilons, rng)
+        durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._max_steps)
+        goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
+        begins = explore & ~goes_on
+        self._held = np.where(begins, anything, self._held)
+        self._left = np.where(goes_on, self._left - 1, np.where(begins, durations - 1, 0))
+        actions: NDArray[np.int64] = np.where(goes_on | begins, self._held, greedy)
+        return actions
+
+    def release(self, row: int) -> None:
+        """Holds nothing in this row any longer: its episode is over."""
+        self._left[row] = 0
+
+
+def _candidates(
+    values: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    epsilons: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Whether to explore, the greedy action and a random one, of each row."""
     assert values.shape == masks.shape, (values.shape, masks.shape)
     assert epsilons.shape == values.shape[:1], (epsilons.shape, values.shape)
     if not masks.any(axis=1).all():
@@ -80,5 +129,4 @@ def select_actions(
     explore = rng.random(len(values)) < epsilons
     greedy = np.where(masks, values, -np.inf).argmax(axis=1)
     anything = np.where(masks, rng.random(values.shape), -1.0).argmax(axis=1)
-    actions: NDArray[np.int64] = np.where(explore, anything, greedy)
-    return actions
+    return explore, greedy, anything

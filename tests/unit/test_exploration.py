@@ -1,13 +1,17 @@
-"""The ladder's ends, its split over actors, and epsilon-greedy choice inside the mask."""
+"""The ladder's ends, its split over actors, epsilon-greedy choice inside the mask, and how long it is held."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from cluster_rl.config import Config
 from cluster_rl.learning.exploration import (
+    HeldExploration,
     acting_epsilons,
     acting_values,
     actor_epsilons,
@@ -79,3 +83,58 @@ def test_acting_values_are_the_learners_expected_values(rescaling: bool) -> None
     values = acting_values(quantiles, rescaling)
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-9)
+
+
+def held_runs(max_steps: int, epsilon: float, steps: int = 4000) -> tuple[list[int], float]:
+    """Lengths of the runs of one random action after another, and the share of steps that were not greedy."""
+    exploration, rng = HeldExploration(1, max_steps), np.random.default_rng(3)
+    values, masks = np.zeros((1, 200), np.float32), np.ones((1, 200), np.bool_)
+    values[0, 0] = 1.0
+    taken = [int(exploration.select(values, masks, np.array([epsilon]), rng)[0]) for _ in range(steps)]
+    runs = [len(list(group)) for action, group in itertools.groupby(taken) if action]
+    return runs, float(np.mean(np.array(taken) > 0))
+
+
+def test_random_actions_are_held_for_zeta_distributed_times() -> None:
+    runs, share = held_runs(20, 0.05, steps=40_000)
+    counts = np.bincount(runs, minlength=21) / len(runs)
+    zeta_2 = np.pi**2 / 6
+    for length in (1, 2, 3):
+        assert counts[length] == pytest.approx(1 / (zeta_2 * length**2), abs=0.03)
+    assert max(runs) == 20
+    assert counts[20] == pytest.approx(1 - sum(1 / (zeta_2 * k**2) for k in range(1, 20)), abs=0.015)
+    assert share == pytest.approx(0.05 * np.mean(runs) / (1 + 0.05 * (np.mean(runs) - 1)), rel=0.1)
+
+
+def test_held_for_one_step_at_most_is_plain_epsilon_greedy() -> None:
+    runs, share = held_runs(1, 0.3)
+    assert max(runs) <= 2  # two of them alike, by chance
+    assert share == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
+    values = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (400, 1))
+    only = np.tile(np.array([False, True, False]), (400, 1))
+    anything, rng = np.ones((400, 3), np.bool_), np.random.default_rng(0)
+    never, always = np.zeros(400), np.ones(400)
+
+    def holding() -> tuple[HeldExploration, NDArray[np.int64]]:
+        exploration = HeldExploration(400, 20)
+        assert (exploration.select(values, only, always, rng) == 1).all()
+        return exploration, np.flatnonzero(exploration.select(values, anything, never, rng) == 1)
+
+    _, held = holding()
+    assert 100 < len(held) < 220  # 1 - 1 / zeta(2) of 400
+    exploration, held = holding()
+    masked = anything.copy()
+    masked[:, 1] = False
+    assert (exploration.select(values, masked, never, rng) == 0).all()
+    assert (exploration.select(values, anything, never, rng) == 0).all()  # it does not come back
+    exploration, held = holding()
+    for row in held[: len(held) // 2].tolist():
+        exploration.release(row)
+    later = exploration.select(values, anything, never, rng)
+    assert (later[held[: len(held) // 2]] == 0).all()
+    assert (later[held[len(held) // 2 :]] == 1).any()
+    with pytest.raises(ValueError, match="no valid action"):
+        exploration.select(values, np.zeros((400, 3), np.bool_), never, rng)
