@@ -14,7 +14,7 @@ if [ -z "${CLUSTER_RL_PYTHON:-}" ]; then
     CLUSTER_RL_PYTHON=$(command -v python3) || CLUSTER_RL_PYTHON=
 fi
 if ! "$CLUSTER_RL_PYTHON" -c 'import cluster_rl' 2>/dev/null; then
-    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl; run scripts/env_setup.sh" >&2
+    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl; name another in slurm/settings.env" >&2
     exit 2
 fi
 
@@ -33,12 +33,12 @@ run_job() {
     # What came before there was a process to tell.
     [ -z "$warned" ] || kill -USR2 "$pid" 2>/dev/null
     [ -z "$cancelled" ] || kill -TERM "$pid" 2>/dev/null
-    while :; do
-        # A trapped signal ends `wait` before the process has ended.
+    # A trapped signal ends `wait` before the process has ended; once it has, `wait` still knows its exit code.
+    while kill -0 "$pid" 2>/dev/null; do
         wait "$pid"
-        code=$?
-        kill -0 "$pid" 2>/dev/null || break
     done
+    wait "$pid"
+    code=$?
     # shellcheck disable=SC2086  # no word if not cancelled
     "$CLUSTER_RL_PYTHON" -m cluster_rl.cluster after-job --exit-code "$code" $cancelled -- "$@"
     code=$?
