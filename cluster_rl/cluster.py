@@ -21,6 +21,8 @@ def conclude(run_dir: RunDir, exit_code: int, cancelled: bool) -> int:
     progress = read_progress(run_dir.progress)
     env_steps = progress.env_steps if progress is not None else 0
     state, verdict = after_job(read_chain(run_dir.chain), exit_code, env_steps, cancelled)
+    if verdict.goes_on:
+        run_dir.create()  # the job may have crashed before it did, and its crash must count
     if run_dir.exists():
         save_chain(run_dir.chain, state)
     print(f"run {run_dir.run_name}: {verdict.reason}", flush=True)

@@ -14,6 +14,8 @@ EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_UNFINISHED = 85
 """The job's time is over and all is saved, but the run's target is not reached: the same command goes on with it."""
+EXITS_WELL = (EXIT_OK, EXIT_UNFINISHED)
+"""Of a trainer that did what it should."""
 
 
 class UserError(Exception):

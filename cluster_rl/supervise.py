@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_UNFINISHED, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError
 from cluster_rl.signals import die_with_parent
 
 BACKOFF_FIRST_SEC = 0.5
@@ -29,7 +29,6 @@ _LOG_HEAD_BYTES = 256 * 1024
 _LOG_TAIL_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 300
 
-EXITS_WELL = (EXIT_OK, EXIT_UNFINISHED)
 Kind = Literal["finished", "died", "restarted", "bad_input", "gave_up", "stopped"]
 
 

@@ -16,13 +16,13 @@ import time
 import uuid
 
 from cluster_rl.config import Config
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL, run_command
 from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
 from cluster_rl.signals import StopFlag
 from cluster_rl.status import StatusView
-from cluster_rl.supervise import EXITS_WELL, ChildEvent, Supervisor
+from cluster_rl.supervise import ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0

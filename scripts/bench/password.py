@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import load_config
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.errors import EXITS_WELL
 from cluster_rl.evaluate import load_network, play_episodes, wilson_interval
 from cluster_rl.runs.layout import RunDir
 
@@ -39,7 +39,7 @@ def train(runs: Path, name: str, seconds: int, overrides: list[str]) -> None:
     command = [sys.executable, "-m", "cluster_rl.train_slim", "--config", PRESET, "--runs", str(runs)]
     command += ["--run-name", name, "--no-video", "--max_runtime_seconds", str(seconds), *options]
     done = subprocess.run(command, check=False, stdout=sys.stderr)
-    if done.returncode not in (EXIT_OK, EXIT_UNFINISHED):
+    if done.returncode not in EXITS_WELL:
         sys.exit(done.returncode)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, run_command
+from cluster_rl.errors import EXIT_OK, EXITS_WELL, run_command
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 
@@ -80,7 +80,7 @@ def train(run_dir: RunDir, seed: int, seconds: int, overrides: list[str]) -> Non
     command = [sys.executable, "-m", "cluster_rl.train_cluster", "--config", "cpu", "--runs", str(run_dir.path.parent)]
     command += ["--run-name", run_dir.run_name, f"base_seed={seed}", "log_episodes_for_replay=false"]
     done = subprocess.run([*command, *overrides, f"max_runtime_seconds={left}"], check=False, stdout=sys.stderr)
-    if done.returncode not in (EXIT_OK, EXIT_UNFINISHED):
+    if done.returncode not in EXITS_WELL:
         sys.exit(done.returncode)
 
 

@@ -85,7 +85,6 @@ def test_a_crashing_job_gives_up_at_the_third(slurm: Slurm, home: Path) -> None:
         f'#!/bin/sh\ncase "$*" in *train_cluster*) exit 9 ;; *) exec {sys.executable} "$@" ;; esac\n', encoding="utf-8"
     )
     broken.chmod(0o755)
-    RunDir(home / "cluster_runs", RUN).create()
     job = slurm.submit("slurm/train_cpu.sbatch", "--run-name", RUN, cwd=home, CLUSTER_RL_PYTHON=str(broken))
     slurm.wait_for_state(job, "FAILED")
     assert slurm.field(job, "ExitCode") == "9:0"
