@@ -87,7 +87,7 @@ def actor(desk: Desk) -> Iterator[ActorChannel]:
 
 
 def make_actor(rendezvous: Callable[[], Rendezvous | None], number: int = 0, **options: object) -> ActorChannel:
-    settings: dict[str, object] = {"silence_sec": 0.3, "ack_timeout_sec": 0.3} | options
+    settings: dict[str, object] = {"silence_sec": 60.0, "ack_timeout_sec": 60.0} | options
     return ActorChannel(rendezvous, number, RUN, SCHEMA, **settings)  # type: ignore[arg-type]
 
 
@@ -179,12 +179,33 @@ def test_a_learner_that_lost_acknowledged_sequences_counts_the_gap_and_goes_on(d
 
 
 def test_a_broken_connection_is_noticed_before_the_silence_is_long(desk: Desk) -> None:
-    with contextlib.closing(make_actor(desk.rendezvous, silence_sec=60, ack_timeout_sec=60)) as actor:
+    with contextlib.closing(make_actor(desk.rendezvous)) as actor:
         join(desk, actor)
         desk.crash()
         until(lambda: not actor.joined, lambda: actor.poll(5))
         join(desk, actor)
         assert actor.reconnects == 1
+
+
+def test_a_learner_that_stands_still_is_left_for_a_new_one(desk: Desk) -> None:
+    with contextlib.closing(make_actor(desk.rendezvous, silence_sec=0.3)) as actor:
+        join(desk, actor)
+        with contextlib.closing(desk.channel):  # its connections stay open
+            desk.channel = desk.open()
+            until(lambda: actor.reconnects == 1, lambda: actor.poll(5))
+            join(desk, actor)
+
+
+def test_an_overdue_acknowledgement_is_asked_for(desk: Desk) -> None:
+    with contextlib.closing(make_actor(desk.rendezvous, ack_timeout_sec=0.2)) as actor:
+        join(desk, actor)
+        actor.send(block(0))
+        until(lambda: desk.received, desk.poll)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(desk.channel, "_send_ack", lambda link: None)  # the queue is full
+            desk.sync()
+        until(lambda: actor.unacknowledged == 0, lambda: actor.poll(5), desk.poll)
+        assert desk.synced[0, actor.incarnation] == [block(0)]
 
 
 def test_an_acknowledgement_that_was_lost_is_given_again(desk: Desk, actor: ActorChannel) -> None:
