@@ -7,8 +7,10 @@ From the repository's root, with `pip install 'cluster_rl[bench]'`. All agents h
 buttons, episode length, discount, number of emulators and env steps, from one config (`--config`, a preset or file; any
 config key may be given as --key value). Trainings go one after another, one seed of all agents before the next; leave
 the machine alone meanwhile, as seconds are compared too. Each writes DIR/raw/AGENT-seedN.jsonl (see `record.py`); those
-that are complete are not done again, so the same command goes on after an interruption. At the end, and with
---plot-only from the records alone, DIR gets table.md, milestones_by_step.png, milestones_by_second.png and returns.png.
+that are complete are not done again, so the same command goes on after an interruption. Runs of our learner stay in
+DIR/runs: `python -m cluster_rl.evaluate --runs DIR/runs --run-name r2d2-seed1` plays with what they learned. At the
+end, and with --plot-only from the records alone, DIR gets table.md, milestones_by_step.png, milestones_by_second.png
+and returns.png.
 """
 
 from __future__ import annotations

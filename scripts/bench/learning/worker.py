@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ def train(agent: str, seed: int, config: Config, path: Path) -> bool:
     """
     recorder = Recorder(path, agent, seed, settings(agent, config))
     if agent in OURS:
-        env_steps = _train_ours(config, recorder)
+        env_steps = _train_ours(config, recorder, path)
     elif agent == "random":
         env_steps = _play_randomly(config, recorder)
     else:
@@ -65,7 +65,7 @@ def train(agent: str, seed: int, config: Config, path: Path) -> bool:
 # Ours.
 
 
-def _train_ours(config: Config, recorder: Recorder) -> int:
+def _train_ours(config: Config, recorder: Recorder, path: Path) -> int:
     actors: list[subprocess.Popen[bytes]] = []
     env_steps = 0
 
@@ -88,20 +88,22 @@ def _train_ours(config: Config, recorder: Recorder) -> int:
                 if process.poll():
                     raise RuntimeError(f"actor {index} ended with exit code {process.returncode}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = RunDir(folder, "learning")
-        rom = check_job(config, run_dir)
-        run_dir.create()
-        begin_job(config, run_dir, rom)
-        try:
-            actors += [_start_actor(run_dir, index) for index in range(config.num_actors)]
-            with mock.patch.object(learner, "Trainer", RecordedTrainer):
-                learner.run_learner(config, run_dir, "", time.monotonic())
-        finally:
-            for process in actors:
-                process.terminate()
-            for process in actors:
-                process.wait(_ACTOR_WAIT_SEC)
+    # Kept, so that `cluster_rl.evaluate` can play with what was learned; an unfinished one is of no use.
+    run_dir = RunDir(path.parents[1] / "runs", path.stem)
+    if run_dir.exists():
+        shutil.rmtree(run_dir.path)
+    rom = check_job(config, run_dir)
+    run_dir.create()
+    begin_job(config, run_dir, rom)
+    try:
+        actors += [_start_actor(run_dir, index) for index in range(config.num_actors)]
+        with mock.patch.object(learner, "Trainer", RecordedTrainer):
+            learner.run_learner(config, run_dir, "", time.monotonic())
+    finally:
+        for process in actors:
+            process.terminate()
+        for process in actors:
+            process.wait(_ACTOR_WAIT_SEC)
     return env_steps
 
 
