@@ -1,8 +1,8 @@
 """Actor: several emulators, one batched policy, finished sequences out.
 
-`Actor` runs in the actor process (`python -m cluster_rl.actor`, started by the launcher or by an actor job) and,
-through another `Link`, inside the serial mode of train_slim. In: parameters. Out: sequence blocks, each with the
-initial priority computed from the values the actor acted on, and episode logs.
+`Actor` runs in the actor process (`actor_process.py`) and, through another `Link`, inside the serial mode of
+train_slim. In: parameters. Out: sequence blocks, each with the initial priority computed from the values the actor
+acted on, and episode logs.
 
 All emulators of an actor share one step clock: every `unroll_length` steps it cuts their sequences and takes the newest
 parameters, so that a sequence's trained part was acted by one version.
@@ -10,10 +10,7 @@ parameters, so that a sequence's trained part was acted by one version.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import functools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +21,9 @@ import numpy.typing as npt
 import torch
 
 from cluster_rl.buttons import NUM_BUTTONS
-from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, EpisodeSummary, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
-from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.learning.exploration import HeldExploration, acting_epsilons, acting_values, actor_epsilons
 from cluster_rl.learning.priorities import actor_priorities
@@ -35,14 +31,8 @@ from cluster_rl.learning.sequences import Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
 from cluster_rl.rollout import Rollout
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
-from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.rendezvous import read_rendezvous
-from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import block_spec, observation_spec
-from cluster_rl.watchdog import Watchdog
-from cluster_rl.wire.channels import ActorChannel
-from cluster_rl.wire.codec import encode_block, max_block_bytes
-from cluster_rl.wire.keys import load_actor_keys
+from cluster_rl.wire.codec import encode_block
 
 
 class Link(Protocol):
@@ -253,109 +243,3 @@ class _Slot:
     recorder: EpisodeRecorder | None
     episode: int = 0
     playing: bool = False
-
-
-class WireLink:
-    """The link of an actor process: an `ActorChannel`, looked after between steps."""
-
-    def __init__(self, channel: ActorChannel, config: Config, stop: StopFlag, watchdog: Watchdog) -> None:
-        self._channel = channel
-        self._watchdog = watchdog
-        self._config = config
-        self._stop = stop
-        self._taken: bytes | None = None
-        self._asked_at = self._told_at = time.monotonic()
-        self._told_steps = 0
-
-    def send(self, block: bytes) -> None:
-        while not self._channel.can_send() and not self.stop_reason:
-            self._watchdog.alive()
-            # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
-            self._channel.request_params()
-            self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
-        self._channel.send(block)
-
-    def take_params(self) -> tuple[int, bytes] | None:
-        latest = self._channel.latest_params
-        if latest is None or latest.data is self._taken:
-            return None
-        self._taken = latest.data
-        return latest.version, latest.data
-
-    def wait_for_params(self) -> bool:
-        """Waits for the first parameters; False if a stop came first."""
-        while self._channel.latest_params is None and not self.stop_reason:
-            self._watchdog.alive()
-            self._channel.request_params()
-            self._channel.poll(_PARAMS_WAIT_MS)
-        return not self.stop_reason
-
-    def tick(self, env_steps: int, params_version: int) -> None:
-        """Handles what has come, asks for parameters and sends figures when it is time."""
-        self._watchdog.alive()
-        now = time.monotonic()
-        if now - self._asked_at >= self._config.params_poll_seconds:
-            self._asked_at = now
-            self._channel.request_params()
-        if now - self._told_at >= _STATS_INTERVAL_SEC:
-            rate = (env_steps - self._told_steps) / (now - self._told_at)
-            self._channel.send_stats(rate, params_version, {})
-            self._told_at, self._told_steps = now, env_steps
-        self._channel.poll(0)
-
-    @property
-    def stop_reason(self) -> str:
-        """Why this actor should end; empty if it should go on."""
-        return self._stop.reason or self._channel.stop_reason or ""
-
-
-_CREDIT_WAIT_SEC = 1.0
-_PARAMS_WAIT_MS = 200
-_STATS_INTERVAL_SEC = 5.0
-_FLUSH_SEC = 6.0
-_STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
-
-
-def run_actor(config: Config, run_dir: RunDir, index: int) -> int:
-    """Plays until a signal or the learner ends it; every finished step is with the learner then. The exit code."""
-    if not 0 <= index < config.num_actors:
-        raise UserError(f"--actor {index}: the run has {config.num_actors} actors, numbered from 0")
-    torch.set_num_threads(1)
-    stop = StopFlag().install()
-    channel = ActorChannel(
-        functools.partial(read_rendezvous, run_dir.rendezvous),
-        index,
-        run_dir.run_name,
-        sequence_schema_hash(config),
-        load_keys=functools.partial(load_actor_keys, run_dir.keys),
-        max_block_bytes=max_block_bytes(block_spec(config)),
-    )
-    watchdog = Watchdog(_STUCK_SEC)
-    link = WireLink(channel, config, stop, watchdog)
-    if link.wait_for_params():
-        logs = run_dir.episode_logs if config.log_episodes_for_replay else None
-        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
-        for env_steps in actor.run():
-            link.tick(env_steps, actor.params_version)
-            if link.stop_reason:
-                break
-        actor.stop()
-        if not channel.flush(_FLUSH_SEC):
-            print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
-    channel.goodbye(link.stop_reason)
-    watchdog.close()
-    return EXIT_OK
-
-
-def main() -> int:
-    """`python -m cluster_rl.actor --run-dir DIR --actor N`."""
-    parser = argparse.ArgumentParser(prog="python -m cluster_rl.actor", description="One actor process of a run.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
-    parser.add_argument("--actor", type=int, required=True, help="number of this actor, from 0")
-    arguments = parser.parse_args()
-    run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
-    return run_actor(load_config(run_dir.config), run_dir, arguments.actor)
-
-
-if __name__ == "__main__":
-    run_command(main)

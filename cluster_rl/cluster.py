@@ -1,48 +1,221 @@
-"""Jobs of a batch system: what follows when one has ended.
+"""Jobs of a batch system: check, submit, look at and cancel those of a run, and say what follows when one has ended.
 
+    python -m cluster_rl.cluster check  [SCRIPT] --run-name NAME [--actor-jobs N] [--sbatch=OPTION] [--key value ...]
+    python -m cluster_rl.cluster submit [SCRIPT] --run-name NAME [--chain] [--actor-jobs N] [--dry-run] [...]
+    python -m cluster_rl.cluster status --run-name NAME
+    python -m cluster_rl.cluster cancel --run-name NAME
     python -m cluster_rl.cluster after-job --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
 
-The job scripts in `slurm/` call it. In: how the trainer ended, and its arguments, which name the run. Out: a line in
-the job's log, and exit code 85 if the run's next job should follow, else the code to end with.
+From the repository's folder. SCRIPT is the name of a job script in `slurm/`, train_gpu if none is given; what is left
+over goes to the trainer. `after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85
+if the run's next job should follow, else with the code to end with. Without SLURM, `check`, `submit --dry-run` and
+`status` do what they can and say so.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import time
+from collections.abc import Sequence
 
-from cluster_rl.errors import EXIT_UNFINISHED, run_command
+from cluster_rl import slurm
+from cluster_rl.cluster_settings import read_settings
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.chain import after_job, read_chain, save_chain
-from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import read_progress
+from cluster_rl.runs.rendezvous import read_rendezvous
+from cluster_rl.slurm import QueuedJob, SlurmError
+from cluster_rl.submission import Plan, check_plan, job_comment, make_plan, submit
+
+# What `squeue` gives as the reason of a job that waits, for people.
+_REASONS = {
+    "Resources": "the nodes are busy; it is next in line",
+    "Priority": "others are before it in the queue",
+    "BeginTime": "it was requeued; SLURM holds it back for about two minutes",
+    "Dependency": "it waits for the end of another job",
+    "JobHeldUser": "it is held; release it with: scontrol release JOB",
+    "JobHeldAdmin": "an administrator holds it",
+    "PartitionTimeLimit": "it asks for more time than its partition allows, and will never start",
+    "PartitionNodeLimit": "it asks for more than its partition has, and will never start",
+    "ReqNodeNotAvail": "a node it needs is down or reserved, perhaps for maintenance",
+    "QOSMaxJobsPerUserLimit": "you have as many running jobs as you may; it starts when one ends",
+    "QOSMaxSubmitJobPerUserLimit": "you have as many jobs in the queue as you may",
+    "QOSMaxCpuPerUserLimit": "your running jobs use as many CPUs as you may have",
+    "QOSMaxGRESPerUser": "your running jobs use as many GPUs, or as much GPU memory, as you may have",
+    "AssocGrpCpuLimit": "your group uses as many CPUs as it may have",
+    "AssocGrpGRES": "your group uses as many GPUs as it may have",
+    "None": "SLURM has not looked at it yet",
+}
 
 
-def conclude(run_dir: RunDir, exit_code: int, cancelled: bool) -> int:
-    """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`."""
+def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: bool) -> int:
+    """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`.
+
+    `actor_job` is the number of a job of actors alone, None for a trainer's.
+    """
     progress = read_progress(run_dir.progress)
     env_steps = progress.env_steps if progress is not None else 0
-    state, verdict = after_job(read_chain(run_dir.chain), exit_code, env_steps, cancelled)
+    if actor_job is None:
+        path = run_dir.chain
+        state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled)
+    else:
+        path = run_dir.actors_chain(actor_job)
+        done = "no learner wants these actors any more"
+        state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled, done)
     if verdict.goes_on:
         run_dir.create()  # the job may have crashed before it did, and its crash must count
     if run_dir.exists():
-        save_chain(run_dir.chain, state)
+        save_chain(path, state)
     print(f"run {run_dir.run_name}: {verdict.reason}", flush=True)
     return EXIT_UNFINISHED if verdict.goes_on else verdict.exit_code
 
 
+def print_status(run_dir: RunDir) -> None:
+    """The run's jobs in the queue, its learner, its progress. Raises `UserError` if it does not exist."""
+    run_dir.require()
+    if not slurm.installed():
+        print("no SLURM on this machine: its queue cannot be shown")
+    else:
+        for line in [_job_line(job) for job in _jobs_of(run_dir)] or ["no job of this run is in the queue"]:
+            print(line)
+    now = time.time()
+    learner = read_rendezvous(run_dir.rendezvous)
+    if learner is None:
+        print("learner: none is running")
+    else:
+        of_job = f", SLURM job {learner.slurm_job_id}" if learner.slurm_job_id else ""
+        since = (now - learner.written_unix_sec) / 60
+        print(f"learner: {learner.endpoint} on {learner.host}{of_job}, for {since:.0f} min")
+    progress = read_progress(run_dir.progress)
+    if progress is None:
+        print("progress: none yet")
+        return
+    rates = progress.rates
+    print(
+        f"progress: env_steps {progress.env_steps:,} of {progress.target_total_steps:,} "
+        f"({rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} ({rates.updates_per_sec:.1f}/s), episodes "
+        f"{progress.episodes:,}, milestones {len(progress.milestones)}; written {now - progress.updated:.0f} s ago"
+    )
+    for job in progress.jobs[-3:]:
+        how = job.reason or ("running" if job.ended is None else "ended without a reason")
+        where = f"SLURM job {job.slurm_job_id} on {job.host}" if job.slurm_job_id else job.host
+        print(f"  job {job.id}: {where}, from env step {job.env_steps_start:,}: {how}")
+
+
+def cancel(run_dir: RunDir) -> None:
+    """Ends all jobs of the run, each with a checkpoint. Raises `UserError` where that is not possible."""
+    run_dir.require()
+    try:
+        jobs = _jobs_of(run_dir)
+        if not jobs:
+            print("no job of this run is in the queue")
+            return
+        slurm.run_slurm(["scancel", *(job.job_id for job in jobs)])
+    except SlurmError as error:
+        raise UserError(f"cancel: {error}") from None
+    print(f"cancelled: {', '.join(job.job_id for job in jobs)}; running ones write a checkpoint first")
+
+
+def _jobs_of(run_dir: RunDir) -> list[QueuedJob]:
+    """Those that `submit` made for the run, and the one that trains it now, however it was submitted."""
+    try:
+        jobs = slurm.queued_jobs()
+    except SlurmError as error:
+        raise UserError(str(error)) from None
+    holder = current_holder(run_dir)
+    training = holder.slurm_job_id if holder is not None else None
+    return [job for job in jobs if job.comment == job_comment(run_dir) or job.job_id == training]
+
+
+def _job_line(job: QueuedJob) -> str:
+    if job.state == "PENDING":
+        reason = job.reason.split(",")[0].strip("()")
+        return f"job {job.job_id} {job.name}: waits ({job.reason}): {_REASONS.get(reason, 'see man squeue')}"
+    left = f"{job.left_sec / 60:.0f} min left" if job.left_sec < float("inf") else "no time limit"
+    return f"job {job.job_id} {job.name}: {job.state.lower()} on {job.nodes or 'no node yet'}, {left}"
+
+
+def _print_plan(plan: Plan) -> None:
+    for command in plan.commands:
+        print(f"would run: {shlex.join(command)}")
+
+
 def main() -> int:
     """`python -m cluster_rl.cluster`."""
-    parser = argparse.ArgumentParser(prog="python -m cluster_rl.cluster", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_rl.cluster",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="whether a job would be accepted and could run", allow_abbrev=False)
+    start = commands.add_parser("submit", help="check, then submit the run's jobs", allow_abbrev=False)
+    start.add_argument("--chain", action="store_true", help="requeue until the target is reached, not one job only")
+    start.add_argument("--dry-run", action="store_true", help="check, and print the commands; submit nothing")
+    for command in (check, start):
+        command.add_argument("script", nargs="?", default="train_gpu", help="job script in slurm/ (default: train_gpu)")
+        command.add_argument("--actor-jobs", type=int, default=0, metavar="N", help="jobs of actors alone beside it")
+        command.add_argument(
+            "--sbatch",
+            action="append",
+            default=[],
+            metavar="OPTION",
+            help="of sbatch, such as --sbatch=--time=1:00:00",
+        )
+    for name in ("status", "cancel"):
+        commands.add_parser(name, help=f"{name} of a run's jobs", allow_abbrev=False)
+    for command in commands.choices.values():
+        add_run_name(command, None)
     after = commands.add_parser("after-job", help="whether the run's next job should follow; for the job scripts")
     after.add_argument("--exit-code", type=int, required=True, help="of the trainer")
     after.add_argument("--cancelled", action="store_true", help="somebody ended the job")
     after.add_argument("trainer", nargs="*", help="the trainer's arguments, after --")
-    known = parser.parse_args()
-    run = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    run.add_argument("--run-name", default="slim")
-    run.add_argument("--runs", default=str(DEFAULT_ROOT))
-    named, _ = run.parse_known_args(known.trainer)
-    return conclude(RunDir(named.runs, named.run_name), known.exit_code, known.cancelled)
+    known, rest = parser.parse_known_args()
+    if known.command == "after-job":
+        of_trainer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        add_run_name(of_trainer, "slim")  # the slim agent's default
+        of_trainer.add_argument("--job", type=int)
+        named, _ = of_trainer.parse_known_args(known.trainer)
+        return conclude(RunDir(named.runs, named.run_name), named.job, known.exit_code, known.cancelled)
+    run_dir = RunDir(known.runs, known.run_name)
+    if known.command in ("status", "cancel"):
+        if rest:
+            raise UserError(f"{rest[0]}: {known.command} does not know this option")
+        if known.command == "status":
+            print_status(run_dir)
+        else:
+            cancel(run_dir)
+        return EXIT_OK
+    return _check_or_submit(known, rest)
+
+
+def _check_or_submit(known: argparse.Namespace, trainer: Sequence[str]) -> int:
+    settings = read_settings()
+    chain = known.command == "submit" and known.chain
+    plan = make_plan(
+        settings,
+        known.script,
+        runs=known.runs,
+        run_name=known.run_name,
+        actor_jobs=known.actor_jobs,
+        chain=chain,
+        sbatch_options=known.sbatch,
+        trainer=trainer,
+    )
+    check_plan(plan)
+    if known.command == "check":
+        return EXIT_OK
+    if known.dry_run:
+        _print_plan(plan)
+        print("dry run: nothing was submitted or created")
+        return EXIT_OK
+    submit(plan)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class RewardWeights(_Section, frozen=True):
     )
     badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
     new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
-    novelty: Annotated[float, _key("each map tile entered, over its visits in the episode; intrinsic", "reward")] = 0.03
+    novelty: Annotated[float, _key("each map tile entered, over its visits in the episode; intrinsic", "reward")] = 0.01
     talk: Annotated[
         float, _key("each text opened on the map, over the times it was in the episode; intrinsic", "reward")
     ] = 0.05
@@ -98,7 +98,10 @@ class Config(_Section, frozen=True):
     ] = 60
 
     # Actors.
-    num_actors: Annotated[int, _key("actor processes", "processes", ge=1, le=4096)] = 6
+    num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256)] = 6
+    actor_jobs: Annotated[
+        int, _key("jobs of actors alone beside the learner's, each with num_actors more", "jobs", ge=0, le=63)
+    ] = 0
     envs_per_actor: Annotated[int, _key("emulators in one actor process", "emulators", ge=1, le=64)] = 8
     epsilon_base: Annotated[float, _key("largest epsilon of the Ape-X ladder", "probability", ge=0, le=1)] = 0.4
     epsilon_alpha: Annotated[float, _key("steepness of the Ape-X ladder", "", ge=0, le=20)] = 7.0
@@ -186,16 +189,24 @@ class Config(_Section, frozen=True):
     checkpoint_interval_seconds: Annotated[float, _key("time between checkpoints", "seconds", gt=0)] = 300.0
 
     # Between processes.
-    bind_host: Annotated[str, _key("address the learner listens on; other than loopback needs CURVE keys", "host")] = (
-        "127.0.0.1"
-    )
+    bind_host: Annotated[
+        str, _key("address the learner listens on; empty: loopback, with actor_jobs this node's name", "host")
+    ] = ""
     credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = (
         64
     )
     params_poll_seconds: Annotated[float, _key("time between an actor's questions for parameters", "seconds", gt=0)] = (
         2.0
     )
+    learner_wait_seconds: Annotated[
+        float, _key("time that actors of a job of their own wait for a learner before they end", "seconds", gt=0)
+    ] = 3600.0
     max_restarts: Annotated[int, _key("times one child process is started again in a job", "restarts", ge=0)] = 10
+
+    @property
+    def total_actors(self) -> int:
+        """Actor processes of all jobs of the run that play at the same time."""
+        return self.num_actors * (1 + self.actor_jobs)
 
 
 def sequence_schema_values(config: Config) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from cluster_rl.job import OVERRIDES_HELP
 from cluster_rl.learning.exploration import acting_values, select_actions
 from cluster_rl.model import QNetwork, build_model, copy_tensors
 from cluster_rl.rollout import Rollout
+from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.checkpoint import read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
-from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.runs.layout import RunDir
 from cluster_rl.spaces import observation_spec
 
 EMULATORS = 8
@@ -217,8 +218,7 @@ def main() -> int:
         epilog=OVERRIDES_HELP,
         allow_abbrev=False,
     )
-    parser.add_argument("--run-name", required=True, help="name of the run's folder")
-    parser.add_argument("--runs", default=str(DEFAULT_ROOT), help="folder of all runs (default: %(default)s)")
+    add_run_name(parser)
     parser.add_argument("--episodes", type=int, default=20, help="episodes to play (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the episodes (default: %(default)s)")
     parser.add_argument("--max-steps", type=int, help="truncate episodes after this many steps (default: the run's)")

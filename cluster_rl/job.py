@@ -23,15 +23,16 @@ from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.errors import UserError
 from cluster_rl.memory_estimate import estimate_gpu, estimate_replay
 from cluster_rl.model import build_model, parameter_count
+from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
-from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import check_resumable
 from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import observation_spec
-from cluster_rl.wire.sockets import resolve_bind_host
+from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 OVERRIDES_HELP = (
     "Every config key may be given as --key value (docs/config.md lists them), for example --rewards.badge 10."
@@ -43,10 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str, defa
     parser.add_argument(
         "--config", default=default_config, help="JSON or YAML file, or the name of a preset (default: %(default)s)"
     )
-    parser.add_argument(
-        "--run-name", required=default_run_name is None, default=default_run_name, help="name of the run's folder"
-    )
-    parser.add_argument("--runs", default=str(DEFAULT_ROOT), help="folder of all runs (default: %(default)s)")
+    add_run_name(parser, default_run_name)
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
     )
@@ -70,7 +68,7 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
             console.load(snapshot, f"initial_state {config.initial_state}")
     with torch.device("meta"):
         build_model(config, observation_spec(config))
-    resolve_bind_host(config.bind_host)
+    resolve_bind_host(listening_host(config.bind_host, config.actor_jobs > 0))
     learner_device(config)
     if config.replay_dir:
         _check_writable(Path(config.replay_dir), "replay_dir ")
@@ -139,7 +137,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
         f"game: {preflight(rom)}",
         f"run: {run_dir.path}, {_where_run_stands(run_dir)}",
         f"target: {config.target_total_steps:,} env steps; this job {hours}",
-        f"actors: {config.num_actors} with {config.envs_per_actor} emulators each",
+        _actors_plan(config),
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
         f"({positions}) positions",
         _replay_plan(config, run_dir),
@@ -151,6 +149,17 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
     if config.device != "cpu":
         lines.append(_gpu_plan(config))
     return [*lines, "dry run: all checks passed; nothing was started or created"]
+
+
+def _actors_plan(config: Config) -> str:
+    actors = f"actors: {config.num_actors} with {config.envs_per_actor} emulators each"
+    if not config.actor_jobs:
+        return actors
+    host = listening_host(config.bind_host, others_come=True)
+    warning = ""
+    if resolve_bind_host(host).is_loopback:
+        warning = "; that is loopback, which other nodes cannot reach: give --bind_host this node's address"
+    return f"{actors}, and as many in each of {config.actor_jobs} actor jobs, which join at {host}{warning}"
 
 
 def _where_run_stands(run_dir: RunDir) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.errors import UserError, run_command
+from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.signals import StopFlag
@@ -27,6 +28,7 @@ from cluster_rl.trainer import Sampled, Trainer
 from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys
+from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 _POLL_MS = 20
 _IDLE_SEC = 0.005
@@ -45,7 +47,7 @@ class WireThread(threading.Thread):
         self._config = config
         self._run_dir = run_dir
         self._params: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self._stop_reason: str | None = None
+        self._goodbye: tuple[str, bool] | None = None
         self._ended = threading.Event()
         self.error: BaseException | None = None
         self.connected_actors = 0
@@ -56,9 +58,12 @@ class WireThread(threading.Thread):
         """Makes parameters available to the actors. Called from the training thread."""
         self._params.put((version, data))
 
-    def drain(self, reason: str, timeout_sec: float) -> None:
-        """Asks the actors to send what is open and end; returns when they have, or after the time."""
-        self._stop_reason = reason
+    def drain(self, reason: str, complete: bool, timeout_sec: float) -> None:
+        """Asks the actors to send what is open and end; returns when they have, or after the time.
+
+        `complete`: the run has reached its target, and no later learner will want them.
+        """
+        self._goodbye = (reason, complete)
         deadline = time.monotonic() + timeout_sec
         while self.is_alive() and self.live_actors and time.monotonic() < deadline:
             time.sleep(_IDLE_SEC)
@@ -73,12 +78,14 @@ class WireThread(threading.Thread):
 
     def _serve(self) -> None:
         spec = block_spec(self._config)
+        others_come = self._config.actor_jobs > 0
+        host = listening_host(self._config.bind_host, others_come)
         channel = LearnerChannel(
-            self._config.bind_host,
+            host,
             self._run_dir.run_name,
             sequence_schema_hash(self._config),
             max_block_bytes(spec),
-            keys=learner_keys(self._run_dir.keys, self._config.bind_host),
+            keys=learner_keys(self._run_dir.keys, others_come or not resolve_bind_host(host).is_loopback),
             expected_seq=self._trainer.replay.expected_seq,
             initial_credit=0,
         )
@@ -90,9 +97,9 @@ class WireThread(threading.Thread):
                     version, data = self._params.get()
                     channel.set_params(version, data, version)
                 self._handle(channel)
-                if self._stop_reason is not None and not told_stop:
+                if self._goodbye is not None and not told_stop:
                     told_stop = True
-                    channel.broadcast_stop(self._stop_reason)
+                    channel.broadcast_stop(*self._goodbye)
                 now = time.monotonic()
                 links = [link for link in channel.actors.values() if link.connected]
                 self.connected_actors = len(links)
@@ -210,6 +217,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     """
     prepare_process(config)
     stop = StopFlag().install()
+    deadline = job_deadline(config.max_runtime_seconds, job_started)
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), job_token)
     print(trainer.restored, flush=True)
     wire, sampler = WireThread(trainer, config, run_dir), SamplerThread(trainer)
@@ -219,13 +227,14 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     sampler.start()
     while not stop:
         train_step(trainer, wire, sampler)
-        over = trainer.finished(job_started)
+        over = trainer.finished(deadline)
         if over is not None:
             stop.set(*over)
         _raise_error_of(trainer, wire, sampler)
     print(f"stopping: {stop.reason}", flush=True)
     sampler.end()
-    wire.drain(stop.reason, _DRAIN_SEC)
+    complete = stop.signal_number is None and stop.exit_code == EXIT_OK
+    wire.drain(stop.reason, complete, _DRAIN_SEC)
     _raise_error_of(trainer, wire, sampler)
     trainer.close(stop.reason)
     return stop.exit_code

@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 
+from cluster_rl.actor_children import ActorChildren
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL, run_command
 from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
@@ -26,9 +27,7 @@ from cluster_rl.supervise import ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0
-_ACTOR_MISSED_SEC = 15.0
 LEARNER = "learner"
-ACTOR = "actor-"
 
 
 def launch(config: Config, run_dir: RunDir) -> int:
@@ -49,20 +48,20 @@ class _Job:
         self._stop = stop
         self._token = uuid.uuid4().hex
         self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
-        self._actors_over: dict[str, float] = {}  # name -> time at which an actor ended without an error
+        self._actors = ActorChildren(self._supervisor, run_dir, outlive_learner=False)
         self._code: int | None = None
 
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
         self._start_learner()
         for index in range(self._config.num_actors):
-            self._start_actor(f"{ACTOR}{index}")
+            self._actors.start(index)
         with StatusView(self._run_dir, self._config, self._token) as view:
             while not self._stop and self._code is None:
                 for event in self._supervisor.poll():
                     view.say(event.line)
                     self._look_at(event)
-                self._restart_ended_actors(view)
+                self._actors.restart_missed(view.say)
                 view.refresh()
                 self._stop.wait(_POLL_SEC)
             if self._stop:
@@ -77,11 +76,6 @@ class _Job:
         command = [sys.executable, "-m", "cluster_rl.learner", *arguments]
         self._supervisor.start(LEARNER, command)
 
-    def _start_actor(self, name: str) -> None:
-        arguments = ["--run-dir", str(self._run_dir.path), "--actor", name.removeprefix(ACTOR)]
-        command = [sys.executable, "-m", "cluster_rl.actor", *arguments]
-        self._supervisor.start(name, command, {"OMP_NUM_THREADS": "1"})
-
     def _look_at(self, event: ChildEvent) -> None:
         if event.kind == "bad_input":
             self._code = EXIT_BAD_INPUT
@@ -89,19 +83,8 @@ class _Job:
             self._code = EXIT_FAILURE
         elif event.kind == "finished" and event.name == LEARNER:
             self._code = event.exit_code
-        elif event.kind == "finished":
-            self._actors_over[event.name] = time.monotonic()
-
-    def _restart_ended_actors(self, view: StatusView) -> None:
-        """An actor ends without error when the learner stops the run, or because somebody ended it from outside.
-
-        In the first case the learner is over soon; if it is not, the actor was needed.
-        """
-        for name, ended in list(self._actors_over.items()):
-            if time.monotonic() - ended > _ACTOR_MISSED_SEC:
-                del self._actors_over[name]
-                view.say(f"{name} was ended from outside while the run goes on; starting it again")
-                self._start_actor(name)
+        else:
+            self._actors.note(event)
 
     def _end(self, view: StatusView) -> None:
         """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here."""

@@ -22,6 +22,7 @@ from cluster_rl.actor import Actor
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import StopFlag, die_with_parent
 from cluster_rl.spaces import block_spec, observation_spec
@@ -59,7 +60,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
 
     The caller has checked the config and made the folder, and holds the run's lock.
     """
-    started = time.monotonic()
+    deadline = job_deadline(config.max_runtime_seconds, time.monotonic())
     token = uuid.uuid4().hex
     torch.set_num_threads(config.learner_threads or len(os.sched_getaffinity(0)))
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), token)
@@ -86,7 +87,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
                     publish()
             trainer.tick()
             view.refresh()
-            over = trainer.finished(started)
+            over = trainer.finished(deadline)
             if over is not None:
                 stop.set(*over)
             if stop:

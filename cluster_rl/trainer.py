@@ -33,6 +33,7 @@ from cluster_rl.runs.checkpoint import (
     save_checkpoint,
     unflatten_state,
 )
+from cluster_rl.runs.deadline import Deadline
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
@@ -166,17 +167,14 @@ class Trainer:
             self.checkpoint()
             self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
 
-    def finished(self, job_started: float) -> tuple[str, int] | None:
-        """Why the job is over and the exit code that says so, or None: 0 where the run is complete.
-
-        `job_started` is `time.monotonic()`, which a machine's processes share.
-        """
+    def finished(self, deadline: Deadline) -> tuple[str, int] | None:
+        """Why the job is over and the exit code that says so, or None: 0 where the run is complete."""
         if self.replay.env_steps >= self.config.target_total_steps:
             return "target_total_steps reached", EXIT_OK
         if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
             return "total_episodes reached", EXIT_OK
-        if self.config.max_runtime_seconds and time.monotonic() - job_started >= self.config.max_runtime_seconds:
-            return "max_runtime_seconds reached", EXIT_UNFINISHED
+        if deadline.is_over():
+            return deadline.reason, EXIT_UNFINISHED
         return None
 
     def close(self, reason: str) -> None:

@@ -1,9 +1,20 @@
 # shellcheck shell=bash
-# Sourced by train.sh and test.sh. Sets $PYTHON to an interpreter that has the package installed, making .venv on the
-# first call. $1: extras to install, such as "" or "[dev]"; $2: a module that shows they are there.
+# Sourced by train.sh, test.sh and env_setup.sh.
 
+# Sets $BASE_PYTHON to an interpreter of version 3.11 or newer.
+find_python() {
+    # Version managers leave commands that exist but do not run, so each one is tried.
+    for BASE_PYTHON in python3 python3.13 python3.12 python3.11 none; do
+        "$BASE_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
+    done
+    echo "error: no Python of version 3.11 or newer found; install python3.11 and run this again" >&2
+    exit 2
+}
+
+# Sets $PYTHON to an interpreter that has the package installed, making .venv on the first call. $1: extras to install,
+# such as "" or "[dev]"; $2: a module that shows they are there.
 prepare_python() {
-    local extras=$1 probe=$2 base
+    local extras=$1 probe=$2
     PYTHON=${CLUSTER_RL_PYTHON:-}
     if [ -z "$PYTHON" ]; then
         if [ -n "${VIRTUAL_ENV:-}" ]; then
@@ -13,16 +24,9 @@ prepare_python() {
         fi
     fi
     if [ ! -x "$PYTHON" ]; then
-        # Version managers leave commands that exist but do not run, so each one is tried.
-        for base in python3 python3.13 python3.12 python3.11 none; do
-            "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
-        done
-        if [ "$base" = none ]; then
-            echo "error: no Python of version 3.11 or newer found; install python3.11 and run this again" >&2
-            exit 2
-        fi
+        find_python
         echo "Making a virtual environment in $ROOT/.venv"
-        "$base" -m venv "$ROOT/.venv" || {
+        "$BASE_PYTHON" -m venv "$ROOT/.venv" || {
             echo "error: 'python3 -m venv' failed; install your distribution's python3-venv package" >&2
             exit 2
         }
@@ -30,7 +34,7 @@ prepare_python() {
     fi
     # A stamp of the requirements keeps later calls from asking pip; the probe catches a broken environment.
     local stamp want
-    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.cluster_rl$(echo "$extras" | tr -d '[]')
+    stamp=$("$PYTHON" -c 'import os, site, sys; print(sys.prefix if not os.environ.get("PIP_USER") else site.getuserbase())')/.cluster_rl$(echo "$extras" | tr -d '[]')
     want=$(cat "$ROOT/setup.cfg" "$ROOT/constraints.txt" | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ] || ! (cd / && "$PYTHON" -c "import cluster_rl, $probe" 2>/dev/null); then
         echo "Installing cluster_rl$extras (the first time takes a few minutes)"

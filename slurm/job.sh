@@ -26,6 +26,11 @@ fi
 run_job() {
     local pid='' cancelled='' warned='' code=0 module=$1
     shift
+    # Before what was given: there the user's own word comes later, and holds.
+    case $module in
+    train_*) [ -z "${CLUSTER_RL_ROM:-}" ] || set -- --rom "$CLUSTER_RL_ROM" "$@" ;;
+    esac
+    [ -z "${CLUSTER_RL_RUNS:-}" ] || set -- --runs "$CLUSTER_RL_RUNS" "$@"
     trap 'warned=1; [ -z "$pid" ] || kill -USR2 "$pid" 2>/dev/null' USR1 USR2
     trap 'cancelled=--cancelled; [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null' TERM INT
     "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" &
@@ -49,6 +54,10 @@ run_job() {
     if [ -z "${SLURM_JOB_ID:-}" ] || [ "$(basename "$0")" != slurm_script ]; then
         echo "type the same command again to go on"
         exit "$code"
+    fi
+    if [ "${CLUSTER_RL_CHAIN:-yes}" = no ]; then
+        echo "one job was asked for; submit the same again to go on, or with --chain"
+        exit 0
     fi
     scontrol requeue "$SLURM_JOB_ID" || sbatch --dependency="afterany:$SLURM_JOB_ID" "$0" "$@"
 }

@@ -26,14 +26,15 @@ def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]
 
 
 def actor_epsilons(config: Config, actor_index: int) -> NDArray[np.float64]:
-    """Epsilons [envs_per_actor] of one actor process: every `num_actors`-th rung of the run's ladder.
+    """Epsilons [envs_per_actor] of one actor process: every `total_actors`-th rung of the run's ladder.
 
     Each actor so has emulators from the whole ladder, and losing one actor takes away no part of it.
     """
-    if not 0 <= actor_index < config.num_actors:
-        raise ValueError(f"actor_index must be in 0..{config.num_actors - 1}, not {actor_index}")
-    ladder = epsilon_ladder(config.num_actors * config.envs_per_actor, config.epsilon_base, config.epsilon_alpha)
-    return ladder[actor_index :: config.num_actors]
+    actors = config.total_actors
+    if not 0 <= actor_index < actors:
+        raise ValueError(f"actor_index must be in 0..{actors - 1}, not {actor_index}")
+    ladder = epsilon_ladder(actors * config.envs_per_actor, config.epsilon_base, config.epsilon_alpha)
+    return ladder[actor_index::actors]
 
 
 def acting_epsilons(ladder: NDArray[np.float64], params_version: int) -> NDArray[np.float64]:

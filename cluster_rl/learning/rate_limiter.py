@@ -60,7 +60,7 @@ class RateLimiter:
             config.min_replay_transitions,
             config.samples_per_insert_tolerance,
             sample_chunk=config.batch_size * config.unroll_length,
-            insert_chunk=config.num_actors * config.envs_per_actor * config.unroll_length,
+            insert_chunk=config.total_actors * config.envs_per_actor * config.unroll_length,
         )
 
     @property

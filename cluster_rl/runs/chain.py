@@ -33,8 +33,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def after_job(state: ChainState, exit_code: int, env_steps: int, cancelled: bool) -> tuple[ChainState, Verdict]:
-    """The rule. `exit_code` is the trainer's, `env_steps` the run's now; `cancelled`: somebody ended the job (TERM).
+def after_job(
+    state: ChainState,
+    exit_code: int,
+    env_steps: int,
+    cancelled: bool,
+    when_done: str = "the run has reached its target",
+) -> tuple[ChainState, Verdict]:
+    """The rule. `exit_code` is the trainer's, `env_steps` the run's now; `cancelled`: somebody ended the job (TERM);
+    `when_done` is what exit code 0 means.
 
     A chain that ended is forgotten, so that a job submitted by hand starts with a clean count.
     """
@@ -45,7 +52,7 @@ def after_job(state: ChainState, exit_code: int, env_steps: int, cancelled: bool
         return clean, Verdict(goes_on=False, exit_code=code, reason=reason)
 
     if exit_code == EXIT_OK and not cancelled:
-        return end(EXIT_OK, "the run has reached its target")
+        return end(EXIT_OK, when_done)
     if cancelled:
         return end(EXIT_OK if exit_code == EXIT_UNFINISHED else exit_code, "cancelled; submit it again to go on")
     if exit_code == EXIT_BAD_INPUT:

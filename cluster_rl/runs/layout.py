@@ -54,6 +54,10 @@ class RunDir:
         self.keys = self.path / "keys"
         self.chain = self.path / "chain.json"
 
+    def actors_chain(self, job: int) -> Path:
+        """`chain.json` of the actor job with this number."""
+        return self.path / f"chain-actors-{job}.json"
+
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 

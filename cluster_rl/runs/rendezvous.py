@@ -11,12 +11,15 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
+
+_LOOK_SEC = 0.5
 
 
 class Rendezvous(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,33 @@ def read_rendezvous(path: Path) -> Rendezvous | None:
         return msgspec.json.decode(data, type=Rendezvous)
     except msgspec.DecodeError as error:
         raise UserError(f"{path}: not a rendezvous file ({error}); delete it, the learner writes it anew") from None
+
+
+def wait_for_learner(
+    path: Path,
+    previous: int,
+    wait_sec: float,
+    should_stop: Callable[[], bool],
+    alive: Callable[[], object] = lambda: None,
+) -> Rendezvous | None:
+    """Waits up to `wait_sec` for a learner that is not the incarnation `previous`; None if a stop or the time comes.
+
+    Says what it waits for. `alive` is called about twice a second. Raises `UserError`, see `read_rendezvous`.
+    """
+    deadline, told = time.monotonic() + wait_sec, False
+    while not should_stop():
+        alive()
+        found = read_rendezvous(path)
+        if found is not None and found.incarnation != previous:
+            return found
+        if not told:
+            told = True
+            print(f"waiting up to {wait_sec:.0f} s for a learner, which writes {path}", flush=True)
+        if time.monotonic() > deadline:
+            print(f"no learner within {wait_sec:.0f} s (learner_wait_seconds); submit both again", flush=True)
+            return None
+        time.sleep(_LOOK_SEC)
+    return None
 
 
 def remove_rendezvous(path: Path, incarnation: int) -> None:

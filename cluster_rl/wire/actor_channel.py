@@ -63,7 +63,8 @@ class ActorChannel:
 
     `rendezvous` reads the learner's place (None while there is none). `load_keys` loads the actors' key pair, and is
     called where the learner uses CURVE: only then are keys sure to have been made. Counted are `bad_messages`, `resent`
-    (sequences sent more than once) and `reconnects` (new learners).
+    (sequences sent more than once) and `reconnects` (new learners). `stop_reason` is the learner's last word;
+    `run_complete` says that no other learner will follow it.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ActorChannel:
         self.actor, self.run, self.schema_hash = actor, run, schema_hash
         self.incarnation = new_incarnation()
         self.stop_reason: str | None = None
+        self.run_complete = False
         self.bad_messages = self.resent = self.reconnects = 0
         self.last_problem = ""
         self.latest_params: ReceivedParams | None = None
@@ -127,6 +129,11 @@ class ActorChannel:
     def joined(self) -> bool:
         """Whether the learner has answered on the present connection."""
         return self._joined
+
+    @property
+    def learner_incarnation(self) -> int:
+        """Which learner this channel belongs to; 0 before one is found."""
+        return self._found.incarnation if self._found is not None else 0
 
     @property
     def silent_sec(self) -> float:
@@ -390,7 +397,7 @@ class ActorChannel:
             case messages.ParamsUnchanged():
                 self._params_asked_at = None
             case messages.Stop():
-                self.stop_reason = message.reason
+                self.stop_reason, self.run_complete = message.reason, message.complete
             case messages.Refused():
                 raise UserError(f"the learner refused actor {self.actor}: {message.reason}")
 

@@ -141,7 +141,7 @@ class LearnerChannel:
         self._max_block_bytes = max_block_bytes
         self._expected_seq, self._initial_credit, self._silence_sec = expected_seq, initial_credit, silence_sec
         self._params: tuple[int, bytes, bytes] | None = None  # version, header frame, weights
-        self._stop_reason: str | None = None
+        self._stop: messages.Stop | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = KeyGate(self._context, keys) if keys else None
         self._socket = self._context.socket(zmq.ROUTER)
@@ -219,12 +219,15 @@ class LearnerChannel:
         """Version of the published parameters, -1 before the first."""
         return self._params[0] if self._params else -1
 
-    def broadcast_stop(self, reason: str) -> None:
-        """Asks all actors, and those who come later, to send what is open and end."""
-        self._stop_reason = reason
+    def broadcast_stop(self, reason: str, complete: bool) -> None:
+        """Asks all actors, and those who come later, to send what is open: this learner ends.
+
+        `complete`: so does the run.
+        """
+        self._stop = messages.Stop(reason=reason, complete=complete)
         for link in self.actors.values():
             if link.connected:
-                self._send(link.identity, messages.Stop(reason=reason))
+                self._send(link.identity, self._stop)
 
     def close(self) -> None:
         """Closes the port. Actors keep what was not acknowledged and look for the next learner."""
@@ -293,8 +296,8 @@ class LearnerChannel:
             ),
         )
         self._send_ack(link)
-        if self._stop_reason is not None:
-            self._send(identity, messages.Stop(reason=self._stop_reason))
+        if self._stop is not None:
+            self._send(identity, self._stop)
 
     def _link(self, identity: bytes, hello: messages.Hello, logged: int) -> ActorLink:
         # What the actor has forgotten can never come: waiting for it would be for ever.

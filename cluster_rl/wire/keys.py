@@ -18,12 +18,12 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_synced
-from cluster_rl.wire.sockets import resolve_bind_host
 
 LEARNER_FILE = "learner.json"
 ACTORS_FILE = "actors.json"
 # Named in ZAP requests; with ZMQ_ZAP_ENFORCE_DOMAIN a socket whose authenticator is gone lets nobody in.
 ZAP_DOMAIN = "cluster_rl"
+_MAX_TOLD = 100  # refused keys that are named; a scanner must not fill the log
 
 Z85Key = Annotated[str, msgspec.Meta(min_length=40, max_length=40)]
 
@@ -66,12 +66,9 @@ def make_keys(folder: Path) -> None:
         raise explain_os_error(error, folder) from None
 
 
-def learner_keys(folder: Path, bind_host: str) -> KeyPair | None:
-    """The learner's pair: made if `bind_host` can be reached from other machines, None on loopback without keys.
-
-    Keys that are there are used on loopback too. Raises `UserError` for an unknown host, and see `load_pair`.
-    """
-    if not resolve_bind_host(bind_host).is_loopback:
+def learner_keys(folder: Path, needed: bool) -> KeyPair | None:
+    """The learner's pair, made if it is `needed`; keys that are there are used in any case. See `load_pair`."""
+    if needed:
         make_keys(folder)
     return load_learner_keys(folder) if folder.exists() else None
 
@@ -111,13 +108,19 @@ class KeyGate:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair) -> None:
         self._allowed = frozenset(key.encode() for key in keys.allowed)
+        self._refused: set[bytes] = set()
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        """Asked by pyzmq for each client: its public key in Z85."""
-        return key in self._allowed
+        """Asked by pyzmq, in its own thread, for each client: its public key in Z85. Says so once of each refused."""
+        if key in self._allowed:
+            return True
+        if key not in self._refused and len(self._refused) < _MAX_TOLD:
+            self._refused.add(key)
+            print(f"refused: a client with a key that is not of this run ({key.decode(errors='replace')})", flush=True)
+        return False
 
     def protect(self, socket: zmq.Socket[bytes], keys: KeyPair) -> None:
         """Makes `socket` a CURVE server that asks this gate. Before `bind`."""

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_PARTS = 2
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
@@ -112,9 +112,10 @@ class ParamsUnchanged(_Message, frozen=True, tag="params_unchanged"):
 
 
 class Stop(_Message, frozen=True, tag="stop"):
-    """Learner: the run stops. Send what is open, whatever the credit, then end."""
+    """Learner: it stops. Send what is open, whatever the credit. `complete`: the run is, and no learner follows."""
 
     reason: Words
+    complete: bool
 
 
 class Refused(_Message, frozen=True, tag="refused"):

@@ -63,6 +63,12 @@ class BindHost:
     is_loopback: bool
 
 
+def listening_host(bind_host: str, others_come: bool) -> str:
+    """The host to listen on: as configured, or without a word loopback, or this node's name if actors come from other
+    nodes."""
+    return bind_host or (sockets.gethostname() if others_come else "127.0.0.1")
+
+
 def resolve_bind_host(bind_host: str) -> BindHost:
     """Turns a configured host into addresses. Raises `UserError` if it is not known."""
     if bind_host in ("*", "0.0.0.0", "::"):

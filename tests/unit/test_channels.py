@@ -357,13 +357,16 @@ def test_what_is_sent_beyond_the_credit_waits_until_flush(desk: Desk, actor: Act
     assert actor.flush(5)
 
 
-def test_a_stop_reaches_all_and_latecomers_and_lets_open_sequences_through(desk: Desk, actor: ActorChannel) -> None:
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_stop_reaches_all_and_latecomers_and_lets_open_sequences_through(
+    desk: Desk, actor: ActorChannel, complete: bool
+) -> None:
     join(desk, actor)
     for n in range(10):
         actor.send(block(n))
-    desk.channel.broadcast_stop("time is up")
+    desk.channel.broadcast_stop("time is up", complete)
     until(lambda: len(desk.received) == 10, lambda: actor.poll(5), desk.poll)
-    assert actor.stop_reason == "time is up"
+    assert (actor.stop_reason, actor.run_complete) == ("time is up", complete)
     assert not actor.wait_for_credit(60)
     with contextlib.closing(make_actor(desk.rendezvous, 1)) as late:
         until(lambda: late.stop_reason, lambda: late.poll(5), desk.poll)

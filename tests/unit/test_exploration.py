@@ -43,6 +43,15 @@ def test_actors_share_out_the_whole_ladder() -> None:
         actor_epsilons(config, 3)
 
 
+def test_actor_jobs_share_the_same_ladder() -> None:
+    config = Config(num_actors=3, envs_per_actor=4, actor_jobs=2)
+    assert config.total_actors == 9
+    together = np.sort(np.concatenate([actor_epsilons(config, index) for index in range(9)]))[::-1]
+    np.testing.assert_array_equal(together, epsilon_ladder(36, config.epsilon_base, config.epsilon_alpha))
+    with pytest.raises(ValueError, match=r"0\.\.8, not 9"):
+        actor_epsilons(config, 9)
+
+
 @pytest.mark.parametrize(("version", "expected"), [(-1, 1.0), (0, 1.0), (1, 0.25), (900, 0.25)])
 def test_untrained_parameters_are_not_followed(version: int, expected: float) -> None:
     assert acting_epsilons(np.array([0.25, 0.25]), version).tolist() == [expected, expected]

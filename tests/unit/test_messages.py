@@ -27,7 +27,7 @@ FROM_LEARNER = [
     messages.Ack(incarnation=1, next_seq=2, may_send_up_to=3),
     messages.Params(version=1, updates=20, size_bytes=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest()),
     messages.ParamsUnchanged(version=-1),
-    messages.Stop(reason="target reached"),
+    messages.Stop(reason="target reached", complete=True),
     messages.Refused(reason="no"),
 ]
 
@@ -98,7 +98,7 @@ def test_bad_messages_are_refused_in_one_line(parts: list[bytes], says: str) -> 
 
 def test_another_protocol_version_has_its_own_error() -> None:
     other = bytes([messages.PROTOCOL_VERSION + 1]) + encode(FROM_ACTOR[0])[1:]
-    with pytest.raises(messages.ProtocolMismatchError, match="this side speaks 1"):
+    with pytest.raises(messages.ProtocolMismatchError, match=f"this side speaks {messages.PROTOCOL_VERSION}"):
         decode_from_actor([other])
 
 

@@ -1,0 +1,53 @@
+"""The actor processes of one job, whether a learner is in it or not.
+
+The launcher and `actor_job.py` use it. In: the run and the actors' numbers. Out: their lines for the log; those that
+somebody ended from outside are started again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.supervise import ChildEvent, Supervisor
+
+_MISSED_SEC = 15.0
+_PREFIX = "actor-"
+
+
+class ActorChildren:
+    """Actors as children of a `Supervisor`, which restarts those that die."""
+
+    def __init__(self, supervisor: Supervisor, run_dir: RunDir, outlive_learner: bool) -> None:
+        self._supervisor = supervisor
+        self._run_dir = run_dir
+        self._options = ["--outlive-learner"] if outlive_learner else []
+        self._ended_at: dict[str, float] = {}  # of those that ended without an error
+
+    def start(self, index: int) -> None:
+        """Starts the actor with this number. Raises `UserError` if that is not possible."""
+        self._start(f"{_PREFIX}{index}")
+
+    def note(self, event: ChildEvent) -> None:
+        """Takes note of an event of the supervisor."""
+        if event.kind == "finished" and event.name.startswith(_PREFIX):
+            self._ended_at[event.name] = time.monotonic()
+
+    def restart_missed(self, say: Callable[[str], object]) -> None:
+        """Starts again the actors that ended well long ago.
+
+        An actor ends well because its learner does, and then the job is over soon, or because somebody ended it from
+        outside.
+        """
+        for name, ended_at in list(self._ended_at.items()):
+            if time.monotonic() - ended_at > _MISSED_SEC:
+                del self._ended_at[name]
+                say(f"{name} was ended from outside while the run goes on; starting it again")
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        arguments = ["--run-dir", str(self._run_dir.path), "--actor", name.removeprefix(_PREFIX), *self._options]
+        command = [sys.executable, "-m", "cluster_rl.actor_process", *arguments]
+        self._supervisor.start(name, command, {"OMP_NUM_THREADS": "1"})

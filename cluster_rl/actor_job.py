@@ -1,0 +1,87 @@
+"""A job of actors alone: they join the run's learner from another node, and stay when it comes back elsewhere.
+
+    python -m cluster_rl.actor_job --run-name NAME --job N
+
+In: a run whose learner was started with `--actor_jobs` (at least N), in a folder that both nodes see. Out: exit code 0
+when the run is complete or no learner comes any more, 85 when this job's time is up. What is played and how, the
+learner's job has written to the run's config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+
+from cluster_rl.actor_children import ActorChildren
+from cluster_rl.config import Config, load_config
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.deadline import job_deadline
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.rendezvous import wait_for_learner
+from cluster_rl.signals import StopFlag
+from cluster_rl.supervise import Supervisor
+
+_POLL_SEC = 0.1
+_STOP_GRACE_SEC = 12.0
+
+
+def run_actor_job(run_dir: RunDir, job: int) -> int:
+    """Keeps this job's actors running until they are not wanted any more; returns the exit code.
+
+    Raises `UserError` if there is no such run, or it has no job of this number.
+    """
+    started = time.monotonic()
+    stop = StopFlag().install()
+    config = load_config(run_dir.config) if run_dir.require().config.exists() else Config()
+    # A job before may have had no actors elsewhere: what counts is what a learner that is there has written.
+    if wait_for_learner(run_dir.rendezvous, 0, config.learner_wait_seconds, stop.is_set) is None:
+        return stop.exit_code
+    config = load_config(run_dir.config)
+    if not 1 <= job <= config.actor_jobs:
+        raise UserError(
+            f"--job {job}: run {run_dir.run_name!r} has {config.actor_jobs} actor jobs, numbered from 1; start its "
+            f"learner with --actor_jobs {max(job, 1)}"
+        )
+    deadline = job_deadline(config.max_runtime_seconds, started)
+    supervisor = Supervisor(run_dir.logs, config.max_restarts)
+    actors = ActorChildren(supervisor, run_dir, outlive_learner=True)
+    first = config.num_actors * job
+    for index in range(first, first + config.num_actors):
+        actors.start(index)
+    print(f"actors {first} to {first + config.num_actors - 1} of run {run_dir.path}; logs {run_dir.logs}", flush=True)
+    code = None
+    while not stop and code is None and supervisor.unfinished:
+        for event in supervisor.poll():
+            print(event.line, flush=True)
+            actors.note(event)
+            if event.kind == "bad_input":
+                code = EXIT_BAD_INPUT
+            elif event.kind == "gave_up":
+                code = EXIT_FAILURE
+        if supervisor.unfinished:
+            actors.restart_missed(print)
+        if deadline.is_over():
+            stop.set(deadline.reason, EXIT_UNFINISHED)
+        stop.wait(_POLL_SEC)
+    if stop:
+        print(f"{stop.reason}: stopping", flush=True)
+    for event in supervisor.stop_all(signal.Signals(stop.signal_number or signal.SIGTERM), _STOP_GRACE_SEC):
+        print(event.line, flush=True)
+    return stop.exit_code if code is None else code
+
+
+def main() -> int:
+    """`python -m cluster_rl.actor_job`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_rl.actor_job", description="Actors that join a run's learner.", allow_abbrev=False
+    )
+    add_run_name(parser)
+    parser.add_argument("--job", type=int, default=1, help="which of the run's actor jobs, from 1 (default: 1)")
+    known = parser.parse_args()
+    return run_actor_job(RunDir(known.runs, known.run_name), known.job)
+
+
+if __name__ == "__main__":
+    run_command(main)

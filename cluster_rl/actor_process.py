@@ -1,0 +1,176 @@
+"""The actor process: an `Actor` on the wire, for one learner or for one after another.
+
+    python -m cluster_rl.actor_process --run-dir DIR --actor N [--outlive-learner]
+
+Started by the launcher, in the learner's job, and by actor jobs. In: parameters. Out: sequences, exactly once each.
+Beside its learner an actor ends when the learner does. In a job of its own it outlives it: what is open is sent, and
+the same process plays on for the next learner of the run, wherever that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from pathlib import Path
+
+import torch
+
+from cluster_rl.actor import Actor
+from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
+from cluster_rl.signals import StopFlag
+from cluster_rl.spaces import block_spec
+from cluster_rl.watchdog import Watchdog
+from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.codec import max_block_bytes
+from cluster_rl.wire.keys import load_actor_keys
+
+_CREDIT_WAIT_SEC = 1.0
+_PARAMS_WAIT_MS = 200
+_STATS_INTERVAL_SEC = 5.0
+_FLUSH_SEC = 6.0
+_STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
+
+
+class WireLink:
+    """The link of an actor process: an `ActorChannel`, looked after between steps.
+
+    `patience_sec` is how long a learner may be silent before the actor ends; None waits for ever.
+    """
+
+    def __init__(
+        self, channel: ActorChannel, config: Config, stop: StopFlag, watchdog: Watchdog, patience_sec: float | None
+    ) -> None:
+        self._channel = channel
+        self._watchdog = watchdog
+        self._config = config
+        self._stop = stop
+        self._patience_sec = patience_sec
+        self._taken: bytes | None = None
+        self._asked_at = self._told_at = time.monotonic()
+        self._told_steps = 0
+
+    def send(self, block: bytes) -> None:
+        while not self._channel.can_send() and not self.stop_reason:
+            self._watchdog.alive()
+            # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
+            self._channel.request_params()
+            self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
+        self._channel.send(block)
+
+    def take_params(self) -> tuple[int, bytes] | None:
+        latest = self._channel.latest_params
+        if latest is None or latest.data is self._taken:
+            return None
+        self._taken = latest.data
+        return latest.version, latest.data
+
+    def wait_for_params(self) -> bool:
+        """Waits for the first parameters; False if a stop came first."""
+        while self._channel.latest_params is None and not self.stop_reason:
+            self._watchdog.alive()
+            self._channel.request_params()
+            self._channel.poll(_PARAMS_WAIT_MS)
+        return not self.stop_reason
+
+    def tick(self, env_steps: int, params_version: int) -> None:
+        """Handles what has come, asks for parameters and sends figures when it is time."""
+        self._watchdog.alive()
+        now = time.monotonic()
+        if now - self._asked_at >= self._config.params_poll_seconds:
+            self._asked_at = now
+            self._channel.request_params()
+        if now - self._told_at >= _STATS_INTERVAL_SEC:
+            rate = (env_steps - self._told_steps) / (now - self._told_at)
+            self._channel.send_stats(rate, params_version, {})
+            self._told_at, self._told_steps = now, env_steps
+        self._channel.poll(0)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the play with this learner should end; empty if it should go on."""
+        if self._stop:
+            return self._stop.reason
+        if self._channel.stop_reason is not None:
+            return f"the learner stops: {self._channel.stop_reason}"
+        if self._patience_sec is not None and self._channel.silent_sec > self._patience_sec:
+            return f"no learner for {self._patience_sec:.0f} s"
+        return ""
+
+
+def run_actor(run_dir: RunDir, index: int, outlive_learner: bool) -> int:
+    """Plays until a signal comes or no learner wants it; every finished step is with the learner then. The exit code.
+
+    Raises `UserError` if the run has no actor of this number, or the learner refuses it.
+    """
+    torch.set_num_threads(1)
+    stop = StopFlag().install()
+    watchdog = Watchdog(_STUCK_SEC)
+    learner = 0
+    while True:
+        if outlive_learner:
+            wait_sec = load_config(run_dir.config).learner_wait_seconds
+            if wait_for_learner(run_dir.rendezvous, learner, wait_sec, stop.is_set, watchdog.alive) is None:
+                break
+        channel = _play(run_dir, index, outlive_learner, stop, watchdog)
+        learner = channel.learner_incarnation
+        if stop or channel.run_complete or channel.stop_reason is None or not outlive_learner:
+            break
+    watchdog.close()
+    return EXIT_OK
+
+
+def _play(run_dir: RunDir, index: int, outlive_learner: bool, stop: StopFlag, watchdog: Watchdog) -> ActorChannel:
+    """Plays for one learner, its restarts included; returns the channel, closed."""
+    config = load_config(run_dir.config)  # anew: the learner's next job may have changed it
+    if not 0 <= index < config.total_actors:
+        raise UserError(
+            f"--actor {index}: the run has {config.total_actors} actors, numbered from 0; for more, start the learner "
+            f"with other --num_actors ({config.num_actors}) or --actor_jobs ({config.actor_jobs})"
+        )
+    channel = ActorChannel(
+        functools.partial(read_rendezvous, run_dir.rendezvous),
+        index,
+        run_dir.run_name,
+        sequence_schema_hash(config),
+        load_keys=functools.partial(load_actor_keys, run_dir.keys),
+        max_block_bytes=max_block_bytes(block_spec(config)),
+    )
+    link = WireLink(channel, config, stop, watchdog, config.learner_wait_seconds if outlive_learner else None)
+    if link.wait_for_params():
+        print(f"playing as actor {index}, {channel.state}", flush=True)
+        logs = run_dir.episode_logs if config.log_episodes_for_replay else None
+        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
+        for env_steps in actor.run():
+            link.tick(env_steps, actor.params_version)
+            if link.stop_reason:
+                break
+        reason = link.stop_reason
+        actor.stop()
+        if not channel.flush(_FLUSH_SEC):
+            print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
+    else:
+        reason = link.stop_reason
+    print(reason, flush=True)
+    channel.goodbye(reason)
+    return channel
+
+
+def main() -> int:
+    """`python -m cluster_rl.actor_process --run-dir DIR --actor N [--outlive-learner]`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster_rl.actor_process", description="One actor process of a run."
+    )
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
+    parser.add_argument("--actor", type=int, required=True, help="number of this actor, from 0")
+    parser.add_argument("--outlive-learner", action="store_true", help="play on for the run's next learner")
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
+    return run_actor(run_dir, arguments.actor, arguments.outlive_learner)
+
+
+if __name__ == "__main__":
+    run_command(main)

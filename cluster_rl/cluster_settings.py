@@ -1,0 +1,85 @@
+"""`slurm/settings.env`: what differs between clusters and users, the cluster's limits among it.
+
+The job scripts read it as shell, `python -m cluster_rl.cluster` reads it here. In: the file, and the environment, which
+goes before it. Out: a `ClusterSettings`, or a `UserError` that names the line.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError
+
+SETTINGS_FILE = Path("slurm") / "settings.env"
+_PREFIX = "CLUSTER_RL_"
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings; an empty text is "not set", an infinite limit is none. `docs/cluster.md` lists them."""
+
+    python: str = ""
+    runs: str = ""
+    rom: str = ""
+    account: str = ""
+    gpu_partition: str = ""
+    cpu_partition: str = ""
+    max_jobs: float = math.inf
+    max_cpus: float = math.inf
+    max_hours: float = math.inf
+    max_gpumem_gb: float = math.inf
+
+
+def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = os.environ) -> ClusterSettings:
+    """Reads the file and what the environment has. Raises `UserError` for a line that is not understood."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; call this from the repository's folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    found: dict[str, tuple[str, str]] = {}  # name -> value, and where it is from
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        where = f"{path}, line {number}"
+        name, equals, text = line.partition("=")
+        if not equals or not name.startswith(_PREFIX) or _field(name) not in ClusterSettings.__struct_fields__:
+            known = ", ".join(_PREFIX + field.upper() for field in ClusterSettings.__struct_fields__)
+            raise UserError(f"{where}: {line.strip()!r} is no setting; write NAME=value, with NAME one of {known}")
+        try:
+            words = shlex.split(text, comments=True)
+        except ValueError as error:
+            raise UserError(f"{where}: {name}: {error}") from None
+        if len(words) > 1:
+            raise UserError(f"{where}: {name}: {text!r} is more than one word; put quotes around it")
+        found[name] = (words[0] if words else "", where)
+    for field in ClusterSettings.__struct_fields__:
+        name = _PREFIX + field.upper()
+        if name in environment:
+            found[name] = (environment[name], f"environment variable {name}")
+    values = {_field(name): _value(name, text, where) for name, (text, where) in found.items()}
+    return msgspec.convert(values, ClusterSettings)
+
+
+def _field(name: str) -> str:
+    return name.removeprefix(_PREFIX).lower()
+
+
+def _value(name: str, text: str, where: str) -> str | float:
+    if not _field(name).startswith("max_"):
+        return text
+    if not text:
+        return math.inf
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UserError(f"{where}: {name}: {text!r} is no limit; give a number, or nothing for none")
+    return limit

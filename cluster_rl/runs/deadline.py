@@ -1,0 +1,49 @@
+"""When a job must be over: after `max_runtime_seconds`, and before the batch system ends it.
+
+The learner, the serial mode and actor jobs ask once, at their start. In: the config's limit, and the SLURM job this
+process runs in, if any. Out: a moment and the reason to give when it comes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import NamedTuple
+
+from cluster_rl.slurm import SlurmError, installed, time_left_sec
+
+# What is left for a checkpoint where no warning signal comes, as in an interactive session: five minutes, or a tenth.
+_MARGIN_SEC = 300.0
+_MARGIN_PART = 0.1
+
+
+class Deadline(NamedTuple):
+    """A moment of `time.monotonic()`, which a machine's processes share; infinite if there is no limit."""
+
+    at_sec: float
+    reason: str
+
+    def is_over(self) -> bool:
+        """Whether the moment has come."""
+        return time.monotonic() >= self.at_sec
+
+
+def job_deadline(max_runtime_seconds: float, job_started: float) -> Deadline:
+    """The first of the two limits. `job_started` is the job's start by `time.monotonic()`; 0 seconds is no limit.
+
+    If SLURM does not answer, a line says so and only the config's limit holds: the warning signal still comes.
+    """
+    limit = Deadline(math.inf, "")
+    if max_runtime_seconds:
+        limit = Deadline(job_started + max_runtime_seconds, "max_runtime_seconds reached")
+    job_id = os.environ.get("SLURM_JOB_ID")
+    if not job_id or not installed():
+        return limit
+    try:
+        left_sec = time_left_sec(job_id)
+    except SlurmError as error:
+        print(f"the end of SLURM job {job_id} is not known: {error}", flush=True)
+        return limit
+    margin_sec = min(_MARGIN_SEC, _MARGIN_PART * left_sec)
+    return min(limit, Deadline(time.monotonic() + left_sec - margin_sec, f"the end of SLURM job {job_id} is near"))

@@ -1,0 +1,119 @@
+"""SLURM as its commands tell it: this user's jobs, the time that one has left, and SLURM's own words for a refusal.
+
+The trainers ask for the end of the job they run in; `python -m cluster_rl.cluster` asks for the rest. In: what `squeue`
+and others print. Out: plain values, or a `SlurmError` with one line; a command that fails says nothing about jobs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+import msgspec
+
+_TIMEOUT_SEC = 30.0
+_QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%C\t%P\t%b\t%k"
+# [days-]hours[:minutes[:seconds]], minutes, minutes:seconds or hours:minutes:seconds, see `man sbatch`.
+_DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+class SlurmError(Exception):
+    """A command of SLURM is missing, failed or did not answer. The message is one line."""
+
+
+class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One job of this user that waits or runs. `nodes` is empty while it waits, `left_sec` infinite without a limit."""
+
+    job_id: str
+    name: str
+    state: str
+    reason: str
+    nodes: str
+    left_sec: float
+    cpus: int
+    partition: str
+    gres: str
+    comment: str
+
+
+def installed() -> bool:
+    """Whether there is a SLURM to ask on this machine."""
+    return shutil.which("squeue") is not None
+
+
+def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
+    """What a command of SLURM prints, on stderr if asked. Raises `SlurmError` with its last lines if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SEC, check=False)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer within {_TIMEOUT_SEC:.0f} s") from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise SlurmError(f"{command[0]} failed: {'; '.join(said[-3:]) or f'exit code {done.returncode}'}")
+    return done.stderr if stderr else done.stdout
+
+
+def queued_jobs() -> list[QueuedJob]:
+    """This user's jobs, oldest first. Raises `SlurmError`."""
+    printed = run_slurm(["squeue", "--noheader", "--user", str(os.getuid()), "--sort", "i", "-o", _QUEUE_FIELDS])
+    jobs = []
+    for line in printed.splitlines():
+        fields = line.split("\t", 9)
+        if len(fields) != 10:
+            raise SlurmError(f"squeue: {line!r} is not what was asked for")
+        job_id, name, state, reason, nodes, left, cpus, partition, gres, comment = fields
+        jobs.append(
+            QueuedJob(
+                job_id=job_id,
+                name=name,
+                state=state,
+                reason=reason,
+                nodes=nodes,
+                left_sec=_left_sec(left),
+                cpus=int(cpus) if cpus.isdigit() else 0,
+                partition=partition,
+                gres=gres,
+                comment="" if comment == "(null)" else comment,
+            )
+        )
+    return jobs
+
+
+def time_left_sec(job_id: str) -> float:
+    """Seconds until SLURM ends a running job; infinite if it has no limit. Raises `SlurmError`."""
+    printed = run_slurm(["squeue", "--noheader", "--jobs", job_id, "-o", "%L"]).split()
+    if not printed:
+        raise SlurmError(f"squeue knows no job {job_id}")
+    return _left_sec(printed[0])
+
+
+def duration_sec(text: str) -> float:
+    """Seconds of a time as `sbatch --time` takes it: `30` minutes, `4:00:00`, `1-12`. Raises `ValueError`."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a time of SLURM")
+    days, first, second, third = (int(part) if part is not None else None for part in found.groups())
+    assert first is not None
+    if days is not None:
+        hours, minutes, seconds = first, second or 0, third or 0
+    elif third is not None:
+        hours, minutes, seconds = first, second or 0, third
+    else:
+        hours, minutes, seconds = 0, first, second or 0
+    return float((((days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _left_sec(text: str) -> float:
+    """`%L` of squeue: a duration, or a word where there is none."""
+    try:
+        return duration_sec(text)
+    except ValueError:
+        return math.inf

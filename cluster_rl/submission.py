@@ -1,0 +1,271 @@
+"""What `python -m cluster_rl.cluster` would submit, whether it can work, and the submitting itself.
+
+In: settings, a job script, options and the trainer's arguments. Out: a `Plan`, one line for each thing checked, and
+jobs in the queue; or a `UserError` that says what SLURM or the trainer would have refused later.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from cluster_rl import slurm
+from cluster_rl.cluster_settings import ClusterSettings
+from cluster_rl.config import split_overrides
+from cluster_rl.errors import UserError
+from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
+from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.slurm import SlurmError
+
+LOGS = SCRIPTS / "logs"
+_ACTORS_SCRIPT = "actors"
+_PYTHON_TIMEOUT_SEC = 120.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs to submit: the trainer's, then those of actors. `commands` are sbatch's, one a request."""
+
+    settings: ClusterSettings
+    run_dir: RunDir
+    requests: list[JobRequest]
+    commands: list[list[str]]
+    trainer: list[str]  # the trainer's arguments, without --run-name and --runs
+
+
+def job_comment(run_dir: RunDir) -> str:
+    """By what a run's jobs are known in the queue."""
+    return f"cluster_rl:{run_dir.path.absolute()}"
+
+
+def make_plan(
+    settings: ClusterSettings,
+    script: str,
+    *,
+    runs: str,
+    run_name: str,
+    actor_jobs: int,
+    chain: bool,
+    sbatch_options: Sequence[str],
+    trainer: Sequence[str],
+) -> Plan:
+    """The jobs of `slurm/SCRIPT.sbatch` and of `actor_jobs` more. Raises `UserError` for what is not understood.
+
+    `runs` and `trainer` are as the user gave them; the settings' folder and ROM hold where they are silent.
+    """
+    if runs == str(DEFAULT_ROOT) and settings.runs:
+        runs = settings.runs
+    run_dir = RunDir(runs, run_name)
+    if actor_jobs < 0:
+        raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
+    own = _site_options(settings, read_request(script, sbatch_options)) + list(sbatch_options)
+    request = read_request(script, own)
+    if not request.module.startswith("train_"):
+        raise UserError(f"{request.script}: trains nothing, so cluster cannot check it; submit it with sbatch")
+    if actor_jobs and request.module != "train_cluster":
+        raise UserError(f"{request.script}: the slim agent is one process; leave --actor-jobs out")
+    arguments = list(trainer) + ([f"--actor_jobs={actor_jobs}"] if actor_jobs else [])
+    named = ["--run-name", run_name, "--runs", runs]
+    requests, commands = [request], [_command(run_dir, request, own, chain) + named + arguments]
+    for number in range(1, actor_jobs + 1):
+        options = _site_options(settings, read_request(_ACTORS_SCRIPT))
+        joining = read_request(_ACTORS_SCRIPT, options)
+        requests.append(joining)
+        commands.append([*_command(run_dir, joining, options, chain), *named, "--job", str(number)])
+    return Plan(settings=settings, run_dir=run_dir, requests=requests, commands=commands, trainer=arguments)
+
+
+def check_plan(plan: Plan) -> None:
+    """Prints a line for each thing that is checked. Raises `UserError` with everything that will not work."""
+    problems: list[str] = []
+
+    def look(what: str, check: Callable[[], str]) -> None:
+        try:
+            print(f"ok  {what}: {check()}", flush=True)
+        except UserError as error:
+            print(f"NO  {what}: {error}", flush=True)
+            problems.append(str(error))
+
+    look("limits", lambda: _check_limits(plan))
+    look("queue", lambda: _check_queue(plan))
+    look("python", lambda: _check_python(plan.settings.python))
+    look("folders", lambda: _check_folders(plan))
+    look("run", lambda: _check_run(plan))
+    if not problems:  # SLURM's own view, of a request that makes sense
+        look("sbatch", lambda: _check_with_slurm(plan))
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def submit(plan: Plan) -> None:
+    """Makes the folders that the jobs need and submits them. Raises `UserError` if SLURM refuses one."""
+    if not slurm.installed():
+        raise UserError(
+            "no SLURM on this machine; submit from the cluster's login node, or train here with: "
+            f"bash {plan.requests[0].script} --run-name {plan.run_dir.run_name}"
+        )
+    LOGS.mkdir(parents=True, exist_ok=True)  # a job whose log folder is missing fails before its first line
+    plan.run_dir.create()
+    for command, request in zip(plan.commands, plan.requests, strict=True):
+        try:
+            job_id = slurm.run_slurm(command).strip().split(";")[0]
+        except SlurmError as error:
+            raise UserError(f"{request.script}: {error}") from None
+        print(
+            f"submitted job {job_id}: {request.script}, log {LOGS / f'{request.script.stem}-{job_id}.out'}", flush=True
+        )
+
+
+def _command(run_dir: RunDir, request: JobRequest, options: Sequence[str], chain: bool) -> list[str]:
+    exported = f"--export=ALL,CLUSTER_RL_CHAIN={'yes' if chain else 'no'}"
+    comment = f"--comment={job_comment(run_dir)}"
+    return ["sbatch", "--parsable", comment, exported, *options, str(request.script)]
+
+
+def _site_options(settings: ClusterSettings, request: JobRequest) -> list[str]:
+    partition = settings.gpu_partition if request.wants_gpu else settings.cpu_partition
+    options = {"--account": settings.account, "--partition": partition}
+    return [f"{name}={value}" for name, value in options.items() if value]
+
+
+def _check_limits(plan: Plan) -> str:
+    limits = plan.settings
+    for request in plan.requests:
+        asked = (
+            ("CPUs", request.cpus, limits.max_cpus, "CLUSTER_RL_MAX_CPUS"),
+            ("hours", request.time_sec / 3600, limits.max_hours, "CLUSTER_RL_MAX_HOURS"),
+            ("GB of GPU memory", request.gpumem_gb, limits.max_gpumem_gb, "CLUSTER_RL_MAX_GPUMEM_GB"),
+        )
+        for what, amount, limit, name in asked:
+            if amount > limit:
+                raise UserError(f"{request.script} asks for {amount:g} {what}; a job may have {limit:g} ({name})")
+    first = plan.requests[0]
+    hours = "no time limit" if math.isinf(first.time_sec) else f"{first.time_sec / 3600:g} h"
+    gpu = f", {first.gpus or 0} GPU, {first.gpumem_gb:g} GB of it" if first.wants_gpu else ""
+    return f"{first.script}: partition {first.partition}, {first.cpus} CPUs, {hours}{gpu}"
+
+
+def _check_queue(plan: Plan) -> str:
+    asked, limit = len(plan.requests), plan.settings.max_jobs
+    if not slurm.installed():
+        if asked > limit:
+            raise UserError(f"{asked} jobs; a user may have {limit:g} in the queue (CLUSTER_RL_MAX_JOBS)")
+        return f"{asked} job(s) more; no SLURM on this machine, so those in the queue are not counted"
+    try:
+        there = len(slurm.queued_jobs())
+    except SlurmError as error:
+        raise UserError(str(error)) from None
+    if there + asked > limit:
+        raise UserError(
+            f"{there} jobs are in the queue and {asked} more would be; a user may have {limit:g} "
+            "(CLUSTER_RL_MAX_JOBS); wait for one to end, or cancel one"
+        )
+    return f"{there} job(s) in it, {asked} more"
+
+
+def _check_python(python: str) -> str:
+    """The interpreter that the job will run imports the package."""
+    program = python or shutil.which("python3") or "python3"
+    code = "import cluster_rl, torch; print(torch.__version__)"
+    try:
+        done = subprocess.run(
+            [program, "-c", code], capture_output=True, text=True, timeout=_PYTHON_TIMEOUT_SEC, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"CLUSTER_RL_PYTHON {program}: cannot be run: {error}") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise UserError(f"CLUSTER_RL_PYTHON {program}: {said}; scripts/env_setup.sh makes an environment")
+    return f"{program}, torch {done.stdout.strip()}"
+
+
+def _check_folders(plan: Plan) -> str:
+    """Room on the disk and in the quota for what a run keeps. Whether they can be written, `_check_run` sees."""
+    runs = plan.run_dir.root.absolute()
+    there = next(path for path in (runs, *runs.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk"
+    quota = quota_left_bytes()
+    if quota is not None:
+        words += f", {quota / 1e9:.1f} GB left of your quota"
+        free = min(free, quota)
+    if free < 0.2e9:
+        raise UserError(f"{words}: a checkpoint and its successor may not fit; free some, or give another --runs")
+    return words
+
+
+def quota_left_bytes() -> int | None:
+    """What the tightest of this user's quotas leaves, by `quota -w`; None where there is none or it is not known."""
+    if shutil.which("quota") is None:
+        return None
+    try:
+        printed = subprocess.run(["quota", "-w"], capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    left = []
+    for line in printed.splitlines():
+        # Filesystem, KiB used (with * where over), soft limit, hard limit, and the same of files.
+        found = re.match(r"\s*\S+\s+(\d+)\*?\s+(\d+)\s+(\d+)(?:\s|$)", line)
+        limit = found and (int(found[2]) or int(found[3]))
+        if found and limit:
+            left.append(1024 * (limit - int(found[1])))
+    return min(left, default=None)
+
+
+def _check_run(plan: Plan) -> str:
+    """Config, ROM, savestate and what the run already has, with the checks of the trainer itself."""
+    from cluster_rl import job  # torch takes seconds, and the other commands do not need it
+    from cluster_rl.config import load_config
+    from cluster_rl.memory_estimate import estimate_gpu
+    from cluster_rl.spaces import observation_spec
+
+    request = plan.requests[0]
+    preset, rest = _take_config(plan.trainer, request.preset)
+    if plan.settings.rom:
+        rest = [f"--rom={plan.settings.rom}", *rest]
+    config = load_config(preset, split_overrides(rest))
+    # The login node need not have the GPU that the job will have.
+    rom = job.check_job(msgspec.structs.replace(config, device="cpu"), plan.run_dir)
+    words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
+    if request.wants_gpu and config.device != "cpu":
+        need_gb = estimate_gpu(config, observation_spec(config)).total / 2**30
+        words += f", about {need_gb:.1f} GB of GPU memory"
+        if request.gpumem_gb and need_gb > request.gpumem_gb:
+            raise UserError(
+                f"the config needs about {need_gb:.1f} GB of GPU memory and {request.script} asks for "
+                f"{request.gpumem_gb:g}; give a smaller --batch_size, or --sbatch=--gres=gpumem:{math.ceil(need_gb)}G"
+            )
+    return words
+
+
+def _take_config(trainer: Sequence[str], preset: str) -> tuple[str, list[str]]:
+    """The value of `--config`, the last one given, and the other arguments without `--no-video`."""
+    rest: list[str] = []
+    words = list(trainer)
+    while words:
+        word = words.pop(0)
+        if word == "--config" and words:
+            preset = words.pop(0)
+        elif word.startswith("--config="):
+            preset = word.removeprefix("--config=")
+        elif word != "--no-video":
+            rest.append(word)
+    return preset, rest
+
+
+def _check_with_slurm(plan: Plan) -> str:
+    if not slurm.installed():
+        return "no SLURM on this machine: nobody was asked when it would start"
+    for command, request in zip(plan.commands, plan.requests, strict=True):
+        try:
+            # On stderr it says: "sbatch: Job 17 to start at 2026-11-22T15:04:05 using 8 processors on nodes ..."
+            done = slurm.run_slurm([command[0], "--test-only", *command[2:]], stderr=True)
+        except SlurmError as error:
+            raise UserError(f"{request.script}: SLURM would refuse it: {error}") from None
+        if request is plan.requests[0]:
+            words = " ".join(done.split()) or "accepted"
+    return words.removeprefix("sbatch: ")

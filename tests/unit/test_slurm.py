@@ -1,0 +1,84 @@
+"""What SLURM's words come to: times, limits of a job, the queue; with programs in SLURM's place."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster_rl import slurm
+from cluster_rl.runs.deadline import job_deadline
+from cluster_rl.slurm import SlurmError, duration_sec
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 1800), ("30:15", 1815), ("4:00:00", 14_400), ("1-12", 129_600), ("1-12:30", 131_400), ("2-0:0:1", 172_801)],
+)
+def test_times(text: str, seconds: int) -> None:
+    assert duration_sec(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "four hours", "1:2:3:4", "-5"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(ValueError, match="not a time"):
+        duration_sec(text)
+
+
+def put_program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs that goes before all others; none of them is there yet."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return tmp_path
+
+
+def test_the_queue(programs: Path) -> None:
+    put_program(
+        programs,
+        "squeue",
+        r"printf '7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\t8\tgpu-linuxlab\tgres:gpumem:10G\tcluster_rl:/r/one\n"
+        r"8\tcpu\tPENDING\tPriority\t\tUNLIMITED\t4\tlinuxlab\tN/A\t(null)\n'",
+    )
+    running, waiting = slurm.queued_jobs()
+    assert (running.job_id, running.nodes, running.left_sec, running.cpus) == ("7", "gpu01", 14_340, 8)
+    assert running.comment == "cluster_rl:/r/one"
+    assert (waiting.state, waiting.reason, waiting.left_sec, waiting.comment) == ("PENDING", "Priority", math.inf, "")
+
+
+def test_a_failing_command_is_no_empty_queue(programs: Path) -> None:
+    put_program(programs, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SlurmError, match=r"squeue failed: .*Unable to contact"):
+        slurm.queued_jobs()
+    with pytest.raises(SlurmError, match="nowhere is not installed here"):
+        slurm.run_slurm(["nowhere"])
+
+
+def test_a_job_ends_at_the_first_of_its_limits(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = time.monotonic()
+    assert job_deadline(0, now).at_sec == math.inf
+    assert not job_deadline(0, now).is_over()
+    assert job_deadline(100, now - 101).is_over()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    put_program(programs, "squeue", "echo 1:00:00")
+    assert job_deadline(100, now) == (now + 100, "max_runtime_seconds reached")
+    # An hour less five minutes.
+    by_slurm = job_deadline(7200, now)
+    assert by_slurm.at_sec == pytest.approx(now + 3300, abs=5)
+    assert by_slurm.reason == "the end of SLURM job 7 is near"
+    put_program(programs, "squeue", "echo 10:00")
+    assert job_deadline(0, now).at_sec == pytest.approx(now + 540, abs=5)
+    put_program(programs, "squeue", "echo UNLIMITED")
+    assert job_deadline(0, now).at_sec == math.inf
+    put_program(programs, "squeue", "exit 1")
+    assert job_deadline(100, now).at_sec == now + 100
+    assert "the end of SLURM job 7 is not known" in capsys.readouterr().out
