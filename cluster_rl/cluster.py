@@ -1,15 +1,15 @@
 """Jobs of a batch system: check, submit, look at and cancel those of a run, and say what follows when one has ended.
 
-    python -m cluster_rl.cluster check  [SCRIPT] --run-name NAME [--actor-jobs N] [--sbatch=OPTION] [--key value ...]
-    python -m cluster_rl.cluster submit [SCRIPT] --run-name NAME [--chain] [--actor-jobs N] [--dry-run] [...]
+    python -m cluster_rl.cluster check  --run-name NAME [--script train_cpu] [--actor-jobs N] [--sbatch=OPTION] [...]
+    python -m cluster_rl.cluster submit --run-name NAME [--chain] [--dry-run] [the same options] [--key value ...]
     python -m cluster_rl.cluster status --run-name NAME
     python -m cluster_rl.cluster cancel --run-name NAME
     python -m cluster_rl.cluster after-job --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
 
-From the repository's folder. SCRIPT is the name of a job script in `slurm/`, train_gpu if none is given; what is left
-over goes to the trainer. `after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85
-if the run's next job should follow, else with the code to end with. Without SLURM, `check`, `submit --dry-run` and
-`status` do what they can and say so.
+From the repository's folder. `--script` names a job script in `slurm/`; what is left over goes to the trainer.
+`after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85 if the run's next job
+should follow, else with the code to end with. Without SLURM, `check`, `submit --dry-run` and `status` do what they can
+and say so.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def main() -> int:
     start.add_argument("--chain", action="store_true", help="requeue until the target is reached, not one job only")
     start.add_argument("--dry-run", action="store_true", help="check, and print the commands; submit nothing")
     for command in (check, start):
-        command.add_argument("script", nargs="?", default="train_gpu", help="job script in slurm/ (default: train_gpu)")
+        command.add_argument(
+            "--script", default="train_gpu", metavar="NAME", help="job script in slurm/ (default: train_gpu)"
+        )
         command.add_argument("--actor-jobs", type=int, default=0, metavar="N", help="jobs of actors alone beside it")
         command.add_argument(
             "--sbatch",

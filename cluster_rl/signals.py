@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from types import FrameType
+from typing import Any
 
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 
@@ -29,13 +30,20 @@ class StopFlag:
     def __init__(self) -> None:
         self._reason: str | None = None
         self._signal: int | None = None
+        self._before: dict[int, Any] = {}
         self._exit_code = EXIT_OK
 
     def install(self) -> StopFlag:
         """Takes over the stop signals of this process. Main thread only. Call it before any child is started."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
+            self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def uninstall(self) -> None:
+        """Gives the signals back to who had them before: for processes that live on, such as a notebook's."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._reason is None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,17 +34,31 @@ class Slurm:
     def stop(self) -> None:
         subprocess.run(["bash", str(LOCAL_SLURM), "stop", str(self.folder), "--wipe"], check=True)
 
+    def end_node(self, node: str) -> None:
+        """Kills everything on a node at once, and brings it back empty."""
+        for action in ("fail", "revive"):
+            subprocess.run(["bash", str(LOCAL_SLURM), action, str(self.folder), node], check=True)
+
     def call(self, *command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a client of SLURM as on the login node."""
         program = str(self.folder / "bin" / command[0])
-        full = os.environ | environment
         return subprocess.run(
-            [program, *command[1:]], cwd=cwd, env=full, capture_output=True, text=True, check=False, timeout=60
+            [program, *command[1:]],
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
-    def submit(self, script: str, *arguments: str, cwd: Path, **environment: str) -> int:
-        """The number of the submitted job."""
-        done = self.call("sbatch", "--parsable", script, *arguments, cwd=cwd, **environment)
+    def environment(self, **more: str) -> dict[str, str]:
+        """For a process that is to find this cluster's commands first."""
+        return os.environ | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | more
+
+    def submit(self, script: str, *arguments: str, cwd: Path, options: Sequence[str] = (), **environment: str) -> int:
+        """The number of the submitted job; `options` are sbatch's."""
+        done = self.call("sbatch", "--parsable", *options, script, *arguments, cwd=cwd, **environment)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.strip())
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slurm_programs import put_program
 
 from cluster_rl import slurm
 from cluster_rl.runs.deadline import job_deadline
@@ -25,11 +26,6 @@ def test_times(text: str, seconds: int) -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(ValueError, match="not a time"):
         duration_sec(text)
-
-
-def put_program(folder: Path, name: str, script: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    (folder / name).chmod(0o755)
 
 
 @pytest.fixture

@@ -1,0 +1,149 @@
+"""`python -m cluster_rl.cluster` beside a real SLURM: what it refuses SLURM would refuse, and what it submits runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_fixtures import overrides
+from slurm_fixtures import REPOSITORY, Slurm
+
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, read_progress
+
+TINY = ["--config", "quickstart", *overrides()]
+
+
+def cluster(slurm: Slurm, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cluster_rl.cluster", *arguments],
+        cwd=home,
+        env=slurm.environment(CLUSTER_RL_PYTHON=sys.executable, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def progress(home: Path, run: str) -> Progress:
+    found = read_progress(RunDir(home / "cluster_runs", run).progress)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--cpus-per-task=9", "asks for 9 CPUs"),
+        ("--time=05:00:00", "asks for 5 hours"),
+        ("--gres=gpumem:21G", "asks for 21 GB of GPU memory"),
+    ],
+)
+def test_too_large_a_job(slurm: Slurm, home: Path, option: str, says: str) -> None:
+    by_slurm = slurm.call("sbatch", "--test-only", option, "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home)
+    assert by_slurm.returncode != 0, "SLURM takes it"
+    checked = cluster(slurm, home, "check", "--run-name", "one", f"--sbatch={option}")
+    assert checked.returncode == 2
+    assert says in checked.stderr
+    assert checked.stderr.count("\n") == 1
+
+
+def test_a_fifth_job(slurm: Slurm, home: Path) -> None:
+    (home / "idle.sh").write_text("#!/bin/sh\nsleep 60\n", encoding="utf-8")
+    held = [slurm.submit("idle.sh", cwd=home, options=["--hold", "-t", "5"]) for _ in range(3)]
+    try:
+        assert cluster(slurm, home, "check", "--run-name", "one").returncode == 0
+        held.append(slurm.submit("idle.sh", cwd=home, options=["--hold", "-t", "5"]))
+        checked = cluster(slurm, home, "check", "--run-name", "one")
+        assert checked.returncode == 2
+        assert "4 jobs are in the queue and 1 more would be; a user may have 4" in checked.stderr
+        assert slurm.call("sbatch", "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home).returncode != 0
+    finally:
+        slurm.call("scancel", *map(str, held), cwd=home)
+
+
+def test_one_job_from_submit_to_its_end(slurm: Slurm, home: Path) -> None:
+    options = ["--script", "slim_cpu", "--run-name", "one", "--no-video", *TINY, "--max_runtime_seconds=4"]
+    planned = cluster(slurm, home, "submit", *options, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "to start at" in planned.stdout, "no estimate of the start"
+    assert not (home / "cluster_runs").exists()
+    submitted = cluster(slurm, home, "submit", *options, "--sbatch=--hold")
+    assert submitted.returncode == 0, submitted.stderr
+    job = int(submitted.stdout.rsplit("submitted job ", 1)[1].split(":")[0])
+    # The log folder was missing; SLURM would have failed the job before its first line.
+    assert (home / "slurm" / "logs").is_dir()
+    waiting = cluster(slurm, home, "status", "--run-name", "one")
+    assert f"job {job} slim_cpu: waits (JobHeldUser): it is held; release it" in waiting.stdout
+    assert slurm.call("scontrol", "release", str(job), cwd=home).returncode == 0
+    slurm.wait_for_state(job, "COMPLETED")
+    log = (home / "slurm" / "logs" / f"slim_cpu-{job}.out").read_text()
+    assert "one job was asked for" in log
+    assert slurm.field(job, "Restarts") == "0"
+    assert [one.reason for one in progress(home, "one").jobs] == ["max_runtime_seconds reached"]
+    ended = cluster(slurm, home, "status", "--run-name", "one")
+    assert "no job of this run is in the queue" in ended.stdout
+    assert "max_runtime_seconds reached" in ended.stdout
+
+
+def test_cancel_ends_all_jobs_of_the_run_and_no_other(slurm: Slurm, home: Path) -> None:
+    arguments = ["--script", "train_cpu", "--chain", "--actor-jobs", "1", *TINY, "--sbatch=--hold"]
+    submitted = cluster(slurm, home, "submit", "--run-name", "one", *arguments)
+    assert submitted.returncode == 0, submitted.stderr
+    jobs = [int(line.split()[2].rstrip(":")) for line in submitted.stdout.splitlines() if line.startswith("submitted")]
+    assert len(jobs) == 2
+    other = slurm.submit("slurm/slim_cpu.sbatch", "--run-name", "other", cwd=home, options=["--hold"])
+    slurm.wait_for_state(jobs[1], "RUNNING")  # --sbatch is for the trainer's job; the actors wait for its learner
+    cancelled = cluster(slurm, home, "cancel", "--run-name", "one")
+    assert cancelled.returncode == 0, cancelled.stderr
+    for job in jobs:
+        slurm.wait_for_state(job, "CANCELLED")
+    assert slurm.field(other, "JobState") == "PENDING"
+    slurm.call("scancel", str(other), cwd=home)
+
+
+def test_four_short_jobs_count_as_one_long(slurm: Slurm, home: Path) -> None:
+    """The same target in one job, and in a chain whose first three jobs run out of time."""
+    target = ["--target_total_steps=2400", "--run-name", "long"]
+    long = slurm.submit(
+        "slurm/slim_cpu.sbatch", "--no-video", *TINY, *target, cwd=home, CLUSTER_RL_PYTHON=sys.executable
+    )
+    slurm.wait_for_state(long, "COMPLETED")
+    chain = slurm.submit(
+        "slurm/slim_cpu.sbatch",
+        *("--no-video", *TINY, "--target_total_steps=1000000", "--run-name", "short", "--max_runtime_seconds=3"),
+        cwd=home,
+        CLUSTER_RL_PYTHON=sys.executable,
+    )
+    run_dir = RunDir(home / "cluster_runs", "short")
+
+    def jobs_done() -> int:
+        found = read_progress(run_dir.progress)
+        return sum(job.ended is not None for job in found.jobs) if found is not None else 0
+
+    slurm.wait_for(lambda: jobs_done() >= 3, "the chain does not go on", timeout_sec=120)
+    slurm.call("scancel", str(chain), cwd=home)
+    slurm.wait_for_state(chain, "CANCELLED")
+    reached = progress(home, "short").env_steps
+    last = slurm.submit(
+        "slurm/slim_cpu.sbatch",
+        *("--no-video", *TINY, f"--target_total_steps={reached + 400}", "--run-name", "short"),
+        cwd=home,
+        CLUSTER_RL_PYTHON=sys.executable,
+    )
+    slurm.wait_for_state(last, "COMPLETED")
+    one, many = progress(home, "long"), progress(home, "short")
+    assert len(one.jobs) == 1
+    assert len(many.jobs) >= 4
+    for before, after in zip(many.jobs, many.jobs[1:], strict=False):
+        assert (after.env_steps_start, after.updates_start) == (before.env_steps_end, before.updates_end)
+    for whole in (one, many):
+        assert whole.replay.transitions == whole.env_steps  # nothing was dropped
+        assert sum((job.env_steps_end or 0) - job.env_steps_start for job in whole.jobs) == whole.env_steps
+        assert sum((job.updates_end or 0) - job.updates_start for job in whole.jobs) == whole.updates
+        assert whole.env_steps - whole.target_total_steps in range(100)
+    assert many.samples_per_insert == pytest.approx(one.samples_per_insert, rel=0.1)
+    assert many.updates / many.env_steps == pytest.approx(one.updates / one.env_steps, rel=0.1)

@@ -1,0 +1,254 @@
+"""Settings of a cluster, job scripts as requests, and what `cluster check` and `submit` say of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_programs import put_program
+
+from cluster_rl import submission
+from cluster_rl.cluster_settings import ClusterSettings, read_settings
+from cluster_rl.errors import UserError
+from cluster_rl.job_script import read_request
+from cluster_rl.runs.layout import RunDir
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to call `cluster` from, with the job scripts as they are, on a machine without SLURM or quotas."""
+    folder = tmp_path / "home"
+    shutil.copytree(ROOT / "slurm", folder / "slurm", ignore=shutil.ignore_patterns("logs"))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(folder)
+    for name in list(os.environ):
+        if name.startswith(("CLUSTER_RL_", "SLURM_", "SBATCH_")):
+            monkeypatch.delenv(name)
+    put_program(tmp_path / "bin", "job-python", "echo 2.13.0")  # importing torch takes seconds
+    monkeypatch.setenv("CLUSTER_RL_PYTHON", str(tmp_path / "bin" / "job-python"))
+    # Without /usr/bin: a SLURM may be installed there.
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return folder
+
+
+def programs(home: Path) -> Path:
+    return home.parent / "bin"
+
+
+# Settings.
+
+
+def test_the_settings_of_the_repository() -> None:
+    settings = read_settings(ROOT / "slurm" / "settings.env", {})
+    assert settings == ClusterSettings(max_jobs=4, max_cpus=8, max_hours=4, max_gpumem_gb=20)
+
+
+def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text(
+        "# a comment\nCLUSTER_RL_RUNS='/data/my runs'  # quoted\n\nCLUSTER_RL_MAX_JOBS=\nCLUSTER_RL_ROM=a.gb\n"
+    )
+    settings = read_settings(path, {"CLUSTER_RL_ROM": "b.gb", "CLUSTER_RL_OTHER": "not ours"})
+    assert (settings.runs, settings.max_jobs, settings.rom) == ("/data/my runs", math.inf, "b.gb")
+    shell = subprocess.run(
+        ["bash", "-c", f". {path}; echo $CLUSTER_RL_RUNS"], capture_output=True, text=True, check=True
+    )
+    assert shell.stdout.strip() == settings.runs
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("CLUSTER_RL_MAX_CPU=8", "line 1: 'CLUSTER_RL_MAX_CPU=8' is no setting"),
+        ("CLUSTER_RL_MAX_CPUS=eight", "line 1: CLUSTER_RL_MAX_CPUS: 'eight' is no limit"),
+        ("CLUSTER_RL_MAX_JOBS=-1", "CLUSTER_RL_MAX_JOBS: '-1' is no limit"),
+        ("CLUSTER_RL_MAX_HOURS=nan", "'nan' is no limit"),
+        ("CLUSTER_RL_RUNS=two words", "more than one word"),
+        ("CLUSTER_RL_RUNS='open", "CLUSTER_RL_RUNS: No closing quotation"),
+        ("rm -rf /", "is no setting"),
+    ],
+)
+def test_broken_settings(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match=f"settings.env, .*{says}"):
+        read_settings(path, {})
+
+
+def test_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; call this from the repository's folder"):
+        read_settings(tmp_path / "settings.env", {})
+    with pytest.raises(UserError, match="environment variable CLUSTER_RL_MAX_CPUS: "):
+        read_settings(ROOT / "slurm" / "settings.env", {"CLUSTER_RL_MAX_CPUS": "many"})
+
+
+# Requests.
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "preset", "gpumem_gb"),
+    [
+        ("train_gpu", "train_cluster", "gpu", 10),
+        ("train_cpu", "train_cluster", "cpu", 0),
+        ("slim_gpu", "train_slim", "slim", 10),
+        ("slim_cpu", "train_slim", "slim_cpu", 0),
+        ("actors", "actor_job", "", 0),
+    ],
+)
+def test_the_job_scripts(home: Path, name: str, module: str, preset: str, gpumem_gb: float) -> None:
+    request = read_request(name)
+    assert (request.module, request.preset, request.gpumem_gb) == (module, preset, gpumem_gb)
+    assert (request.cpus, request.time_sec, request.wants_gpu) == (8, 4 * 3600, gpumem_gb > 0)
+    assert request.partition == ("gpu-linuxlab" if gpumem_gb else "linuxlab")
+
+
+def test_options_go_before_the_script(home: Path) -> None:
+    request = read_request("train_gpu", ["-c 4", "-t30", "--partition=other", "--gres=gpumem:512M", "--exclusive"])
+    assert (request.cpus, request.time_sec, request.partition, request.gpumem_gb) == (4, 1800, "other", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(["9"], "'9' is no option"), (["-c many"], "'many': not a number"), (["--time=soon"], "--time: 'soon'")],
+)
+def test_options_that_are_not_understood(home: Path, options: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read_request("train_gpu", options)
+
+
+def test_an_unknown_script(home: Path) -> None:
+    with pytest.raises(UserError, match="no such job script; there are actors, jupyter, slim_cpu"):
+        read_request("train_tpu")
+
+
+# The commands, as processes.
+
+
+def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster_rl.cluster", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_RL_PYTHON", sys.executable)
+    done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", "--actor-jobs", "2", "--batch_size", "16")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, 1 GPU, 10 GB of it" in done.stdout
+    assert "3 job(s) more; no SLURM on this machine" in done.stdout
+    assert "18 actors, about" in done.stdout
+    assert "GB of GPU memory" in done.stdout
+    trainer, *actors = [line for line in done.stdout.splitlines() if line.startswith("would run: sbatch")]
+    assert "--export=ALL,CLUSTER_RL_CHAIN=yes" in trainer
+    assert trainer.endswith("train_gpu.sbatch --run-name one --runs cluster_runs --batch_size 16 --actor_jobs=2")
+    assert [line.rsplit(" ", 2)[1:] for line in actors] == [["--job", "1"], ["--job", "2"]]
+    assert not (home / "cluster_runs").exists()
+    assert not (home / "slurm" / "logs").exists()
+    real = cluster("submit", "--script", "train_cpu", "--run-name", "one")
+    assert real.returncode == 2
+    assert real.stderr == (
+        "error: no SLURM on this machine; submit from the cluster's login node, or train here with: "
+        "bash slurm/train_cpu.sbatch --run-name one\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sbatch=-c 9"], "asks for 9 CPUs; a job may have 8"),
+        (["--sbatch=--time=05:00:00"], "asks for 5 hours; a job may have 4"),
+        (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
+        (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
+        (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
+        (["--rom", "missing.gb"], "missing.gb"),
+        (["--batch_siz", "8"], "unknown key batch_siz"),
+    ],
+)
+def test_what_check_refuses(home: Path, arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check(*arguments)
+
+
+def check(*arguments: str, script: str = "train_gpu") -> None:
+    """`cluster check` in this process, which has imported torch."""
+    from cluster_rl import cluster as commands
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cluster", "check", "--script", script, "--run-name", "one", *arguments])
+        assert commands.main() == 0
+
+
+def test_bad_input_is_one_line(home: Path) -> None:
+    (home / "slurm" / "settings.env").write_text("CLUSTER_RL_MAX_JOBS=some\n")
+    done = cluster("check", "--run-name", "one")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "settings.env, line 1: CLUSTER_RL_MAX_JOBS" in done.stderr
+
+
+def test_a_python_without_the_package(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(programs(home), "other-python", "echo 'ModuleNotFoundError: cluster_rl' >&2; exit 1")
+    monkeypatch.setenv("CLUSTER_RL_PYTHON", str(programs(home) / "other-python"))
+    with pytest.raises(UserError, match=r"CLUSTER_RL_PYTHON .*other-python: ModuleNotFoundError"):
+        check()
+
+
+def test_the_queue_of_this_user_counts(home: Path) -> None:
+    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t8\tlinuxlab\tN/A\t(null)\n"
+    put_program(programs(home), "squeue", f"printf '1{line}2{line}3{line}4{line}'")
+    with pytest.raises(UserError, match="4 jobs are in the queue and 1 more would be; a user may have 4"):
+        check()
+    put_program(programs(home), "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UserError, match="squeue failed: Unable to contact"):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ("     /dev/home  1000  2000 3000 10 0 0", 1000 * 1024),
+        ("     /dev/home  1000*  0 1200 7days 10 0 0\n /dev/scratch 5 0 0 1 0 0", 200 * 1024),
+        ("     /dev/home  0  0 0 10 0 0", None),
+        ("no quotas", None),
+    ],
+)
+def test_quota(home: Path, capsys: pytest.CaptureFixture[str], lines: str, left: int | None) -> None:
+    head = "Disk quotas for user me (uid 1):\\n Filesystem blocks quota limit grace files quota limit grace"
+    put_program(programs(home), "quota", f"/bin/cat <<END\n{head}\n{lines}\nEND")
+    assert submission.quota_left_bytes() == left
+    if left is not None:
+        with pytest.raises(UserError, match="left of your quota: a checkpoint and its successor may not fit"):
+            check(script="train_cpu")
+    else:
+        check(script="train_cpu")
+        assert "quota" not in capsys.readouterr().out
+
+
+def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_RL_RUNS", str(tmp_path / "elsewhere"))
+    done = cluster("submit", "--script", "slim_cpu", "--run-name", "one", "--no-video", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"--run-name one --runs {tmp_path / 'elsewhere'} --no-video" in done.stdout
+    assert str(RunDir(tmp_path / "elsewhere", "one").path) in done.stdout
+    monkeypatch.setenv("CLUSTER_RL_ROM", str(tmp_path / "red.gb"))
+    with pytest.raises(UserError, match=r"red\.gb"):
+        check(script="slim_cpu")
+
+
+def test_status_and_cancel_without_slurm(home: Path) -> None:
+    assert cluster("status", "--run-name", "one").returncode == 2
+    (home / "cluster_runs" / "one").mkdir(parents=True)
+    done = cluster("status", "--run-name", "one")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no SLURM on this machine" in done.stdout
+    assert "learner: none is running" in done.stdout
+    done = cluster("cancel", "--run-name", "one")
+    assert done.returncode == 2
+    assert "squeue is not installed here" in done.stderr
