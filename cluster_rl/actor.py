@@ -25,7 +25,7 @@ from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, EpisodeSummary, Step
 from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import HeldExploration, acting_epsilons, acting_values, actor_epsilons
+from cluster_rl.learning.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
@@ -69,7 +69,9 @@ class Actor:
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
         self._ladder = self._epsilons = actor_epsilons(config, index)
-        self._exploration = HeldExploration(config.envs_per_actor, config.epsilon_hold_steps_max)
+        self._exploration = Exploration(
+            config.envs_per_actor, config.epsilon_hold_steps_max, config.explore_after_steps
+        )
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
         self._rng = np.random.default_rng(action_seed)
@@ -151,6 +153,7 @@ class Actor:
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
         for row, step in play.play(actions, range(len(self.slots))):
+            self._exploration.saw(row, step.rewarded)
             finished += self.slots[row].builder.add(
                 screens[row],
                 play.context[row],

@@ -109,6 +109,11 @@ class Config(_Section, frozen=True):
         int, _key("a random action is held for a random time, at most this; 1: not held", "env steps", ge=1, le=1000)
     ] = 20
 
+    explore_after_steps: Annotated[
+        int,
+        _key("steps without a reward of the game until an actor plays as many at random; 0: never", "env steps", ge=0),
+    ] = 0
+
     # What the agent sees and may do.
     start_button: Annotated[
         bool, _key("whether the agent may press START; its menus cost a beginner a third of the time")

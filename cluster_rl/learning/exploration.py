@@ -1,4 +1,4 @@
-"""Which action to take: the Ape-X ladder of epsilons, and epsilon-greedy choice among valid actions, held for a while.
+"""Which action to take: the Ape-X ladder of epsilons, epsilon-greedy choice among valid actions, and when to explore.
 
 Actors call it. Randomness comes only from the generator handed in.
 """
@@ -81,18 +81,25 @@ def select_actions(
     return actions
 
 
-class HeldExploration:
-    """Epsilon-greedy for several emulators whose random actions are held: the epsilon-z-greedy of Dabney et al. 2021.
+class Exploration:
+    """Which actions several emulators take: epsilon-greedy, with held random actions and random stretches.
 
     A random action is repeated for a number of steps drawn from the zeta distribution with exponent 2, at most
-    `max_steps`, and ends before where it is no longer valid. Single random steps undo each other: what an agent would
-    have to walk ten steps for, it never sees. With `max_steps` 1 it is `select_actions`.
+    `hold_steps_max`, and ends before where it is no longer valid: the epsilon-z-greedy of Dabney et al. 2021. Single
+    random steps undo each other: what an agent would have to walk ten steps for, it never sees.
+
+    After `explore_after_steps` without a reward from the game an emulator plays as many steps at random, then as many
+    by its epsilon again, and so on until a reward comes; 0 is never. These are the blind switches within an episode of
+    Pislar et al. 2022: an agent that has taken all it knows of would stand about for the rest of the episode, and
+    this explores from where it has got to.
     """
 
-    def __init__(self, count: int, max_steps: int) -> None:
-        self._max_steps = max_steps
+    def __init__(self, count: int, hold_steps_max: int, explore_after_steps: int) -> None:
+        self._hold_steps_max = hold_steps_max
+        self._explore_after_steps = explore_after_steps
         self._held = np.zeros(count, np.int64)
         self._left = np.zeros(count, np.int64)
+        self._unrewarded = np.zeros(count, np.int64)
 
     def select(
         self,
@@ -102,8 +109,11 @@ class HeldExploration:
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
         """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held."""
+        if self._explore_after_steps:
+            at_random = self._unrewarded // self._explore_after_steps % 2 == 1
+            epsilons = np.where(at_random, 1.0, epsilons)
         explore, greedy, anything = _candidates(values, masks, epsilons, rng)
-        durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._max_steps)
+        durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._hold_steps_max)
         goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
         begins = explore & ~goes_on
         self._held = np.where(begins, anything, self._held)
@@ -111,9 +121,13 @@ class HeldExploration:
         actions: NDArray[np.int64] = np.where(goes_on | begins, self._held, greedy)
         return actions
 
+    def saw(self, row: int, rewarded: bool) -> None:
+        """A step is done in this row; `rewarded` is whether the game paid for it."""
+        self._unrewarded[row] = 0 if rewarded else self._unrewarded[row] + 1
+
     def release(self, row: int) -> None:
-        """Holds nothing in this row any longer: its episode is over."""
-        self._left[row] = 0
+        """The row's episode is over: nothing is held any longer, and the next one begins anew."""
+        self._left[row] = self._unrewarded[row] = 0
 
 
 def _candidates(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cluster_rl.config import Config
 from cluster_rl.learning.exploration import (
-    HeldExploration,
+    Exploration,
     acting_epsilons,
     acting_values,
     actor_epsilons,
@@ -96,7 +96,7 @@ def test_acting_values_are_the_learners_expected_values(rescaling: bool) -> None
 
 def held_runs(max_steps: int, epsilon: float, steps: int = 4000) -> tuple[list[int], float]:
     """Lengths of the runs of one random action after another, and the share of steps that were not greedy."""
-    exploration, rng = HeldExploration(1, max_steps), np.random.default_rng(3)
+    exploration, rng = Exploration(1, max_steps, 0), np.random.default_rng(3)
     values, masks = np.zeros((1, 200), np.float32), np.ones((1, 200), np.bool_)
     values[0, 0] = 1.0
     taken = [int(exploration.select(values, masks, np.array([epsilon]), rng)[0]) for _ in range(steps)]
@@ -127,8 +127,8 @@ def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
     anything, rng = np.ones((400, 3), np.bool_), np.random.default_rng(0)
     never, always = np.zeros(400), np.ones(400)
 
-    def holding() -> tuple[HeldExploration, NDArray[np.int64]]:
-        exploration = HeldExploration(400, 20)
+    def holding() -> tuple[Exploration, NDArray[np.int64]]:
+        exploration = Exploration(400, 20, 0)
         assert (exploration.select(values, only, always, rng) == 1).all()
         return exploration, np.flatnonzero(exploration.select(values, anything, never, rng) == 1)
 
@@ -147,3 +147,19 @@ def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
     assert (later[held[len(held) // 2 :]] == 1).any()
     with pytest.raises(ValueError, match="no valid action"):
         exploration.select(values, np.zeros((400, 3), np.bool_), never, rng)
+
+
+def test_random_stretches_begin_without_rewards_and_end_with_one() -> None:
+    exploration, rng = Exploration(2, 1, 5), np.random.default_rng(0)
+    values, masks = np.tile(np.eye(1, 1000, dtype=np.float32), (2, 1)), np.ones((2, 1000), np.bool_)
+    greedy = np.zeros(2)
+    random_steps: list[list[bool]] = []
+    for step in range(24):
+        random_steps.append((exploration.select(values, masks, greedy, rng) > 0).tolist())
+        exploration.saw(0, False)
+        exploration.saw(1, step == 6)  # in its random stretch
+        if step == 21:
+            exploration.release(0)  # the episode ends
+    first, second = zip(*random_steps, strict=True)
+    assert list(first) == [step // 5 % 2 == 1 and step < 22 for step in range(24)]
+    assert list(second) == [step in (5, 6) or (step > 6 and (step - 7) // 5 % 2 == 1) for step in range(24)]

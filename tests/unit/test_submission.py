@@ -228,7 +228,7 @@ def test_quota(home: Path, capsys: pytest.CaptureFixture[str], lines: str, left:
             check(script="train_cpu")
     else:
         check(script="train_cpu")
-        assert "quota" not in capsys.readouterr().out
+        assert "of your quota" not in capsys.readouterr().out
 
 
 def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
