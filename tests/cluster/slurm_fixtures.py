@@ -34,10 +34,9 @@ class Slurm:
     def stop(self) -> None:
         subprocess.run(["bash", str(LOCAL_SLURM), "stop", str(self.folder), "--wipe"], check=True)
 
-    def end_node(self, node: str) -> None:
-        """Kills everything on a node at once, and brings it back empty."""
-        for action in ("fail", "revive"):
-            subprocess.run(["bash", str(LOCAL_SLURM), action, str(self.folder), node], check=True)
+    def node(self, action: str, node: str) -> None:
+        """`fail` kills everything on a node at once, `revive` brings it back empty."""
+        subprocess.run(["bash", str(LOCAL_SLURM), action, str(self.folder), node], check=True)
 
     def call(self, *command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a client of SLURM as on the login node."""

@@ -115,8 +115,10 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     assert (resumed.env_steps_start, resumed.updates_start) == (ended.env_steps, ended.updates)
 
     # The actors' node dies. The learner does not mind, and SLURM starts the actors again.
-    slurm.end_node("cpu01")
+    slurm.node("fail", "cpu01")
     run.wait_for_steps(400)
+    slurm.wait_for_state(run.actors, "PENDING")  # SLURM asks its nodes every half a minute
+    slurm.node("revive", "cpu01")
     run.wait_for_joins(3)
     run.wait_for_steps(200)
     assert len(run.progress().jobs) == 2, "the learner was disturbed"
