@@ -17,4 +17,17 @@ if [ $# -eq 0 ]; then
     "$(dirname "$PYTHON")/shellcheck" -x --severity=warning scripts/*.sh slurm/*.sh slurm/*.sbatch tests/cluster/local-slurm
     PYTHONPATH=$ROOT "$PYTHON" -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.argv[0] = "lint-imports"; run()' --config setup.cfg
 fi
-exec "$PYTHON" -m pytest "$@"
+if [ $# -gt 0 ]; then
+    exec "$PYTHON" -m pytest "$@"
+fi
+# The tests on a real SLURM mostly wait for it, so they run beside the others.
+report=$(mktemp)
+trap 'rm -f "$report"; [ -z "${beside:-}" ] || kill "$beside" 2>/dev/null' EXIT
+"$PYTHON" -m pytest tests/cluster >"$report" 2>&1 &
+beside=$!
+status=0
+"$PYTHON" -m pytest --ignore=tests/cluster || status=$?
+wait "$beside" || status=$?
+echo "tests/cluster:"
+cat "$report"
+exit "$status"

@@ -16,11 +16,21 @@ from cluster_rl.runs.progress import Progress, read_progress
 TINY = ["--config", "quickstart", *overrides()]
 
 
-def cluster(slurm: Slurm, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def a_python(home: Path) -> str:
+    """Stands for the jobs' Python where none is started: importing torch takes seconds."""
+    path = home / "job-python"
+    path.write_text("#!/bin/sh\necho 2.13.0\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def cluster(
+    slurm: Slurm, home: Path, *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cluster_rl.cluster", *arguments],
         cwd=home,
-        env=slurm.environment(CLUSTER_RL_PYTHON=sys.executable, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
+        env=slurm.environment(CLUSTER_RL_PYTHON=python, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
         capture_output=True,
         text=True,
         check=False,
@@ -45,7 +55,7 @@ def progress(home: Path, run: str) -> Progress:
 def test_too_large_a_job(slurm: Slurm, home: Path, option: str, says: str) -> None:
     by_slurm = slurm.call("sbatch", "--test-only", option, "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home)
     assert by_slurm.returncode != 0, "SLURM takes it"
-    checked = cluster(slurm, home, "check", "--run-name", "one", f"--sbatch={option}")
+    checked = cluster(slurm, home, "check", "--run-name", "one", f"--sbatch={option}", python=a_python(home))
     assert checked.returncode == 2
     assert says in checked.stderr
     assert checked.stderr.count("\n") == 1
@@ -55,9 +65,9 @@ def test_a_fifth_job(slurm: Slurm, home: Path) -> None:
     (home / "idle.sh").write_text("#!/bin/sh\nsleep 60\n", encoding="utf-8")
     held = [slurm.submit("idle.sh", cwd=home, options=["--hold", "-t", "5"]) for _ in range(3)]
     try:
-        assert cluster(slurm, home, "check", "--run-name", "one").returncode == 0
+        assert cluster(slurm, home, "check", "--run-name", "one", python=a_python(home)).returncode == 0
         held.append(slurm.submit("idle.sh", cwd=home, options=["--hold", "-t", "5"]))
-        checked = cluster(slurm, home, "check", "--run-name", "one")
+        checked = cluster(slurm, home, "check", "--run-name", "one", python=a_python(home))
         assert checked.returncode == 2
         assert "4 jobs are in the queue and 1 more would be; a user may have 4" in checked.stderr
         assert slurm.call("sbatch", "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home).returncode != 0
