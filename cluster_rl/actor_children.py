@@ -1,7 +1,7 @@
 """The actor processes of one job, whether a learner is in it or not.
 
-The launcher and `actor_job.py` use it. In: the run and the actors' numbers. Out: their lines for the log; those that
-somebody ended from outside are started again.
+The launcher and `actor_job.py` use it. In: the run, the job's number and its actors' slots. Out: their lines for the
+log; those that somebody ended from outside are started again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ _PREFIX = "actor-"
 
 
 class ActorChildren:
-    """Actors as children of a `Supervisor`, which restarts those that die."""
+    """Actors as children of a `Supervisor`, which restarts those that die. `job` 0 is the learner's own job."""
 
-    def __init__(self, supervisor: Supervisor, run_dir: RunDir, outlive_learner: bool) -> None:
+    def __init__(self, supervisor: Supervisor, run_dir: RunDir, job: int) -> None:
         self._supervisor = supervisor
         self._run_dir = run_dir
-        self._options = ["--outlive-learner"] if outlive_learner else []
+        self._job = job
+        self._slots: dict[str, int] = {}  # by the child's name
         self._ended_at: dict[str, float] = {}  # of those that ended without an error
 
-    def start(self, index: int) -> None:
-        """Starts the actor with this number. Raises `UserError` if that is not possible."""
-        self._start(f"{_PREFIX}{index}")
+    def start(self, slot: int, index: int) -> None:
+        """Starts the actor in this slot of the job, number `index` of the run. Raises `UserError` if it cannot."""
+        name = f"{_PREFIX}{index}"
+        self._slots[name] = slot
+        self._start(name)
 
     def note(self, event: ChildEvent) -> None:
         """Takes note of an event of the supervisor."""
-        if event.kind == "finished" and event.name.startswith(_PREFIX):
+        if event.kind == "finished" and event.name in self._slots:
             self._ended_at[event.name] = time.monotonic()
 
     def restart_missed(self, say: Callable[[str], object]) -> None:
@@ -48,6 +51,6 @@ class ActorChildren:
                 self._start(name)
 
     def _start(self, name: str) -> None:
-        arguments = ["--run-dir", str(self._run_dir.path), "--actor", name.removeprefix(_PREFIX), *self._options]
+        arguments = ["--run-dir", str(self._run_dir.path), "--job", str(self._job), "--slot", str(self._slots[name])]
         command = [sys.executable, "-m", "cluster_rl.actor_process", *arguments]
         self._supervisor.start(name, command, {"OMP_NUM_THREADS": "1"})

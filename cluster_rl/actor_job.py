@@ -10,6 +10,7 @@ learner's job has written to the run's config.json.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import time
 
@@ -19,6 +20,8 @@ from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_UNFINISHED, Use
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import current_holder
+from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import wait_for_learner
 from cluster_rl.signals import StopFlag
 from cluster_rl.supervise import Supervisor
@@ -34,22 +37,15 @@ def run_actor_job(run_dir: RunDir, job: int) -> int:
     """
     started = time.monotonic()
     stop = StopFlag().install()
-    config = load_config(run_dir.config) if run_dir.require().config.exists() else Config()
-    # A job before may have had no actors elsewhere: what counts is what a learner that is there has written.
-    if wait_for_learner(run_dir.rendezvous, 0, config.learner_wait_seconds, stop.is_set) is None:
+    config = _wait_for_run(run_dir.require(), job, stop)
+    if config is None:
         return stop.exit_code
-    config = load_config(run_dir.config)
-    if not 1 <= job <= config.actor_jobs:
-        raise UserError(
-            f"--job {job}: run {run_dir.run_name!r} has {config.actor_jobs} actor jobs, numbered from 1; start its "
-            f"learner with --actor_jobs {max(job, 1)}"
-        )
     deadline = job_deadline(config.max_runtime_seconds, started)
     supervisor = Supervisor(run_dir.logs, config.max_restarts)
-    actors = ActorChildren(supervisor, run_dir, outlive_learner=True)
+    actors = ActorChildren(supervisor, run_dir, job)
     first = config.num_actors * job
-    for index in range(first, first + config.num_actors):
-        actors.start(index)
+    for slot in range(config.num_actors):
+        actors.start(slot, first + slot)
     print(f"actors {first} to {first + config.num_actors - 1} of run {run_dir.path}; logs {run_dir.logs}", flush=True)
     code = None
     while not stop and code is None and supervisor.unfinished:
@@ -60,7 +56,7 @@ def run_actor_job(run_dir: RunDir, job: int) -> int:
                 code = EXIT_BAD_INPUT
             elif event.kind == "gave_up":
                 code = EXIT_FAILURE
-        if supervisor.unfinished:
+        if run_dir.rendezvous.exists():  # else they ended because nobody wants them
             actors.restart_missed(print)
         if deadline.is_over():
             stop.set(deadline.reason, EXIT_UNFINISHED)
@@ -70,6 +66,37 @@ def run_actor_job(run_dir: RunDir, job: int) -> int:
     for event in supervisor.stop_all(signal.Signals(stop.signal_number or signal.SIGTERM), _STOP_GRACE_SEC):
         print(event.line, flush=True)
     return stop.exit_code if code is None else code
+
+
+def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag) -> Config | None:
+    """The config that a learner with this actor job has written; None if no learner wants its actors in time.
+
+    A learner that was killed leaves its rendezvous.json behind; then the next one is waited for. Raises `UserError` if
+    one that is there has no such job.
+    """
+    # A job that SLURM starts again may find the run complete. One that was submitted may come before a learner's job
+    # with a larger target.
+    again = "SLURM_RESTART_COUNT" in os.environ
+    config = load_config(run_dir.config) if run_dir.config.exists() else Config()
+    deadline, stale = time.monotonic() + config.learner_wait_seconds, 0
+
+    def not_wanted() -> bool:
+        return stop.is_set() or (again and target_reached(run_dir.progress))
+
+    while True:
+        wait_sec = max(0.0, deadline - time.monotonic())
+        found = wait_for_learner(run_dir.rendezvous, stale, wait_sec, not_wanted)
+        if found is None:
+            return None
+        config = load_config(run_dir.config)
+        if 1 <= job <= config.actor_jobs:
+            return config
+        if current_holder(run_dir) is not None or job < 1:
+            raise UserError(
+                f"--job {job}: run {run_dir.run_name!r} has {config.actor_jobs} actor jobs, numbered from 1; start "
+                f"its learner with --actor_jobs {max(job, 1)}"
+            )
+        stale = found.incarnation
 
 
 def main() -> int:

@@ -1,10 +1,10 @@
 """The actor process: an `Actor` on the wire, for one learner or for one after another.
 
-    python -m cluster_rl.actor_process --run-dir DIR --actor N [--outlive-learner]
+    python -m cluster_rl.actor_process --run-dir DIR [--job J] --slot N
 
 Started by the launcher, in the learner's job, and by actor jobs. In: parameters. Out: sequences, exactly once each.
-Beside its learner an actor ends when the learner does. In a job of its own it outlives it: what is open is sent, and
-the same process plays on for the next learner of the run, wherever that is.
+In the learner's job (0) an actor ends when the learner does. In a job of its own it outlives it: what is open is sent,
+and the same process plays on for the next learner of the run, wherever that is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cluster_rl.actor import Actor
 from cluster_rl.config import Config, load_config, sequence_schema_hash
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
 from cluster_rl.signals import StopFlag
 from cluster_rl.spaces import block_spec
@@ -101,36 +102,42 @@ class WireLink:
         return ""
 
 
-def run_actor(run_dir: RunDir, index: int, outlive_learner: bool) -> int:
+def run_actor(run_dir: RunDir, job: int, slot: int) -> int:
     """Plays until a signal comes or no learner wants it; every finished step is with the learner then. The exit code.
 
-    Raises `UserError` if the run has no actor of this number, or the learner refuses it.
+    Raises `UserError` if the run has no such actor, or the learner refuses it.
     """
     torch.set_num_threads(1)
     stop = StopFlag().install()
     watchdog = Watchdog(_STUCK_SEC)
-    learner = 0
+    previous = 0  # incarnation of the learner it has played for
+
+    def not_wanted() -> bool:
+        return stop.is_set() or (previous != 0 and target_reached(run_dir.progress))
+
     while True:
-        if outlive_learner:
+        if job:
             wait_sec = load_config(run_dir.config).learner_wait_seconds
-            if wait_for_learner(run_dir.rendezvous, learner, wait_sec, stop.is_set, watchdog.alive) is None:
+            if wait_for_learner(run_dir.rendezvous, previous, wait_sec, not_wanted, watchdog.alive) is None:
                 break
-        channel = _play(run_dir, index, outlive_learner, stop, watchdog)
-        learner = channel.learner_incarnation
-        if stop or channel.run_complete or channel.stop_reason is None or not outlive_learner:
+        config = load_config(run_dir.config)  # anew: the learner's next job may have changed it
+        if job > config.actor_jobs or slot >= config.num_actors:
+            words = f"job {job}, slot {slot}: the run has {config.actor_jobs} actor jobs with {config.num_actors} each"
+            if previous:
+                print(f"{words} now; this actor ends", flush=True)
+                break
+            raise UserError(f"{words}; start the learner with other --actor_jobs or --num_actors")
+        channel = _play(run_dir, config, job, slot, stop, watchdog)
+        previous = channel.learner_incarnation
+        if stop or channel.run_complete or channel.stop_reason is None or not job:
             break
     watchdog.close()
     return EXIT_OK
 
 
-def _play(run_dir: RunDir, index: int, outlive_learner: bool, stop: StopFlag, watchdog: Watchdog) -> ActorChannel:
+def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, watchdog: Watchdog) -> ActorChannel:
     """Plays for one learner, its restarts included; returns the channel, closed."""
-    config = load_config(run_dir.config)  # anew: the learner's next job may have changed it
-    if not 0 <= index < config.total_actors:
-        raise UserError(
-            f"--actor {index}: the run has {config.total_actors} actors, numbered from 0; for more, start the learner "
-            f"with other --num_actors ({config.num_actors}) or --actor_jobs ({config.actor_jobs})"
-        )
+    index = config.num_actors * job + slot
     channel = ActorChannel(
         functools.partial(read_rendezvous, run_dir.rendezvous),
         index,
@@ -139,7 +146,7 @@ def _play(run_dir: RunDir, index: int, outlive_learner: bool, stop: StopFlag, wa
         load_keys=functools.partial(load_actor_keys, run_dir.keys),
         max_block_bytes=max_block_bytes(block_spec(config)),
     )
-    link = WireLink(channel, config, stop, watchdog, config.learner_wait_seconds if outlive_learner else None)
+    link = WireLink(channel, config, stop, watchdog, config.learner_wait_seconds if job else None)
     if link.wait_for_params():
         print(f"playing as actor {index}, {channel.state}", flush=True)
         logs = run_dir.episode_logs if config.log_episodes_for_replay else None
@@ -160,16 +167,16 @@ def _play(run_dir: RunDir, index: int, outlive_learner: bool, stop: StopFlag, wa
 
 
 def main() -> int:
-    """`python -m cluster_rl.actor_process --run-dir DIR --actor N [--outlive-learner]`."""
+    """`python -m cluster_rl.actor_process --run-dir DIR [--job J] --slot N`."""
     parser = argparse.ArgumentParser(
         prog="python -m cluster_rl.actor_process", description="One actor process of a run."
     )
     parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
-    parser.add_argument("--actor", type=int, required=True, help="number of this actor, from 0")
-    parser.add_argument("--outlive-learner", action="store_true", help="play on for the run's next learner")
+    parser.add_argument("--job", type=int, default=0, help="number of the actor job; 0 is the learner's own job")
+    parser.add_argument("--slot", type=int, required=True, help="which actor of the job, from 0")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
-    return run_actor(run_dir, arguments.actor, arguments.outlive_learner)
+    return run_actor(run_dir, arguments.job, arguments.slot)
 
 
 if __name__ == "__main__":

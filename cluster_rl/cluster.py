@@ -20,11 +20,12 @@ import time
 from collections.abc import Sequence
 
 from cluster_rl import slurm
-from cluster_rl.cluster_settings import read_settings
+from cluster_rl.cluster_settings import ClusterSettings, read_settings
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.job_script import SCRIPTS
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.chain import after_job, read_chain, save_chain
-from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
@@ -50,6 +51,10 @@ _REASONS = {
     "AssocGrpGRES": "your group uses as many GPUs as it may have",
     "None": "SLURM has not looked at it yet",
 }
+
+
+_NO_JOB = "no job that `cluster submit` made for this run is in the queue, and no job script trains it"
+_SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
 
 
 def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: bool) -> int:
@@ -80,7 +85,7 @@ def print_status(run_dir: RunDir) -> None:
     if not slurm.installed():
         print("no SLURM on this machine: its queue cannot be shown")
     else:
-        for line in [_job_line(job) for job in _jobs_of(run_dir)] or ["no job of this run is in the queue"]:
+        for line in [_job_line(job) for job in _jobs_of(run_dir)] or [_NO_JOB]:
             print(line)
     now = time.time()
     learner = read_rendezvous(run_dir.rendezvous)
@@ -88,8 +93,7 @@ def print_status(run_dir: RunDir) -> None:
         print("learner: none is running")
     else:
         of_job = f", SLURM job {learner.slurm_job_id}" if learner.slurm_job_id else ""
-        since = (now - learner.written_unix_sec) / 60
-        print(f"learner: {learner.endpoint} on {learner.host}{of_job}, for {since:.0f} min")
+        print(f"learner: {learner.endpoint} on {learner.host}{of_job}, since {_ago(now - learner.written_unix_sec)}")
     progress = read_progress(run_dir.progress)
     if progress is None:
         print("progress: none yet")
@@ -98,8 +102,11 @@ def print_status(run_dir: RunDir) -> None:
     print(
         f"progress: env_steps {progress.env_steps:,} of {progress.target_total_steps:,} "
         f"({rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} ({rates.updates_per_sec:.1f}/s), episodes "
-        f"{progress.episodes:,}, milestones {len(progress.milestones)}; written {now - progress.updated:.0f} s ago"
+        f"{progress.episodes:,}, milestones {len(progress.milestones)}"
     )
+    silent_sec = now - progress.updated
+    if learner is not None and silent_sec > _SILENT_SEC:
+        print(f"the learner has written nothing for {_ago(silent_sec)}: its node or its job may be dead")
     for job in progress.jobs[-3:]:
         how = job.reason or ("running" if job.ended is None else "ended without a reason")
         where = f"SLURM job {job.slurm_job_id} on {job.host}" if job.slurm_job_id else job.host
@@ -112,7 +119,7 @@ def cancel(run_dir: RunDir) -> None:
     try:
         jobs = _jobs_of(run_dir)
         if not jobs:
-            print("no job of this run is in the queue")
+            print(_NO_JOB)
             return
         slurm.run_slurm(["scancel", *(job.job_id for job in jobs)])
     except SlurmError as error:
@@ -121,14 +128,22 @@ def cancel(run_dir: RunDir) -> None:
 
 
 def _jobs_of(run_dir: RunDir) -> list[QueuedJob]:
-    """Those that `submit` made for the run, and the one that trains it now, however it was submitted."""
+    """Those that `submit` made for the run, and the job script that trains it now, however it was submitted."""
     try:
         jobs = slurm.queued_jobs()
     except SlurmError as error:
         raise UserError(str(error)) from None
     holder = current_holder(run_dir)
     training = holder.slurm_job_id if holder is not None else None
-    return [job for job in jobs if job.comment == job_comment(run_dir) or job.job_id == training]
+    scripts = {path.stem for path in SCRIPTS.glob("*.sbatch")}
+    # An interactive session that trains is not ours to end.
+    return [
+        job for job in jobs if job.comment == job_comment(run_dir) or (job.job_id == training and job.name in scripts)
+    ]
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _job_line(job: QueuedJob) -> str:
@@ -174,16 +189,24 @@ def main() -> int:
     for command in commands.choices.values():
         add_run_name(command, None)
     after = commands.add_parser("after-job", help="whether the run's next job should follow; for the job scripts")
+    after.add_argument("--module", required=True, help="the trainer, such as train_cluster")
     after.add_argument("--exit-code", type=int, required=True, help="of the trainer")
     after.add_argument("--cancelled", action="store_true", help="somebody ended the job")
     after.add_argument("trainer", nargs="*", help="the trainer's arguments, after --")
     known, rest = parser.parse_known_args()
     if known.command == "after-job":
         of_trainer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        add_run_name(of_trainer, "slim")  # the slim agent's default
-        of_trainer.add_argument("--job", type=int)
+        # Without a name only the slim agent has a run.
+        add_run_name(of_trainer, "slim" if known.module == "train_slim" else "")
+        of_trainer.add_argument("--job", type=int, default=1)
         named, _ = of_trainer.parse_known_args(known.trainer)
-        return conclude(RunDir(named.runs, named.run_name), named.job, known.exit_code, known.cancelled)
+        if not named.run_name:
+            return int(known.exit_code)
+        actor_job = named.job if known.module == "actor_job" else None
+        return conclude(RunDir(named.runs, named.run_name), actor_job, known.exit_code, known.cancelled)
+    settings = read_settings()
+    if known.runs == str(DEFAULT_ROOT) and settings.runs:
+        known.runs = settings.runs
     run_dir = RunDir(known.runs, known.run_name)
     if known.command in ("status", "cancel"):
         if rest:
@@ -193,11 +216,10 @@ def main() -> int:
         else:
             cancel(run_dir)
         return EXIT_OK
-    return _check_or_submit(known, rest)
+    return _check_or_submit(settings, known, rest)
 
 
-def _check_or_submit(known: argparse.Namespace, trainer: Sequence[str]) -> int:
-    settings = read_settings()
+def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, trainer: Sequence[str]) -> int:
     chain = known.command == "submit" and known.chain
     plan = make_plan(
         settings,

@@ -58,7 +58,11 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
             raise UserError(f"{where}: {name}: {error}") from None
         if len(words) > 1:
             raise UserError(f"{where}: {name}: {text!r} is more than one word; put quotes around it")
-        found[name] = (words[0] if words else "", where)
+        # As the shell does, which reads the same line in the job scripts.
+        value = os.path.expandvars(words[0]) if words else ""
+        if value.startswith("~/"):
+            value = str(Path(value).expanduser())
+        found[name] = (value, where)
     for field in ClusterSettings.__struct_fields__:
         name = _PREFIX + field.upper()
         if name in environment:

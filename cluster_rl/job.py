@@ -24,7 +24,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.memory_estimate import estimate_gpu, estimate_replay
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.runs.arguments import add_run_name
-from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
+from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
@@ -97,6 +97,8 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
         print(learner_device(config).line, flush=True)
+        if config.actor_jobs:
+            print(_actors_plan(config), flush=True)
         begin_job(config, run_dir, rom)
         yield stop
 
@@ -178,7 +180,7 @@ def _replay_plan(config: Config, run_dir: RunDir) -> str:
     replay = estimate_replay(config, observation_spec(config))
     capacity = config.replay_capacity_transitions
     folder = Path(config.replay_dir) if config.replay_dir else run_dir.replay
-    free = shutil.disk_usage(_nearest_existing(folder)).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     low, high = replay.log
     return (
         f"replay: {capacity:,} transitions; in RAM index {_size(replay.index)} and batches "
@@ -203,18 +205,9 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _nearest_existing(folder: Path) -> Path:
-    """The folder itself, or what it would be made in."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
-
-
 def _check_writable(folder: Path, what: str = "") -> None:
     """Raises `UserError` if `folder` is no folder that can be written to or made. Makes nothing."""
-    try:
-        there = _nearest_existing(folder)
-    except OSError as error:  # in a folder that may not be looked into
-        raise explain_os_error(error, folder) from None
+    there = nearest_existing(folder)
     if not there.is_dir():
         raise UserError(f"{what}{folder}: {there} is a file; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -27,6 +27,7 @@ _SHORT = {
     "-p": "--partition",
     "-t": "--time",
 }
+_GPU_OPTIONS = ("--gpus", "--gpus-per-node", "--gpus-per-task")
 _RUNS = re.compile(r"^run_job (\w+)(?: --config (\S+))? .*\"\$@\"$", re.MULTILINE)
 _GPUMEM = re.compile(r"gpumem[:=](\d+(?:\.\d+)?)([KMGT]?)", re.IGNORECASE)
 _UNIT_GB = {"": 2.0**-30, "K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
@@ -41,13 +42,9 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     cpus: int
     time_sec: float
-    gpus: str
+    warning_sec: float
+    wants_gpu: bool
     gpumem_gb: float
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Whether it asks for a GPU or its memory."""
-        return bool(self.gpus) or self.gpumem_gb > 0
 
 
 def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
@@ -76,7 +73,8 @@ def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
         partition=asked.get("--partition", ""),
         cpus=cpus,
         time_sec=_time(asked.get("--time", "")),
-        gpus=asked.get("--gpus", ""),
+        warning_sec=_warning(asked.get("--signal", "")),
+        wants_gpu="gpu" in asked.get("--gres", "") or any(asked.get(name) for name in _GPU_OPTIONS),
         gpumem_gb=_gpumem(asked.get("--gres", "")),
     )
 
@@ -84,7 +82,7 @@ def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
 def _options(words: Sequence[str], where: str) -> dict[str, str]:
     """`--name=value`, `--name value`, `-x value`, `-xvalue` and `--flag` as long names with values."""
     found: dict[str, str] = {}
-    rest = [part for word in words for part in word.split()]
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if re.match(r"--\w", word):
@@ -114,6 +112,12 @@ def _time(text: str) -> float:
         return duration_sec(text)
     except ValueError as error:
         raise UserError(f"--time: {error}; write HH:MM:SS") from None
+
+
+def _warning(signal: str) -> float:
+    """Seconds before the end at which `--signal=[B:]NAME[@SECONDS]` comes; SLURM's default is 60."""
+    found = re.search(r"@(\d+)$", signal)
+    return float(found[1]) if found else 60.0 * bool(signal)
 
 
 def _gpumem(gres: str) -> float:

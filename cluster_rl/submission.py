@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -19,12 +20,14 @@ from cluster_rl.cluster_settings import ClusterSettings
 from cluster_rl.config import split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
-from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
+from cluster_rl.runs.atomic import nearest_existing
+from cluster_rl.runs.layout import RunDir
 from cluster_rl.slurm import SlurmError
 
 LOGS = SCRIPTS / "logs"
 _ACTORS_SCRIPT = "actors"
 _PYTHON_TIMEOUT_SEC = 120.0
+_LEAST_WORK_SEC = 60.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +58,13 @@ def make_plan(
 ) -> Plan:
     """The jobs of `slurm/SCRIPT.sbatch` and of `actor_jobs` more. Raises `UserError` for what is not understood.
 
-    `runs` and `trainer` are as the user gave them; the settings' folder and ROM hold where they are silent.
+    `sbatch_options` are for the trainer's job.
     """
-    if runs == str(DEFAULT_ROOT) and settings.runs:
-        runs = settings.runs
     run_dir = RunDir(runs, run_name)
+    try:
+        sbatch_options = [word for option in sbatch_options for word in shlex.split(option)]
+    except ValueError as error:
+        raise UserError(f"--sbatch: {error}") from None
     if actor_jobs < 0:
         raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
     own = _site_options(settings, read_request(script, sbatch_options)) + list(sbatch_options)
@@ -143,9 +148,15 @@ def _check_limits(plan: Plan) -> str:
         for what, amount, limit, name in asked:
             if amount > limit:
                 raise UserError(f"{request.script} asks for {amount:g} {what}; a job may have {limit:g} ({name})")
+        if request.time_sec <= request.warning_sec + _LEAST_WORK_SEC:
+            minutes, warning = request.time_sec / 60, request.warning_sec / 60
+            raise UserError(
+                f"{request.script} asks for {minutes:g} minutes and is warned {warning:g} minutes before their end; "
+                "ask for more --time, or another --signal"
+            )
     first = plan.requests[0]
     hours = "no time limit" if math.isinf(first.time_sec) else f"{first.time_sec / 3600:g} h"
-    gpu = f", {first.gpus or 0} GPU, {first.gpumem_gb:g} GB of it" if first.wants_gpu else ""
+    gpu = f", a GPU with {first.gpumem_gb:g} GB for it" if first.wants_gpu else ""
     return f"{first.script}: partition {first.partition}, {first.cpus} CPUs, {hours}{gpu}"
 
 
@@ -156,9 +167,15 @@ def _check_queue(plan: Plan) -> str:
             raise UserError(f"{asked} jobs; a user may have {limit:g} in the queue (CLUSTER_RL_MAX_JOBS)")
         return f"{asked} job(s) more; no SLURM on this machine, so those in the queue are not counted"
     try:
-        there = len(slurm.queued_jobs())
+        jobs = slurm.queued_jobs()
     except SlurmError as error:
         raise UserError(str(error)) from None
+    for job in jobs:
+        if job.comment == job_comment(plan.run_dir):
+            raise UserError(
+                f"job {job.job_id} ({job.name}) of this run is in the queue already; wait for it, or cancel"
+            )
+    there = len(jobs)
     if there + asked > limit:
         raise UserError(
             f"{there} jobs are in the queue and {asked} more would be; a user may have {limit:g} "
@@ -185,9 +202,7 @@ def _check_python(python: str) -> str:
 
 def _check_folders(plan: Plan) -> str:
     """Room on the disk and in the quota for what a run keeps. Whether they can be written, `_check_run` sees."""
-    runs = plan.run_dir.root.absolute()
-    there = next(path for path in (runs, *runs.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest_existing(plan.run_dir.root)).free
     words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk"
     quota = quota_left_bytes()
     if quota is not None:
@@ -224,10 +239,12 @@ def _check_run(plan: Plan) -> str:
     from cluster_rl.spaces import observation_spec
 
     request = plan.requests[0]
-    preset, rest = _take_config(plan.trainer, request.preset)
+    preset, rest = _take_config(plan.trainer, request.preset, request.module == "train_slim")
     if plan.settings.rom:
         rest = [f"--rom={plan.settings.rom}", *rest]
     config = load_config(preset, split_overrides(rest))
+    if config.device == "cuda" and not request.wants_gpu:
+        raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
     # The login node need not have the GPU that the job will have.
     rom = job.check_job(msgspec.structs.replace(config, device="cpu"), plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
@@ -242,8 +259,8 @@ def _check_run(plan: Plan) -> str:
     return words
 
 
-def _take_config(trainer: Sequence[str], preset: str) -> tuple[str, list[str]]:
-    """The value of `--config`, the last one given, and the other arguments without `--no-video`."""
+def _take_config(trainer: Sequence[str], preset: str, slim: bool) -> tuple[str, list[str]]:
+    """The value of `--config`, the last one given, and the other arguments without the slim agent's `--no-video`."""
     rest: list[str] = []
     words = list(trainer)
     while words:
@@ -252,7 +269,7 @@ def _take_config(trainer: Sequence[str], preset: str) -> tuple[str, list[str]]:
             preset = words.pop(0)
         elif word.startswith("--config="):
             preset = word.removeprefix("--config=")
-        elif word != "--no-video":
+        elif word != "--no-video" or not slim:
             rest.append(word)
     return preset, rest
 

@@ -48,14 +48,14 @@ class _Job:
         self._stop = stop
         self._token = uuid.uuid4().hex
         self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
-        self._actors = ActorChildren(self._supervisor, run_dir, outlive_learner=False)
+        self._actors = ActorChildren(self._supervisor, run_dir, job=0)
         self._code: int | None = None
 
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
         self._start_learner()
         for index in range(self._config.num_actors):
-            self._actors.start(index)
+            self._actors.start(index, index)
         with StatusView(self._run_dir, self._config, self._token) as view:
             while not self._stop and self._code is None:
                 for event in self._supervisor.poll():

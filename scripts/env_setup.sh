@@ -20,6 +20,9 @@ fail() {
 mode='' torch='' prefix='' extras=''
 while [ $# -gt 0 ]; do
     case $1 in
+    --torch | --prefix) [ $# -gt 1 ] || fail "$1: a value is missing" ;;
+    esac
+    case $1 in
     --venv | --conda | --user) mode=${1#--} ;;
     --torch) torch=${2:-} && shift ;;
     --torch=*) torch=${1#*=} ;;
@@ -31,9 +34,12 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+asked=$torch
 if [ -z "$torch" ]; then
     if command -v nvidia-smi >/dev/null; then torch=cuda; else torch=cpu; fi
 fi
+[ -z "$prefix" ] || prefix=$(realpath -m "$prefix")
+case $prefix in *[[:space:]]*) fail "--prefix $prefix: a path without spaces, please" ;; esac
 case $torch in cpu | cuda) ;; *) fail "--torch $torch: write cpu or cuda" ;; esac
 
 conda=''
@@ -78,6 +84,10 @@ venv)
     ;;
 esac
 prepare_python "$extras" torch
+there=$("$PYTHON" -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')
+if [ -n "$asked" ] && [ "$asked" != "$there" ]; then
+    fail "PyTorch for $there is installed, not for $asked; delete ${prefix:-it} and type this again, or give another --prefix"
+fi
 if [ -n "$extras" ]; then
     "$PYTHON" -m ipykernel install --user --name cluster_rl --display-name cluster_rl >/dev/null
 fi

@@ -22,7 +22,7 @@ if [ $# -gt 0 ]; then
 fi
 # The tests on a real SLURM mostly wait for it, so they run beside the others.
 report=$(mktemp)
-trap 'rm -f "$report"; [ -z "${beside:-}" ] || kill "$beside" 2>/dev/null' EXIT
+trap 'rm -f "$report"; [ -z "${beside:-}" ] || { kill "$beside" && wait "$beside"; } 2>/dev/null' EXIT
 "$PYTHON" -m pytest tests/cluster >"$report" 2>&1 &
 beside=$!
 status=0

@@ -13,8 +13,10 @@ eval "$settings"
 if [ -z "${CLUSTER_RL_PYTHON:-}" ]; then
     CLUSTER_RL_PYTHON=$(command -v python3) || CLUSTER_RL_PYTHON=
 fi
-if ! "$CLUSTER_RL_PYTHON" -c 'import cluster_rl' 2>/dev/null; then
-    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl; name another in slurm/settings.env" >&2
+# The package alone would be found in this folder by any Python; what it needs would not.
+if ! "$CLUSTER_RL_PYTHON" -c 'import msgspec, zmq, cluster_rl' 2>/dev/null; then
+    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl and what it needs;" \
+        "scripts/env_setup.sh makes an environment and names it in slurm/settings.env" >&2
     exit 2
 fi
 
@@ -24,7 +26,7 @@ fi
 # USR2 (or USR1) is SLURM's warning before the time limit: checkpoint, and go on in the next job. TERM is scancel, or the
 # limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it.
 run_job() {
-    local pid='' cancelled='' warned='' code=0 module=$1
+    local pid='' cancelled='' warned='' trained=0 code=0 module=$1
     shift
     # Before what was given: there the user's own word comes later, and holds.
     case $module in
@@ -43,21 +45,26 @@ run_job() {
         wait "$pid"
     done
     wait "$pid"
-    code=$?
+    trained=$?
+    pid=''
+    # 138 and 140: the warning came while Python was starting, and ended it. Nothing was lost.
+    case $warned$trained in 1138 | 1140) trained=85 ;; esac
     # shellcheck disable=SC2086  # no word if not cancelled
-    "$CLUSTER_RL_PYTHON" -m cluster_rl.cluster after-job --exit-code "$code" $cancelled -- "$@"
+    "$CLUSTER_RL_PYTHON" -m cluster_rl.cluster after-job --module "$module" --exit-code "$trained" $cancelled -- "$@"
     code=$?
     if [ "$code" -ne 85 ]; then
         exit "$code"
     fi
     # SLURM starts batch scripts, and nothing else, as slurm_script.
     if [ -z "${SLURM_JOB_ID:-}" ] || [ "$(basename "$0")" != slurm_script ]; then
-        echo "type the same command again to go on"
-        exit "$code"
+        echo "nothing starts again by itself here; type the same command to go on"
+        exit "$trained"
     fi
     if [ "${CLUSTER_RL_CHAIN:-yes}" = no ]; then
         echo "one job was asked for; submit the same again to go on, or with --chain"
-        exit 0
+        [ "$trained" -ne 85 ] || exit 0
+        exit "$trained"
     fi
-    scontrol requeue "$SLURM_JOB_ID" || sbatch --dependency="afterany:$SLURM_JOB_ID" "$0" "$@"
+    # Requeueing ends this script, and scontrol with it; so does scancel, after which nothing may start again.
+    scontrol requeue "$SLURM_JOB_ID" || [ -n "$cancelled" ] || echo "SLURM has not requeued this job; submit it again" >&2
 }

@@ -67,6 +67,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or what it would be made in. Raises `UserError` where it may not be looked into."""
+    absolute = folder.absolute()
+    try:
+        return next(path for path in (absolute, *absolute.parents) if path.exists())
+    except OSError as error:
+        raise explain_os_error(error, folder) from None
+
+
 def explain_os_error(error: OSError, path: Path) -> Exception:
     """The `UserError` for what a user can mend (space, quota, permissions), else `error` itself."""
     if error.errno in _USER_ERRNOS:

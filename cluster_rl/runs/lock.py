@@ -21,6 +21,8 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
 
+_PATIENCE_SEC = 1.0  # who asks for the holder takes the lock for an instant
+
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds a lock. `since` is in Unix seconds."""
@@ -58,10 +60,10 @@ class RunLock:
         self._run_name = run_dir.run_name
         self._path = run_dir.lock
         self._holder_path = holder_path(run_dir)
-        self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False)
+        self._lock = filelock.FileLock(self._path, timeout=_PATIENCE_SEC, thread_local=False)
 
     def acquire(self) -> RunLock:
-        """Takes the lock, at once or not at all. Raises `UserError` that names the holder."""
+        """Takes the lock within a second or not at all. Raises `UserError` that names the holder."""
         try:
             self._lock.acquire()
         except filelock.Timeout:

@@ -118,6 +118,15 @@ def save_progress(path: Path, progress: Progress) -> None:
     write_atomic(path, msgspec.json.format(msgspec.json.encode(progress), indent=2) + b"\n")
 
 
+def target_reached(path: Path) -> bool:
+    """Whether the run has come to its `target_total_steps`, as far as its progress.json says."""
+    try:
+        progress = read_progress(path)
+    except UserError:
+        return False  # damaged; the learner rebuilds it
+    return progress is not None and progress.env_steps >= progress.target_total_steps
+
+
 def read_progress(path: Path) -> Progress | None:
     """For readers: the progress, or None if the run has none yet. Raises `UserError` if the file is damaged."""
     try:

@@ -33,8 +33,8 @@ class Run:
         self.learner = self.submit("train_cpu", "gpu01", "--config", "quickstart", *self.overrides())
         self.actors = self.submit("actors", "cpu01", "--job", "1")
 
-    def overrides(self) -> list[str]:
-        return overrides(num_actors=1, actor_jobs=1, target_total_steps=1_000_000, max_runtime_seconds=0)
+    def overrides(self, target: int = 1_000_000) -> list[str]:
+        return overrides(num_actors=1, actor_jobs=1, target_total_steps=target, max_runtime_seconds=0)
 
     def submit(self, script: str, node: str, *arguments: str) -> int:
         return self.slurm.submit(
@@ -124,13 +124,19 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     assert len(run.progress().jobs) == 2, "the learner was disturbed"
     assert slurm.field(run.learner, "Restarts") == "1"
 
-    # Every step that was counted is in the log once, whatever happened.
+    # Cancelled and submitted again, to a target: there all jobs end, those of actors too.
     slurm.call("scancel", str(run.learner), cwd=home)
     slurm.wait_for_state(run.learner, "CANCELLED")
-    slurm.call("scancel", str(run.actors), cwd=home)
-    slurm.wait_for_state(run.actors, "CANCELLED")
     slurm.wait_for(lambda: run.progress().jobs[-1].ended is not None, "the learner did not end well")
+    target = run.progress().env_steps + 600
+    last_job = run.submit("train_cpu", "gpu01", "--config", "quickstart", *run.overrides(target))
+    run.wait_for_joins(4)
+    slurm.wait_for_state(last_job, "COMPLETED")
+    slurm.wait_for_state(run.actors, "COMPLETED")
+
+    # Every step that was counted is in the log once, whatever happened.
     distinct, total, episodes = logged_positions(run.run_dir)
     last = run.progress()
+    assert last.env_steps >= target
     assert distinct == total == last.env_steps
     assert episodes == last.episodes

@@ -81,6 +81,7 @@ def test_one_job_from_submit_to_its_end(slurm: Slurm, home: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     assert "to start at" in planned.stdout, "no estimate of the start"
     assert not (home / "cluster_runs").exists()
+    (home / "slurm" / "logs").rmdir()
     submitted = cluster(slurm, home, "submit", *options, "--sbatch=--hold")
     assert submitted.returncode == 0, submitted.stderr
     job = int(submitted.stdout.rsplit("submitted job ", 1)[1].split(":")[0])
@@ -95,7 +96,7 @@ def test_one_job_from_submit_to_its_end(slurm: Slurm, home: Path) -> None:
     assert slurm.field(job, "Restarts") == "0"
     assert [one.reason for one in progress(home, "one").jobs] == ["max_runtime_seconds reached"]
     ended = cluster(slurm, home, "status", "--run-name", "one")
-    assert "no job of this run is in the queue" in ended.stdout
+    assert "and no job script trains it" in ended.stdout
     assert "max_runtime_seconds reached" in ended.stdout
 
 

@@ -104,7 +104,7 @@ def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None
 def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, *overrides())
     launcher.wait_for(lambda p: p.env_steps > 0)
-    (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--actor 1"))
+    (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--slot 1"))
     os.kill(victim, signal.SIGTERM)
     launcher.wait_for(lambda p: victim not in launcher.children("actor"))
     launcher.wait_for(lambda p: len(launcher.children("actor")) == 2, timeout_sec=40)

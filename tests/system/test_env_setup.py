@@ -27,6 +27,8 @@ def env_setup(repository: Path, *arguments: str, **environment: str) -> subproce
     [
         (["--torch", "tpu"], "--torch tpu: write cpu or cuda"),
         (["--prefx", "x"], "--prefx: not an option of env_setup.sh"),
+        (["--prefix"], "--prefix: a value is missing"),
+        (["--venv", "--prefix", "a b"], "a path without spaces"),
         (["--conda"], "no conda, mamba or micromamba found"),
     ],
 )

@@ -13,12 +13,14 @@ import pytest
 from slurm_programs import put_program
 
 from cluster_rl import submission
-from cluster_rl.cluster_settings import ClusterSettings, read_settings
+from cluster_rl.cluster_settings import read_settings
 from cluster_rl.errors import UserError
 from cluster_rl.job_script import read_request
 from cluster_rl.runs.layout import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
+
+LIMITS = "\n".join(f"CLUSTER_RL_MAX_{name}" for name in ("JOBS=4", "CPUS=8", "HOURS=4", "GPUMEM_GB=20")) + "\n"
 
 
 @pytest.fixture
@@ -26,6 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to call `cluster` from, with the job scripts as they are, on a machine without SLURM or quotas."""
     folder = tmp_path / "home"
     shutil.copytree(ROOT / "slurm", folder / "slurm", ignore=shutil.ignore_patterns("logs"))
+    (folder / "slurm" / "settings.env").write_text(LIMITS)  # a user's own may stand there
     (tmp_path / "bin").mkdir()
     monkeypatch.chdir(folder)
     for name in list(os.environ):
@@ -47,7 +50,8 @@ def programs(home: Path) -> Path:
 
 def test_the_settings_of_the_repository() -> None:
     settings = read_settings(ROOT / "slurm" / "settings.env", {})
-    assert settings == ClusterSettings(max_jobs=4, max_cpus=8, max_hours=4, max_gpumem_gb=20)
+    limits = (settings.max_jobs, settings.max_cpus, settings.max_hours, settings.max_gpumem_gb)
+    assert limits == (4, 8, 4, 20)
 
 
 def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
@@ -106,17 +110,18 @@ def test_the_job_scripts(home: Path, name: str, module: str, preset: str, gpumem
     request = read_request(name)
     assert (request.module, request.preset, request.gpumem_gb) == (module, preset, gpumem_gb)
     assert (request.cpus, request.time_sec, request.wants_gpu) == (8, 4 * 3600, gpumem_gb > 0)
+    assert request.warning_sec == (300 if name == "actors" else 900)
     assert request.partition == ("gpu-linuxlab" if gpumem_gb else "linuxlab")
 
 
 def test_options_go_before_the_script(home: Path) -> None:
-    request = read_request("train_gpu", ["-c 4", "-t30", "--partition=other", "--gres=gpumem:512M", "--exclusive"])
+    request = read_request("train_gpu", ["-c", "4", "-t30", "--partition=other", "--gres=gpumem:512M", "--exclusive"])
     assert (request.cpus, request.time_sec, request.partition, request.gpumem_gb) == (4, 1800, "other", 0.5)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["9"], "'9' is no option"), (["-c many"], "'many': not a number"), (["--time=soon"], "--time: 'soon'")],
+    [(["9"], "'9' is no option"), (["-c", "many"], "'many': not a number"), (["--time=soon"], "--time: 'soon'")],
 )
 def test_options_that_are_not_understood(home: Path, options: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -141,7 +146,10 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CLUSTER_RL_PYTHON", sys.executable)
     done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", "--actor-jobs", "2", "--batch_size", "16")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, 1 GPU, 10 GB of it" in done.stdout
+    assert (
+        "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, a GPU with 10 GB for it"
+        in done.stdout
+    )
     assert "3 job(s) more; no SLURM on this machine" in done.stdout
     assert "18 actors, about" in done.stdout
     assert "GB of GPU memory" in done.stdout
@@ -163,6 +171,9 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
     ("arguments", "says"),
     [
         (["--sbatch=-c 9"], "asks for 9 CPUs; a job may have 8"),
+        (["--sbatch=-t 15"], "asks for 15 minutes and is warned 15 minutes before their end"),
+        (["--script", "train_cpu", "--device", "cuda"], r"device cuda, but slurm/train_cpu\.sbatch asks for no GPU"),
+        (["--script", "train_cpu", "--no-video"], "--no-video: a value is missing"),
         (["--sbatch=--time=05:00:00"], "asks for 5 hours; a job may have 4"),
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
@@ -210,6 +221,14 @@ def test_the_queue_of_this_user_counts(home: Path) -> None:
         check()
 
 
+def test_a_run_has_one_job_at_a_time(home: Path) -> None:
+    fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00", "8", "gpu", "N/A"]
+    line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}"])
+    put_program(programs(home), "squeue", f"printf '{line}'")
+    with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of this run is in the queue already"):
+        check()
+
+
 @pytest.mark.parametrize(
     ("lines", "left"),
     [
@@ -242,9 +261,17 @@ def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch:
         check(script="slim_cpu")
 
 
-def test_status_and_cancel_without_slurm(home: Path) -> None:
+def test_a_folder_that_may_not_be_looked_into(home: Path) -> None:
+    (home / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        check("--runs", "file/below", script="train_cpu")
+
+
+def test_status_and_cancel_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster("status", "--run-name", "one").returncode == 2
     (home / "cluster_runs" / "one").mkdir(parents=True)
+    monkeypatch.setenv("CLUSTER_RL_RUNS", str(home / "cluster_runs"))
+    monkeypatch.chdir(home)
     done = cluster("status", "--run-name", "one")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no SLURM on this machine" in done.stdout
@@ -252,3 +279,68 @@ def test_status_and_cancel_without_slurm(home: Path) -> None:
     done = cluster("cancel", "--run-name", "one")
     assert done.returncode == 2
     assert "squeue is not installed here" in done.stderr
+
+
+# How a job script ends, without SLURM around it: as an interactive session, and as SLURM would start it.
+
+
+def run_script(home: Path, code: int, name: str = "train_cpu.sbatch", **environment: str) -> tuple[int, str]:
+    """Exit code and output of a job script whose trainer ends with `code`."""
+    python = programs(home) / "trainer-python"
+    program = f'case "$*" in *train_cluster*--run-name*) case "$*" in *after-job*) ;; *) exit {code} ;; esac ;; esac'
+    python.write_text(f'#!/bin/sh\n{program}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    shutil.copy("slurm/train_cpu.sbatch", name)
+    done = subprocess.run(
+        ["/bin/bash", name, "--run-name", "one"],
+        env={"PATH": f"{programs(home)}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "CLUSTER_RL_PYTHON": str(python)}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 85])
+def test_an_interactive_session_ends_as_its_trainer(home: Path, code: int) -> None:
+    ended, said = run_script(home, code)
+    assert ended == code
+    assert ("type the same command to go on" in said) == (code in (1, 85))
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (85, 0), (2, 2)])
+def test_one_job_without_a_chain(home: Path, code: int, expected: int) -> None:
+    put_program(programs(home), "scontrol", "echo requeued")
+    job = {"SLURM_JOB_ID": "7", "CLUSTER_RL_CHAIN": "no"}
+    ended, said = run_script(home, code, "slurm_script", **job)
+    assert ended == expected
+    assert "requeued" not in said
+
+
+@pytest.mark.parametrize(("code", "goes_on"), [(0, False), (1, True), (85, True), (2, False)])
+def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: bool) -> None:
+    put_program(programs(home), "scontrol", 'echo "$1 $2"')
+    ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
+    assert ("requeue 7" in said) == goes_on
+    assert ended == (0 if goes_on else code)
+
+
+def test_a_python_without_what_the_package_needs(home: Path) -> None:
+    put_program(programs(home), "bare-python", "exit 1")
+    done = subprocess.run(
+        ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(programs(home) / "bare-python")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "cannot import cluster_rl and what it needs" in done.stderr
+
+
+def test_not_in_the_repository(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / "slurm" / "train_cpu.sbatch")], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 2

@@ -108,7 +108,7 @@ def _train_ours(config: Config, recorder: Recorder, path: Path) -> int:
 
 
 def _start_actor(run_dir: RunDir, index: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cluster_rl.actor_process", "--run-dir", str(run_dir.path), "--actor", str(index)]
+    command = [sys.executable, "-m", "cluster_rl.actor_process", "--run-dir", str(run_dir.path), "--slot", str(index)]
     parent_pid = os.getpid()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(parent_pid))
