@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,3 +77,18 @@ class Slurm:
 
     def wait_for_state(self, job: int, state: str, timeout_sec: float = 90) -> None:
         self.wait_for(lambda: self.field(job, "JobState") == state, f"job {job} never {state}", timeout_sec)
+
+
+def cluster(
+    slurm: Slurm, home: Path, *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    """`python -m cluster_rl.cluster`, called in `home` as on the login node; `python` is the jobs'."""
+    return subprocess.run(
+        [sys.executable, "-m", "cluster_rl.cluster", *arguments],
+        cwd=home,
+        env=slurm.environment(CLUSTER_RL_PYTHON=python, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

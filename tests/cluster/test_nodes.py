@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from run_fixtures import logged_positions, overrides
-from slurm_fixtures import Slurm
+from slurm_fixtures import Slurm, cluster
 
 from cluster_rl.config import load_config, sequence_schema_hash
 from cluster_rl.errors import UserError
@@ -78,6 +78,10 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     assert (first.host, first.slurm_job_id) == ("gpu01", str(run.learner))
     assert first.public_key is not None, "the wire is not encrypted"
     run.wait_for_steps(200)
+    shown = cluster(slurm, home, "status", "--run-name", "two").stdout
+    assert f"job {run.learner} train_cpu: running on gpu01" in shown
+    assert f"learner: {first.endpoint} on gpu01, SLURM job {run.learner}" in shown
+    assert "progress: env_steps " in shown
 
     # Somebody with keys, but not this run's: both sides say so, and nothing else happens.
     make_keys(home / "strange")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from run_fixtures import overrides
-from slurm_fixtures import REPOSITORY, Slurm
+from slurm_fixtures import Slurm, cluster
 
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
@@ -22,20 +22,6 @@ def a_python(home: Path) -> str:
     path.write_text("#!/bin/sh\necho 2.13.0\n", encoding="utf-8")
     path.chmod(0o755)
     return str(path)
-
-
-def cluster(
-    slurm: Slurm, home: Path, *arguments: str, python: str = sys.executable
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cluster_rl.cluster", *arguments],
-        cwd=home,
-        env=slurm.environment(CLUSTER_RL_PYTHON=python, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def progress(home: Path, run: str) -> Progress:
@@ -156,5 +142,10 @@ def test_four_short_jobs_count_as_one_long(slurm: Slurm, home: Path) -> None:
         assert sum((job.env_steps_end or 0) - job.env_steps_start for job in whole.jobs) == whole.env_steps
         assert sum((job.updates_end or 0) - job.updates_start for job in whole.jobs) == whole.updates
         assert whole.env_steps - whole.target_total_steps in range(100)
+    # Nor does a later job begin with random play again.
+    rows = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    epsilons = [row["actor/epsilon"] for row in rows if "actor/epsilon" in row]
+    trained = next(number for number, epsilon in enumerate(epsilons) if epsilon < 0.5)
+    assert max(epsilons[trained:]) < 0.9
     assert many.samples_per_insert == pytest.approx(one.samples_per_insert, rel=0.1)
     assert many.updates / many.env_steps == pytest.approx(one.updates / one.env_steps, rel=0.1)
