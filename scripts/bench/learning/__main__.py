@@ -103,7 +103,7 @@ def main() -> int:
     )
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS), metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
-    parser.add_argument("--env-steps", type=int, default=300_000, help="of each training (default: %(default)s)")
+    parser.add_argument("--env-steps", type=int, default=100_000, help="of each training (default: %(default)s)")
     parser.add_argument("--config", default="cpu", help="preset or file that all agents share (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/results/learning"), help="default: %(default)s")
     parser.add_argument("--milestones", nargs="+", default=KEY_MILESTONES, metavar="NAME", help="for the table")
