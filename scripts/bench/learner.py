@@ -135,7 +135,7 @@ def measure(
     sampler.start()
     seconds = time_rounds(trainer, wire, sampler, rounds, updates)
     sampler.end()
-    wire.drain("the benchmark is over", timeout_sec=0.0)
+    wire.drain("the benchmark is over", complete=True, timeout_sec=0.0)
     trainer.close("the benchmark is over")
 
     figures: dict[str, Any] = {

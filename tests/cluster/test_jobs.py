@@ -82,7 +82,8 @@ def test_a_crashing_job_gives_up_at_the_third(slurm: Slurm, home: Path) -> None:
     # A program in the place of Python that imports the package, and dies as soon as it should train.
     broken = home / "python"
     broken.write_text(
-        f'#!/bin/sh\ncase "$*" in *train_cluster*) exit 9 ;; *) exec {sys.executable} "$@" ;; esac\n', encoding="utf-8"
+        f'#!/bin/sh\ncase "$*" in *cluster_rl.train_cluster*) exit 9 ;; *) exec {sys.executable} "$@" ;; esac\n',
+        encoding="utf-8",
     )
     broken.chmod(0o755)
     job = slurm.submit("slurm/train_cpu.sbatch", "--run-name", RUN, cwd=home, CLUSTER_RL_PYTHON=str(broken))

@@ -32,7 +32,8 @@ def test_without_jupyterlab_it_says_so(slurm: Slurm, home: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="jupyterlab is not installed ([notebook])")
 def test_a_server_on_a_node(slurm: Slurm, home: Path) -> None:
     job = slurm.submit("slurm/jupyter.sbatch", cwd=home, CLUSTER_RL_PYTHON=sys.executable, HOME=str(home))
-    slurm.wait_for(lambda: "http://localhost:8888/lab?token=" in log(home, job), "no address in the log")
+    address = re.compile(r"http://localhost:8888/lab\?token=([0-9a-f]{16,})")
+    slurm.wait_for(lambda: address.search(log(home, job)) is not None, "no address in the log")
     tunnel = re.search(r"-L 8888:(\S+) \S+@(\S+)", log(home, job))
     assert tunnel is not None
     assert tunnel[2] == slurm.field(job, "NodeList")
@@ -46,7 +47,7 @@ def test_a_server_on_a_node(slurm: Slurm, home: Path) -> None:
             client.sendall(f"GET /api/sessions{query} HTTP/1.0\r\nHost: localhost:8888\r\n\r\n".encode())
             return client.makefile().readline()
 
-    token = re.search(r"token=(\w+)", log(home, job))
+    token = address.search(log(home, job))
     assert token is not None
     assert " 403 " in status("")
     assert " 200 " in status(f"?token={token[1]}")
