@@ -30,7 +30,7 @@ from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.slurm import QueuedJob, SlurmError
-from cluster_rl.submission import Plan, check_plan, job_comment, make_plan, submit
+from cluster_rl.submission import check_plan, job_comment, make_plan, submit
 
 # What `squeue` gives as the reason of a job that waits, for people.
 _REASONS = {
@@ -65,12 +65,10 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     progress = read_progress(run_dir.progress)
     env_steps = progress.env_steps if progress is not None else 0
     if actor_job is None:
-        path = run_dir.chain
-        state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled)
+        path, when_done = run_dir.chain, "the run has reached its target"
     else:
-        path = run_dir.actors_chain(actor_job)
-        done = "no learner wants these actors any more"
-        state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled, done)
+        path, when_done = run_dir.actors_chain(actor_job), "no learner wants these actors any more"
+    state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled, when_done)
     if verdict.goes_on:
         run_dir.create()  # the job may have crashed before it did, and its crash must count
     if run_dir.exists():
@@ -154,11 +152,6 @@ def _job_line(job: QueuedJob) -> str:
     return f"job {job.job_id} {job.name}: {job.state.lower()} on {job.nodes or 'no node yet'}, {left}"
 
 
-def _print_plan(plan: Plan) -> None:
-    for command in plan.commands:
-        print(f"would run: {shlex.join(command)}")
-
-
 def main() -> int:
     """`python -m cluster_rl.cluster`."""
     parser = argparse.ArgumentParser(
@@ -235,7 +228,8 @@ def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, train
     if known.command == "check":
         return EXIT_OK
     if known.dry_run:
-        _print_plan(plan)
+        for command in plan.commands:
+            print(f"would run: {shlex.join(command)}")
         print("dry run: nothing was submitted or created")
         return EXIT_OK
     submit(plan)

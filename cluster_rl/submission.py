@@ -17,7 +17,7 @@ import msgspec
 
 from cluster_rl import slurm
 from cluster_rl.cluster_settings import ClusterSettings
-from cluster_rl.config import split_overrides
+from cluster_rl.config import load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
 from cluster_rl.runs.atomic import nearest_existing
@@ -67,7 +67,7 @@ def make_plan(
         raise UserError(f"--sbatch: {error}") from None
     if actor_jobs < 0:
         raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
-    own = _site_options(settings, read_request(script, sbatch_options)) + list(sbatch_options)
+    own = _site_options(settings, read_request(script, sbatch_options)) + sbatch_options
     request = read_request(script, own)
     if not request.module.startswith("train_"):
         raise UserError(f"{request.script}: trains nothing, so cluster cannot check it; submit it with sbatch")
@@ -76,11 +76,12 @@ def make_plan(
     arguments = list(trainer) + ([f"--actor_jobs={actor_jobs}"] if actor_jobs else [])
     named = ["--run-name", run_name, "--runs", runs]
     requests, commands = [request], [_command(run_dir, request, own, chain) + named + arguments]
-    for number in range(1, actor_jobs + 1):
+    if actor_jobs:
         options = _site_options(settings, read_request(_ACTORS_SCRIPT))
         joining = read_request(_ACTORS_SCRIPT, options)
-        requests.append(joining)
-        commands.append([*_command(run_dir, joining, options, chain), *named, "--job", str(number)])
+        command = _command(run_dir, joining, options, chain) + named
+        requests += [joining] * actor_jobs
+        commands += [[*command, "--job", str(number)] for number in range(1, actor_jobs + 1)]
     return Plan(settings=settings, run_dir=run_dir, requests=requests, commands=commands, trainer=arguments)
 
 
@@ -234,7 +235,6 @@ def quota_left_bytes() -> int | None:
 def _check_run(plan: Plan) -> str:
     """Config, ROM, savestate and what the run already has, with the checks of the trainer itself."""
     from cluster_rl import job  # torch takes seconds, and the other commands do not need it
-    from cluster_rl.config import load_config
     from cluster_rl.memory_estimate import estimate_gpu
     from cluster_rl.spaces import observation_spec
 
