@@ -204,32 +204,38 @@ def _check_python(python: str) -> str:
 def _check_folders(plan: Plan) -> str:
     """Room on the disk and in the quota for what a run keeps. Whether they can be written, `_check_run` sees."""
     free = shutil.disk_usage(nearest_existing(plan.run_dir.root)).free
-    words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk"
+    words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk, "
     quota = quota_left_bytes()
-    if quota is not None:
-        words += f", {quota / 1e9:.1f} GB left of your quota"
+    if quota is None:
+        words += "`quota` here does not say what is left of your quota"
+    elif math.isinf(quota):
+        words += "no quota"
+    else:
+        words += f"{quota / 1e9:.1f} GB left of your quota"
         free = min(free, quota)
     if free < 0.2e9:
         raise UserError(f"{words}: a checkpoint and its successor may not fit; free some, or give another --runs")
     return words
 
 
-def quota_left_bytes() -> int | None:
-    """What the tightest of this user's quotas leaves, by `quota -w`; None where there is none or it is not known."""
+def quota_left_bytes() -> float | None:
+    """What the tightest of this user's quotas leaves, by `quota -w`: infinity without a quota, None if not known."""
     if shutil.which("quota") is None:
         return None
     try:
-        printed = subprocess.run(["quota", "-w"], capture_output=True, text=True, timeout=30, check=False).stdout
+        # Its exit code is 1 for who is over quota, and for file systems that did not answer.
+        done = subprocess.run(["quota", "-w"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     left = []
-    for line in printed.splitlines():
+    for line in done.stdout.splitlines():
         # Filesystem, KiB used (with * where over), soft limit, hard limit, and the same of files.
         found = re.match(r"\s*\S+\s+(\d+)\*?\s+(\d+)\s+(\d+)(?:\s|$)", line)
-        limit = found and (int(found[2]) or int(found[3]))
-        if found and limit:
-            left.append(1024 * (limit - int(found[1])))
-    return min(left, default=None)
+        if found:
+            limit = int(found[2]) or int(found[3])
+            left.append(1024 * (limit - int(found[1])) if limit else math.inf)
+    none = done.returncode == 0 and done.stdout.strip().endswith(": none")
+    return min(left) if left else math.inf if none else None
 
 
 def _check_run(plan: Plan) -> str:

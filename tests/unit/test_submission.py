@@ -234,20 +234,24 @@ def test_a_run_has_one_job_at_a_time(home: Path) -> None:
     [
         ("     /dev/home  1000  2000 3000 10 0 0", 1000 * 1024),
         ("     /dev/home  1000*  0 1200 7days 10 0 0\n /dev/scratch 5 0 0 1 0 0", 200 * 1024),
-        ("     /dev/home  0  0 0 10 0 0", None),
-        ("no quotas", None),
+        ("     /dev/home  0  0 0 10 0 0", math.inf),
+        ("none", math.inf),
+        ("something else", None),
     ],
 )
-def test_quota(home: Path, capsys: pytest.CaptureFixture[str], lines: str, left: int | None) -> None:
-    head = "Disk quotas for user me (uid 1):\\n Filesystem blocks quota limit grace files quota limit grace"
-    put_program(programs(home), "quota", f"/bin/cat <<END\n{head}\n{lines}\nEND")
+def test_quota(home: Path, capsys: pytest.CaptureFixture[str], lines: str, left: float | None) -> None:
+    head = "Disk quotas for user me (uid 1): "
+    if "/dev" in lines:
+        head += "\n Filesystem blocks quota limit grace files quota limit grace\n"
+    put_program(programs(home), "quota", f"/bin/cat <<END\n{head}{lines}\nEND")
     assert submission.quota_left_bytes() == left
-    if left is not None:
+    if left is None or math.isinf(left):
+        check(script="train_cpu")
+        said = "no quota" if left else "`quota` here does not say what is left of your quota"
+        assert f"on its disk, {said}\n" in capsys.readouterr().out
+    else:
         with pytest.raises(UserError, match="left of your quota: a checkpoint and its successor may not fit"):
             check(script="train_cpu")
-    else:
-        check(script="train_cpu")
-        assert "of your quota" not in capsys.readouterr().out
 
 
 def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
