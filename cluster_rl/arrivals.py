@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.replay_totals import ends_whole_episode
+from cluster_rl.replay_totals import RECENT_EPISODES, ends_whole_episode
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader
 
-_RECENT_EPISODES = 100
 _RECENT_STARTS = 16
 
 
 class Arrivals:
     """What arrived: lags and epsilons since the last row, the newest episodes and their starts.
 
-    One thread adds, another reads.
+    `episodes` are the summaries of those that earlier jobs of the run logged. One thread adds, another reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, episodes: Iterable[dict[str, Any]] = ()) -> None:
         self._lock = threading.Lock()
         self._lags: list[int] = []
         self._epsilons: list[float] = []
-        self._episodes: collections.deque[dict[str, Any]] = collections.deque(maxlen=_RECENT_EPISODES)
+        self._episodes: collections.deque[dict[str, Any]] = collections.deque(episodes, maxlen=RECENT_EPISODES)
         self._starts: collections.deque[dict[str, npt.NDArray[Any]]] = collections.deque(maxlen=_RECENT_STARTS)
 
     def add(self, header: SequenceHeader, updates: int) -> None:

@@ -160,7 +160,9 @@ class Config(_Section, frozen=True):
     learning_rate: Annotated[float, _key("step size of Adam", "", gt=0, le=1)] = 1e-4
     # R2D2's 1e-3 goes with a loss that sums over 80 steps; ours is their mean, and its gradients are so much smaller.
     adam_epsilon: Annotated[float, _key("epsilon of Adam, for a loss that is a mean over steps", "", gt=0, le=1)] = 1e-5
-    max_grad_norm: Annotated[float, _key("gradients are clipped to this global norm", "", gt=0)] = 40.0
+    max_grad_norm: Annotated[
+        float, _key("gradients are clipped to this global norm; a guard, norms of 1 are usual", "", gt=0)
+    ] = 40.0
     target_update_interval: Annotated[int, _key("updates between copies into the target network", "updates", ge=1)] = (
         500
     )

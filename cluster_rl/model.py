@@ -9,8 +9,8 @@ and the previous reward go through one LSTM or GRU (or, for comparison, a feed-f
 dueling head of noisy layers gives K quantiles for each action.
 There is no BatchNorm and no Dropout: one item's result never depends on its batch. Noise comes only after the
 recurrent cell, so that a stored state is a function of history and weights. An auxiliary head predicts, from the
-recurrent output at a position, slots of the context at the position that its return bootstraps from: the future, which
-no current input holds.
+recurrent output at a position, slots of the context at the position that its return bootstraps from. Most of them
+change seldom, so the present value is a good guess: what is left to learn is when they change.
 
 Names: M frames, T steps, N sequences or emulators, A actions, K quantiles, H recurrent units, F trunk output.
 """

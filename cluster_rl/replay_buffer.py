@@ -26,7 +26,7 @@ from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
 from cluster_rl.learning.sum_tree import SumTree
 from cluster_rl.replay_log import LogEntry, ReplayLog, Segment
-from cluster_rl.replay_totals import Totals
+from cluster_rl.replay_totals import RECENT_EPISODES, Totals, ends_whole_episode
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
@@ -64,6 +64,7 @@ class Replay:
     def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
+        self.found_episodes: list[dict[str, Any]] = []  # summaries of the newest whole episodes in the log on opening
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
@@ -79,7 +80,7 @@ class Replay:
             owner=owner,
             segment_bytes=MAX_SEGMENT_BYTES,
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
-            on_record=self._insert,
+            on_record=self._find,
         )
         self._evict()
 
@@ -283,6 +284,12 @@ class Replay:
         weights: npt.NDArray[np.float64] = np.maximum(priorities, PRIORITY_FLOOR) ** self._config.prioritized_alpha
         return weights
 
+    def _find(self, entry: LogEntry) -> None:
+        """A record that the log held on opening."""
+        self._insert(entry)
+        if entry.header.summary is not None and ends_whole_episode(entry.header):
+            self.found_episodes = [*self.found_episodes[1 - RECENT_EPISODES :], entry.header.summary]
+
     def _insert(self, entry: LogEntry) -> None:
         if not self._segments:
             self._oldest_id = self._next_id = entry.id
@@ -291,7 +298,8 @@ class Replay:
         slot = entry.id & (len(self._entries) - 1)
         priority, train_length = entry.header.initial_priority, entry.header.train_length
         self._entries[slot] = (entry.segment.number, entry.offset, entry.length, train_length, priority)
-        self._tree.set_one(slot, max(priority, PRIORITY_FLOOR) ** self._config.prioritized_alpha)
+        # An array of one: Python's own power may differ from numpy's in the last bit, and a resumed tree with it.
+        self._tree.set_one(slot, float(self._weights(np.array([priority]))[0]))
         self._segments[entry.segment.number] = entry.segment
         self._next_id = entry.id + 1
         self._sequences += 1

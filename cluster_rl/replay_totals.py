@@ -15,6 +15,8 @@ from cluster_rl.errors import UserError
 from cluster_rl.wire.codec import SequenceHeader
 
 INCARNATIONS_KEPT = 4
+RECENT_EPISODES = 100
+"""How many of the newest whole episodes returns and shares of milestones are of."""
 _STOPPED = "stopped"  # the reason in the summary of an episode that the job's end broke off
 
 

@@ -203,7 +203,7 @@ def _check_python(python: str) -> str:
 
 def _check_folders(plan: Plan) -> str:
     """Room on the disk and in the quota for what a run keeps. Whether they can be written, `_check_run` sees."""
-    free = shutil.disk_usage(nearest_existing(plan.run_dir.root)).free
+    free: float = shutil.disk_usage(nearest_existing(plan.run_dir.root)).free
     words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk, "
     quota = quota_left_bytes()
     if quota is None:

@@ -86,7 +86,7 @@ class Trainer:
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
         self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(self.replay.found_episodes)
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
         self._block_spec = block

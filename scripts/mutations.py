@@ -30,6 +30,7 @@ TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
     "tests/unit/test_exploration.py",
+    "tests/unit/test_rewards.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_exact_update.py",
@@ -37,6 +38,7 @@ TEST_FILES = (
     "tests/learning/test_exact_acting.py",
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
+    "tests/unit/test_evaluate.py",
 )
 
 TARGETS = "cluster_rl/learning/targets.py"
@@ -46,6 +48,8 @@ EXPLORATION = "cluster_rl/learning/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
 REPLAY = "cluster_rl/replay_buffer.py"
 ACTOR = "cluster_rl/actor.py"
+REWARDS = "cluster_rl/rewards.py"
+EVALUATE = "cluster_rl/evaluate.py"
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,13 @@ _ACTOR_STATE = "        state_h, state_c = play.state\n"
 _ACTOR_ACT = "        noisy, quantiles = play.act()\n"
 
 MUTATIONS = (
+    # The run's settings.
+    Mutation("rescaling cannot be turned off", R2D2, "rescaling=config.value_rescaling", "rescaling=True"),
+    Mutation("Huber's threshold is always 1", R2D2, "config.huber_kappa", "1.0"),
+    Mutation("eta is always 0.9", R2D2, "mask, config.priority_eta", "mask, 0.9"),
+    Mutation(
+        "actors always undo h", ACTOR, "acting_values(noisy, self.config.value_rescaling)", "acting_values(noisy, True)"
+    ),
     # State and burn-in.
     Mutation("target from a zero state", R2D2, _WARM_TARGET, "self.target.initial_state(batch.size)"),
     Mutation("target without burn-in", R2D2, _WARM_TARGET, "(batch.state_h, batch.state_c)"),
@@ -87,6 +98,9 @@ MUTATIONS = (
     ),
     Mutation("stored state is the one after the step", ACTOR, _ACTOR_STATE + _ACTOR_ACT, _ACTOR_ACT + _ACTOR_STATE),
     # Targets.
+    Mutation(
+        "a finished task is sent as truncated", ACTOR, "self.slots[row], step.terminated,", "self.slots[row], False,"
+    ),
     Mutation("mask left out of the bootstrap action", TARGETS, _MASKED_ARGMAX, "values.argmax(-1)"),
     Mutation(
         "bootstrap action by the target net",
@@ -193,6 +207,20 @@ MUTATIONS = (
         "(self._left > 0) & masks[np.arange(len(values)), self._held]",
         "self._left > 0",
     ),
+    Mutation(
+        "a reward does not end random play",
+        ACTOR,
+        "self._exploration.saw(row, step.rewarded)",
+        "self._exploration.saw(row, False)",
+    ),
+    Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
+    Mutation(
+        "intrinsic rewards end random play",
+        REWARDS,
+        "self.earned |= paid > 0 and name not in _NOT_EARNED",
+        "self.earned |= paid > 0",
+    ),
+    Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
     Mutation(

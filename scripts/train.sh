@@ -32,7 +32,7 @@ cat <<END
 Done. Look at
   $run/progress.json        what was reached, and why each job stopped
   $run/videos/              one MP4 an episode, and maps/ with where the agent has been
-  $run/online_params.pt     the current parameters
+  $run/online_params.pt     the newest parameters, averaged over some 200 updates
   $run/tensorboard/         curves: $PYTHON -m tensorboard.main --logdir $run/tensorboard
 Go on:               scripts/train.sh --run-name $run_name
 All the episodes:    $PYTHON -m cluster_rl.replayer --logs $run/episode_logs --out $run/videos --fps 30

@@ -60,8 +60,8 @@ class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(NamedTuple):
-    """What an action led to. `rewarded`: the game paid, intrinsic terms aside. `summary` is there with an episode's
-    last step only."""
+    """What an action led to. `rewarded`: the game paid, see `RewardCalculator.earned`. `summary` is there with an
+    episode's last step only."""
 
     observation: Observation
     reward: float
@@ -184,9 +184,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
             self._recorder.step(action, live_check(image), self.console)
         milestones = self._latch.update(state)
         self._milestones.extend((name, self.episode_steps) for name in milestones)
-        return_before = self._rewards.episode_return
         reward = self._rewards.step(before, state, self._latch.new_events, milestones)
-        rewarded = self._rewards.episode_return > return_before
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
         terminated = self._world.task_ended(state)
@@ -194,6 +192,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         summary = None
         if terminated or truncated:
             summary = self._finish("terminated" if terminated else "truncated")
+        rewarded = self._rewards.earned
         return Step(self.observation, reward, rewarded, terminated, truncated, milestones, summary)
 
     def stop(self) -> EpisodeSummary | None:

@@ -89,9 +89,9 @@ class Exploration:
     random steps undo each other: what an agent would have to walk ten steps for, it never sees.
 
     After `explore_after_steps` without a reward from the game an emulator plays as many steps at random, then as many
-    by its epsilon again, and so on until a reward comes; 0 is never. These are the blind switches within an episode of
-    Pislar et al. 2022: an agent that has taken all it knows of would stand about for the rest of the episode, and
-    this explores from where it has got to.
+    by its epsilon again, and so on until a reward comes (an action that is being held goes on); 0 is never. These are
+    the blind switches within an episode of Pislar et al. 2022: an agent that has taken all it knows of would stand
+    about for the rest of the episode, and this explores from where it has got to.
     """
 
     def __init__(self, count: int, hold_steps_max: int, explore_after_steps: int) -> None:

@@ -63,7 +63,8 @@ class Sequence:
     """One window of an episode. P positions; transitions at 0..P-2, the last position only bootstraps.
 
     `action` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions` where
-    position 0 is an episode's first. `summary` is set in the last sequence of a whole episode, and there only.
+    position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only; its reason
+    tells whether the episode was played to its end or broken off by the job's.
     """
 
     actor: int
@@ -107,9 +108,9 @@ class SequenceBuilder:
     """Cuts one emulator's episodes into sequences.
 
     Call `begin` at an episode's start, `add` for each step, `cut` at every edge of the actor's step clock and `end`
-    with the episode's final observation (also when the job stops: then `terminated=False` and no summary). A window is
-    handed out by the `add` that brings its last tail position, or by `end`. A window that reaches `unroll_length` steps
-    is cut by itself.
+    with the episode's final observation (also when the job stops: then `terminated=False`). A window is handed out by
+    the `add` that brings its last tail position, or by `end`. A window that reaches `unroll_length` steps is cut by
+    itself.
 
     Set `params_version` and `epsilon` whenever they change; a sequence carries those of its first trained step.
     With `num_quantiles` K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.

@@ -1,4 +1,4 @@
-"""What actors hand over, against the learner's network: stored states, initial priorities, actions within the mask."""
+"""What actors hand over, against the learner's network: stored states, initial priorities, actions, ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import itertools
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,14 +18,20 @@ from cluster_rl.model import QNetwork, build_model, params_to_bytes
 from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays
 
-CONFIG = load_config(
-    "slim_cpu",
-    [
-        *("num_actors=1", "envs_per_actor=2", "episode_max_steps=50", "start_idle_frames_max=0"),
-        *("unroll_length=8", "burn_in=4", "n_step=3", "lstm_hidden_size=16", "num_quantiles=4"),
-        *("model.conv_channels=[4,4]", "model.context_width=8", "model.trunk_width=16", "model.noisy_sigma=2.0"),
-    ],
+SMALL = (
+    *("num_actors=1", "envs_per_actor=2", "episode_max_steps=50", "start_idle_frames_max=0"),
+    *("unroll_length=8", "burn_in=4", "n_step=3", "lstm_hidden_size=16", "num_quantiles=4"),
+    *("model.conv_channels=[4,4]", "model.context_width=8", "model.trunk_width=16", "model.noisy_sigma=2.0"),
 )
+CONFIGS = {
+    "town": load_config("slim_cpu", SMALL),
+    # Its episodes end at a door, within the time limit as a rule; and with the other way to count values.
+    "lesson": load_config(
+        "slim_cpu",
+        [*SMALL, "initial_state=school:password", "epsilon_base=1.0", "value_rescaling=false", "priority_eta=0.4"],
+    ),
+}
+GAMES = tuple(CONFIGS)
 Block = tuple[SequenceHeader, BlockArrays]
 
 
@@ -43,25 +50,38 @@ class Collector:
         return params
 
 
-def network() -> QNetwork:
+def network(game: str) -> QNetwork:
     torch.manual_seed(0)
-    made = build_model(CONFIG, observation_spec(CONFIG))
+    made = build_model(CONFIGS[game], observation_spec(CONFIGS[game]))
     with torch.no_grad():  # values of several units, that depend on what is seen
         made.head_advantage.weight.mul_(10.0)
         made.head_value.weight.mul_(10.0)
     return made
 
 
-@functools.cache
-def played() -> list[Block]:
-    """What an actor sends of 120 steps with two emulators, truncated episodes among them."""
-    link = Collector(params_to_bytes(network()))
-    actor = Actor(CONFIG, 0, 1, link)
+def play(config: Config, weights: bytes, env_steps: int) -> list[Block]:
+    """What an actor sends of so many steps."""
+    link = Collector(weights)
+    actor = Actor(config, 0, 1, link)
     steps = actor.run()
-    while next(steps) < 120:
+    while next(steps) < env_steps:
         pass
     actor.stop()
-    return [decode_arrays(block, block_spec(CONFIG)) for block in link.blocks]
+    return [decode_arrays(block, block_spec(config)) for block in link.blocks]
+
+
+@functools.cache
+def played(game: str) -> list[Block]:
+    """120 steps with two emulators, ended episodes among them."""
+    return play(CONFIGS[game], params_to_bytes(network(game)), 120)
+
+
+def by_episode(blocks: list[Block]) -> list[list[Block]]:
+    """The blocks of each episode in their order."""
+    episodes: dict[tuple[int, int], list[Block]] = {}
+    for block in sorted(blocks, key=lambda block: block[0].first_step):
+        episodes.setdefault((block[0].emulator, block[0].episode), []).append(block)
+    return list(episodes.values())
 
 
 def unroll(block: Block, made: QNetwork) -> Tensor:
@@ -79,60 +99,89 @@ def unroll(block: Block, made: QNetwork) -> Tensor:
 def priority_by_hand(block: Block, quantiles: Tensor, config: Config) -> float:
     """The learner's formula, step by step: quantiles [P, A, K] on both sides."""
     header, arrays = block
+    h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
     errors = []
     for t in range(header.burn_in_length, header.burn_in_length + header.train_length):
         m = min(config.n_step, len(quantiles) - 1 - t)
-        values = targets.h_inv(quantiles[t + m]).mean(-1)
+        values = h_inv(quantiles[t + m]).mean(-1)
         values = values.masked_fill(~torch.from_numpy(arrays.mask[t + m].copy()), -1e9)
-        future = config.gamma**m * targets.h_inv(quantiles[t + m, values.argmax()])
+        future = config.gamma**m * h_inv(quantiles[t + m, values.argmax()])
         if header.terminated and t + m == len(quantiles) - 1:
             future = torch.zeros_like(future)
         returned = sum(config.gamma**j * float(arrays.reward[t + j]) for j in range(m))
-        samples = targets.h(returned + future)
+        samples = h(returned + future)
         errors.append(abs(float(samples.mean() - quantiles[t, int(arrays.action[t])].mean())))
     return config.priority_eta * max(errors) + (1 - config.priority_eta) * sum(errors) / len(errors)
 
 
-def test_initial_priorities_are_the_learners_from_values_without_noise() -> None:
-    made = network()
+@pytest.mark.parametrize("game", GAMES)
+def test_initial_priorities_are_the_learners_from_values_without_noise(game: str) -> None:
+    made, config = network(game), CONFIGS[game]
     made.resample_noise(torch.Generator().manual_seed(1))
     noise_shows = 0
     with torch.no_grad():
-        for block in played():
+        for block in played(game):
             outputs = unroll(block, made)[:, 0]
             found = block[0].initial_priority
-            assert found == pytest.approx(priority_by_hand(block, made.head(outputs, noise=False), CONFIG), rel=2e-2)
+            assert found == pytest.approx(priority_by_hand(block, made.head(outputs, noise=False), config), rel=2e-2)
             noise_shows += found != pytest.approx(
-                priority_by_hand(block, made.head(outputs, noise=True), CONFIG), rel=2e-2
+                priority_by_hand(block, made.head(outputs, noise=True), config), rel=2e-2
             )
-    assert len(played()) >= 14
-    assert noise_shows > len(played()) // 2
+    assert len(played(game)) >= 14
+    assert noise_shows > len(played(game)) // 2
 
 
-def test_initial_priorities_use_the_runs_own_formula() -> None:
-    """Without rescaling, with another mix or another n, they are others: none of it is left at a default."""
-    made = network()
-    for changes in ({"priority_eta": 0.0}, {"n_step": 1}, {"gamma": 0.5}):
-        other = msgspec.structs.replace(CONFIG, **changes)
+@pytest.mark.parametrize("game", GAMES)
+def test_initial_priorities_use_the_runs_own_formula(game: str) -> None:
+    """With the other way to count values, another mix or another n, they are others: the test above sees each."""
+    made, config = network(game), CONFIGS[game]
+    for changes in (
+        {"value_rescaling": not config.value_rescaling},
+        {"priority_eta": 0.0},
+        {"n_step": 1},
+        {"gamma": 0.5},
+    ):
+        other = msgspec.structs.replace(config, **changes)
         with torch.no_grad():
             differ = [
                 block[0].initial_priority
                 != pytest.approx(priority_by_hand(block, made.head(unroll(block, made)[:, 0], False), other), rel=2e-2)
-                for block in played()
+                for block in played(game)
             ]
         assert sum(differ) > len(differ) // 2, changes
 
 
-def test_stored_states_are_the_actors_before_the_first_position() -> None:
+def test_a_finished_task_is_sent_as_terminated_and_a_time_limit_is_not() -> None:
+    """What the learner may not bootstrap over: marked in the blocks that reach the end, and so in their priority."""
+    reasons = []
+    for game in GAMES:
+        made, config = network(game), CONFIGS[game]
+        for blocks in by_episode(played(game)):
+            summary = blocks[-1][0].summary
+            assert summary is not None
+            reasons.append(summary["reason"])
+            for header, arrays in blocks:
+                last_step = header.first_step - header.burn_in_length + len(arrays.mask) - 1  # its tail may reach it
+                ended = reasons[-1] == "terminated" and last_step == summary["episode_steps"]
+                assert header.terminated == ended
+            if reasons[-1] != "terminated":
+                continue
+            header, arrays = blocks[-1]
+            as_truncated = (msgspec.structs.replace(header, terminated=False), arrays)
+            with torch.no_grad():
+                quantiles = made.head(unroll(blocks[-1], made)[:, 0], noise=False)
+            assert header.initial_priority != pytest.approx(priority_by_hand(as_truncated, quantiles, config), rel=2e-2)
+    assert reasons.count("terminated") >= 2
+    assert reasons.count("truncated") >= 2
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_stored_states_are_the_actors_before_the_first_position(game: str) -> None:
     """The state stored with a window is the one that the network reaches over all steps of the episode before it."""
-    made = network()
+    made = network(game)
     checked = 0
-    by_episode: dict[tuple[int, int], list[Block]] = {}
-    for block in played():
-        by_episode.setdefault((block[0].emulator, block[0].episode), []).append(block)
     with torch.no_grad():
-        for blocks in by_episode.values():
-            blocks.sort(key=lambda block: block[0].first_step)
+        for blocks in by_episode(played(game)):
             first = blocks[0]
             assert first[0].burn_in_length == 0
             assert not first[1].state_h.any()
@@ -141,6 +190,9 @@ def test_stored_states_are_the_actors_before_the_first_position() -> None:
                 # The later window's position 0 is this far into the earlier one; outputs are the h of the step after.
                 ahead = after[0].first_step - after[0].burn_in_length
                 ahead -= before[0].first_step - before[0].burn_in_length
+                if ahead == 0:  # both begin with the episode
+                    assert not after[1].state_h.any()
+                    continue
                 reached = unroll(before, made)[ahead - 1, 0]
                 stored = torch.from_numpy(after[1].state_h.astype("float32"))
                 torch.testing.assert_close(stored, reached, rtol=2e-2, atol=2e-3)
@@ -149,11 +201,52 @@ def test_stored_states_are_the_actors_before_the_first_position() -> None:
     assert checked >= 8
 
 
-def test_every_action_is_a_valid_one() -> None:
+@pytest.mark.parametrize("game", GAMES)
+def test_every_action_is_a_valid_one(game: str) -> None:
     refused = 0
-    for header, arrays in played():
+    for header, arrays in played(game):
         assert arrays.mask.any(-1).all()
         steps = header.burn_in_length + header.train_length
         assert arrays.mask[range(steps), arrays.action[:steps]].all()
         refused += int((~arrays.mask[:steps]).sum())
     assert refused > 0  # or the test would prove nothing
+
+
+def test_unrewarded_actors_play_at_random_in_turn() -> None:
+    """Ten steps by the values, ten at random, and so on; a reward of the game and an episode's end begin anew.
+
+    The network prefers the first of the valid actions, so every other one is a random one; it does so by the values
+    without rescaling, which this run is without: with h undone the riskier ones, behind, would be worth more. What the
+    game pays is seen in the rewards: nothing else is paid.
+    """
+    after = 10
+    options = (*SMALL, "episode_max_steps=90", f"explore_after_steps={after}", "epsilon_base=0.0")
+    options += ("epsilon_hold_steps_max=1", "rewards.novelty=0.0", "rewards.talk=0.0", "rewards.step=0.0")
+    config = load_config(
+        "slim_cpu", [*options, "model.noisy_sigma=0.0", "rewards.new_map=1.0", "value_rescaling=false"]
+    )
+    made = build_model(config, observation_spec(config))
+    number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
+    quantiles = (1000.0 - 100.0 * number).unsqueeze(1) + (1500.0 * number).unsqueeze(1) * sign  # [A, K]
+    assert targets.h_inv(quantiles).mean(1).argmax() > 0
+    with torch.no_grad():
+        made.head_advantage.bias.copy_(quantiles.flatten())
+        made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
+    greedy, at_random, rewards = 0, [], 0
+    for blocks in by_episode(play(config, params_to_bytes(made), 600)):
+        unrewarded = 0
+        for header, arrays in blocks:
+            start = header.burn_in_length
+            for row in range(start, start + header.train_length):
+                first_valid = int(np.flatnonzero(arrays.mask[row])[0])
+                if unrewarded // after % 2:
+                    at_random.append(int(arrays.action[row]) != first_valid)
+                else:
+                    assert int(arrays.action[row]) == first_valid
+                    greedy += 1
+                rewarded = float(arrays.reward[row]) > 0
+                rewards += rewarded
+                unrewarded = 0 if rewarded else unrewarded + 1
+    assert greedy > 200
+    assert np.mean(at_random) > 0.5
+    assert rewards >= 2

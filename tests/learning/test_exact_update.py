@@ -38,20 +38,22 @@ def warm(network: QNetwork, batch: Batch, item: int) -> State:
     return state
 
 
-def quantile_loss_by_hand(predicted: Tensor, samples: Tensor) -> Tensor:
-    """Pair by pair, kappa 1."""
+def quantile_loss_by_hand(predicted: Tensor, samples: Tensor, kappa: float) -> Tensor:
+    """Pair by pair."""
     total = torch.zeros(())
     count = len(predicted)
     for k in range(count):
         for sample in samples:
             error = sample - predicted[k]
-            huber = 0.5 * error**2 if abs(error) <= 1 else abs(error) - 0.5
+            huber = 0.5 * error**2 / kappa if abs(error) <= kappa else abs(error) - 0.5 * kappa
             total = total + abs((k + 0.5) / count - float(error < 0)) * huber / count
     return total
 
 
 def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) -> tuple[Tensor, list[float]]:
     """Total loss and priorities by stepping each item alone, written from the specification."""
+    config = learner.config
+    h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
     total, aux_total, trained = torch.zeros(()), torch.zeros(()), 0
     sequence_priorities = []
     for item in range(batch.size):
@@ -71,25 +73,29 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
             m = min(CONFIG.n_step, last - t)
             online = learner.online.head(unrolled["online"][t + m], noise=True)
             target = learner.target.head(unrolled["target"][t + m], noise=True)
-            values = targets.h_inv(online).mean(-1).masked_fill(~batch.mask[row + m, item], -1e9)
+            values = h_inv(online).mean(-1).masked_fill(~batch.mask[row + m, item], -1e9)
             returned = sum(CONFIG.gamma**j * batch.reward[row + j, item] for j in range(m))
-            future = CONFIG.gamma**m * targets.h_inv(target[values.argmax()])
+            future = CONFIG.gamma**m * h_inv(target[values.argmax()])
             ended = bool(batch.terminated[item]) and t + m == last
-            samples = targets.h(returned + (0.0 if ended else 1.0) * future).detach()
-            total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples)
+            samples = h(returned + (0.0 if ended else 1.0) * future).detach()
+            total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples, config.huber_kappa)
             errors.append(abs(float(samples.mean() - predicted.detach().mean())))
             aux = torch.sigmoid(learner.online.aux(unrolled["online"][t]))
             seen = batch.context[row + m, item, list(SPEC.aux_slots)].float() / 255
             cross_entropy = -(seen * aux.log() + (1 - seen) * (1 - aux).log())
             aux_total = aux_total + batch.weights[item] * cross_entropy.mean()
             trained += 1
-        sequence_priorities.append(0.9 * max(errors) + 0.1 * sum(errors) / len(errors))
+        eta = config.priority_eta
+        sequence_priorities.append(eta * max(errors) + (1 - eta) * sum(errors) / len(errors))
     return (total + CONFIG.aux_loss_weight * aux_total) / trained, sequence_priorities
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_loss_gradient_and_priorities_equal_the_oracle(seed: int) -> None:
-    learner, batch = make(), random_batch(seed=seed)
+SETTINGS: list[dict[str, Any]] = [{}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "".join(changes) or "defaults")
+def test_loss_gradient_and_priorities_equal_the_oracle(changes: dict[str, Any]) -> None:
+    learner, batch = make(msgspec.structs.replace(CONFIG, **changes)), random_batch(seed=len(changes))
     loss = learner.loss(batch)
     expected, expected_priorities = oracle(learner, batch)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -18,6 +18,7 @@ from cluster_rl.evaluate import load_network, main, play_episodes, report, t_qua
 from cluster_rl.game.world import World
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
+from cluster_rl.rollout import Rollout
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.spaces import observation_spec
@@ -43,6 +44,24 @@ def test_episodes_are_whole_and_repeatable(params: Path, tmp_path: Path) -> None
     logs = [read_log(path) for path in (tmp_path / "logs").iterdir()]
     assert {(log.header.epsilon, log.header.complete) for log in logs} == {(0.0, True)}
     assert sorted(log.header.seed for log in logs) == sorted(summary.seed for summary in first)
+
+
+def test_the_network_plays_without_its_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = msgspec.structs.replace(CONFIG, model=msgspec.structs.replace(CONFIG.model, noisy_sigma=2.0))
+    torch.manual_seed(0)
+    network = build_model(config, observation_spec(config)).eval()
+
+    def actions(name: str) -> list[list[int]]:
+        play_episodes(config, network, 2, seed=1, log_dir=tmp_path / name)
+        return sorted(read_log(path).actions.tolist() for path in (tmp_path / name).iterdir())
+
+    network.resample_noise(torch.Generator().manual_seed(1))
+    first = actions("first")
+    network.resample_noise(torch.Generator().manual_seed(2))
+    assert actions("second") == first
+    act = Rollout.act
+    monkeypatch.setattr(Rollout, "act", lambda rollout: act(rollout)[::-1])  # the noisy values in their place
+    assert actions("noisy") != first
 
 
 def summary(value: float, milestones: list[tuple[str, int]], reason: str = "truncated") -> EpisodeSummary:

@@ -139,6 +139,14 @@ def test_recent_milestones_and_terms(tmp_path: Path) -> None:
     assert row["episode/return"] == 2.0
     assert row["reward/event"] == 2.0
     trainer.close("test")
+    # The next job goes on with the same episodes, from its first moment on.
+    resumed = open_trainer(tmp_path)
+    resumed.write_progress()
+    assert resumed.progress.mean_return_recent == 2.0
+    again = newest_row(resumed)
+    kept = ("milestone_recent/town", "milestone_recent_step/town", "milestone_recent/badge", "reward/event")
+    assert {name: again[name] for name in kept} == {name: row[name] for name in kept}
+    resumed.close("test")
 
 
 def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
