@@ -91,10 +91,10 @@ def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag) -> Config | None:
         config = load_config(run_dir.config)
         if 1 <= job <= config.actor_jobs:
             return config
-        if current_holder(run_dir) is not None or job < 1:
+        if current_holder(run_dir) is not None:
             raise UserError(
                 f"--job {job}: run {run_dir.run_name!r} has {config.actor_jobs} actor jobs, numbered from 1; start "
-                f"its learner with --actor_jobs {max(job, 1)}"
+                f"its learner with --actor_jobs {job}"
             )
         stale = found.incarnation
 
@@ -107,6 +107,8 @@ def main() -> int:
     add_run_name(parser)
     parser.add_argument("--job", type=int, default=1, help="which of the run's actor jobs, from 1 (default: 1)")
     known = parser.parse_args()
+    if known.job < 1:
+        raise UserError(f"--job {known.job}: a run's actor jobs are numbered from 1")
     return run_actor_job(RunDir(known.runs, known.run_name), known.job)
 
 

@@ -4,7 +4,7 @@
     python -m cluster_rl.cluster submit --run-name NAME [--chain] [--dry-run] [the same options] [--key value ...]
     python -m cluster_rl.cluster status --run-name NAME
     python -m cluster_rl.cluster cancel --run-name NAME
-    python -m cluster_rl.cluster after-job --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
+    python -m cluster_rl.cluster after-job --module NAME --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
 
 From the repository's folder. `--script` names a job script in `slurm/`; what is left over goes to the trainer.
 `after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85 if the run's next job
@@ -24,10 +24,10 @@ from cluster_rl.cluster_settings import ClusterSettings, read_settings
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.job_script import SCRIPTS
 from cluster_rl.runs.arguments import add_run_name
-from cluster_rl.runs.chain import after_job, read_chain, save_chain
+from cluster_rl.runs.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
-from cluster_rl.runs.progress import read_progress
+from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.slurm import QueuedJob, SlurmError
 from cluster_rl.submission import check_plan, job_comment, make_plan, submit
@@ -60,15 +60,25 @@ _SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint 
 def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: bool) -> int:
     """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`.
 
-    `actor_job` is the number of a job of actors alone, None for a trainer's.
+    `actor_job` is the number of a job of actors alone, None for a trainer's. Damaged files end no chain: the next job
+    rebuilds progress.json, and crashes are counted anew.
     """
-    progress = read_progress(run_dir.progress)
+    try:
+        progress = read_progress(run_dir.progress)
+    except DamagedProgressError as error:
+        print(error, flush=True)
+        progress = None
     env_steps = progress.env_steps if progress is not None else 0
     if actor_job is None:
         path, when_done = run_dir.chain, "the run has reached its target"
     else:
         path, when_done = run_dir.actors_chain(actor_job), "no learner wants these actors any more"
-    state, verdict = after_job(read_chain(path), exit_code, env_steps, cancelled, when_done)
+    try:
+        before = read_chain(path)
+    except UserError as error:
+        print(error, flush=True)
+        before = ChainState()
+    state, verdict = after_job(before, exit_code, env_steps, cancelled, when_done)
     if verdict.goes_on:
         run_dir.create()  # the job may have crashed before it did, and its crash must count
     if run_dir.exists():
@@ -163,9 +173,11 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="whether a job would be accepted and could run", allow_abbrev=False)
     start = commands.add_parser("submit", help="check, then submit the run's jobs", allow_abbrev=False)
-    start.add_argument("--chain", action="store_true", help="requeue until the target is reached, not one job only")
-    start.add_argument("--dry-run", action="store_true", help="check, and print the commands; submit nothing")
     for command in (check, start):
+        command.add_argument(
+            "--chain", action="store_true", help="requeue until the target is reached, not one job only"
+        )
+        command.add_argument("--dry-run", action="store_true", help="check, and print the commands; submit nothing")
         command.add_argument(
             "--script", default="train_gpu", metavar="NAME", help="job script in slurm/ (default: train_gpu)"
         )
@@ -180,7 +192,8 @@ def main() -> int:
     for name in ("status", "cancel"):
         commands.add_parser(name, help=f"{name} of a run's jobs", allow_abbrev=False)
     for command in commands.choices.values():
-        add_run_name(command, None)
+        add_run_name(command)
+        command.set_defaults(runs=None)  # a word that is given goes before settings.env, which goes before the default
     after = commands.add_parser("after-job", help="whether the run's next job should follow; for the job scripts")
     after.add_argument("--module", required=True, help="the trainer, such as train_cluster")
     after.add_argument("--exit-code", type=int, required=True, help="of the trainer")
@@ -198,8 +211,7 @@ def main() -> int:
         actor_job = named.job if known.module == "actor_job" else None
         return conclude(RunDir(named.runs, named.run_name), actor_job, known.exit_code, known.cancelled)
     settings = read_settings()
-    if known.runs == str(DEFAULT_ROOT) and settings.runs:
-        known.runs = settings.runs
+    known.runs = known.runs or settings.runs or str(DEFAULT_ROOT)
     run_dir = RunDir(known.runs, known.run_name)
     if known.command in ("status", "cancel"):
         if rest:
@@ -213,19 +225,18 @@ def main() -> int:
 
 
 def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, trainer: Sequence[str]) -> int:
-    chain = known.command == "submit" and known.chain
     plan = make_plan(
         settings,
         known.script,
         runs=known.runs,
         run_name=known.run_name,
         actor_jobs=known.actor_jobs,
-        chain=chain,
+        chain=known.chain,
         sbatch_options=known.sbatch,
         trainer=trainer,
     )
     check_plan(plan)
-    if known.command == "check":
+    if known.command == "check" and not known.dry_run:
         return EXIT_OK
     if known.dry_run:
         for command in plan.commands:

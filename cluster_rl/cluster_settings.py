@@ -36,9 +36,14 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = os.environ) -> ClusterSettings:
-    """Reads the file and what the environment has. Raises `UserError` for a line that is not understood."""
+    """Reads the file and what the environment has.
+
+    Raises `UserError` for a line that is not understood, or that the shell, which reads the same file in the job
+    scripts, would understand otherwise.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = file.read().split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; call this from the repository's folder") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -52,14 +57,21 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
         if not equals or not name.startswith(_PREFIX) or _field(name) not in ClusterSettings.__struct_fields__:
             known = ", ".join(_PREFIX + field.upper() for field in ClusterSettings.__struct_fields__)
             raise UserError(f"{where}: {line.strip()!r} is no setting; write NAME=value, with NAME one of {known}")
+        if "\r" in line:
+            raise UserError(
+                f"{path}: has the line ends of Windows, which the shell reads as part of a value; save it anew"
+            )
         try:
             words = shlex.split(text, comments=True)
         except ValueError as error:
             raise UserError(f"{where}: {name}: {error}") from None
         if len(words) > 1:
             raise UserError(f"{where}: {name}: {text!r} is more than one word; put quotes around it")
-        # As the shell does, which reads the same line in the job scripts.
+        if words and text[0].isspace():
+            raise UserError(f"{where}: {name}: no space may stand after =")
         value = os.path.expandvars(words[0]) if words else ""
+        if "$" in value or "`" in value or ("$" in text and "'" in text):
+            raise UserError(f"{where}: {name}: {text!r}: only $NAME of a variable that is set may stand here")
         if value.startswith("~/"):
             value = str(Path(value).expanduser())
         found[name] = (value, where)

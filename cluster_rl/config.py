@@ -244,10 +244,13 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
-    """Checks a plain mapping against the schema. Raises `UserError` that names `source` and the key."""
+    """Checks a plain mapping against the schema. Raises `UserError` that names `source` and the key.
+
+    A text that is a number or a truth value is taken as one: YAML reads 1e-4 as a text, and a shell has only texts.
+    """
     _check_names(raw, Config, source, "")
     try:
-        config = msgspec.convert(raw, Config, strict=True)
+        config = msgspec.convert(raw, Config, strict=False)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {_readable(str(error))}") from None
     _check_finite(msgspec.to_builtins(config), source, "")
@@ -311,7 +314,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"config {path}: cannot be read: {error}") from None
     try:
         raw = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
     if raw is None:
         return {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -192,6 +193,8 @@ class _Video:
             raise UserError(f"video {path}: its folder does not exist; make it first")
         if path.is_dir():
             raise UserError(f"video {path}: is a folder; give the name of a file")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"video {path}: its folder may not be written to; give another")
         self._max_frames = max_frames
         self._writer = VideoWriter(path, FRAMES_PER_SEC)
 

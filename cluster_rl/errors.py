@@ -6,6 +6,7 @@ and exit code 2, never a traceback.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,10 @@ EXITS_WELL = (EXIT_OK, EXIT_UNFINISHED)
 """Of a trainer that did what it should."""
 
 
+# What is wrong with a path that somebody gave, not with the program.
+_PATH_ERRNOS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+
+
 class UserError(Exception):
     """Bad input. The message is one line: what is wrong, where, and what to do about it."""
 
@@ -25,12 +30,18 @@ class UserError(Exception):
 def run_command(main: Callable[[], int]) -> None:
     """Runs a command's main function and leaves the process with its exit code.
 
-    `UserError` becomes `error: <message>` on stderr and exit code 2; Ctrl-C becomes exit code 130.
+    `UserError`, and a path that may not be entered or cannot be one, becomes `error: <message>` on stderr and exit code
+    2; Ctrl-C becomes exit code 130.
     """
     try:
         code = main()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except OSError as error:
+        if error.errno not in _PATH_ERRNOS or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; give another path, or ask its owner", file=sys.stderr)
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         code = 130

@@ -238,6 +238,8 @@ def main() -> int:
     if known.max_steps is not None:
         rest.append(f"episode_max_steps={known.max_steps}")
     run_dir = RunDir(known.runs, known.run_name).require()
+    if not run_dir.config.exists():
+        raise UserError(f"{run_dir.config}: not there yet; the run's first job writes it when it starts")
     config = load_config(run_dir.config, split_overrides(rest))
     network = load_network(config, run_dir.online_params)
     torch.set_num_threads(1)

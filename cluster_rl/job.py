@@ -109,11 +109,16 @@ def dry_run(config: Config, run_dir: RunDir) -> None:
     Raises `UserError` as `open_job` would.
     """
     rom = check_job(config, run_dir)
+    check_free(run_dir)
+    for line in _plan(config, run_dir, rom):
+        print(line, flush=True)
+
+
+def check_free(run_dir: RunDir) -> None:
+    """Raises `UserError` if some process trains the run now."""
     holder = current_holder(run_dir)
     if holder is not None:
         raise UserError(f"run {run_dir.run_name!r} is being trained by {holder}; wait for its end, or stop it")
-    for line in _plan(config, run_dir, rom):
-        print(line, flush=True)
 
 
 def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:

@@ -52,7 +52,7 @@ def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
 
     Raises `UserError` for an unknown script, and for options or values that are not understood.
     """
-    script = SCRIPTS / f"{name}.sbatch"
+    script = SCRIPTS / f"{name.removeprefix(f'{SCRIPTS}/').removesuffix('.sbatch')}.sbatch"
     try:
         text = script.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -188,7 +188,7 @@ def _check_queue(plan: Plan) -> str:
 def _check_python(python: str) -> str:
     """The interpreter that the job will run imports the package."""
     program = python or shutil.which("python3") or "python3"
-    code = "import cluster_rl, torch; print(torch.__version__)"
+    code = "import msgspec, pyboy, zmq, cluster_rl, torch; print(torch.__version__)"
     try:
         done = subprocess.run(
             [program, "-c", code], capture_output=True, text=True, timeout=_PYTHON_TIMEOUT_SEC, check=False
@@ -249,13 +249,18 @@ def _check_run(plan: Plan) -> str:
     if plan.settings.rom:
         rest = [f"--rom={plan.settings.rom}", *rest]
     config = load_config(preset, split_overrides(rest))
+    if config.actor_jobs != len(plan.requests) - 1:
+        raise UserError(
+            f"actor_jobs {config.actor_jobs}: give --actor-jobs {config.actor_jobs}, which submits them too"
+        )
     if config.device == "cuda" and not request.wants_gpu:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
     # The login node need not have the GPU that the job will have.
     rom = job.check_job(msgspec.structs.replace(config, device="cpu"), plan.run_dir)
+    job.check_free(plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
     if request.wants_gpu and config.device != "cpu":
-        need_gb = estimate_gpu(config, observation_spec(config)).total / 2**30
+        need_gb = estimate_gpu(config, observation_spec(config)).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"
         if request.gpumem_gb and need_gb > request.gpumem_gb:
             raise UserError(

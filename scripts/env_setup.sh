@@ -96,14 +96,20 @@ settings=$ROOT/slurm/settings.env
 if [ "$mode" != user ] && grep -q '^CLUSTER_RL_PYTHON=$' "$settings"; then
     sed -i "s|^CLUSTER_RL_PYTHON=\$|CLUSTER_RL_PYTHON=$CLUSTER_RL_PYTHON|" "$settings"
     echo "slurm/settings.env now names this Python"
+elif [ "$mode" != user ] && ! grep -qF "CLUSTER_RL_PYTHON=$CLUSTER_RL_PYTHON" "$settings"; then
+    echo "slurm/settings.env names another Python, which stays: $(grep '^CLUSTER_RL_PYTHON=' "$settings")"
 fi
 "$PYTHON" -c 'import sys, torch; print(f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}: {sys.executable}")'
+case $mode in
+conda) echo "To type python -m cluster_rl...: conda activate $prefix" ;;
+venv) echo "To type python -m cluster_rl...: source $prefix/bin/activate" ;;
+esac
 if [ "$mode" != user ]; then
     echo "The environment: $(du -sh "$prefix" | cut -f1), $(find "$prefix" -type f | wc -l) files"
 fi
 echo "Your home's disk: $(df -h --output=avail "$HOME" | tail -n 1 | tr -d ' ') free"
 if command -v quota >/dev/null; then
-    quota -s || echo "over quota: $conda clean --all frees what conda keeps"
+    quota -s || echo "Over quota, or quota has failed${conda:+; $conda clean --all frees what conda keeps}"
 else
     echo "No quota command here: ask your cluster how much you may keep"
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains about five minutes on this machine, then renders videos and maps. Typed again, it goes on where it stopped.
-# usage: scripts/train.sh [--config FILE] [--run-name NAME] [--rom ROM] [--key value ...]
+# usage: scripts/train.sh [--config FILE] [--run-name NAME] [--runs FOLDER] [--rom ROM] [--key value ...]
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/python_env.sh
@@ -8,14 +8,18 @@ source "$ROOT/scripts/python_env.sh"
 prepare_python "" torch
 
 run_name=quickstart
+runs=${CLUSTER_RL_RUNS:-cluster_runs}
 render=()
 arguments=("$@")
 for ((i = 0; i < ${#arguments[@]}; i++)); do
     case ${arguments[i]} in
         --run-name) run_name=${arguments[i + 1]:-} ;;
         --run-name=*) run_name=${arguments[i]#*=} ;;
+        --runs) runs=${arguments[i + 1]:-} ;;
+        --runs=*) runs=${arguments[i]#*=} ;;
         --rom) render+=(--rom "${arguments[i + 1]:-}") ;;
         --rom=*) render+=("${arguments[i]}") ;;
+        --dry-run | -h | --help) exec "$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" ;;
     esac
 done
 
@@ -24,9 +28,14 @@ status=0
 # 85: the time is up and the run goes on with the next job.
 [ $status -eq 0 ] || [ $status -eq 85 ] || exit $status
 
-run=cluster_runs/$run_name
-echo "Rendering the newest episodes"
-"$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 --limit 12 "${render[@]}"
+run=$runs/$run_name
+replay=("$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 "${render[@]}")
+if compgen -G "$run/episode_logs/*" >/dev/null; then
+    echo "Rendering the newest episodes"
+    "${replay[@]}" --limit 12
+else
+    echo "No episode was recorded, so there is nothing to render"
+fi
 cat <<END
 
 Done. Look at
@@ -34,6 +43,7 @@ Done. Look at
   $run/videos/              one MP4 an episode, and maps/ with where the agent has been
   $run/online_params.pt     the newest parameters, averaged over some 200 updates
   $run/tensorboard/         curves: $PYTHON -m tensorboard.main --logdir $run/tensorboard
-Go on:               scripts/train.sh --run-name $run_name
-All the episodes:    $PYTHON -m cluster_rl.replayer --logs $run/episode_logs --out $run/videos --fps 30
+Go on:               scripts/train.sh${arguments[@]+$(printf ' %q' "${arguments[@]}")}
+All the episodes:    $(printf '%q ' "${replay[@]}")
+Other commands:      source $(dirname "$PYTHON")/activate, then python -m cluster_rl.evaluate ... and so on
 END

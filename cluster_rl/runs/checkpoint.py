@@ -141,7 +141,10 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not there yet; the learner writes it soon after it starts") from None
     # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
     except Exception as error:  # noqa: BLE001
-        raise UserError(f"{path}: not published parameters ({str(error).splitlines()[0][:120]})") from None
+        words = str(error).splitlines()[0].split(". ")[0]
+        raise UserError(
+            f"{path}: not published parameters, or damaged ({words}); the run's next job writes the file anew"
+        ) from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds something else than named tensors")
     return loaded

@@ -1,4 +1,4 @@
-"""The notebook of the documentation, from a clean kernel in an empty folder."""
+"""The notebook of the documentation, from a clean kernel, in a folder as Jupyter starts it there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def test_the_notebook(tmp_path: Path) -> None:
     assert not any(cell.outputs or cell.execution_count for cell in code), "committed with output"
     for cell in code:
         cell.source = cell.source.replace("STEPS = 2_000", "STEPS = 600")
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    (tmp_path / "docs").mkdir()
+    place = {"metadata": {"path": tmp_path / "docs"}}
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=place).execute()
     train, _, plots, params = code[1:]
     assert train.outputs[-1].data["text/plain"] == "'target_total_steps reached'"
     assert any("image/png" in output.get("data", {}) for output in plots.outputs)

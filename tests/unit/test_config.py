@@ -100,6 +100,14 @@ def test_json_and_yaml_and_overrides(tmp_path: Path) -> None:
     assert (changed.rewards.badge, changed.model.kind, changed.batch_size) == (1, "slim", 5)
 
 
+def test_texts_that_are_numbers_or_truth_values(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-4\nstart_button: 'no'\n")  # YAML 1.1 wants 1.0e-4
+    with pytest.raises(UserError, match="start_button"):
+        load_config(tmp_path / "a.yaml")
+    config = load_config(tmp_path / "a.yaml", ["start_button=False", "rewards.novelty=2e-2"])
+    assert (config.learning_rate, config.start_button, config.rewards.novelty) == (1e-4, False, 0.02)
+
+
 def test_resolved_config_reads_back_the_same(tmp_path: Path) -> None:
     config = load_config("quickstart", ["gamma=0.9"])
     (tmp_path / "config.json").write_bytes(config_to_json(config))
@@ -137,7 +145,10 @@ def test_bad_values_are_named(override: str, words: list[str]) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.yaml", "a: [1"), ("a.yaml", "- 1"), ("a.json", "[]")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", "{"), ("a.yaml", "a: [1"), ("a.yaml", "- 1"), ("a.json", "[]"), ("a.json", "[" * 99_999)],
+)
 def test_bad_files_are_named(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)

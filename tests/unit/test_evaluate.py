@@ -21,6 +21,7 @@ from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rollout import Rollout
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
+from cluster_rl.runs.layout import RunDir
 from cluster_rl.spaces import observation_spec
 
 CONFIG = load_config("slim_cpu", ["episode_max_steps=30", "lstm_hidden_size=16", "num_quantiles=4"])
@@ -74,6 +75,17 @@ def summary(value: float, milestones: list[tuple[str, int]], reason: str = "trun
         reason=reason,
         seed=1,
     )
+
+
+def test_a_run_that_has_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunDir(tmp_path / "runs", "one").create()
+    monkeypatch.setenv("CLUSTER_RL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--run-name", "one"])
+    with pytest.raises(UserError, match=r"runs/one/config\.json: not there yet"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--run-name", "one", "--runs", str(tmp_path)])
+    with pytest.raises(UserError, match="run 'one': not found in"):
+        main()
 
 
 def test_report() -> None:

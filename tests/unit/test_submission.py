@@ -14,9 +14,11 @@ from slurm_programs import put_program
 
 from cluster_rl import submission
 from cluster_rl.cluster_settings import read_settings
-from cluster_rl.errors import UserError
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError
 from cluster_rl.job_script import read_request
+from cluster_rl.runs.chain import read_chain
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,12 +79,24 @@ def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
         ("CLUSTER_RL_RUNS=two words", "more than one word"),
         ("CLUSTER_RL_RUNS='open", "CLUSTER_RL_RUNS: No closing quotation"),
         ("rm -rf /", "is no setting"),
+        ("CLUSTER_RL_RUNS= /data", "no space may stand after ="),
+        ("CLUSTER_RL_RUNS=$NOT_SET_HERE/runs", "only .NAME of a variable that is set"),
+        ("CLUSTER_RL_RUNS=${HOME:-/tmp}/runs", "only .NAME of a variable that is set"),
+        ("CLUSTER_RL_RUNS='$HOME/runs'", "only .NAME of a variable that is set"),
+        ("CLUSTER_RL_RUNS=`pwd`/runs", "only .NAME of a variable that is set"),
     ],
 )
 def test_broken_settings(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "settings.env"
     path.write_text(line + "\n")
     with pytest.raises(UserError, match=f"settings.env, .*{says}"):
+        read_settings(path, {})
+
+
+def test_settings_written_on_windows(tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    path.write_bytes(b"# a comment\r\nCLUSTER_RL_ROM=red.gb\r\n")
+    with pytest.raises(UserError, match=r"settings\.env: has the line ends of Windows"):
         read_settings(path, {})
 
 
@@ -178,6 +192,7 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
+        (["--actor_jobs", "2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
         (["--rom", "missing.gb"], "missing.gb"),
         (["--batch_siz", "8"], "unknown key batch_siz"),
     ],
@@ -227,6 +242,13 @@ def test_a_run_has_one_job_at_a_time(home: Path) -> None:
     put_program(programs(home), "squeue", f"printf '{line}'")
     with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of this run is in the queue already"):
         check()
+
+
+def test_a_run_that_somebody_trains(home: Path) -> None:
+    run_dir = RunDir("cluster_runs", "one").create()
+    with RunLock(run_dir), pytest.raises(UserError, match="run 'one' is being trained by process"):
+        check(script="train_cpu")
+    check(script="train_cpu")
 
 
 @pytest.mark.parametrize(
@@ -328,6 +350,34 @@ def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: 
     ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
     assert ("requeue 7" in said) == goes_on
     assert ended == (0 if goes_on else code)
+
+
+def test_a_dry_run_is_no_job(home: Path) -> None:
+    python = programs(home) / "echo-python"
+    put_program(programs(home), "echo-python", 'echo "$*"')
+    done = subprocess.run(
+        ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one", "--dry-run"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "-m cluster_rl.train_cluster --config cpu --run-name one --dry-run" in done.stdout
+    assert "after-job" not in done.stdout
+
+
+def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cluster_rl.cluster import conclude
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    run_dir.progress.write_text("{")
+    run_dir.chain.write_text("{")
+    assert conclude(run_dir, None, EXIT_UNFINISHED, cancelled=False) == EXIT_UNFINISHED
+    said = capsys.readouterr().out
+    assert "progress.json: damaged" in said
+    assert "chain.json: damaged" in said
+    assert read_chain(run_dir.chain).stalls == 1
+    assert conclude(run_dir, None, EXIT_OK, cancelled=False) == EXIT_OK
 
 
 def test_a_python_without_what_the_package_needs(home: Path) -> None:
