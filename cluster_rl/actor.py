@@ -148,7 +148,7 @@ class Actor:
         state_h, state_c = play.state
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
-        self.last_actions = self._exploration.select(values, play.mask, self._epsilons, self._rng)
+        self.last_actions = self._exploration.select(values, play.mask, play.crop, self._epsilons, self._rng)
         screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []

@@ -198,8 +198,8 @@ MUTATIONS = (
     Mutation(
         "random action ignores the mask",
         EXPLORATION,
-        "np.where(masks, rng.random(values.shape), -1.0)",
-        "rng.random(values.shape)",
+        "np.where(masks, times, np.inf)",
+        "times",
     ),
     Mutation(
         "a held action goes on where it is masked",
@@ -221,6 +221,12 @@ MUTATIONS = (
         "self.earned |= paid > 0",
     ),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
+    Mutation(
+        "random directions take no notice of the map",
+        EXPLORATION,
+        "fresh_weights(masks, crop))",
+        "masks.astype(np.float64))",
+    ),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
     Mutation(

@@ -8,10 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster_rl.buttons import BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.learning.targets import RESCALING_EPSILON
 
 _HOLD_EXPONENT = 2.0  # the paper's
+_DIRECTIONS = [BUTTONS.index(name) for name in ("down", "left", "right", "up")]
+_ROW_OFFSETS, _COLUMN_OFFSETS = np.array([(1, 0), (0, -1), (0, 1), (-1, 0)]).T  # in the crop
+_TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 
 
 def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]:
@@ -76,13 +80,32 @@ def select_actions(
     Both the greedy and the random action are valid ones. The number of random draws does not depend on the data, so
     that a run with the same seed stays comparable. Raises `ValueError` for a row without a valid action.
     """
-    explore, greedy, anything = _candidates(values, masks, epsilons, rng)
+    explore, greedy, anything = _candidates(values, masks, epsilons, rng, masks.astype(np.float64))
     actions: NDArray[np.int64] = np.where(explore, anything, greedy)
     return actions
 
 
+def fresh_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How likely each button is as a random action: masks [N, A], map-memory crops [N, 2, S, S] -> [N, A], 0 if masked.
+
+    Directions lead sooner to where the episode was less often: each weighs 0.1 + 2^-visits of the cell that way, scaled
+    so that the valid ones together are as likely as if all buttons were equal. A uniform random walk treads the same
+    cells again and again; the least trodden neighbour is the simplest use of counts for exploration (Thrun 1992).
+    """
+    centre = crop.shape[-1] // 2
+    weights = masks.astype(np.float64)
+    # Plane 0 is 255 (1 - 2^-visits).
+    visited = crop[:, 0, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS] / 255.0
+    fresh = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited)
+    total = fresh.sum(1, keepdims=True)
+    weights[:, _DIRECTIONS] = fresh * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
+    return weights
+
+
 class Exploration:
     """Which actions several emulators take: epsilon-greedy, with held random actions and random stretches.
+
+    A random action is drawn with `fresh_weights`: it rather leads to where the episode has not been.
 
     A random action is repeated for a number of steps drawn from the zeta distribution with exponent 2, at most
     `hold_steps_max`, and ends before where it is no longer valid: the epsilon-z-greedy of Dabney et al. 2021. Single
@@ -105,14 +128,18 @@ class Exploration:
         self,
         values: NDArray[np.float32],
         masks: NDArray[np.bool_],
+        crop: NDArray[np.uint8],
         epsilons: NDArray[np.float64],
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held."""
+        """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held.
+
+        crop [N, 2, S, S]: the map memory around each player.
+        """
         if self._explore_after_steps:
             at_random = self._unrewarded // self._explore_after_steps % 2 == 1
             epsilons = np.where(at_random, 1.0, epsilons)
-        explore, greedy, anything = _candidates(values, masks, epsilons, rng)
+        explore, greedy, anything = _candidates(values, masks, epsilons, rng, fresh_weights(masks, crop))
         durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._hold_steps_max)
         goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
         begins = explore & ~goes_on
@@ -135,13 +162,16 @@ def _candidates(
     masks: NDArray[np.bool_],
     epsilons: NDArray[np.float64],
     rng: np.random.Generator,
+    weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Whether to explore, the greedy action and a random one, of each row."""
+    """Whether to explore, the greedy action and a random one by `weights` (0 where masked), of each row."""
     assert values.shape == masks.shape, (values.shape, masks.shape)
     assert epsilons.shape == values.shape[:1], (epsilons.shape, values.shape)
     if not masks.any(axis=1).all():
         raise ValueError("a row of the action mask has no valid action")
     explore = rng.random(len(values)) < epsilons
     greedy = np.where(masks, values, -np.inf).argmax(axis=1)
-    anything = np.where(masks, rng.random(values.shape), -1.0).argmax(axis=1)
+    # The first of exponentially distributed times with these rates: one draw a button, whatever the weights.
+    times = rng.exponential(size=values.shape) / np.where(masks, weights, 1.0)
+    anything = np.where(masks, times, np.inf).argmin(axis=1)
     return explore, greedy, anything

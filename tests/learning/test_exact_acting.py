@@ -148,7 +148,7 @@ def test_initial_priorities_use_the_runs_own_formula(game: str) -> None:
                 != pytest.approx(priority_by_hand(block, made.head(unroll(block, made)[:, 0], False), other), rel=2e-2)
                 for block in played(game)
             ]
-        assert sum(differ) > len(differ) // 2, changes
+        assert sum(differ) > len(differ) // 3, changes
 
 
 def test_a_finished_task_is_sent_as_terminated_and_a_time_limit_is_not() -> None:
