@@ -153,6 +153,7 @@ class Actor:
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
         for row, step in play.play(actions, range(len(self.slots))):
+            self._exploration.saw(row, step.rewarded)
             finished += self.slots[row].builder.add(
                 screens[row],
                 play.context[row],

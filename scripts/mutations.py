@@ -30,6 +30,7 @@ TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
     "tests/unit/test_exploration.py",
+    "tests/unit/test_rewards.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_exact_update.py",
@@ -47,6 +48,7 @@ EXPLORATION = "cluster_rl/learning/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
 REPLAY = "cluster_rl/replay_buffer.py"
 ACTOR = "cluster_rl/actor.py"
+REWARDS = "cluster_rl/rewards.py"
 EVALUATE = "cluster_rl/evaluate.py"
 
 
@@ -204,6 +206,18 @@ MUTATIONS = (
         EXPLORATION,
         "(self._left > 0) & masks[np.arange(len(values)), self._held]",
         "self._left > 0",
+    ),
+    Mutation(
+        "a reward does not end random play",
+        ACTOR,
+        "self._exploration.saw(row, step.rewarded)",
+        "self._exploration.saw(row, False)",
+    ),
+    Mutation(
+        "intrinsic rewards end random play",
+        REWARDS,
+        "self.earned |= paid > 0 and name not in _NOT_EARNED",
+        "self.earned |= paid > 0",
     ),
     Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),

@@ -111,10 +111,10 @@ class Exploration:
     `hold_steps_max`, and ends before where it is no longer valid: the epsilon-z-greedy of Dabney et al. 2021. Single
     random steps undo each other: what an agent would have to walk ten steps for, it never sees.
 
-    At any step a random stretch may begin, after `explore_after_steps` on average, and lasts as many steps; 0 is never.
-    These are the blind switches within an episode of Pislar et al. 2022. An agent that has taken all it knows of would
-    stand about, and one that finds its way to the end leaves aside what it has not met: this explores from where it has
-    got to.
+    At any step a random stretch may begin, after `explore_after_steps` on average; it lasts until a reward comes from
+    the game, or as many steps; 0 is never. These are the blind switches within an episode of Pislar et al. 2022. An
+    agent that has taken all it knows of would stand about, and one that finds its way to the end leaves aside what it
+    has not met: this explores from where it has got to. (An action that is being held outlasts its stretch.)
     """
 
     def __init__(self, count: int, hold_steps_max: int, explore_after_steps: int) -> None:
@@ -148,6 +148,11 @@ class Exploration:
         self._left = np.where(goes_on, self._left - 1, np.where(begins, durations - 1, 0))
         actions: NDArray[np.int64] = np.where(goes_on | begins, self._held, greedy)
         return actions
+
+    def saw(self, row: int, rewarded: bool) -> None:
+        """A step is done in this row; `rewarded` is whether the game paid for it, which ends a random stretch."""
+        if rewarded:
+            self._stretch_left[row] = 0
 
     def release(self, row: int) -> None:
         """The row's episode is over: nothing is held any longer, and its random stretch has ended."""

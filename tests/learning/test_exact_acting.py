@@ -212,13 +212,16 @@ def test_every_action_is_a_valid_one(game: str) -> None:
     assert refused > 0  # or the test would prove nothing
 
 
-def first_choices(explore_after_steps: int) -> list[list[bool]]:
-    """Of each step of each episode, whether the action is the one that the network's values put first.
+def first_choices(explore_after_steps: int) -> list[list[tuple[bool, bool]]]:
+    """Of each step of each episode, whether the action is the one that the network's values put first, and whether the
+    game paid for it.
 
     They do so without rescaling, which this run is without: with h undone the riskier ones, behind, would be more.
+    Nothing but the game pays, so that rewards above zero are the game's.
     """
-    options = (*SMALL, "episode_max_steps=30", f"explore_after_steps={explore_after_steps}", "epsilon_base=0.0")
+    options = (*SMALL, "episode_max_steps=60", f"explore_after_steps={explore_after_steps}", "epsilon_base=0.0")
     options += ("epsilon_hold_steps_max=1", "model.noisy_sigma=0.0", "value_rescaling=false")
+    options += ("rewards.novelty=0.0", "rewards.talk=0.0", "rewards.step=0.0")
     config = load_config("slim_cpu", options)
     made = build_model(config, observation_spec(config))
     number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
@@ -227,20 +230,24 @@ def first_choices(explore_after_steps: int) -> list[list[bool]]:
     with torch.no_grad():
         made.head_advantage.bias.copy_(quantiles.flatten())
         made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
-    found = []
-    for blocks in by_episode(play(config, params_to_bytes(made), 1200)):
+    found: list[list[tuple[bool, bool]]] = []
+    for blocks in by_episode(play(config, params_to_bytes(made), 2400)):
         found.append([])
         for header, arrays in blocks:
-            rows = range(header.burn_in_length, header.burn_in_length + header.train_length)
-            found[-1] += [int(arrays.action[row]) == int(np.flatnonzero(arrays.mask[row])[0]) for row in rows]
+            for row in range(header.burn_in_length, header.burn_in_length + header.train_length):
+                first_valid = int(np.flatnonzero(arrays.mask[row])[0])
+                found[-1].append((int(arrays.action[row]) == first_valid, float(arrays.reward[row]) > 0))
     return found
 
 
 def test_actors_take_the_best_action_but_in_random_stretches() -> None:
-    assert all(all(episode) for episode in first_choices(0))
+    assert all(best for episode in first_choices(0) for best, _ in episode)
     episodes = first_choices(40)
-    other = [not best for episode in episodes for best in episode]
+    other = [not best for episode in episodes for best, _ in episode]
     assert 0.1 < np.mean(other) < 0.6
-    # Those that last longer than the episode end with it: the next begins by the values, but for 1 in 40.
+    # Stretches end with the episode and with a reward: then the next step is by the values, but for 1 in 40.
     assert len(episodes) >= 40
-    assert sum(not episode[0] for episode in episodes) <= 5
+    assert sum(not episode[0][0] for episode in episodes) <= 5
+    later = [after[0] for episode in episodes for before, after in itertools.pairwise(episode) if before[1]]
+    assert len(later) >= 12
+    assert np.mean(later) > 0.85

@@ -223,6 +223,15 @@ def test_random_stretches_begin_by_chance_and_last_a_fixed_time() -> None:
     for row in range(rows):
         exploration.release(row)  # the episodes end
     assert at_random().mean() < 0.35  # 1 in 8 begins anew, of them that went on half
+    stretch = np.array([at_random() for _ in range(length)])[-1]  # some are in one
+    before = exploration._stretch_left.copy()
+    for row in range(rows):
+        exploration.saw(row, rewarded=row % 2 == 0)
+    after = exploration._stretch_left
+    assert stretch.any()
+    assert not after[::2].any()
+    assert (after[1::2] == before[1::2]).all()
+    assert after[1::2].any()
     none = Exploration(rows, 1, 0)
     for _ in range(50):
         assert (none.select(values, masks, crops(rows), never, rng) == 0).all()
