@@ -111,11 +111,7 @@ class Config(_Section, frozen=True):
 
     explore_after_steps: Annotated[
         int,
-        _key(
-            "mean steps until an actor plays at random, for as many steps or until a reward of the game; 0: never",
-            "env steps",
-            ge=0,
-        ),
+        _key("steps without a reward of the game until an actor plays as many at random; 0: never", "env steps", ge=0),
     ] = 0
 
     # What the agent sees and may do.

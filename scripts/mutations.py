@@ -213,13 +213,13 @@ MUTATIONS = (
         "self._exploration.saw(row, step.rewarded)",
         "self._exploration.saw(row, False)",
     ),
+    Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
     Mutation(
         "intrinsic rewards end random play",
         REWARDS,
         "self.earned |= paid > 0 and name not in _NOT_EARNED",
         "self.earned |= paid > 0",
     ),
-    Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
     Mutation(
         "random directions take no notice of the map",

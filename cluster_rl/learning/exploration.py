@@ -111,18 +111,18 @@ class Exploration:
     `hold_steps_max`, and ends before where it is no longer valid: the epsilon-z-greedy of Dabney et al. 2021. Single
     random steps undo each other: what an agent would have to walk ten steps for, it never sees.
 
-    At any step a random stretch may begin, after `explore_after_steps` on average; it lasts until a reward comes from
-    the game, or as many steps; 0 is never. These are the blind switches within an episode of Pislar et al. 2022. An
-    agent that has taken all it knows of would stand about, and one that finds its way to the end leaves aside what it
-    has not met: this explores from where it has got to. (An action that is being held outlasts its stretch.)
+    After `explore_after_steps` without a reward from the game an emulator plays as many steps at random, then as many
+    by its epsilon again, and so on until a reward comes (an action that is being held goes on); 0 is never. These are
+    the blind switches within an episode of Pislar et al. 2022: an agent that has taken all it knows of would stand
+    about for the rest of the episode, and this explores from where it has got to.
     """
 
     def __init__(self, count: int, hold_steps_max: int, explore_after_steps: int) -> None:
         self._hold_steps_max = hold_steps_max
-        self._stretch_steps = explore_after_steps
+        self._explore_after_steps = explore_after_steps
         self._held = np.zeros(count, np.int64)
         self._left = np.zeros(count, np.int64)
-        self._stretch_left = np.zeros(count, np.int64)
+        self._unrewarded = np.zeros(count, np.int64)
 
     def select(
         self,
@@ -136,10 +136,9 @@ class Exploration:
 
         crop [N, 2, S, S]: the map memory around each player.
         """
-        if self._stretch_steps:
-            begins = (self._stretch_left == 0) & (rng.random(len(values)) < 1.0 / self._stretch_steps)
-            self._stretch_left = np.where(begins, self._stretch_steps, np.maximum(self._stretch_left - 1, 0))
-            epsilons = np.where(self._stretch_left > 0, 1.0, epsilons)
+        if self._explore_after_steps:
+            at_random = self._unrewarded // self._explore_after_steps % 2 == 1
+            epsilons = np.where(at_random, 1.0, epsilons)
         explore, greedy, anything = _candidates(values, masks, epsilons, rng, fresh_weights(masks, crop))
         durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._hold_steps_max)
         goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
@@ -150,13 +149,12 @@ class Exploration:
         return actions
 
     def saw(self, row: int, rewarded: bool) -> None:
-        """A step is done in this row; `rewarded` is whether the game paid for it, which ends a random stretch."""
-        if rewarded:
-            self._stretch_left[row] = 0
+        """A step is done in this row; `rewarded` is whether the game paid for it."""
+        self._unrewarded[row] = 0 if rewarded else self._unrewarded[row] + 1
 
     def release(self, row: int) -> None:
-        """The row's episode is over: nothing is held any longer, and its random stretch has ended."""
-        self._left[row] = self._stretch_left[row] = 0
+        """The row's episode is over: nothing is held any longer, and the next one begins anew."""
+        self._left[row] = self._unrewarded[row] = 0
 
 
 def _candidates(

@@ -212,17 +212,19 @@ def test_every_action_is_a_valid_one(game: str) -> None:
     assert refused > 0  # or the test would prove nothing
 
 
-def first_choices(explore_after_steps: int) -> list[list[tuple[bool, bool]]]:
-    """Of each step of each episode, whether the action is the one that the network's values put first, and whether the
-    game paid for it.
+def test_unrewarded_actors_play_at_random_in_turn() -> None:
+    """Ten steps by the values, ten at random, and so on; a reward of the game and an episode's end begin anew.
 
-    They do so without rescaling, which this run is without: with h undone the riskier ones, behind, would be more.
-    Nothing but the game pays, so that rewards above zero are the game's.
+    The network prefers the first of the valid actions, so every other one is a random one; it does so by the values
+    without rescaling, which this run is without: with h undone the riskier ones, behind, would be worth more. What the
+    game pays is seen in the rewards: nothing else is paid.
     """
-    options = (*SMALL, "episode_max_steps=60", f"explore_after_steps={explore_after_steps}", "epsilon_base=0.0")
-    options += ("epsilon_hold_steps_max=1", "model.noisy_sigma=0.0", "value_rescaling=false")
-    options += ("rewards.novelty=0.0", "rewards.talk=0.0", "rewards.step=0.0")
-    config = load_config("slim_cpu", options)
+    after = 10
+    options = (*SMALL, "episode_max_steps=90", f"explore_after_steps={after}", "epsilon_base=0.0")
+    options += ("epsilon_hold_steps_max=1", "rewards.novelty=0.0", "rewards.talk=0.0", "rewards.step=0.0")
+    config = load_config(
+        "slim_cpu", [*options, "model.noisy_sigma=0.0", "rewards.new_map=1.0", "value_rescaling=false"]
+    )
     made = build_model(config, observation_spec(config))
     number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
     quantiles = (1000.0 - 100.0 * number).unsqueeze(1) + (1500.0 * number).unsqueeze(1) * sign  # [A, K]
@@ -230,24 +232,21 @@ def first_choices(explore_after_steps: int) -> list[list[tuple[bool, bool]]]:
     with torch.no_grad():
         made.head_advantage.bias.copy_(quantiles.flatten())
         made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
-    found: list[list[tuple[bool, bool]]] = []
-    for blocks in by_episode(play(config, params_to_bytes(made), 2400)):
-        found.append([])
+    greedy, at_random, rewards = 0, [], 0
+    for blocks in by_episode(play(config, params_to_bytes(made), 600)):
+        unrewarded = 0
         for header, arrays in blocks:
-            for row in range(header.burn_in_length, header.burn_in_length + header.train_length):
+            start = header.burn_in_length
+            for row in range(start, start + header.train_length):
                 first_valid = int(np.flatnonzero(arrays.mask[row])[0])
-                found[-1].append((int(arrays.action[row]) == first_valid, float(arrays.reward[row]) > 0))
-    return found
-
-
-def test_actors_take_the_best_action_but_in_random_stretches() -> None:
-    assert all(best for episode in first_choices(0) for best, _ in episode)
-    episodes = first_choices(40)
-    other = [not best for episode in episodes for best, _ in episode]
-    assert 0.1 < np.mean(other) < 0.6
-    # Stretches end with the episode and with a reward: then the next step is by the values, but for 1 in 40.
-    assert len(episodes) >= 40
-    assert sum(not episode[0][0] for episode in episodes) <= 5
-    later = [after[0] for episode in episodes for before, after in itertools.pairwise(episode) if before[1]]
-    assert len(later) >= 12
-    assert np.mean(later) > 0.85
+                if unrewarded // after % 2:
+                    at_random.append(int(arrays.action[row]) != first_valid)
+                else:
+                    assert int(arrays.action[row]) == first_valid
+                    greedy += 1
+                rewarded = float(arrays.reward[row]) > 0
+                rewards += rewarded
+                unrewarded = 0 if rewarded else unrewarded + 1
+    assert greedy > 200
+    assert np.mean(at_random) > 0.5
+    assert rewards >= 2

@@ -203,35 +203,17 @@ def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
         exploration.select(values, np.zeros_like(anything), crops(len(values)), never, rng)
 
 
-def test_random_stretches_begin_by_chance_and_last_a_fixed_time() -> None:
-    rows, length = 50, 8
-    exploration, rng = Exploration(rows, 1, length), np.random.default_rng(0)
-    values = np.tile(np.eye(1, 1000, dtype=np.float32), (rows, 1))  # a random action is hardly ever the greedy one
-    masks, never = np.ones((rows, 1000), np.bool_), np.zeros(rows)
-
-    def at_random() -> NDArray[np.bool_]:
-        return exploration.select(values, masks, crops(rows), never, rng) > 0
-
-    taken = np.array([at_random() for _ in range(400)])
-    runs = [[(kind, len(list(group))) for kind, group in itertools.groupby(row)][1:-1] for row in taken.T.tolist()]
-    lasted = [count for row in runs for kind, count in row if kind]
-    apart = [count for row in runs for kind, count in row if not kind]
-    # One may follow another at once; the time until the next is a geometric one from its end on.
-    assert np.mean([count % length == 0 for count in lasted]) > 0.95
-    assert np.mean(taken) == pytest.approx(length / (length + length - 1), abs=0.04)
-    assert np.mean(apart) == pytest.approx(length, rel=0.1)
-    for row in range(rows):
-        exploration.release(row)  # the episodes end
-    assert at_random().mean() < 0.35  # 1 in 8 begins anew, of them that went on half
-    stretch = np.array([at_random() for _ in range(length)])[-1]  # some are in one
-    before = exploration._stretch_left.copy()
-    for row in range(rows):
-        exploration.saw(row, rewarded=row % 2 == 0)
-    after = exploration._stretch_left
-    assert stretch.any()
-    assert not after[::2].any()
-    assert (after[1::2] == before[1::2]).all()
-    assert after[1::2].any()
-    none = Exploration(rows, 1, 0)
-    for _ in range(50):
-        assert (none.select(values, masks, crops(rows), never, rng) == 0).all()
+def test_random_stretches_begin_without_rewards_and_end_with_one() -> None:
+    exploration, rng = Exploration(2, 1, 5), np.random.default_rng(0)
+    values, masks = np.tile(np.eye(1, 1000, dtype=np.float32), (2, 1)), np.ones((2, 1000), np.bool_)
+    greedy = np.zeros(2)
+    random_steps: list[list[bool]] = []
+    for step in range(24):
+        random_steps.append((exploration.select(values, masks, crops(len(values)), greedy, rng) > 0).tolist())
+        exploration.saw(0, False)
+        exploration.saw(1, step == 6)  # in its random stretch
+        if step == 21:
+            exploration.release(0)  # the episode ends
+    first, second = zip(*random_steps, strict=True)
+    assert list(first) == [step // 5 % 2 == 1 and step < 22 for step in range(24)]
+    assert list(second) == [step in (5, 6) or (step > 6 and (step - 7) // 5 % 2 == 1) for step in range(24)]
