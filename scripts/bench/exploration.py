@@ -1,0 +1,72 @@
+"""How far random play gets: the random actions that actors take, against plain ones.
+
+usage: python scripts/bench/exploration.py [--episodes 96] [--seed 1] [--plain] [key=value ...]
+
+Plays episodes of the preset `cpu` with every action a random one, eight emulators at a time, and prints in how many
+each milestone was reached, with 95 % intervals. Actors hold random actions for a while (`epsilon_hold_steps_max`) and
+rather go where the episode has not been; with `--plain` all valid buttons are equally likely, each for one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from cluster_rl.config import Config, load_config
+from cluster_rl.emulator.env import Env, EpisodeSummary
+from cluster_rl.emulator.rom import load_rom
+from cluster_rl.errors import EXIT_OK, run_command
+from cluster_rl.evaluate import report
+from cluster_rl.game.world import World
+from cluster_rl.learning.exploration import Exploration
+
+EMULATORS = 8
+
+
+def play(config: Config, world: World, seed: int, plain: bool) -> list[EpisodeSummary]:
+    """One random episode of each of eight new emulators, which share nothing."""
+    rom, seeds = load_rom(config.rom), np.random.SeedSequence(seed)
+    envs = [Env(config, rom, world, int(number) % 2**31) for number in seeds.generate_state(EMULATORS)]
+    rng = np.random.default_rng(seeds.spawn(1)[0])
+    exploration = Exploration(EMULATORS, 1 if plain else config.epsilon_hold_steps_max, 0)
+    observations = [env.start() for env in envs]
+    values = np.zeros((EMULATORS, len(observations[0].mask)), np.float32)
+    summaries: dict[int, EpisodeSummary] = {}
+    while len(summaries) < EMULATORS:
+        masks, crops = (np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop"))
+        actions = exploration.select(values, masks, crops * np.uint8(not plain), np.ones(EMULATORS), rng)
+        for row, env in enumerate(envs):
+            if row not in summaries:
+                step = env.advance(int(actions[row]))
+                observations[row] = step.observation
+                if step.summary is not None:
+                    summaries[row] = step.summary
+    for env in envs:
+        env.close()
+    return list(summaries.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--episodes", type=int, default=96, help=f"at least; whole rounds of {EMULATORS} are played")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="all valid buttons equally likely, for one step each")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys")
+    options = parser.parse_intermixed_args()
+    config = load_config("cpu", options.overrides)
+    world = World.for_rom(load_rom(config.rom).sha1)
+    played: list[EpisodeSummary] = []
+    while len(played) < options.episodes:
+        played += play(config, world, options.seed + len(played), options.plain)
+    found = report(played, world)
+    print(f"{len(played)} episodes of {config.episode_max_steps} steps, return {found['return']['mean']:.2f}")
+    for name, share in found["milestones"].items():
+        low, high = share["interval"]
+        when = f", median step {share['median_step']:.0f}" if share["episodes"] else ""
+        print(f"{name:20} {share['share']:4.0%} ({low:.0%} to {high:.0%}){when}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run_command(main)
