@@ -236,14 +236,12 @@ def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, train
         trainer=trainer,
     )
     check_plan(plan)
-    if known.command == "check" and not known.dry_run:
-        return EXIT_OK
     if known.dry_run:
         for command in plan.commands:
             print(f"would run: {shlex.join(command)}")
         print("dry run: nothing was submitted or created")
-        return EXIT_OK
-    submit(plan)
+    elif known.command == "submit":
+        submit(plan)
     return EXIT_OK
 
 

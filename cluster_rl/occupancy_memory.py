@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.buttons import BUTTONS
+from cluster_rl.buttons import BUTTONS, STEP_OF
 from cluster_rl.game.state import GameState
 
 # Plane 0 is 255 (1 - 2^-n) after n visits, rounded up: the first visit, which matters most, makes half of the way, and
@@ -22,7 +22,6 @@ _FIRST_VISIT: Final = 128
 NOTHING_KNOWN, WARP, SIGN, PERSON, WALL, OUTSIDE = 0, 51, 102, 153, 204, 255
 
 _MAX_MAPS: Final = 64
-_STEP_OF: Final = {"down": (0, 1), "left": (-1, 0), "right": (1, 0), "up": (0, -1)}
 
 
 class _MapMemory:
@@ -83,7 +82,7 @@ class OccupancyMemory:
         """Notes where the action led, or the wall that it met."""
         before, facing_before, was_free = self._here, self._facing, self._free
         self._arrive(state)
-        step = _STEP_OF.get(BUTTONS[action])
+        step = STEP_OF.get(BUTTONS[action])
         if step is None or not was_free or not self._free or before is None or self._here != before:
             return
         # In free play, toward where the player looked already (a first press may only turn), and nothing moved.

@@ -11,6 +11,7 @@ a third update priorities. `sample` itself is for one thread at a time.
 
 from __future__ import annotations
 
+import collections
 import math
 import threading
 from collections.abc import Mapping
@@ -64,7 +65,8 @@ class Replay:
     def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
-        self.found_episodes: list[dict[str, Any]] = []  # summaries of the newest whole episodes in the log on opening
+        # Summaries of the newest whole episodes in the log on opening.
+        self.found_episodes: collections.deque[dict[str, Any]] = collections.deque(maxlen=RECENT_EPISODES)
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
@@ -288,7 +290,7 @@ class Replay:
         """A record that the log held on opening."""
         self._insert(entry)
         if entry.header.summary is not None and ends_whole_episode(entry.header):
-            self.found_episodes = [*self.found_episodes[1 - RECENT_EPISODES :], entry.header.summary]
+            self.found_episodes.append(entry.header.summary)
 
     def _insert(self, entry: LogEntry) -> None:
         if not self._segments:

@@ -234,8 +234,9 @@ def quota_left_bytes() -> float | None:
         if found:
             limit = int(found[2]) or int(found[3])
             left.append(1024 * (limit - int(found[1])) if limit else math.inf)
-    none = done.returncode == 0 and done.stdout.strip().endswith(": none")
-    return min(left) if left else math.inf if none else None
+    if not left and done.returncode == 0 and done.stdout.strip().endswith(": none"):
+        return math.inf
+    return min(left, default=None)
 
 
 def _check_run(plan: Plan) -> str:

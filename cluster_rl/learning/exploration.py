@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_rl.buttons import BUTTONS
+from cluster_rl.buttons import BUTTONS, STEP_OF
 from cluster_rl.config import Config
 from cluster_rl.learning.targets import RESCALING_EPSILON
 
 _HOLD_EXPONENT = 2.0  # the paper's
-_DIRECTIONS = [BUTTONS.index(name) for name in ("down", "left", "right", "up")]
-_ROW_OFFSETS, _COLUMN_OFFSETS = np.array([(1, 0), (0, -1), (0, 1), (-1, 0)]).T  # in the crop
+_DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]
+_COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T  # in the crop
 _TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 
 
