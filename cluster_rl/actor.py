@@ -32,6 +32,7 @@ from cluster_rl.model import build_model, load_params
 from cluster_rl.rollout import Rollout
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.wandering import wander_weights
 from cluster_rl.wire.codec import encode_block
 
 
@@ -70,7 +71,7 @@ class Actor:
         self._network = build_model(config, observation_spec(config)).eval()
         self._ladder = self._epsilons = actor_epsilons(config, index)
         self._exploration = Exploration(
-            config.envs_per_actor, config.epsilon_hold_steps_max, config.explore_after_steps
+            config.envs_per_actor, config.epsilon_hold_steps_max, config.wander_every_steps, config.wander_steps
         )
         seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
         env_seed, action_seed, noise_seed = seeds.spawn(3)
@@ -148,12 +149,13 @@ class Actor:
         state_h, state_c = play.state
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
-        self.last_actions = self._exploration.select(values, play.mask, play.crop, self._epsilons, self._rng)
+        self.last_actions = self._exploration.select(
+            values, play.mask, wander_weights(play.mask, play.crop), self._epsilons, self._rng
+        )
         screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
         for row, step in play.play(actions, range(len(self.slots))):
-            self._exploration.saw(row, step.rewarded)
             finished += self.slots[row].builder.add(
                 screens[row],
                 play.context[row],

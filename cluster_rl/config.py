@@ -108,11 +108,10 @@ class Config(_Section, frozen=True):
     epsilon_hold_steps_max: Annotated[
         int, _key("a random action is held for a random time, at most this; 1: not held", "env steps", ge=1, le=1000)
     ] = 20
-
-    explore_after_steps: Annotated[
-        int,
-        _key("steps without a reward of the game until an actor plays as many at random; 0: never", "env steps", ge=0),
+    wander_every_steps: Annotated[
+        int, _key("steps until an actor plays a stretch at random, on average; 0: never", "env steps", ge=0)
     ] = 0
+    wander_steps: Annotated[int, _key("length of such a random stretch, on average", "env steps", ge=1)] = 50
 
     # What the agent sees and may do.
     start_button: Annotated[

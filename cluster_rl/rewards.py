@@ -23,7 +23,6 @@ _MEMBERS = tuple(ram.image_index(ram.wPartyMons + ram.PARTY_MON_BYTES * slot) fo
 TERMS = tuple(field.name for field in msgspec.structs.fields(RewardWeights))
 INTRINSIC_TERMS = ("novelty", "talk")
 """Paid to make the agent explore, not for what it achieves: learned from, logged, and left out of the return."""
-_NOT_EARNED = (*INTRINSIC_TERMS, "step")
 
 
 @dataclass
@@ -151,14 +150,12 @@ def _settled(state: GameState) -> bool:
 class RewardCalculator:
     """The weighted sum. `start` with an episode's first state, then `step` after each action.
 
-    `terms` holds each term's weighted sum over the episode so far; `earned` is whether the game paid for the last step,
-    that is, any term above zero but intrinsic ones and `step`.
+    `terms` holds each term's weighted sum over the episode so far.
     """
 
     def __init__(self, weights: RewardWeights) -> None:
         self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
         self.terms = dict.fromkeys(TERMS, 0.0)
-        self.earned = False
 
     @property
     def episode_return(self) -> float:
@@ -187,11 +184,10 @@ class RewardCalculator:
             "blackout": blackout(before, state, memory),
             "step": 1,
         }
-        reward, self.earned = 0.0, False
+        reward = 0.0
         for name, value in values.items():
             if value:
                 paid = self._weights[name] * value
                 self.terms[name] += paid
                 reward += paid
-                self.earned |= paid > 0 and name not in _NOT_EARNED
         return reward

@@ -30,7 +30,7 @@ TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
     "tests/unit/test_exploration.py",
-    "tests/unit/test_rewards.py",
+    "tests/unit/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_exact_update.py",
@@ -48,7 +48,7 @@ EXPLORATION = "cluster_rl/learning/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
 REPLAY = "cluster_rl/replay_buffer.py"
 ACTOR = "cluster_rl/actor.py"
-REWARDS = "cluster_rl/rewards.py"
+WANDERING = "cluster_rl/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
 
 
@@ -207,26 +207,22 @@ MUTATIONS = (
         "(self._left > 0) & masks[np.arange(len(values)), self._held]",
         "self._left > 0",
     ),
-    Mutation(
-        "a reward does not end random play",
-        ACTOR,
-        "self._exploration.saw(row, step.rewarded)",
-        "self._exploration.saw(row, False)",
-    ),
     Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
     Mutation(
-        "intrinsic rewards end random play",
-        REWARDS,
-        "self.earned |= paid > 0 and name not in _NOT_EARNED",
-        "self.earned |= paid > 0",
+        "random stretches are as long as the time between them",
+        EXPLORATION,
+        "np.where(self._wanders, self._end, self._begin)",
+        "self._begin",
     ),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
     Mutation(
-        "random directions take no notice of the map",
-        EXPLORATION,
-        "fresh_weights(masks, crop))",
-        "masks.astype(np.float64))",
+        "random actions take no notice of the map",
+        ACTOR,
+        "wander_weights(play.mask, play.crop)",
+        "play.mask.astype(np.float64)",
     ),
+    Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
+    Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
     Mutation(

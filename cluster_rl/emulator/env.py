@@ -60,12 +60,10 @@ class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(NamedTuple):
-    """What an action led to. `rewarded`: the game paid, see `RewardCalculator.earned`. `summary` is there with an
-    episode's last step only."""
+    """What an action led to. `summary` is there with an episode's last step only."""
 
     observation: Observation
     reward: float
-    rewarded: bool
     terminated: bool
     truncated: bool
     milestones: list[str]
@@ -192,8 +190,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         summary = None
         if terminated or truncated:
             summary = self._finish("terminated" if terminated else "truncated")
-        rewarded = self._rewards.earned
-        return Step(self.observation, reward, rewarded, terminated, truncated, milestones, summary)
+        return Step(self.observation, reward, terminated, truncated, milestones, summary)
 
     def stop(self) -> EpisodeSummary | None:
         """Ends the open episode before its time, as a job's end does; None where none is open."""

@@ -8,14 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_rl.buttons import BUTTONS, STEP_OF
 from cluster_rl.config import Config
 from cluster_rl.learning.targets import RESCALING_EPSILON
 
 _HOLD_EXPONENT = 2.0  # the paper's
-_DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]
-_COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T  # in the crop
-_TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 
 
 def epsilon_ladder(count: int, base: float, alpha: float) -> NDArray[np.float64]:
@@ -85,61 +81,43 @@ def select_actions(
     return actions
 
 
-def fresh_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How likely each button is as a random action: masks [N, A], map-memory crops [N, 2, S, S] -> [N, A], 0 if masked.
-
-    Directions lead sooner to where the episode was less often: each weighs 0.1 + 2^-visits of the cell that way, scaled
-    so that the valid ones together are as likely as if all buttons were equal. A uniform random walk treads the same
-    cells again and again; the least trodden neighbour is the simplest use of counts for exploration (Thrun 1992).
-    """
-    centre = crop.shape[-1] // 2
-    weights = masks.astype(np.float64)
-    # Plane 0 is 255 (1 - 2^-visits).
-    visited = crop[:, 0, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS] / 255.0
-    fresh = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited)
-    total = fresh.sum(1, keepdims=True)
-    weights[:, _DIRECTIONS] = fresh * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
-    return weights
-
-
 class Exploration:
     """Which actions several emulators take: epsilon-greedy, with held random actions and random stretches.
-
-    A random action is drawn with `fresh_weights`: it rather leads to where the episode has not been.
 
     A random action is repeated for a number of steps drawn from the zeta distribution with exponent 2, at most
     `hold_steps_max`, and ends before where it is no longer valid: the epsilon-z-greedy of Dabney et al. 2021. Single
     random steps undo each other: what an agent would have to walk ten steps for, it never sees.
 
-    After `explore_after_steps` without a reward from the game an emulator plays as many steps at random, then as many
-    by its epsilon again, and so on until a reward comes (an action that is being held goes on); 0 is never. These are
-    the blind switches within an episode of Pislar et al. 2022: an agent that has taken all it knows of would stand
-    about for the rest of the episode, and this explores from where it has got to.
+    At any step a random stretch may begin, after `wander_every_steps` steps on average (0: never), that lasts
+    `wander_steps` on average, both by chance alone: the blind switches within an episode of Pislar et al. 2022. An
+    agent that has taken all it knows of would stand about for the rest of the episode, and one that goes straight to
+    its end would never meet what lies beside its way.
     """
 
-    def __init__(self, count: int, hold_steps_max: int, explore_after_steps: int) -> None:
+    def __init__(self, count: int, hold_steps_max: int, wander_every_steps: int, wander_steps: int) -> None:
         self._hold_steps_max = hold_steps_max
-        self._explore_after_steps = explore_after_steps
+        self._begin = 1.0 / wander_every_steps if wander_every_steps else 0.0
+        self._end = 1.0 / wander_steps
         self._held = np.zeros(count, np.int64)
         self._left = np.zeros(count, np.int64)
-        self._unrewarded = np.zeros(count, np.int64)
+        self._wanders = np.zeros(count, np.bool_)
 
     def select(
         self,
         values: NDArray[np.float32],
         masks: NDArray[np.bool_],
-        crop: NDArray[np.uint8],
+        weights: NDArray[np.float64],
         epsilons: NDArray[np.float64],
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
         """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held.
 
-        crop [N, 2, S, S]: the map memory around each player.
+        weights [N, A]: how likely each valid action is as a random one, more than 0.
         """
-        if self._explore_after_steps:
-            at_random = self._unrewarded // self._explore_after_steps % 2 == 1
-            epsilons = np.where(at_random, 1.0, epsilons)
-        explore, greedy, anything = _candidates(values, masks, epsilons, rng, fresh_weights(masks, crop))
+        if self._begin:
+            self._wanders ^= rng.random(len(values)) < np.where(self._wanders, self._end, self._begin)
+            epsilons = np.where(self._wanders, 1.0, epsilons)
+        explore, greedy, anything = _candidates(values, masks, epsilons, rng, weights)
         durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._hold_steps_max)
         goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
         begins = explore & ~goes_on
@@ -148,13 +126,9 @@ class Exploration:
         actions: NDArray[np.int64] = np.where(goes_on | begins, self._held, greedy)
         return actions
 
-    def saw(self, row: int, rewarded: bool) -> None:
-        """A step is done in this row; `rewarded` is whether the game paid for it."""
-        self._unrewarded[row] = 0 if rewarded else self._unrewarded[row] + 1
-
     def release(self, row: int) -> None:
-        """The row's episode is over: nothing is held any longer, and the next one begins anew."""
-        self._left[row] = self._unrewarded[row] = 0
+        """The row's episode is over: no action is held any longer, and a random stretch has ended."""
+        self._left[row], self._wanders[row] = 0, False
 
 
 def _candidates(
@@ -164,7 +138,7 @@ def _candidates(
     rng: np.random.Generator,
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Whether to explore, the greedy action and a random one by `weights` (0 where masked), of each row."""
+    """Whether to explore, the greedy action and a random one by `weights`, of each row."""
     assert values.shape == masks.shape, (values.shape, masks.shape)
     assert epsilons.shape == values.shape[:1], (epsilons.shape, values.shape)
     if not masks.any(axis=1).all():

@@ -4,7 +4,8 @@ usage: python scripts/bench/exploration.py [--episodes 96] [--seed 1] [--plain] 
 
 Plays episodes of the preset `cpu` with every action a random one, eight emulators at a time, and prints in how many
 each milestone was reached, with 95 % intervals. Actors hold random actions for a while (`epsilon_hold_steps_max`) and
-rather go where the episode has not been; with `--plain` all valid buttons are equally likely, each for one step.
+rather go to what the episode has not seen (`cluster_rl.wandering`); with `--plain` all valid buttons are equally
+likely, each for one step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.evaluate import report
 from cluster_rl.game.world import World
 from cluster_rl.learning.exploration import Exploration
+from cluster_rl.wandering import wander_weights
 
 EMULATORS = 8
 
@@ -29,13 +31,14 @@ def play(config: Config, world: World, seed: int, plain: bool) -> list[EpisodeSu
     rom, seeds = load_rom(config.rom), np.random.SeedSequence(seed)
     envs = [Env(config, rom, world, int(number) % 2**31) for number in seeds.generate_state(EMULATORS)]
     rng = np.random.default_rng(seeds.spawn(1)[0])
-    exploration = Exploration(EMULATORS, 1 if plain else config.epsilon_hold_steps_max, 0)
+    exploration = Exploration(EMULATORS, 1 if plain else config.epsilon_hold_steps_max, 0, 1)
     observations = [env.start() for env in envs]
     values = np.zeros((EMULATORS, len(observations[0].mask)), np.float32)
     summaries: dict[int, EpisodeSummary] = {}
     while len(summaries) < EMULATORS:
         masks, crops = (np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop"))
-        actions = exploration.select(values, masks, crops * np.uint8(not plain), np.ones(EMULATORS), rng)
+        weights = masks.astype(np.float64) if plain else wander_weights(masks, crops)
+        actions = exploration.select(values, masks, weights, np.ones(EMULATORS), rng)
         for row, env in enumerate(envs):
             if row not in summaries:
                 step = env.advance(int(actions[row]))

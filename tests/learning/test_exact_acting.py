@@ -16,6 +16,7 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.learning import targets
 from cluster_rl.model import QNetwork, build_model, params_to_bytes
 from cluster_rl.spaces import block_spec, observation_spec
+from cluster_rl.wandering import wander_weights
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays
 
 SMALL = (
@@ -212,19 +213,15 @@ def test_every_action_is_a_valid_one(game: str) -> None:
     assert refused > 0  # or the test would prove nothing
 
 
-def test_unrewarded_actors_play_at_random_in_turn() -> None:
-    """Ten steps by the values, ten at random, and so on; a reward of the game and an episode's end begin anew.
+def test_random_stretches_begin_by_chance_and_end_with_the_episode() -> None:
+    """Stretches that never end by themselves begin after 30 steps on average, and each episode begins without.
 
     The network prefers the first of the valid actions, so every other one is a random one; it does so by the values
-    without rescaling, which this run is without: with h undone the riskier ones, behind, would be worth more. What the
-    game pays is seen in the rewards: nothing else is paid.
+    without rescaling, which this run is without: with h undone the riskier ones, behind, would be worth more.
     """
-    after = 10
-    options = (*SMALL, "episode_max_steps=90", f"explore_after_steps={after}", "epsilon_base=0.0")
-    options += ("epsilon_hold_steps_max=1", "rewards.novelty=0.0", "rewards.talk=0.0", "rewards.step=0.0")
-    config = load_config(
-        "slim_cpu", [*options, "model.noisy_sigma=0.0", "rewards.new_map=1.0", "value_rescaling=false"]
-    )
+    options = (*SMALL, "episode_max_steps=60", "wander_every_steps=30", "wander_steps=1000000", "epsilon_base=0.0")
+    options += ("epsilon_hold_steps_max=1", "model.noisy_sigma=0.0", "value_rescaling=false")
+    config = load_config("slim_cpu", options)
     made = build_model(config, observation_spec(config))
     number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
     quantiles = (1000.0 - 100.0 * number).unsqueeze(1) + (1500.0 * number).unsqueeze(1) * sign  # [A, K]
@@ -232,21 +229,32 @@ def test_unrewarded_actors_play_at_random_in_turn() -> None:
     with torch.no_grad():
         made.head_advantage.bias.copy_(quantiles.flatten())
         made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
-    greedy, at_random, rewards = 0, [], 0
-    for blocks in by_episode(play(config, params_to_bytes(made), 600)):
-        unrewarded = 0
-        for header, arrays in blocks:
-            start = header.burn_in_length
-            for row in range(start, start + header.train_length):
-                first_valid = int(np.flatnonzero(arrays.mask[row])[0])
-                if unrewarded // after % 2:
-                    at_random.append(int(arrays.action[row]) != first_valid)
-                else:
-                    assert int(arrays.action[row]) == first_valid
-                    greedy += 1
-                rewarded = float(arrays.reward[row]) > 0
-                rewards += rewarded
-                unrewarded = 0 if rewarded else unrewarded + 1
-    assert greedy > 200
+    greedy_steps, at_random = [], []
+    for blocks in by_episode(play(config, params_to_bytes(made), 3000)):
+        others = [
+            int(arrays.action[row]) != int(np.flatnonzero(arrays.mask[row])[0])
+            for header, arrays in blocks
+            for row in range(header.burn_in_length, header.burn_in_length + header.train_length)
+        ]
+        first = others.index(True) if True in others else len(others)
+        greedy_steps.append(first)
+        at_random += others[first + 1 :]
+    assert len(greedy_steps) >= 48
+    assert np.mean(greedy_steps) == pytest.approx(30 * (1 - np.exp(-2)), rel=0.3)  # cut off at 60
     assert np.mean(at_random) > 0.5
-    assert rewards >= 2
+
+
+def test_random_actions_rather_go_to_what_the_episode_has_not_seen() -> None:
+    """Every action is a random one here: how likely the weights called those that were taken, in the mean."""
+    config = load_config("slim_cpu", [*SMALL, "epsilon_base=1.0", "epsilon_alpha=0.0", "epsilon_hold_steps_max=1"])
+    taken, by_weights, uniformly = [], [], []
+    for header, arrays in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
+        for row in range(header.burn_in_length, header.burn_in_length + header.train_length):
+            weights = wander_weights(arrays.mask[row : row + 1], arrays.crop[row : row + 1])[0]
+            likely = weights / weights.sum()
+            taken.append(likely[arrays.action[row]])
+            by_weights.append((likely**2).sum())
+            uniformly.append(1 / arrays.mask[row].sum())
+    assert len(taken) > 1400
+    assert np.mean(taken) == pytest.approx(np.mean(by_weights), rel=0.06)
+    assert np.mean(uniformly) < 0.88 * np.mean(by_weights)  # or the test would prove nothing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 
 import numpy as np
@@ -10,16 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
-from cluster_rl.config import Config, load_config
-from cluster_rl.emulator.env import make_env
+from cluster_rl.buttons import NUM_BUTTONS
+from cluster_rl.config import Config
 from cluster_rl.learning.exploration import (
     Exploration,
     acting_epsilons,
     acting_values,
     actor_epsilons,
     epsilon_ladder,
-    fresh_weights,
     select_actions,
 )
 from cluster_rl.learning.targets import expected_values
@@ -98,62 +95,23 @@ def test_acting_values_are_the_learners_expected_values(rescaling: bool) -> None
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-9)
 
 
-def crops(count: int) -> NDArray[np.uint8]:
-    """Map memory of players who have been nowhere."""
-    return np.zeros((count, 2, 3, 3), np.uint8)
-
-
-def test_directions_lead_where_the_episode_has_not_been() -> None:
-    crop = crops(3)
-    for row, column, visits in ((2, 1, 8), (0, 1, 2), (1, 0, 1)):  # below, above, to the left; never to the right
-        crop[0, 0, row, column] = np.ceil(255 * (1 - 2.0**-visits))
-    crop[1] = 255 * np.arange(18).reshape(2, 3, 3) // 18  # the first plane counts
-    crop[1, 1] = 0
-    masks = np.ones((3, NUM_BUTTONS), np.bool_)
-    masks[0, BUTTONS.index("a")] = masks[2, : BUTTONS.index("a")] = False
-    weights = fresh_weights(masks, crop)
-    by_name = dict(zip(BUTTONS, weights[0].tolist(), strict=True))
-    scale = 4 / (0.1 + 0.35 + 0.6 + 1.1)
-    expected = {"down": 0.1 * scale, "up": 0.35 * scale, "left": 0.6 * scale, "right": 1.1 * scale, "a": 0}
-    assert {name: by_name[name] for name in expected} == pytest.approx(expected, abs=0.02)
-    assert by_name["b"] == by_name["start"] == 1
-    np.testing.assert_allclose(weights.sum(1), masks.sum(1))
-    assert weights[1, BUTTONS.index("up")] > weights[1, BUTTONS.index("left")] > weights[1, BUTTONS.index("down")]
-    assert weights[2].tolist() == [0, 0, 0, 0, 1, 1, 1]
-
-    drawn = np.zeros(NUM_BUTTONS)
-    rng, always = np.random.default_rng(0), np.ones(1)
-    for _ in range(20_000):
-        drawn[Exploration(1, 1, 0).select(np.zeros((1, 7), np.float32), masks[:1], crop[:1], always, rng)] += 1
-    np.testing.assert_allclose(drawn / 20_000, weights[0] / 6, atol=0.015)
-
-
-def test_the_weights_follow_the_players_own_way_on_the_cartridge() -> None:
-    """The map memory's rows and columns are those that the buttons move along."""
-    env = make_env(load_config("cpu"), 0)
-    env.start()
-    visits = collections.Counter([(env.state.map_id, env.state.x, env.state.y)])
-    here, rng = next(iter(visits)), np.random.default_rng(0)
-    steps = {"down": (0, 1), "left": (-1, 0), "right": (1, 0), "up": (0, -1)}
-    for _ in range(60):
-        button = int(rng.choice(np.flatnonzero(env.observation.mask[:4])))
-        crop = env.advance(button).observation.crop
-        before, here = here, (env.state.map_id, env.state.x, env.state.y)
-        visits[here] += here != before
-        weights = fresh_weights(np.ones((1, NUM_BUTTONS), np.bool_), crop[None])[0]
-        expected = np.array([0.1 + 0.5 ** visits[here[0], here[1] + x, here[2] + y] for x, y in steps.values()])
-        found = weights[[BUTTONS.index(name) for name in steps]]
-        np.testing.assert_allclose(found, 4 * expected / expected.sum(), atol=0.05)
-    env.close()
-    assert len(visits) > 10
+def test_random_actions_are_drawn_by_weight() -> None:
+    exploration, rng = Exploration(20_000, 1, 0, 1), np.random.default_rng(0)
+    masks = np.tile(np.array([True, True, False, True]), (20_000, 1))
+    weights = np.tile(np.array([1.0, 3.0, 9.0, 0.5]), (20_000, 1))
+    drawn = exploration.select(np.zeros(masks.shape, np.float32), masks, weights, np.ones(20_000), rng)
+    shares = np.bincount(drawn, minlength=4) / 20_000
+    np.testing.assert_allclose(shares, np.array([1.0, 3.0, 0.0, 0.5]) / 4.5, atol=0.02)
 
 
 def held_runs(max_steps: int, epsilon: float, steps: int = 4000) -> tuple[list[int], float]:
     """Lengths of the runs of one random action after another, and the share of steps that were not greedy."""
-    exploration, rng = Exploration(1, max_steps, 0), np.random.default_rng(3)
+    exploration, rng = Exploration(1, max_steps, 0, 1), np.random.default_rng(3)
     values, masks = np.zeros((1, 200), np.float32), np.ones((1, 200), np.bool_)
     values[0, 0] = 1.0
-    taken = [int(exploration.select(values, masks, crops(1), np.array([epsilon]), rng)[0]) for _ in range(steps)]
+    taken = [
+        int(exploration.select(values, masks, np.ones((1, 200)), np.array([epsilon]), rng)[0]) for _ in range(steps)
+    ]
     runs = [len(list(group)) for action, group in itertools.groupby(taken) if action]
     return runs, float(np.mean(np.array(taken) > 0))
 
@@ -182,38 +140,45 @@ def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
     never, always = np.zeros(400), np.ones(400)
 
     def holding() -> tuple[Exploration, NDArray[np.int64]]:
-        exploration = Exploration(400, 20, 0)
-        assert (exploration.select(values, only, crops(len(values)), always, rng) == 1).all()
-        return exploration, np.flatnonzero(exploration.select(values, anything, crops(len(values)), never, rng) == 1)
+        exploration = Exploration(400, 20, 0, 1)
+        assert (exploration.select(values, only, np.ones(values.shape), always, rng) == 1).all()
+        return exploration, np.flatnonzero(exploration.select(values, anything, np.ones(values.shape), never, rng) == 1)
 
     _, held = holding()
     assert 100 < len(held) < 220  # 1 - 1 / zeta(2) of 400
     exploration, held = holding()
     masked = anything.copy()
     masked[:, 1] = False
-    assert (exploration.select(values, masked, crops(len(values)), never, rng) == 0).all()
-    assert (exploration.select(values, anything, crops(len(values)), never, rng) == 0).all()  # it does not come back
+    assert (exploration.select(values, masked, np.ones(values.shape), never, rng) == 0).all()
+    assert (exploration.select(values, anything, np.ones(values.shape), never, rng) == 0).all()  # it does not come back
     exploration, held = holding()
     for row in held[: len(held) // 2].tolist():
         exploration.release(row)
-    later = exploration.select(values, anything, crops(len(values)), never, rng)
+    later = exploration.select(values, anything, np.ones(values.shape), never, rng)
     assert (later[held[: len(held) // 2]] == 0).all()
     assert (later[held[len(held) // 2 :]] == 1).any()
     with pytest.raises(ValueError, match="no valid action"):
-        exploration.select(values, np.zeros_like(anything), crops(len(values)), never, rng)
+        exploration.select(values, np.zeros_like(anything), np.ones(values.shape), never, rng)
 
 
-def test_random_stretches_begin_without_rewards_and_end_with_one() -> None:
-    exploration, rng = Exploration(2, 1, 5), np.random.default_rng(0)
-    values, masks = np.tile(np.eye(1, 1000, dtype=np.float32), (2, 1)), np.ones((2, 1000), np.bool_)
-    greedy = np.zeros(2)
-    random_steps: list[list[bool]] = []
-    for step in range(24):
-        random_steps.append((exploration.select(values, masks, crops(len(values)), greedy, rng) > 0).tolist())
-        exploration.saw(0, False)
-        exploration.saw(1, step == 6)  # in its random stretch
-        if step == 21:
-            exploration.release(0)  # the episode ends
-    first, second = zip(*random_steps, strict=True)
-    assert list(first) == [step // 5 % 2 == 1 and step < 22 for step in range(24)]
-    assert list(second) == [step in (5, 6) or (step > 6 and (step - 7) // 5 % 2 == 1) for step in range(24)]
+def test_random_stretches_come_and_go_by_chance_and_end_with_the_episode() -> None:
+    """Greedy is action 0 of 1,000. Runs of either kind have geometric lengths with the means that were asked for."""
+    count, steps = 500, 400
+    exploration, rng = Exploration(count, 1, 30, 10), np.random.default_rng(0)
+    values, masks = np.tile(np.eye(1, 1000, dtype=np.float32), (count, 1)), np.ones((count, 1000), np.bool_)
+    played = np.zeros((steps, count), np.bool_)
+    for step in range(steps):
+        played[step] = exploration.select(values, masks, np.ones(values.shape), np.zeros(count), rng) > 0
+    assert played[0].mean() == pytest.approx(1 / 30, abs=0.03)
+    ended = [[(kind, len(list(run))) for kind, run in itertools.groupby(row)][:-1] for row in played.T]
+    for kind, mean in ((False, 30), (True, 10)):
+        lengths = np.array([length for row in ended for found, length in row if found == kind])
+        assert lengths.mean() == pytest.approx(mean, rel=0.1)  # a little short: the longest are cut off at the end
+        assert (lengths <= mean).mean() == pytest.approx(1 - (1 - 1 / mean) ** mean, abs=0.03)
+
+    wandering = np.flatnonzero(played[-1])
+    assert len(wandering) > 80
+    for row in wandering.tolist():
+        exploration.release(row)
+    still = exploration.select(values, masks, np.ones(values.shape), np.zeros(count), rng)[wandering] > 0
+    assert still.mean() < 0.15

@@ -72,26 +72,6 @@ def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
     assert rewards.episode_return == 0.0
 
 
-def test_what_the_game_pays_for_is_earned() -> None:
-    """Not by being there, nor by looking around; and a loss in the same step takes nothing from it."""
-    start, home, away = party((5, 9)), at(1, 1), at(2, 2)
-    weights = msgspec.convert(
-        ZERO | {"new_map": 1.0, "novelty": 1.0, "talk": 1.0, "step": 0.5, "level": 1.0, "blackout": -9.0}, RewardWeights
-    )
-    rewards = RewardCalculator(weights)
-    rewards.start(home)
-    found = []
-    for after in (at(1, 2), away, away, at(2, 2, (ram.wIsInBattle, 1))):
-        rewards.step(home, after, 0, [])
-        found.append(rewards.earned)
-    assert found == [False, True, False, False]
-    rewards.start(start)
-    assert rewards.step(start, party((6, 0)), 0, []) < 0
-    assert rewards.earned
-    rewards.step(start, party((6, 0)), 0, [])
-    assert not rewards.earned
-
-
 def test_maps_and_tiles_pay_once_an_episode() -> None:
     walk = [at(1, 1), at(1, 2), at(1, 1), at(2, 1), at(1, 2), at(2, 2)]
     assert paid("novelty", *walk) == pytest.approx([1, 1 / 2, 1, 1 / 2, 1])

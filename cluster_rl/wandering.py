@@ -1,0 +1,69 @@
+"""Where random actions lead: rather to what the episode has not seen yet, as far as the map memory shows it.
+
+The actor uses it. In: the masks and map-memory crops of its emulators. Out: how likely each button is as a random
+action. A uniform random walk treads the same cells again and again, and talks to nobody.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster_rl.buttons import BUTTONS, STEP_OF
+from cluster_rl.occupancy_memory import PERSON, SIGN, WARP
+
+_DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]
+_COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T
+_TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
+_SIGHT_WEIGHT = 12.0  # of a door, sign or person right ahead; measured by scripts/bench/exploration.py
+_TALK = BUTTONS.index("a")
+
+
+def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How likely each button is as a random action: masks [N, A], map-memory crops [N, 2, S, S] -> [N, A], 0 if masked.
+
+    A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies
+    in that direction by a share s of its distance d, 12 s 2^-visits / d more. For those last visits count the door's
+    own cell, and the most visited one beside a sign or a person, whose own cannot be entered. The valid directions are
+    scaled so that together they are as likely as if all buttons were equal. Beside a sign or a person A weighs
+    1 + 12 2^-visits, any other button 1.
+
+    The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992); doors, signs and people are
+    what an episode can be about.
+    """
+    centre = crop.shape[-1] // 2
+    visited = crop[:, 0, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS] / 255.0  # 1 - 2^-visits
+    interest = _interest(crop)
+    in_sight = interest.reshape(len(crop), -1) @ _pull(crop.shape[-1])
+    weights = masks.astype(np.float64)
+    beside = np.where(crop[:, 1] == WARP, 0.0, interest)[:, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS]
+    weights[:, _TALK] *= 1.0 + _SIGHT_WEIGHT * beside.max(1)
+    ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
+    total = ahead.sum(1, keepdims=True)
+    weights[:, _DIRECTIONS] = ahead * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
+    return weights
+
+
+def _interest(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """2^-visits where there is a door, a sign or a person, else 0: float32 [N, S, S]."""
+    visited, known = crop[:, 0], crop[:, 1]
+    beside = visited.copy()
+    np.maximum(beside[:, 1:], visited[:, :-1], out=beside[:, 1:])
+    np.maximum(beside[:, :-1], visited[:, 1:], out=beside[:, :-1])
+    np.maximum(beside[:, :, 1:], visited[:, :, :-1], out=beside[:, :, 1:])
+    np.maximum(beside[:, :, :-1], visited[:, :, 1:], out=beside[:, :, :-1])
+    fresh = np.where(known == WARP, 255 - visited, np.where((known == SIGN) | (known == PERSON), 255 - beside, 0))
+    interest: NDArray[np.float32] = fresh * np.float32(1.0 / 255.0)
+    return interest
+
+
+@lru_cache(maxsize=4)
+def _pull(size: int) -> NDArray[np.float32]:
+    """How much each cell of a crop draws in each direction: float32 [S S, 4], the share along it over the distance."""
+    rows, columns = np.mgrid[:size, :size] - size // 2
+    distance = np.maximum(np.abs(rows) + np.abs(columns), 1)
+    along = np.stack([np.maximum(columns * x + rows * y, 0) for x, y in STEP_OF.values()], axis=-1)
+    pull: NDArray[np.float32] = (along / distance[:, :, None] ** 2).reshape(size * size, -1).astype(np.float32)
+    return pull

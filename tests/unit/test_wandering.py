@@ -1,0 +1,133 @@
+"""Where random actions lead: to cells, doors, signs and people that the episode has not seen."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
+from cluster_rl.config import load_config
+from cluster_rl.emulator.env import make_env
+from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
+from cluster_rl.wandering import wander_weights
+
+DIRECTIONS = ("down", "left", "right", "up")
+ALL = np.ones((1, NUM_BUTTONS), np.bool_)
+CENTRE = 4
+
+
+def empty_crop() -> NDArray[np.uint8]:
+    """Map memory [2, 9, 9] of a player who has been nowhere and sees nothing."""
+    return np.zeros((2, 2 * CENTRE + 1, 2 * CENTRE + 1), np.uint8)
+
+
+def trodden(visits: int) -> np.uint8:
+    return np.uint8(np.ceil(255 * (1 - 2.0**-visits)))
+
+
+def shares(crop: NDArray[np.uint8]) -> dict[str, float]:
+    """How likely each direction is among the four."""
+    weights = wander_weights(ALL, crop[None])[0]
+    assert weights[: BUTTONS.index("a")].sum() == pytest.approx(4)
+    return {name: float(weights[BUTTONS.index(name)]) / 4 for name in DIRECTIONS}
+
+
+def by_hand(**weights: float) -> dict[str, float]:
+    """The same from weights that were worked out by hand; 1.1 is a direction with nothing special about it."""
+    full = {name: weights.get(name, 1.1) for name in DIRECTIONS}
+    return {name: weight / sum(full.values()) for name, weight in full.items()}
+
+
+def test_untrodden_cells_are_likelier() -> None:
+    crop = empty_crop()
+    crop[0, CENTRE + 1, CENTRE], crop[0, CENTRE - 1, CENTRE], crop[0, CENTRE, CENTRE - 1] = map(trodden, (8, 2, 1))
+    assert shares(crop) == pytest.approx(by_hand(down=0.1, up=0.35, left=0.6), abs=0.01)
+
+
+@pytest.mark.parametrize("code", [WARP, SIGN, PERSON])
+def test_doors_signs_and_people_draw_by_distance_and_direction(code: int) -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 3] = code
+    assert shares(crop) == pytest.approx(by_hand(right=1.1 + 12 / 3))
+    crop[1, CENTRE - 3, CENTRE - 1] = code  # three up, one to the left: distance 4, shares 3/4 and 1/4
+    assert shares(crop) == pytest.approx(by_hand(right=1.1 + 4, up=1.1 + 12 * 3 / 16, left=1.1 + 12 / 16))
+
+
+@pytest.mark.parametrize("code", [NOTHING_KNOWN, WALL, OUTSIDE])
+def test_walls_and_the_edge_draw_nowhere(code: int) -> None:
+    crop = empty_crop()
+    crop[1] = code
+    assert shares(crop) == pytest.approx(by_hand())
+
+
+@pytest.mark.parametrize("code", [SIGN, PERSON])
+@pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_what_the_episode_stood_beside_draws_less(code: int, down: int, right: int) -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 3] = code
+    crop[0, CENTRE + down, CENTRE + 3 + right] = trodden(2)
+    assert shares(crop) == pytest.approx(by_hand(right=1.1 + 12 / 3 / 4), abs=0.01)
+
+
+def test_a_door_draws_until_it_was_entered() -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 3] = WARP
+    crop[0, CENTRE + 1, CENTRE + 3] = trodden(3)  # beside it: no matter
+    assert shares(crop) == pytest.approx(by_hand(right=1.1 + 4))
+    crop[0, CENTRE, CENTRE + 3] = trodden(1)
+    assert shares(crop) == pytest.approx(by_hand(right=1.1 + 2), abs=0.01)
+
+
+@pytest.mark.parametrize("code", [SIGN, PERSON, WARP, WALL])
+@pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_beside_a_sign_or_a_person_it_rather_talks(code: int, down: int, right: int) -> None:
+    crop, a = empty_crop(), BUTTONS.index("a")
+    crop[1, CENTRE + down, CENTRE + right] = code
+    interest = 1.0 if code in (SIGN, PERSON) else 0.0
+    assert wander_weights(ALL, crop[None])[0, a] == 1 + 12 * interest
+    crop[0, CENTRE, CENTRE] = trodden(1)  # where the player stands is beside it too
+    assert wander_weights(ALL, crop[None])[0, a] == pytest.approx(1 + 6 * interest, abs=0.05)
+    masks = ALL.copy()
+    masks[0, a] = False
+    assert wander_weights(masks, crop[None])[0, a] == 0
+    crop[1, CENTRE + 2 * down, CENTRE + 2 * right], crop[1, CENTRE + down, CENTRE + right] = code, NOTHING_KNOWN
+    assert wander_weights(ALL, crop[None])[0, a] == 1
+
+
+def test_masked_buttons_weigh_nothing_and_directions_keep_their_share() -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 2] = PERSON
+    masks = np.ones((3, NUM_BUTTONS), np.bool_)
+    masks[0, BUTTONS.index("right")] = masks[0, BUTTONS.index("a")] = False
+    masks[1, : BUTTONS.index("a")] = False
+    weights = wander_weights(masks, np.stack([crop] * 3))
+    assert ((weights > 0) == masks).all()
+    assert weights[1].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    others = [BUTTONS.index(name) for name in ("down", "left", "up", "b", "start")]
+    np.testing.assert_allclose(weights[0, others], 1.0)  # three directions, all alike, share three
+    np.testing.assert_allclose(weights.sum(1), masks.sum(1))
+    assert weights[2].argmax() == BUTTONS.index("right")
+
+
+def test_the_weights_follow_the_players_own_way_on_the_cartridge() -> None:
+    """The map memory's rows and columns are those that the buttons move along."""
+    env = make_env(load_config("cpu"), 0)
+    env.start()
+    visits = collections.Counter([(env.state.map_id, env.state.x, env.state.y)])
+    here, rng = next(iter(visits)), np.random.default_rng(0)
+    steps = {"down": (0, 1), "left": (-1, 0), "right": (1, 0), "up": (0, -1)}
+    for _ in range(60):
+        button = int(rng.choice(np.flatnonzero(env.observation.mask[:4])))
+        crop = env.advance(button).observation.crop.copy()
+        before, here = here, (env.state.map_id, env.state.x, env.state.y)
+        visits[here] += here != before
+        crop[1] = NOTHING_KNOWN
+        weights = wander_weights(ALL, crop[None])[0]
+        expected = np.array([0.1 + 0.5 ** visits[here[0], here[1] + x, here[2] + y] for x, y in steps.values()])
+        found = weights[[BUTTONS.index(name) for name in steps]]
+        np.testing.assert_allclose(found, 4 * expected / expected.sum(), atol=0.05)
+    env.close()
+    assert len(visits) > 10
