@@ -26,8 +26,9 @@ def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray
 
     A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies
     in that direction by a share s of its distance d, 12 s 2^-visits / d more. For those last visits count the door's
-    own cell, and the most visited one beside a sign or a person, whose own cannot be entered. The valid directions are
-    scaled so that together they are as likely as if all buttons were equal. Beside a sign or a person A weighs
+    own cell, and the most visited one beside a sign or a person, whose own cannot be entered; and all of it halves with
+    each further visit of the player's own cell, so that what is out of reach lets go. The valid directions are scaled
+    so that together they are as likely as if all buttons were equal. Beside a sign or a person A weighs
     1 + 12 2^-visits, any other button 1.
 
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992); doors, signs and people are
@@ -37,6 +38,7 @@ def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray
     visited = crop[:, 0, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS] / 255.0  # 1 - 2^-visits
     interest = _interest(crop)
     in_sight = interest.reshape(len(crop), -1) @ _pull(crop.shape[-1])
+    in_sight *= np.minimum(2.0 * (1.0 - crop[:, 0, centre, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
     weights = masks.astype(np.float64)
     beside = np.where(crop[:, 1] == WARP, 0.0, interest)[:, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS]
     weights[:, _TALK] *= 1.0 + _SIGHT_WEIGHT * beside.max(1)

@@ -222,6 +222,7 @@ MUTATIONS = (
         "play.mask.astype(np.float64)",
     ),
     Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
+    Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),

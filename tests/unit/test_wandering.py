@@ -97,6 +97,39 @@ def test_beside_a_sign_or_a_person_it_rather_talks(code: int, down: int, right: 
     assert wander_weights(ALL, crop[None])[0, a] == 1
 
 
+def test_each_further_visit_of_the_players_cell_halves_what_draws_it() -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 3] = PERSON
+    for visits, pull in ((0, 4.0), (1, 4.0), (2, 2.0), (3, 1.0), (8, 4 / 128)):
+        crop[0, CENTRE, CENTRE] = trodden(visits) if visits else 0
+        assert shares(crop) == pytest.approx(by_hand(right=1.1 + pull), abs=0.01)
+
+
+def steps_to_the_other_side(seed: int, steps_max: int = 300) -> int:
+    """Steps of a random walk, 9 cells long, away from somebody who stands behind a counter and cannot be reached."""
+    radius, size, column, row, rng = 8, 12, 6, 3, np.random.default_rng(seed)
+    memory = np.zeros((2, size + 2 * radius, size + 2 * radius), np.uint8)
+    memory[1, radius, radius + column] = PERSON
+    visits: collections.Counter[tuple[int, int]] = collections.Counter()
+    for step in range(steps_max):
+        visits[row, column] += 1
+        memory[0, row + radius, column + radius] = trodden(min(visits[row, column], 8))
+        if row == size - 1:
+            return step
+        crop = memory[:, row : row + 2 * radius + 1, column : column + 2 * radius + 1]
+        ways = [(row + down, column + right) for down, right in ((1, 0), (0, -1), (0, 1), (-1, 0))]
+        masks = np.zeros((1, NUM_BUTTONS), np.bool_)
+        masks[0, :4] = [2 <= to_row < size and 0 <= to_column < size for to_row, to_column in ways]
+        weights = wander_weights(masks, crop[None])[0]
+        row, column = ways[int(rng.choice(NUM_BUTTONS, p=weights / weights.sum()))]
+    return steps_max
+
+
+def test_somebody_out_of_reach_lets_go() -> None:
+    arrived = [steps_to_the_other_side(seed) < 300 for seed in range(30)]
+    assert sum(arrived) >= 15  # 1 of 30 without the halving
+
+
 def test_masked_buttons_weigh_nothing_and_directions_keep_their_share() -> None:
     crop = empty_crop()
     crop[1, CENTRE, CENTRE + 2] = PERSON
