@@ -78,7 +78,7 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
     for field in ClusterSettings.__struct_fields__:
         name = _PREFIX + field.upper()
         if name in environment:
-            found[name] = (environment[name], f"environment variable {name}")
+            found[name] = (environment[name], "the environment")
     values = {_field(name): _value(name, text, where) for name, (text, where) in found.items()}
     return msgspec.convert(values, ClusterSettings)
 

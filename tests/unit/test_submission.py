@@ -103,7 +103,7 @@ def test_settings_written_on_windows(tmp_path: Path) -> None:
 def test_no_settings(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; call this from the repository's folder"):
         read_settings(tmp_path / "settings.env", {})
-    with pytest.raises(UserError, match="environment variable CLUSTER_RL_MAX_CPUS: "):
+    with pytest.raises(UserError, match="the environment: CLUSTER_RL_MAX_CPUS: "):
         read_settings(ROOT / "slurm" / "settings.env", {"CLUSTER_RL_MAX_CPUS": "many"})
 
 
