@@ -35,13 +35,14 @@ def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray
     what an episode can be about.
     """
     centre = crop.shape[-1] // 2
-    visited = crop[:, 0, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS] / 255.0  # 1 - 2^-visits
+    rows, columns = centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS  # of the four cells beside the player
+    visited = crop[:, 0, rows, columns] / 255.0  # 1 - 2^-visits
     interest = _interest(crop)
     in_sight = interest.reshape(len(crop), -1) @ _pull(crop.shape[-1])
     in_sight *= np.minimum(2.0 * (1.0 - crop[:, 0, centre, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
     weights = masks.astype(np.float64)
-    beside = np.where(crop[:, 1] == WARP, 0.0, interest)[:, centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS]
-    weights[:, _TALK] *= 1.0 + _SIGHT_WEIGHT * beside.max(1)
+    who_answers = interest[:, rows, columns] * (crop[:, 1, rows, columns] != WARP)
+    weights[:, _TALK] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
     ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
     total = ahead.sum(1, keepdims=True)
     weights[:, _DIRECTIONS] = ahead * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)

@@ -101,7 +101,7 @@ def test_each_further_visit_of_the_players_cell_halves_what_draws_it() -> None:
     crop = empty_crop()
     crop[1, CENTRE, CENTRE + 3] = PERSON
     for visits, pull in ((0, 4.0), (1, 4.0), (2, 2.0), (3, 1.0), (8, 4 / 128)):
-        crop[0, CENTRE, CENTRE] = trodden(visits) if visits else 0
+        crop[0, CENTRE, CENTRE] = trodden(visits)
         assert shares(crop) == pytest.approx(by_hand(right=1.1 + pull), abs=0.01)
 
 
@@ -113,7 +113,7 @@ def steps_to_the_other_side(seed: int, steps_max: int = 300) -> int:
     visits: collections.Counter[tuple[int, int]] = collections.Counter()
     for step in range(steps_max):
         visits[row, column] += 1
-        memory[0, row + radius, column + radius] = trodden(min(visits[row, column], 8))
+        memory[0, row + radius, column + radius] = trodden(visits[row, column])
         if row == size - 1:
             return step
         crop = memory[:, row : row + 2 * radius + 1, column : column + 2 * radius + 1]
