@@ -38,7 +38,7 @@ def after_job(
     exit_code: int,
     env_steps: int,
     cancelled: bool,
-    when_done: str = "the run has reached its target",
+    when_done: str,
 ) -> tuple[ChainState, Verdict]:
     """The rule. `exit_code` is the trainer's, `env_steps` the run's now; `cancelled`: somebody ended the job (TERM);
     `when_done` is what exit code 0 means.

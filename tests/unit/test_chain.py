@@ -28,7 +28,7 @@ HISTORIES = {
 def test_histories(history: list[tuple[int, int, bool, int | None]]) -> None:
     state = ChainState()
     for exit_code, env_steps, cancelled, expected in history:
-        state, verdict = after_job(state, exit_code, env_steps, cancelled)
+        state, verdict = after_job(state, exit_code, env_steps, cancelled, when_done="done")
         assert verdict.goes_on == (expected is None), verdict
         if expected is not None:
             assert verdict.exit_code == expected
