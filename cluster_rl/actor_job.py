@@ -30,14 +30,15 @@ _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0
 
 
-def run_actor_job(run_dir: RunDir, job: int) -> int:
+def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> int:
     """Keeps this job's actors running until they are not wanted any more; returns the exit code.
 
-    Raises `UserError` if there is no such run, or it has no job of this number.
+    `wait_sec` is how long it waits for its first learner, None for what the run's config says. Raises `UserError` if
+    there is no such run, or it has no job of this number.
     """
     started = time.monotonic()
     stop = StopFlag().install()
-    config = _wait_for_run(run_dir.require(), job, stop)
+    config = _wait_for_run(run_dir.require(), job, stop, wait_sec)
     if config is None:
         return stop.exit_code
     deadline = job_deadline(config.max_runtime_seconds, started)
@@ -68,7 +69,7 @@ def run_actor_job(run_dir: RunDir, job: int) -> int:
     return stop.exit_code if code is None else code
 
 
-def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag) -> Config | None:
+def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag, wait_sec: float | None) -> Config | None:
     """The config that a learner with this actor job has written; None if no learner wants its actors in time.
 
     A learner that was killed leaves its rendezvous.json behind; then the next one is waited for. Raises `UserError` if
@@ -77,15 +78,17 @@ def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag) -> Config | None:
     # A job that SLURM starts again may find the run complete. One that was submitted may come before a learner's job
     # with a larger target.
     again = "SLURM_RESTART_COUNT" in os.environ
-    config = load_config(run_dir.config) if run_dir.config.exists() else Config()
-    deadline, stale = time.monotonic() + config.learner_wait_seconds, 0
+    if wait_sec is None:
+        config = load_config(run_dir.config) if run_dir.config.exists() else Config()
+        wait_sec = config.learner_wait_seconds
+    deadline, stale = time.monotonic() + wait_sec, 0
 
     def not_wanted() -> bool:
         return stop.is_set() or (again and target_reached(run_dir.progress))
 
     while True:
-        wait_sec = max(0.0, deadline - time.monotonic())
-        found = wait_for_learner(run_dir.rendezvous, stale, wait_sec, not_wanted)
+        left_sec = max(0.0, deadline - time.monotonic())
+        found = wait_for_learner(run_dir.rendezvous, stale, left_sec, not_wanted)
         if found is None:
             return None
         config = load_config(run_dir.config)
@@ -106,10 +109,19 @@ def main() -> int:
     )
     add_run_name(parser)
     parser.add_argument("--job", type=int, default=1, help="which of the run's actor jobs, from 1 (default: 1)")
+    parser.add_argument(
+        "--learner_wait_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="for the first learner (default: what the run's config says, and an hour for a new run)",
+    )
     known = parser.parse_args()
     if known.job < 1:
         raise UserError(f"--job {known.job}: a run's actor jobs are numbered from 1")
-    return run_actor_job(RunDir(known.runs, known.run_name), known.job)
+    wait_sec = known.learner_wait_seconds
+    if wait_sec is not None and not 0 <= wait_sec < float("inf"):
+        raise UserError(f"--learner_wait_seconds {wait_sec}: must be at least 0, and finite")
+    return run_actor_job(RunDir(known.runs, known.run_name), known.job, wait_sec)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from cluster_rl.wire.keys import load_actor_keys
 
 _CREDIT_WAIT_SEC = 1.0
 _PARAMS_WAIT_MS = 200
+_FIRST_WORD_SEC, _WORD_INTERVAL_SEC = 15.0, 300.0  # of a wait for the learner
 _STATS_INTERVAL_SEC = 5.0
 _FLUSH_SEC = 6.0
 _STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
@@ -70,8 +71,12 @@ class WireLink:
         return latest.version, latest.data
 
     def wait_for_params(self) -> bool:
-        """Waits for the first parameters; False if a stop came first."""
+        """Waits for the first parameters, and says so now and then; False if a stop came first."""
+        word_at = time.monotonic() + _FIRST_WORD_SEC
         while self._channel.latest_params is None and not self.stop_reason:
+            if time.monotonic() >= word_at:
+                print(self._channel.state, flush=True)
+                word_at += _WORD_INTERVAL_SEC
             self._watchdog.alive()
             self._channel.request_params()
             self._channel.poll(_PARAMS_WAIT_MS)

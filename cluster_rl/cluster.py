@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from cluster_rl import slurm
 from cluster_rl.cluster_settings import ClusterSettings, read_settings
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
-from cluster_rl.job_script import SCRIPTS
+from cluster_rl.job_script import SCRIPTS, read_request
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
@@ -93,12 +93,16 @@ def print_status(run_dir: RunDir) -> None:
     if not slurm.installed():
         print("no SLURM on this machine: its queue cannot be shown")
     else:
-        for line in [_job_line(job) for job in _jobs_of(run_dir)] or [_NO_JOB]:
-            print(line)
+        try:
+            lines = [_job_line(job) for job in _jobs_of(run_dir)] or [_NO_JOB]
+        except SlurmError as error:
+            lines = [f"the queue cannot be shown: {error}"]
+        print("\n".join(lines))
     now = time.time()
     learner = read_rendezvous(run_dir.rendezvous)
     if learner is None:
-        print("learner: none is running")
+        holder = current_holder(run_dir)
+        print(f"trained by {holder}" if holder is not None else "learner: none is running")
     else:
         of_job = f", SLURM job {learner.slurm_job_id}" if learner.slurm_job_id else ""
         print(f"learner: {learner.endpoint} on {learner.host}{of_job}, since {_ago(now - learner.written_unix_sec)}")
@@ -136,15 +140,15 @@ def cancel(run_dir: RunDir) -> None:
 
 
 def _jobs_of(run_dir: RunDir) -> list[QueuedJob]:
-    """Those that `submit` made for the run, and the job script that trains it now, however it was submitted."""
-    try:
-        jobs = slurm.queued_jobs()
-    except SlurmError as error:
-        raise UserError(str(error)) from None
+    """Those that `submit` made for the run, and the job script that trains it now, however it was submitted.
+
+    Raises `SlurmError`.
+    """
+    jobs = slurm.queued_jobs()
     holder = current_holder(run_dir)
     training = holder.slurm_job_id if holder is not None else None
-    scripts = {path.stem for path in SCRIPTS.glob("*.sbatch")}
-    # An interactive session that trains is not ours to end.
+    # An interactive session or a notebook server that trains is not ours to end.
+    scripts = {path.stem for path in SCRIPTS.glob("*.sbatch") if read_request(path.stem).module.startswith("train_")}
     return [
         job for job in jobs if job.comment == job_comment(run_dir) or (job.job_id == training and job.name in scripts)
     ]

@@ -72,7 +72,9 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
         value = os.path.expandvars(words[0]) if words else ""
         if "$" in value or "`" in value or ("$" in text and "'" in text):
             raise UserError(f"{where}: {name}: {text!r}: only $NAME of a variable that is set may stand here")
-        if value.startswith("~/"):
+        if value.startswith("~"):
+            if not text.startswith("~/"):
+                raise UserError(f"{where}: {name}: {text!r}: ~ stands for your home only as ~/, and without quotes")
             value = str(Path(value).expanduser())
         found[name] = (value, where)
     for field in ClusterSettings.__struct_fields__:

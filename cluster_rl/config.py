@@ -196,7 +196,10 @@ class Config(_Section, frozen=True):
 
     # Between processes.
     bind_host: Annotated[
-        str, _key("address the learner listens on; empty: loopback, with actor_jobs this node's name", "host")
+        str,
+        _key(
+            "address the learner listens on, 0.0.0.0 for all; empty: loopback, with actor_jobs this node's name", "host"
+        ),
     ] = ""
     credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = (
         64

@@ -165,7 +165,7 @@ def _actors_plan(config: Config) -> str:
     host = listening_host(config.bind_host, others_come=True)
     warning = ""
     if resolve_bind_host(host).is_loopback:
-        warning = "; that is loopback, which other nodes cannot reach: give --bind_host this node's address"
+        warning = "; that is loopback, which other nodes cannot reach: give --bind_host 0.0.0.0"
     return f"{actors}, and as many in each of {config.actor_jobs} actor jobs, which join at {host}{warning}"
 
 

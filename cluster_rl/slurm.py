@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 _TIMEOUT_SEC = 30.0
-_QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%C\t%P\t%b\t%k"
+_QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k"
 # [days-]hours[:minutes[:seconds]], minutes, minutes:seconds or hours:minutes:seconds, see `man sbatch`.
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -34,9 +34,6 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     nodes: str
     left_sec: float
-    cpus: int
-    partition: str
-    gres: str
     comment: str
 
 
@@ -62,14 +59,15 @@ def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
 
 
 def queued_jobs() -> list[QueuedJob]:
-    """This user's jobs, oldest first. Raises `SlurmError`."""
-    printed = run_slurm(["squeue", "--noheader", "--user", str(os.getuid()), "--sort", "i", "-o", _QUEUE_FIELDS])
+    """This user's jobs, oldest first; of an array each task, as SLURM counts them. Raises `SlurmError`."""
+    me = str(os.getuid())
+    printed = run_slurm(["squeue", "--noheader", "--array", "--user", me, "--sort", "i", "-o", _QUEUE_FIELDS])
     jobs = []
     for line in printed.splitlines():
-        fields = line.split("\t", 9)
-        if len(fields) != 10:
+        fields = line.split("\t", 6)
+        if len(fields) != 7:
             raise SlurmError(f"squeue: {line!r} is not what was asked for")
-        job_id, name, state, reason, nodes, left, cpus, partition, gres, comment = fields
+        job_id, name, state, reason, nodes, left, comment = fields
         jobs.append(
             QueuedJob(
                 job_id=job_id,
@@ -78,9 +76,6 @@ def queued_jobs() -> list[QueuedJob]:
                 reason=reason,
                 nodes=nodes,
                 left_sec=_left_sec(left),
-                cpus=int(cpus) if cpus.isdigit() else 0,
-                partition=partition,
-                gres=gres,
                 comment="" if comment == "(null)" else comment,
             )
         )

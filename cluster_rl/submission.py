@@ -17,7 +17,7 @@ import msgspec
 
 from cluster_rl import slurm
 from cluster_rl.cluster_settings import ClusterSettings
-from cluster_rl.config import load_config, split_overrides
+from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
 from cluster_rl.runs.atomic import nearest_existing
@@ -31,13 +31,14 @@ _LEAST_WORK_SEC = 60.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs to submit: the trainer's, then those of actors. `commands` are sbatch's, one a request."""
+    """Jobs to submit: the trainer's, then those of actors. `commands` are sbatch's, one a request; `config` is the
+    trainer's."""
 
     settings: ClusterSettings
     run_dir: RunDir
     requests: list[JobRequest]
     commands: list[list[str]]
-    trainer: list[str]  # the trainer's arguments, without --run-name and --runs
+    config: Config
 
 
 def job_comment(run_dir: RunDir) -> str:
@@ -56,7 +57,8 @@ def make_plan(
     sbatch_options: Sequence[str],
     trainer: Sequence[str],
 ) -> Plan:
-    """The jobs of `slurm/SCRIPT.sbatch` and of `actor_jobs` more. Raises `UserError` for what is not understood.
+    """The jobs of `slurm/SCRIPT.sbatch` and of `actor_jobs` more. Raises `UserError` for what is not understood, in the
+    trainer's arguments too.
 
     `sbatch_options` are for the trainer's job.
     """
@@ -74,6 +76,10 @@ def make_plan(
     if actor_jobs and request.module != "train_cluster":
         raise UserError(f"{request.script}: the slim agent is one process; leave --actor-jobs out")
     arguments = list(trainer) + ([f"--actor_jobs={actor_jobs}"] if actor_jobs else [])
+    preset, rest = _take_config(arguments, request.preset, request.module == "train_slim")
+    if settings.rom:
+        rest = [f"--rom={settings.rom}", *rest]
+    config = load_config(preset, split_overrides(rest))
     named = ["--run-name", run_name, "--runs", runs]
     requests, commands = [request], [_command(run_dir, request, own, chain) + named + arguments]
     if actor_jobs:
@@ -81,8 +87,9 @@ def make_plan(
         joining = read_request(_ACTORS_SCRIPT, options)
         command = _command(run_dir, joining, options, chain) + named
         requests += [joining] * actor_jobs
-        commands += [[*command, "--job", str(number)] for number in range(1, actor_jobs + 1)]
-    return Plan(settings=settings, run_dir=run_dir, requests=requests, commands=commands, trainer=arguments)
+        wait = ["--learner_wait_seconds", f"{config.learner_wait_seconds:g}"]
+        commands += [[*command, "--job", str(number), *wait] for number in range(1, actor_jobs + 1)]
+    return Plan(settings=settings, run_dir=run_dir, requests=requests, commands=commands, config=config)
 
 
 def check_plan(plan: Plan) -> None:
@@ -98,7 +105,7 @@ def check_plan(plan: Plan) -> None:
 
     look("limits", lambda: _check_limits(plan))
     look("queue", lambda: _check_queue(plan))
-    look("python", lambda: _check_python(plan.settings.python))
+    look("python", lambda: _check_python(plan))
     look("folders", lambda: _check_folders(plan))
     look("run", lambda: _check_run(plan))
     if not problems:  # SLURM's own view, of a request that makes sense
@@ -121,9 +128,7 @@ def submit(plan: Plan) -> None:
             job_id = slurm.run_slurm(command).strip().split(";")[0]
         except SlurmError as error:
             raise UserError(f"{request.script}: {error}") from None
-        print(
-            f"submitted job {job_id}: {request.script}, log {LOGS / f'{request.script.stem}-{job_id}.out'}", flush=True
-        )
+        print(f"submitted job {job_id}: {request.script}, log {LOGS}/*-{job_id}.out", flush=True)
 
 
 def _command(run_dir: RunDir, request: JobRequest, options: Sequence[str], chain: bool) -> list[str]:
@@ -185,10 +190,10 @@ def _check_queue(plan: Plan) -> str:
     return f"{there} job(s) in it, {asked} more"
 
 
-def _check_python(python: str) -> str:
-    """The interpreter that the job will run imports the package."""
-    program = python or shutil.which("python3") or "python3"
-    code = "import msgspec, pyboy, zmq, cluster_rl, torch; print(torch.__version__)"
+def _check_python(plan: Plan) -> str:
+    """The interpreter that the job will run imports the package, and its PyTorch can use the GPU that is asked for."""
+    program = plan.settings.python or shutil.which("python3") or "python3"
+    code = "import msgspec, pyboy, zmq, cluster_rl, torch; print(torch.__version__, torch.version.cuda)"
     try:
         done = subprocess.run(
             [program, "-c", code], capture_output=True, text=True, timeout=_PYTHON_TIMEOUT_SEC, check=False
@@ -198,7 +203,13 @@ def _check_python(python: str) -> str:
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise UserError(f"CLUSTER_RL_PYTHON {program}: {said}; scripts/env_setup.sh makes an environment")
-    return f"{program}, torch {done.stdout.strip()}"
+    version, _, cuda = done.stdout.strip().partition(" ")
+    words = f"{program}, PyTorch {version} " + ("without CUDA" if cuda == "None" else f"for CUDA {cuda}")
+    if cuda == "None" and plan.config.device == "cuda":
+        words += ", and device is cuda; make another environment with scripts/env_setup.sh --torch cuda --prefix DIR"
+        if slurm.installed():  # else this is hardly the machine where the jobs will run
+            raise UserError(words)
+    return words
 
 
 def _check_folders(plan: Plan) -> str:
@@ -245,19 +256,16 @@ def _check_run(plan: Plan) -> str:
     from cluster_rl.memory_estimate import estimate_gpu
     from cluster_rl.spaces import observation_spec
 
-    request = plan.requests[0]
-    preset, rest = _take_config(plan.trainer, request.preset, request.module == "train_slim")
-    if plan.settings.rom:
-        rest = [f"--rom={plan.settings.rom}", *rest]
-    config = load_config(preset, split_overrides(rest))
+    request, config = plan.requests[0], plan.config
     if config.actor_jobs != len(plan.requests) - 1:
         raise UserError(
             f"actor_jobs {config.actor_jobs}: give --actor-jobs {config.actor_jobs}, which submits them too"
         )
     if config.device == "cuda" and not request.wants_gpu:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
-    # The login node need not have the GPU that the job will have.
-    rom = job.check_job(msgspec.structs.replace(config, device="cpu"), plan.run_dir)
+    # The login node need not have the GPU that the job will have, nor a name that others know.
+    here = msgspec.structs.replace(config, device="cpu", bind_host=config.bind_host or "0.0.0.0")
+    rom = job.check_job(here, plan.run_dir)
     job.check_free(plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
     if request.wants_gpu and config.device != "cpu":

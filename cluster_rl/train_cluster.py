@@ -21,12 +21,14 @@ from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL,
 from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
-from cluster_rl.signals import StopFlag
+from cluster_rl.signals import WARNING_SIGNALS, StopFlag
 from cluster_rl.status import StatusView
 from cluster_rl.supervise import ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
+# After TERM SLURM kills within 30 s; its warning leaves minutes, and a checkpoint on a busy disk may take one.
 _STOP_GRACE_SEC = 12.0
+_WARNED_GRACE_SEC = 300.0
 LEARNER = "learner"
 
 
@@ -89,7 +91,8 @@ class _Job:
     def _end(self, view: StatusView) -> None:
         """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here."""
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
-        for event in self._supervisor.stop_all(number, _STOP_GRACE_SEC):
+        grace_sec = _WARNED_GRACE_SEC if number in WARNING_SIGNALS else _STOP_GRACE_SEC
+        for event in self._supervisor.stop_all(number, grace_sec):
             # A child that is still starting up dies of the signal, as it may.
             if event.exit_code in (*EXITS_WELL, -number, -signal.SIGTERM):
                 continue

@@ -70,9 +70,9 @@ conda)
     [ -n "$conda" ] || fail "no conda, mamba or micromamba found; load your cluster's module, or give --venv"
     # On the same volume, so that packages are linked into the environment, not copied.
     export CONDA_ENVS_DIRS=${CONDA_ENVS_DIRS:-$HOME/.conda/envs} CONDA_PKGS_DIRS=${CONDA_PKGS_DIRS:-$HOME/.conda/pkgs}
-    prefix=${prefix:-$CONDA_ENVS_DIRS/cluster_rl}
+    prefix=${prefix:-${CONDA_ENVS_DIRS%%:*}/cluster_rl}
     CLUSTER_RL_PYTHON=$prefix/bin/python
-    [ -x "$CLUSTER_RL_PYTHON" ] || "$conda" create --yes --quiet --prefix "$prefix" python=3.11 pip
+    [ -x "$CLUSTER_RL_PYTHON" ] || "$conda" create --yes --quiet --prefix "$prefix" -c conda-forge python=3.11 pip
     ;;
 venv)
     prefix=${prefix:-$HOME/.venvs/cluster_rl}
@@ -101,7 +101,7 @@ elif [ "$mode" != user ] && ! grep -qF "CLUSTER_RL_PYTHON=$CLUSTER_RL_PYTHON" "$
 fi
 "$PYTHON" -c 'import sys, torch; print(f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}: {sys.executable}")'
 case $mode in
-conda) echo "To type python -m cluster_rl...: conda activate $prefix" ;;
+conda) echo "To type python -m cluster_rl...: $conda activate $prefix, or: export PATH=$prefix/bin:\$PATH" ;;
 venv) echo "To type python -m cluster_rl...: source $prefix/bin/activate" ;;
 esac
 if [ "$mode" != user ]; then

@@ -26,7 +26,7 @@ fi
 # USR2 (or USR1) is SLURM's warning before the time limit: checkpoint, and go on in the next job. TERM is scancel, or the
 # limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it.
 run_job() {
-    local pid='' cancelled='' warned='' trained=0 code=0 module=$1
+    local pid='' cancelled='' warned='' trained=0 code=0 pause_sec=0 module=$1
     shift
     # Before what was given: there the user's own word comes later, and holds.
     case $module in
@@ -67,6 +67,17 @@ run_job() {
         [ "$trained" -ne 85 ] || exit 0
         exit "$trained"
     fi
-    # Requeueing ends this script, and scontrol with it; so does scancel, after which nothing may start again.
-    scontrol requeue "$SLURM_JOB_ID" || [ -n "$cancelled" ] || echo "SLURM has not requeued this job; submit it again" >&2
+    echo "job $SLURM_JOB_ID goes back into the queue, and then goes on with the run"
+    # SLURM's controller may be away for a moment; the warning has left minutes.
+    for pause_sec in 5 15 40 60 0; do
+        # Requeueing ends this script, and scontrol with it; so does scancel, after which nothing may start again.
+        if [ -n "$cancelled" ] || scontrol requeue "$SLURM_JOB_ID"; then
+            exit 0
+        fi
+        sleep "$pause_sec" &
+        wait $!
+    done
+    [ -z "$cancelled" ] || exit 0
+    echo "SLURM has not requeued this job; submit it again" >&2
+    exit "$trained"
 }

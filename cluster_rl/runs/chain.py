@@ -43,7 +43,8 @@ def after_job(
     """The rule. `exit_code` is the trainer's, `env_steps` the run's now; `cancelled`: somebody ended the job (TERM);
     `when_done` is what exit code 0 means.
 
-    A chain that ended is forgotten, so that a job submitted by hand starts with a clean count.
+    A chain that ended is forgotten, so that a job submitted by hand starts with a clean count; a job that was refused
+    has neither begun nor ended one.
     """
     moved = env_steps > state.env_steps
     clean = ChainState(env_steps=env_steps)
@@ -56,18 +57,19 @@ def after_job(
     if cancelled:
         return end(EXIT_OK if exit_code == EXIT_UNFINISHED else exit_code, "cancelled; submit it again to go on")
     if exit_code == EXIT_BAD_INPUT:
-        return end(exit_code, "bad input, which another job would not mend")
+        # It has not begun: what the jobs before it left, still counts.
+        return state, Verdict(goes_on=False, exit_code=exit_code, reason="bad input, which another job would not mend")
     if exit_code == EXIT_UNFINISHED:
         stalls = 0 if moved else state.stalls + 1
         if stalls >= MAX_STALLS:
             return end(EXIT_FAILURE, f"{stalls} jobs in a row made no progress")
         later = ChainState(stalls=stalls, env_steps=env_steps)
-        return later, Verdict(goes_on=True, exit_code=exit_code, reason="time is up; the next job goes on")
+        return later, Verdict(goes_on=True, exit_code=exit_code, reason="time is up; the run is not complete")
     crashes = state.crashes + 1
     if crashes >= MAX_CRASHES:
         return end(exit_code, f"{crashes} jobs in a row crashed, the last with exit code {exit_code}")
     later = ChainState(crashes=crashes, stalls=state.stalls, env_steps=env_steps)
-    reason = f"crash {crashes} of {MAX_CRASHES} in a row, exit code {exit_code}; trying again"
+    reason = f"crash {crashes} of {MAX_CRASHES} in a row, exit code {exit_code}"
     return later, Verdict(goes_on=True, exit_code=exit_code, reason=reason)
 
 

@@ -20,6 +20,8 @@ def why_not() -> str:
         return "needs root: nodes are namespaces"
     if shutil.which("slurmctld") is None and shutil.which("apt-get") is None:
         return "SLURM is not installed, and there is no apt-get to install it with"
+    if subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        return "this container may make no namespaces, which nodes are"
     return ""
 
 

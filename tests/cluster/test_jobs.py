@@ -16,8 +16,13 @@ RUN = "short"
 
 
 def submit(slurm: Slurm, home: Path, script: str, *arguments: str) -> int:
-    options = ["--run-name", RUN, "--config", "quickstart", *arguments]
+    options = ["--run-name", RUN, "--config", "job.yaml", *arguments, *overrides()]
     return slurm.submit(f"slurm/{script}", *options, cwd=home, CLUSTER_RL_PYTHON=sys.executable, OMP_NUM_THREADS="1")
+
+
+def set_target(home: Path, env_steps: int) -> None:
+    """For the jobs that start from now on: they read the file anew."""
+    (home / "job.yaml").write_text(f"target_total_steps: {env_steps}\n", encoding="utf-8")
 
 
 def progress(home: Path) -> Progress | None:
@@ -34,11 +39,12 @@ def log(home: Path, script: str, job: int) -> str:
 
 
 def test_a_job_is_warned_requeued_and_goes_on_to_the_target(slurm: Slurm, home: Path) -> None:
-    job = submit(slurm, home, "train_cpu.sbatch", *overrides(target_total_steps=1_000_000))
+    set_target(home, 1_000_000)
+    job = submit(slurm, home, "train_cpu.sbatch")
     slurm.wait_for(lambda: steps(home) > 200, "no env steps")
     # The end of the job comes near: SLURM itself warns.
     assert slurm.call("scontrol", "update", f"jobid={job}", "EndTime=now+60", cwd=home).returncode == 0
-    slurm.wait_for(lambda: "next job goes on" in log(home, "train_cpu", job), log(home, "train_cpu", job))
+    slurm.wait_for(lambda: "goes back into the queue" in log(home, "train_cpu", job), log(home, "train_cpu", job))
     first = progress(home)
     assert first is not None
     assert [one.reason for one in first.jobs] == ["signal SIGUSR2"]
@@ -46,27 +52,23 @@ def test_a_job_is_warned_requeued_and_goes_on_to_the_target(slurm: Slurm, home: 
     # Moving the end has shortened the limit itself; the next job gets its four hours back.
     slurm.wait_for_state(job, "PENDING")
     assert slurm.call("scontrol", "update", f"jobid={job}", "TimeLimit=04:00:00", cwd=home).returncode == 0
-    # Back in the queue under its number, it goes on where it was.
-    slurm.wait_for(lambda: len((progress(home) or first).jobs) == 2, "not requeued")
-    slurm.wait_for(lambda: steps(home) > first.env_steps, "does not go on")
+    set_target(home, first.env_steps + 600)
+    # Back in the queue under its number, it goes on where it was, to the target, and there the chain ends.
+    slurm.wait_for_state(job, "COMPLETED", timeout_sec=150)
     assert slurm.field(job, "Restarts") == "1"
-    second = progress(home)
-    assert second is not None
-    assert second.jobs[1].env_steps_start == first.env_steps
-    assert second.jobs[1].updates_start == first.updates
-    assert second.replay.transitions >= first.replay.transitions
-    slurm.call("scancel", str(job), cwd=home)
-    slurm.wait_for_state(job, "CANCELLED")
-    last = submit(slurm, home, "train_cpu.sbatch", *overrides(target_total_steps=second.env_steps + 400))
-    slurm.wait_for_state(last, "COMPLETED")
-    assert "the run has reached its target" in log(home, "train_cpu", last)
-    finished = progress(home)
-    assert finished is not None
-    assert finished.jobs[-1].reason == "target_total_steps reached"
+    assert "the run has reached its target" in log(home, "train_cpu", job)
+    last = progress(home)
+    assert last is not None
+    assert [one.reason for one in last.jobs] == ["signal SIGUSR2", "target_total_steps reached"]
+    assert last.jobs[1].env_steps_start == first.env_steps
+    assert last.jobs[1].updates_start == first.updates
+    assert last.env_steps >= first.env_steps + 600
+    assert last.replay.transitions == last.env_steps  # nothing was dropped between the jobs
 
 
 def test_scancel_stays_cancelled_and_has_checkpointed(slurm: Slurm, home: Path) -> None:
-    job = submit(slurm, home, "slim_cpu.sbatch", "--no-video", *overrides(target_total_steps=1_000_000))
+    set_target(home, 1_000_000)
+    job = submit(slurm, home, "slim_cpu.sbatch", "--no-video")
     slurm.wait_for(lambda: steps(home) > 100, "no env steps")
     slurm.call("scancel", str(job), cwd=home)
     slurm.wait_for_state(job, "CANCELLED")
@@ -91,6 +93,6 @@ def test_a_crashing_job_gives_up_at_the_third(slurm: Slurm, home: Path) -> None:
     assert slurm.field(job, "ExitCode") == "9:0"
     assert slurm.field(job, "Restarts") == "2"
     text = log(home, "train_cpu", job)
-    assert text.count("trying again") == 2
+    assert text.count("goes back into the queue") == 2
     assert "3 jobs in a row crashed, the last with exit code 9" in text
     assert json.loads((home / "cluster_runs" / RUN / "chain.json").read_text())["crashes"] == 0

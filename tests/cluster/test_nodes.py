@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_fixtures import logged_positions, overrides
+from run_fixtures import logged_positions, logged_sequences, overrides
 from slurm_fixtures import Slurm, cluster
 
 from cluster_rl.config import load_config, sequence_schema_hash
@@ -70,6 +70,10 @@ class Run:
         before = self.progress().env_steps
         self.slurm.wait_for(lambda: self.progress().env_steps >= before + more, "no env steps")
 
+    def wait_for_flow(self, before: int) -> None:
+        """Until more than `before` sequences of actor 1, from the other node, are in the learner's log."""
+        self.slurm.wait_for(lambda: logged_sequences(self.run_dir, actor=1) > before, "actor 1 delivers nothing")
+
 
 def test_two_nodes(slurm: Slurm, home: Path) -> None:
     run = Run(slurm, home)
@@ -77,6 +81,7 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     first = run.rendezvous()
     assert (first.host, first.slurm_job_id) == ("gpu01", str(run.learner))
     assert first.public_key is not None, "the wire is not encrypted"
+    run.wait_for_flow(0)
     run.wait_for_steps(200)
     shown = cluster(slurm, home, "status", "--run-name", "two").stdout
     assert f"job {run.learner} train_cpu: running on gpu01" in shown
@@ -102,12 +107,13 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     # The learner's time is up: it comes back on another node and port, and the actor's process plays on.
     assert slurm.call("scancel", "-b", "--signal=USR2", str(run.learner), cwd=home).returncode == 0
     slurm.wait_for_state(run.learner, "PENDING")
-    ended = run.progress()
+    ended, delivered = run.progress(), logged_sequences(run.run_dir, actor=1)
     moved = slurm.call("scontrol", "update", f"jobid={run.learner}", "ReqNodeList=gpu02", cwd=home)
     assert moved.returncode == 0, moved.stderr
     slurm.wait_for(run.run_dir.rendezvous.exists, "the learner does not come back")
     second = run.rendezvous()
     run.wait_for_joins(2)
+    run.wait_for_flow(delivered)
     waited_sec = time.time() - second.written_unix_sec
     assert waited_sec < FLOWS_AGAIN_SEC
     assert second.host == "gpu02"
@@ -124,7 +130,7 @@ def test_two_nodes(slurm: Slurm, home: Path) -> None:
     slurm.wait_for_state(run.actors, "PENDING")  # SLURM asks its nodes every half a minute
     slurm.node("revive", "cpu01")
     run.wait_for_joins(3)
-    run.wait_for_steps(200)
+    run.wait_for_flow(logged_sequences(run.run_dir, actor=1))
     assert len(run.progress().jobs) == 2, "the learner was disturbed"
     assert slurm.field(run.learner, "Restarts") == "1"
 

@@ -19,7 +19,7 @@ TINY = ["--config", "quickstart", *overrides()]
 def a_python(home: Path) -> str:
     """Stands for the jobs' Python where none is started: importing torch takes seconds."""
     path = home / "job-python"
-    path.write_text("#!/bin/sh\necho 2.13.0\n", encoding="utf-8")
+    path.write_text("#!/bin/sh\necho 2.13.0 12.6\n", encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,15 +168,23 @@ def logged_blocks(run_dir: RunDir) -> list[bytes]:
     return blocks
 
 
+def logged_sequences(run_dir: RunDir, actor: int) -> int:
+    """How many sequences of one actor are in the replay log; its learner may be writing."""
+    actors: list[int] = []
+    _read_log(run_dir, lambda entry: actors.append(entry.header.actor))
+    return actors.count(actor)
+
+
 def _read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> None:
     identity = read_identity(run_dir.identity)
     assert identity is not None
-    log = ReplayLog(
-        run_dir.replay,
-        block_spec(load_config(run_dir.config)),
-        owner=identity.run_id,
-        segment_bytes=2**30,
-        segment_transitions=2**30,
-        on_record=on_record,
-    )
-    log.close()
+    with tempfile.TemporaryDirectory() as folder:  # opening it would cut a record that a learner is writing
+        log = ReplayLog(
+            shutil.copytree(run_dir.replay, Path(folder) / "replay"),
+            block_spec(load_config(run_dir.config)),
+            owner=identity.run_id,
+            segment_bytes=2**30,
+            segment_transitions=2**30,
+            on_record=on_record,
+        )
+        log.close()

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from run_fixtures import environment, overrides
 
-from cluster_rl.config import config_to_json, load_config, split_overrides
+from cluster_rl import actor_process
+from cluster_rl.config import config_to_json, load_config, sequence_schema_hash, split_overrides
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, save_progress
-from cluster_rl.runs.rendezvous import Rendezvous, write_rendezvous
+from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous, write_rendezvous
+from cluster_rl.signals import StopFlag
+from cluster_rl.watchdog import Watchdog
+from cluster_rl.wire.channels import ActorChannel
 
 
 @pytest.fixture
@@ -86,6 +90,29 @@ def test_requeued_after_the_run_is_complete(run_dir: RunDir) -> None:
     code, said = end(begin(run_dir, SLURM_RESTART_COUNT="1"))
     assert (code, said) == (0, "")
     assert time.monotonic() - started < 30
+
+
+def test_an_actor_that_reaches_nobody_says_so(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(actor_process, "_FIRST_WORD_SEC", 0.2)
+    stale_rendezvous(run_dir)
+    config = load_config(run_dir.config)
+    channel = ActorChannel(lambda: read_rendezvous(run_dir.rendezvous), 0, "tiny", sequence_schema_hash(config))
+    watchdog = Watchdog(60)
+    link = actor_process.WireLink(channel, config, StopFlag(), watchdog, patience_sec=1.0)
+    assert not link.wait_for_params()
+    assert link.stop_reason == "no learner for 1 s"
+    assert capfd.readouterr().out.startswith("waiting for the learner at tcp://127.0.0.1:9 on ")
+    watchdog.close()
+    channel.close()
+
+
+def test_its_own_wait_goes_before_the_runs(run_dir: RunDir) -> None:
+    _, said = end(begin(run_dir, "--learner_wait_seconds", "2"))
+    assert "no learner within 2 s" in said
+    code, said = end(begin(run_dir, "--learner_wait_seconds", "-1"))
+    assert (code, said) == (2, "error: --learner_wait_seconds -1.0: must be at least 0, and finite\n")
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGUSR2, 85), (signal.SIGTERM, 0)])

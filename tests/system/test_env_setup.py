@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from slurm_programs import put_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +49,27 @@ def copy_of_the_repository(folder: Path) -> Path:
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "README.md"):
         shutil.copy(ROOT / name, folder)
     return folder
+
+
+def test_twice_with_conda(tmp_path: Path) -> None:
+    """A program in conda's place makes an environment whose Python is this one, and installs nothing."""
+    home, repository = tmp_path / "home", copy_of_the_repository(tmp_path / "repository")
+    (home / "bin").mkdir(parents=True)
+    prefix = home / "envs" / "cluster_rl"
+    python = prefix / "bin" / "python"
+    own = f'case "$*" in "-m pip "*) ;; *sys.prefix*) echo {prefix} ;; *) exec {sys.executable} "$@" ;; esac'
+    made = f"mkdir -p {python.parent}; printf '%s\\n' '#!/bin/sh' '{own}' > {python}; chmod +x {python}"
+    put_program(home / "bin", "conda", f'echo "$CONDA_ENVS_DIRS $CONDA_PKGS_DIRS $*" >> {home}/calls; {made}')
+    where = {"HOME": str(home), "PATH": f"{home}/bin:/usr/bin:/bin", "CONDA_ENVS_DIRS": f"{home}/envs:/shared/envs"}
+    for _ in range(2):
+        done = env_setup(repository, "--torch", "cpu", **where)
+        assert done.returncode == 0, done.stderr
+    assert (home / "calls").read_text() == (
+        f"{home}/envs:/shared/envs {home}/.conda/pkgs "
+        f"create --yes --quiet --prefix {prefix} -c conda-forge python=3.11 pip\n"
+    )
+    assert f"CLUSTER_RL_PYTHON={python}\n" in (repository / "slurm" / "settings.env").read_text()
+    assert f"conda activate {prefix}, or: export PATH={prefix}/bin:$PATH" in done.stdout
 
 
 @pytest.mark.slow

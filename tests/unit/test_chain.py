@@ -35,6 +35,13 @@ def test_histories(history: list[tuple[int, int, bool, int | None]]) -> None:
             assert (state.crashes, state.stalls) == (0, 0)  # submitted by hand, it begins anew
 
 
+def test_a_job_that_was_refused_ends_no_chain() -> None:
+    crashed = ChainState(crashes=2, env_steps=7)
+    state, verdict = after_job(crashed, 2, 9, cancelled=False, when_done="done")
+    assert not verdict.goes_on
+    assert state == crashed
+
+
 def test_the_file(tmp_path: Path) -> None:
     path = tmp_path / "chain.json"
     assert read_chain(path) == ChainState()

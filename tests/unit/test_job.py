@@ -13,13 +13,15 @@ import torch
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
 from cluster_rl.devices import learner_device, why_no_cuda
-from cluster_rl.errors import UserError
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError
 from cluster_rl.job import begin_job, check_job, dry_run, open_job
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, save_progress
 from cluster_rl.signals import STOP_SIGNALS
+from cluster_rl.supervise import ChildEvent, Supervisor
+from cluster_rl.train_cluster import launch
 
 
 @pytest.fixture
@@ -105,6 +107,38 @@ def test_open_job_holds_the_lock(run_dir: RunDir, capsys: pytest.CaptureFixture[
     assert device == "device: CPU, as configured"
     with RunLock(run_dir):
         pass
+
+
+@pytest.mark.usefixtures("signals_kept")
+@pytest.mark.parametrize(
+    ("number", "least_sec", "most_sec", "code"),
+    [(signal.SIGUSR2, 120, 600, EXIT_UNFINISHED), (signal.SIGTERM, 10, 15, EXIT_OK)],
+)
+def test_after_a_warning_there_is_time_for_a_checkpoint(
+    run_dir: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    least_sec: float,
+    most_sec: float,
+    code: int,
+) -> None:
+    graces = []
+
+    def signal_comes(_: Supervisor) -> list[ChildEvent]:
+        signal.raise_signal(number)
+        return []
+
+    def stop_all(_: Supervisor, number: signal.Signals, grace_sec: float) -> list[ChildEvent]:
+        graces.append((number, grace_sec))
+        return []
+
+    monkeypatch.setattr(Supervisor, "start", lambda *_: None)
+    monkeypatch.setattr(Supervisor, "poll", signal_comes)
+    monkeypatch.setattr(Supervisor, "stop_all", stop_all)
+    assert launch(_config("device=cpu"), run_dir) == code
+    [(sent, grace_sec)] = graces
+    assert sent == number
+    assert least_sec <= grace_sec <= most_sec
 
 
 def _cuda(monkeypatch: pytest.MonkeyPatch, available: bool, built: bool = True, visible: str | None = None) -> None:

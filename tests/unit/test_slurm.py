@@ -40,11 +40,11 @@ def test_the_queue(programs: Path) -> None:
     put_program(
         programs,
         "squeue",
-        r"printf '7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\t8\tgpu-linuxlab\tgres:gpumem:10G\tcluster_rl:/r/one\n"
-        r"8\tcpu\tPENDING\tPriority\t\tUNLIMITED\t4\tlinuxlab\tN/A\t(null)\n'",
+        r"printf '7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\tcluster_rl:/r/one\n"
+        r"8\tcpu\tPENDING\tPriority\t\tUNLIMITED\t(null)\n'",
     )
     running, waiting = slurm.queued_jobs()
-    assert (running.job_id, running.nodes, running.left_sec, running.cpus) == ("7", "gpu01", 14_340, 8)
+    assert (running.job_id, running.nodes, running.left_sec) == ("7", "gpu01", 14_340)
     assert running.comment == "cluster_rl:/r/one"
     assert (waiting.state, waiting.reason, waiting.left_sec, waiting.comment) == ("PENDING", "Priority", math.inf, "")
 

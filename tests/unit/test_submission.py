@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from slurm_programs import put_program
 
 from cluster_rl import submission
@@ -36,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):
         if name.startswith(("CLUSTER_RL_", "SLURM_", "SBATCH_")):
             monkeypatch.delenv(name)
-    put_program(tmp_path / "bin", "job-python", "echo 2.13.0")  # importing torch takes seconds
+    put_program(tmp_path / "bin", "job-python", "echo 2.13.0 12.6")  # importing torch takes seconds
     monkeypatch.setenv("CLUSTER_RL_PYTHON", str(tmp_path / "bin" / "job-python"))
     # Without /usr/bin: a SLURM may be installed there.
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -83,6 +85,8 @@ def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
         ("CLUSTER_RL_RUNS=$NOT_SET_HERE/runs", "only .NAME of a variable that is set"),
         ("CLUSTER_RL_RUNS=${HOME:-/tmp}/runs", "only .NAME of a variable that is set"),
         ("CLUSTER_RL_RUNS='$HOME/runs'", "only .NAME of a variable that is set"),
+        ("CLUSTER_RL_RUNS='~/runs'", "only as ~/, and without quotes"),
+        ("CLUSTER_RL_RUNS=~other/runs", "only as ~/, and without quotes"),
         ("CLUSTER_RL_RUNS=`pwd`/runs", "only .NAME of a variable that is set"),
     ],
 )
@@ -158,7 +162,8 @@ def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTER_RL_PYTHON", sys.executable)
-    done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", "--actor-jobs", "2", "--batch_size", "16")
+    more = ["--actor-jobs", "2", "--batch_size", "16", "--learner_wait_seconds", "7200"]
+    done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", *more)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
         "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, a GPU with 10 GB for it"
@@ -169,8 +174,14 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
     assert "GB of GPU memory" in done.stdout
     trainer, *actors = [line for line in done.stdout.splitlines() if line.startswith("would run: sbatch")]
     assert "--export=ALL,CLUSTER_RL_CHAIN=yes" in trainer
-    assert trainer.endswith("train_gpu.sbatch --run-name one --runs cluster_runs --batch_size 16 --actor_jobs=2")
-    assert [line.rsplit(" ", 2)[1:] for line in actors] == [["--job", "1"], ["--job", "2"]]
+    assert trainer.endswith(
+        "train_gpu.sbatch --run-name one --runs cluster_runs --batch_size 16 --learner_wait_seconds 7200 --actor_jobs=2"
+    )
+    assert [line.split(" --job ")[1] for line in actors] == [
+        "1 --learner_wait_seconds 7200",
+        "2 --learner_wait_seconds 7200",
+    ]
+    assert "without CUDA, and device is cuda; make another environment" in done.stdout or torch.version.cuda
     assert not (home / "cluster_runs").exists()
     assert not (home / "slurm" / "logs").exists()
     real = cluster("submit", "--script", "train_cpu", "--run-name", "one")
@@ -226,8 +237,22 @@ def test_a_python_without_the_package(home: Path, monkeypatch: pytest.MonkeyPatc
         check()
 
 
+def test_a_pytorch_without_cuda(home: Path) -> None:
+    put_program(programs(home), "job-python", "echo 2.13.0 None")
+    put_program(programs(home), "squeue", "true")
+    with pytest.raises(UserError, match=r"PyTorch 2\.13\.0 without CUDA, and device is cuda; make another"):
+        check()
+    put_program(programs(home), "sbatch", "true")
+    check("--device", "auto")
+
+
+def test_actor_jobs_where_the_login_node_has_no_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "login.invalid")
+    check("--actor-jobs", "2")
+
+
 def test_the_queue_of_this_user_counts(home: Path) -> None:
-    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t8\tlinuxlab\tN/A\t(null)\n"
+    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t(null)\n"
     put_program(programs(home), "squeue", f"printf '1{line}2{line}3{line}4{line}'")
     with pytest.raises(UserError, match="4 jobs are in the queue and 1 more would be; a user may have 4"):
         check()
@@ -237,7 +262,7 @@ def test_the_queue_of_this_user_counts(home: Path) -> None:
 
 
 def test_a_run_has_one_job_at_a_time(home: Path) -> None:
-    fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00", "8", "gpu", "N/A"]
+    fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00"]
     line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}"])
     put_program(programs(home), "squeue", f"printf '{line}'")
     with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of this run is in the queue already"):
@@ -307,6 +332,31 @@ def test_status_and_cancel_without_slurm(home: Path, monkeypatch: pytest.MonkeyP
     assert "squeue is not installed here" in done.stderr
 
 
+def test_a_job_that_trains_is_known_and_a_notebook_server_is_not_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster_rl.cluster import cancel, print_status
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    put_program(programs(home), "scancel", 'echo "$@" > cancelled')
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with RunLock(run_dir):
+        put_program(programs(home), "squeue", r"printf '7\tjupyter\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        cancel(run_dir)
+        assert not (home / "cancelled").exists()
+        put_program(programs(home), "squeue", r"printf '7\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        print_status(run_dir)
+        cancel(run_dir)
+        assert (home / "cancelled").read_text() == "7\n"
+        put_program(programs(home), "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+        print_status(run_dir)
+    said = capsys.readouterr().out
+    assert "job 7 slim_cpu: running on cpu01, 1 min left" in said
+    assert f"trained by process {os.getpid()}" in said
+    assert "the queue cannot be shown: squeue failed: Unable to contact" in said
+    assert said.count("progress: none yet") == 2
+
+
 # How a job script ends, without SLURM around it: as an interactive session, and as SLURM would start it.
 
 
@@ -350,6 +400,25 @@ def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: 
     ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
     assert ("requeue 7" in said) == goes_on
     assert ended == (0 if goes_on else code)
+
+
+@pytest.mark.parametrize("code", [85, 9])
+def test_a_requeue_that_fails_is_tried_again_and_then_told(home: Path, code: int) -> None:
+    put_program(programs(home), "scontrol", "echo tried >> tries; exit 1")
+    put_program(programs(home), "sleep", "true")
+    ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
+    assert ended == code
+    assert "SLURM has not requeued this job; submit it again" in said
+    assert (home / "tries").read_text().count("tried") == 5
+
+
+def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
+    put_program(programs(home), "scontrol", "echo tried >> tries; kill -TERM $PPID; exit 1")
+    put_program(programs(home), "sleep", "true")
+    ended, said = run_script(home, 85, "slurm_script", SLURM_JOB_ID="7")
+    assert ended == 0
+    assert "has not requeued" not in said
+    assert (home / "tries").read_text() == "tried\n"
 
 
 def test_a_dry_run_is_no_job(home: Path) -> None:
