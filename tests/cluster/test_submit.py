@@ -142,8 +142,13 @@ def test_four_short_jobs_count_as_one_long(slurm: Slurm, home: Path) -> None:
         assert sum((job.env_steps_end or 0) - job.env_steps_start for job in whole.jobs) == whole.env_steps
         assert sum((job.updates_end or 0) - job.updates_start for job in whole.jobs) == whole.updates
         assert whole.env_steps - whole.target_total_steps in range(100)
-    # Nor does a later job begin with random play again.
+    # From job to job neither replay nor what is owed to it gets less.
     rows = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    sizes = [row["replay/transitions"] for row in rows]
+    sampled = [row["samples_per_insert"] * row["env_steps"] for row in rows]
+    assert sizes == sorted(sizes)
+    assert sampled == sorted(sampled)
+    # Nor does a later job begin with random play again.
     epsilons = [row["actor/epsilon"] for row in rows if "actor/epsilon" in row]
     trained = next(number for number, epsilon in enumerate(epsilons) if epsilon < 0.5)
     assert max(epsilons[trained:]) < 0.9
