@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
+from cluster_rl.buttons import BUTTONS
 from cluster_rl.config import load_config
 from cluster_rl.emulator.env import make_env
 from cluster_rl.errors import UserError
@@ -118,13 +120,15 @@ def test_all_agents_share_the_environment() -> None:
 
 
 def test_masked_buttons_may_be_pressed_and_the_previous_step_is_seen() -> None:
-    env = WithPrevious(make_env(load_config("cpu"), 0))
+    config = load_config("cpu")
+    env = WithPrevious(make_env(config, 0), config)
+    assert env.action_space == gymnasium.spaces.Discrete(BUTTONS.index("start"))  # which the preset forbids
     observation, _ = env.reset()
     assert env.observation_space.contains(observation)
     assert (observation["prev_action"][0], observation["prev_reward"][0]) == (NO_ACTION, 0.0)
     pressed_masked = 0
     for _ in range(100):
-        action = int(observation["action_mask"].argmin())
+        action = int(observation["action_mask"][: env.action_space.n].argmin())
         pressed_masked += not observation["action_mask"][action]
         observation, reward, *_ = env.step(np.int64(action))
         assert (observation["prev_action"][0], observation["prev_reward"][0]) == (action, np.float32(reward))

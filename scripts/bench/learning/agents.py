@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 
@@ -18,6 +19,7 @@ AGENTS = {
     "r2d2": "our learner",
     "r2d2_feedforward": "our learner, no recurrence",
     "random": "random valid buttons",
+    "explore": "our random actions, no learning",
     "ppo": "SB3 PPO",
     "recurrent_ppo": "sb3-contrib RecurrentPPO",
 }
@@ -72,12 +74,22 @@ def settings(agent: str, config: Config) -> dict[str, Any]:
         return {"config": raw}
     names = [name for name in raw if name in _ENVIRONMENT_KEYS or name.startswith(_ENVIRONMENT_PREFIXES)]
     kept = {name: raw[name] for name in (*names, "base_seed", "target_total_steps")}
-    return {"config": kept} | ({} if agent == "random" else {"ppo": PPO_SETTINGS})
+    if agent == "random":
+        return {"config": kept}
+    if agent == "explore":
+        return {"config": kept | {"epsilon_hold_steps_max": config.epsilon_hold_steps_max}}
+    return {"config": kept, "ppo": PPO_SETTINGS, "actions": action_count(config)}
+
+
+def action_count(config: Config) -> int:
+    """Buttons that PPO chooses from: without masks, START would be pressed also where `start_button` forbids it."""
+    assert BUTTONS[-1] == "start"
+    return NUM_BUTTONS if config.start_button else NUM_BUTTONS - 1
 
 
 def check_installed(agents: list[str]) -> None:
     """Raises `UserError` if a library that one of the agents needs is missing."""
-    needed = {"random": "stable_baselines3", "ppo": "stable_baselines3", "recurrent_ppo": "sb3_contrib"}
+    needed = dict.fromkeys(("random", "explore", "ppo"), "stable_baselines3") | {"recurrent_ppo": "sb3_contrib"}
     for agent in agents:
         if agent in needed and importlib.util.find_spec(needed[agent]) is None:
             raise UserError(f"agent {agent}: {needed[agent]} is missing; pip install 'cluster_rl[bench]'")

@@ -28,7 +28,9 @@ OFTEN = 5
 """A milestone is reached reliably from the first episode on where 5 of the last 10 episodes reached it."""
 FINAL_EPISODES = 20
 
-_COLOURS = dict(zip(AGENTS, ("#0072b2", "#56b4e9", "#777777", "#d55e00", "#e69f00"), strict=True))  # Okabe and Ito
+_COLOURS = dict(
+    zip(AGENTS, ("#0072b2", "#56b4e9", "#777777", "#009e73", "#d55e00", "#e69f00"), strict=True)
+)  # Okabe and Ito
 _GRID_POINTS = 400
 
 Point = tuple[float, float]  # env steps, seconds

@@ -30,6 +30,7 @@ from cluster_rl.config import Config, config_from_builtins, config_to_json
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.job import begin_job, check_job
+from cluster_rl.learning.exploration import Exploration
 from cluster_rl.model import build_model
 from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.replay_totals import ends_whole_episode
@@ -37,8 +38,9 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import die_with_parent
 from cluster_rl.spaces import NO_ACTION, observation_spec
 from cluster_rl.trainer import Trainer
+from cluster_rl.wandering import wander_weights
 
-from .agents import OURS, PPO_SETTINGS, settings
+from .agents import OURS, PPO_SETTINGS, action_count, settings
 from .record import Recorder
 
 _ACTOR_WAIT_SEC = 10.0
@@ -52,8 +54,8 @@ def train(agent: str, seed: int, config: Config, path: Path) -> bool:
     recorder = Recorder(path, agent, seed, settings(agent, config))
     if agent in OURS:
         env_steps = _train_ours(config, recorder, path)
-    elif agent == "random":
-        env_steps = _play_randomly(config, recorder)
+    elif agent in ("random", "explore"):
+        env_steps = _play_randomly(config, recorder, directed=agent == "explore")
     else:
         env_steps = _train_ppo(agent, config, recorder)
     if env_steps < config.target_total_steps:
@@ -120,11 +122,12 @@ def _start_actor(run_dir: RunDir, index: int) -> subprocess.Popen[bytes]:
 class WithPrevious(gymnasium.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int64]):
     """Adds the previous action and reward to the observation: our network sees them too.
 
-    Every button may be pressed, masked or not; a masked one does nothing, as in the game.
+    Every one of the config's buttons may be pressed, masked or not; a masked one does nothing, as in the game.
     """
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, config: Config) -> None:
         super().__init__(env)
+        self.action_space = gymnasium.spaces.Discrete(action_count(config))
         box, spaces = gymnasium.spaces.Box, dict(env.observation_space.items())
         spaces["prev_action"] = box(0, NO_ACTION, (1,), np.uint8)
         spaces["prev_reward"] = box(-np.inf, np.inf, (1,), np.float32)
@@ -148,7 +151,7 @@ def _emulators(config: Config) -> Any:
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
     def maker(index: int) -> Any:
-        return lambda: WithPrevious(make_env(config, index))
+        return lambda: WithPrevious(make_env(config, index), config)
 
     # Forked before anything has computed in this process, so that there is no thread whose lock could be copied.
     return SubprocVecEnv([maker(i) for i in range(config.num_actors * config.envs_per_actor)], start_method="fork")
@@ -161,15 +164,21 @@ def _record_infos(recorder: Recorder, infos: list[Mapping[str, Any]], env_steps:
             recorder.episode(info["summary"], env_steps)
 
 
-def _play_randomly(config: Config, recorder: Recorder) -> int:
+def _play_randomly(config: Config, recorder: Recorder, directed: bool) -> int:
+    """Valid buttons, all alike for one step each, or as our actors play before the first update."""
     rng = np.random.default_rng([config.base_seed, 2])
     env = _emulators(config)
+    exploration = Exploration(env.num_envs, config.epsilon_hold_steps_max if directed else 1, 0, 1)
     observations = env.reset()
     env_steps = 0
     while env_steps < config.target_total_steps:
-        masks = observations["action_mask"]
-        # The largest of equally distributed numbers, masked ones out: each valid button is as likely as another.
-        observations, _, _, infos = env.step(np.where(masks, rng.random(masks.shape), -1.0).argmax(1))
+        masks = observations["action_mask"].astype(np.bool_)
+        weights = wander_weights(masks, observations["crop"]) if directed else masks.astype(np.float64)
+        values = np.zeros(masks.shape, np.float32)
+        actions = exploration.select(values, masks, weights, np.ones(env.num_envs), rng)
+        observations, _, ended, infos = env.step(actions)
+        for row in np.flatnonzero(ended):
+            exploration.release(row)
         env_steps += len(infos)
         _record_infos(recorder, infos, env_steps)
     env.close()
