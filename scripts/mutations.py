@@ -39,6 +39,10 @@ TEST_FILES = (
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
+    "tests/unit/test_sequences.py",
+    "tests/unit/test_rate_limiter.py",
+    "tests/learning/test_trainer_resume.py",
+    "tests/unit/test_trainer_metrics.py",
 )
 
 TARGETS = "cluster_rl/learning/targets.py"
@@ -50,6 +54,10 @@ REPLAY = "cluster_rl/replay_buffer.py"
 ACTOR = "cluster_rl/actor.py"
 WANDERING = "cluster_rl/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
+ROLLOUT = "cluster_rl/rollout.py"
+SEQUENCES = "cluster_rl/learning/sequences.py"
+LIMITER = "cluster_rl/learning/rate_limiter.py"
+TRAINER = "cluster_rl/trainer.py"
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,50 @@ MUTATIONS = (
     Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
     Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
+    Mutation(
+        "actors act without noise",
+        ACTOR,
+        "acting_values(noisy, self.config.value_rescaling)",
+        "acting_values(quantiles, self.config.value_rescaling)",
+    ),
+    Mutation("an actor's noise is never drawn anew", ACTOR, "self._network.resample_noise(self._noise)", "pass"),
+    Mutation("an episode begins with the last one's state", ROLLOUT, "part.numpy()[:, row] = 0.0", "pass"),
+    Mutation("a time limit bootstraps from the step before", ACTOR, "final = play.peek()", "final = quantiles"),
+    Mutation(
+        "initial priorities without the masks",
+        ACTOR,
+        "masks[:used, column] = sequence.mask[start:]",
+        "masks[:used, column] = True",
+    ),
+    Mutation("all emulators have one epsilon", EXPLORATION, "base ** (1.0 + alpha * rungs)", "base + 0.0 * rungs"),
+    Mutation("a lone emulator has no rung", EXPLORATION, "/ max(count - 1, 1)", "/ (count - 1)"),
+    # Sequences, limiter, metrics.
+    Mutation(
+        "a step at an edge is trained twice",
+        SEQUENCES,
+        "self._pending.append((self._window_start, self._steps, self._window_policy))\n            "
+        "self._window_start = self._steps",
+        "self._pending.append((self._window_start, self._steps, self._window_policy))\n            "
+        "self._window_start = self._steps - 1",
+    ),
+    Mutation(
+        "burn-in from before the episode's start", SEQUENCES, "min(self.spec.burn_in, start)", "self.spec.burn_in"
+    ),
+    Mutation(
+        "limiter is not resumed",
+        TRAINER,
+        'self.limiter.load_state_dict(state["limiter"], ',
+        'self.limiter.load_state_dict({"sampled": 0}, ',
+    ),
+    Mutation(
+        "what is owed is forgiven at a resume", LIMITER, 'max(self.buffer, -state.get("ahead", 0.0))', "self.buffer"
+    ),
+    Mutation(
+        "padding in the metrics",
+        R2D2,
+        "torch.where(mask, values, torch.zeros_like(values))",
+        "values",
+    ),
     Mutation("same noise for both networks", R2D2, "manual_seed(2 * seed + 1)", "manual_seed(2 * seed)"),
     Mutation("target's noise is never drawn anew", R2D2, "self.target.resample_noise(self._target_noise)", "pass"),
     Mutation(

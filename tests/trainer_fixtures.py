@@ -34,7 +34,6 @@ CONFIG = Config(
     target_update_interval=3,
     averaging_updates=5,
     min_replay_transitions=40,
-    samples_per_insert_tolerance=10,  # the limiter's count is then never moved into its band on resume
     model=ModelConfig(kind="slim", conv_channels=[2], context_width=8, trunk_width=8, noisy_sigma=0.5),
 )
 

@@ -88,17 +88,19 @@ class RateLimiter:
         """Positions that were logged. What has arrived always counts, also where it was not asked for."""
         self.inserted += positions
 
-    def state_dict(self) -> dict[str, int]:
-        """What the log cannot tell: `sampled`."""
-        return {"sampled": self.sampled}
+    def state_dict(self) -> dict[str, float]:
+        """What the log cannot tell: `sampled`, and how far that was `ahead`."""
+        return {"sampled": self.sampled, "ahead": self.ahead}
 
-    def load_state_dict(self, state: dict[str, int], inserted: int) -> None:
+    def load_state_dict(self, state: dict[str, float], inserted: int) -> None:
         """Resumes with the log's own count of env steps.
 
-        `sampled` is moved into the allowed band: updates lost in a crash are made up for by at most one buffer, not in
-        a burst, and a lost log does not stop the learner until as much has been played again.
+        Where nothing was lost, nothing changes. Else `sampled` is moved into the allowed band: updates lost in a crash
+        are made up for by at most one buffer, or by what was owed already, not in a burst; and a lost log does not stop
+        the learner until as much has been played again.
         """
         self.inserted = inserted
         even = self.samples_per_insert * inserted
-        low = math.ceil(even - self.buffer) if inserted >= self.min_size else 0
-        self.sampled = max(0, min(max(state["sampled"], low), math.floor(even + self.buffer)))
+        owed = max(self.buffer, -state.get("ahead", 0.0))
+        low = math.floor(even - owed) if inserted >= self.min_size else 0
+        self.sampled = max(0, min(max(int(state["sampled"]), low), math.floor(even + self.buffer)))

@@ -19,6 +19,7 @@ beside it: they count the sampling too, and hardly depend on other processes. Ex
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import tempfile
@@ -53,10 +54,11 @@ FREE_RUNNING = ["samples_per_insert=1000", "samples_per_insert_tolerance=10", "m
 def bare_pass(r2d2: R2D2, batch: Batch) -> None:
     """Forward and backward pass of the online network alone, over the rows that an update trains on."""
     network, burn_in = r2d2.online, r2d2.config.burn_in
+    rows = slice(burn_in, burn_in + r2d2.config.unroll_length)
     network.zero_grad(set_to_none=True)
     state = r2d2.warm_state(network, batch, batch.burn_in_length.cpu())
     frames = (batch.screen_packed, batch.context, batch.crop, batch.prev_action, batch.prev_reward)
-    features = network.encode(*(field[burn_in:].flatten(0, 1) for field in frames))
+    features = network.encode(*(field[rows].flatten(0, 1) for field in frames))
     outputs, _ = network.recur(features.view(-1, batch.size, network.feature_size), state)
     network.head(outputs, noise=True).sum().backward()
 
@@ -106,8 +108,10 @@ def time_rounds(
         while (ready := sampler.next_batch(timeout_sec=0.1)) is None:
             _raise_error_of(sampler, wire)
         for _ in range(updates):
-            update.time(partial(trainer.r2d2.update, ready.batch))
-            bare.time(partial(bare_pass, trainer.r2d2, ready.batch))
+            # As new: a batch keeps its frames unpacked, and a real one comes with none.
+            batch = dataclasses.replace(ready.batch)
+            update.time(partial(trainer.r2d2.update, batch))
+            bare.time(partial(bare_pass, trainer.r2d2, batch))
         trainer.update(ready)  # so that the counts of batches stay right
         seconds[:, :, round_] = [clock.seconds / updates for clock in clocks]
     return seconds[:, :, 1:]

@@ -132,6 +132,37 @@ def test_initial_priorities_are_the_learners_from_values_without_noise(game: str
     assert noise_shows > len(played(game)) // 2
 
 
+def test_actors_act_on_noise_that_is_new_at_every_edge() -> None:
+    config = load_config("slim_cpu", [*SMALL, "episode_max_steps=1000", "epsilon_base=0", "wander_every_steps=0"])
+    made = network("town")
+    blocks = [block for block in play(config, params_to_bytes(made), 160) if block[0].train_length == 8]
+    # The actor's generator, see `Actor`.
+    noise_seed = np.random.SeedSequence([config.base_seed, 0, 1]).spawn(3)[2]
+    generator = torch.Generator().manual_seed(int(noise_seed.generate_state(1)[0]))
+
+    def agreement(noise: bool, new_at_every_edge: bool) -> float:
+        """Share of actions that are the greedy ones."""
+        right: list[bool] = []
+        drawn = generator.clone_state()
+        for edge in range(0, 80, config.unroll_length):
+            if edge == 0 or new_at_every_edge:
+                made.resample_noise(drawn)
+            for header, arrays in blocks:
+                if header.first_step == edge:
+                    with torch.no_grad():
+                        quantiles = made.head(unroll((header, arrays), made)[:, 0], noise=noise)
+                    values = targets.expected_values(quantiles, config.value_rescaling)
+                    greedy = values.masked_fill(~torch.from_numpy(arrays.mask.copy()), -1e9).argmax(-1).numpy()
+                    trained = slice(header.burn_in_length, header.burn_in_length + header.train_length)
+                    right += (greedy == arrays.action)[trained].tolist()
+        assert len(right) >= 100
+        return sum(right) / len(right)
+
+    assert agreement(noise=True, new_at_every_edge=True) > 0.97  # stored states are rounded
+    assert agreement(noise=False, new_at_every_edge=True) < 0.8
+    assert agreement(noise=True, new_at_every_edge=False) < 0.8
+
+
 @pytest.mark.parametrize("game", GAMES)
 def test_initial_priorities_use_the_runs_own_formula(game: str) -> None:
     """With the other way to count values, another mix or another n, they are others: the test above sees each."""

@@ -136,6 +136,7 @@ def test_stored_states_and_burn_in_bring_the_values_nearer_to_the_true_ones() ->
         burnt_in, stored, zero = (found[name][position] for name in ("stored + burn-in", "stored", "zero"))
         assert burnt_in < 0.5 * stored  # no burn-in is the ablation
         assert stored < zero
+        assert burnt_in < found["zero + burn-in"][position] < zero  # and no stored state the other
 
 
 def test_later_positions_suffer_less_than_the_first() -> None:

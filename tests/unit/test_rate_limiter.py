@@ -111,6 +111,24 @@ def test_a_resumed_run_goes_on_where_it_was() -> None:
     assert burst <= 2 * resumed.buffer
 
 
+def test_what_the_first_positions_are_owed_is_owed_after_a_resume_too() -> None:
+    def limiter() -> RateLimiter:
+        return RateLimiter(16.0, 8000, 0.2, sample_chunk=320, insert_chunk=320)
+
+    behind = limiter()
+    behind.record_insert(8000)
+    behind.record_sample(6400)
+    resumed = limiter()
+    resumed.load_state_dict(behind.state_dict(), inserted=8000)
+    assert (resumed.sampled, resumed.room()) == (6400, 0)
+    crashed = limiter()  # more was logged since that checkpoint
+    crashed.load_state_dict(behind.state_dict(), inserted=9000)
+    assert crashed.ahead == behind.ahead
+    other = RateLimiter(64.0, 8000, 0.2, sample_chunk=320, insert_chunk=320)  # a larger ratio is no debt
+    other.load_state_dict(behind.state_dict(), inserted=8000)
+    assert other.ahead == min(-other.buffer, behind.ahead)
+
+
 def test_updates_lost_in_a_crash_give_no_burst_and_a_lost_log_no_standstill() -> None:
     behind = RateLimiter(1.0, 1000, 0.1, sample_chunk=20, insert_chunk=20)
     behind.load_state_dict({"sampled": 1000}, inserted=500_000)  # without the band: 498,000 updates at once

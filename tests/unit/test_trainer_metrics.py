@@ -64,6 +64,35 @@ def test_a_row_shows_the_learning(tmp_path: Path) -> None:
     trainer.close("test")
 
 
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_the_learners_means_are_over_trained_steps_only(tmp_path: Path, rescaling: bool) -> None:
+    """All figures of a batch with padding, step by step."""
+    trainer = open_trainer(tmp_path, changed(value_rescaling=rescaling, batch_size=8))
+    ingest(trainer, episodes(0, 4, length=18))  # windows of 4 and one of 2 in each episode
+    batch = trainer.sample().batch
+    assert len(set(batch.train_length.tolist())) > 1
+    length, first = CONFIG.unroll_length, CONFIG.burn_in
+    batch.mask[first:] = torch.rand(batch.mask[first:].shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    taken, returns = (
+        torch.randn(length, batch.size, CONFIG.num_quantiles, generator=torch.Generator().manual_seed(seed))
+        for seed in (2, 3)
+    )
+    invert = targets.h_inv if rescaling else torch.clone
+    steps = [(t, n) for n in range(batch.size) for t in range(int(batch.train_length[n]))]
+    errors = [abs(float(returns[step].mean() - taken[step].mean())) for step in steps]
+    expected = {
+        "td_abs_mean": np.mean(errors),
+        "td_abs_max": max(errors),
+        "q_mean": np.mean([float(invert(taken[step]).mean()) for step in steps]),
+        "target_mean": np.mean([float(invert(returns[step]).mean()) for step in steps]),
+        "masked_actions": np.mean([float((~batch.mask[first + t, n]).float().mean()) for t, n in steps]),
+    }
+    mask = targets.loss_mask(batch.train_length, length)
+    found = trainer.r2d2._metrics(batch, taken, returns, mask)
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
+    trainer.close("test")
+
+
 def test_without_clipping_both_norms_are_one(tmp_path: Path) -> None:
     trainer = open_trainer(tmp_path, changed(max_grad_norm=1e9))
     ingest(trainer, episodes(0, 4))
