@@ -88,6 +88,8 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
     `start` and `advance` are the compact form; `reset` and `step` are gymnasium's, with the same meaning and context as
     float32. The button memory outlives episodes, everything else the agent knows begins anew with each.
+    The observation's mask is for the agent to heed: a button that is masked is pressed all the same, START too where
+    `start_button` forbids it.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012  (gymnasium's own type)

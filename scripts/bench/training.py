@@ -5,8 +5,8 @@ usage: python scripts/bench/training.py [--seeds 1 2 3] [--seconds 1800] [--epis
 Trains each seed with `train_cluster` for that long, one after the other on the whole machine, then plays greedy
 episodes of 1,500 steps; and once 104 random ones, whose returns vary much more. Prints a Markdown table. Exits 1 if a
 seed misses a goal: after half an hour, nine of ten episodes leave the house and reach the route, and the mean return
-(without intrinsic terms) is three times that of random play; from three hours on also first experience in nine of ten and the
-badge in half. Under `--runs` runs are kept: with a larger `--seconds` they are trained on by the difference.
+(without intrinsic terms) is three times that of random play; from three hours on also first experience in nine of ten
+and the badge in half. Under `--runs` runs are kept: with a larger `--seconds` they are trained on by the difference.
 """
 
 from __future__ import annotations

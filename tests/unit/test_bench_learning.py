@@ -80,6 +80,15 @@ def test_table_counts_a_seed_that_never_got_there_as_later_than_all_others() -> 
     assert "| SB3 PPO | 1 of 3 | - | - | 1 of 3 | - | - |" in few.splitlines()
 
 
+def test_table_holds_ours_against_the_better_ppo() -> None:
+    ours, late, early = ([False] * n + [True] * (20 - n) for n in (1, 9, 4))
+    three = [training(1, ours, "r2d2"), training(1, late, "ppo"), training(1, early, "recurrent_ppo")]
+    lines = report.table(three, [ROUTE]).splitlines()
+    assert lines[-1] == "| ours over the better PPO | | 0.40 | 0.40 | | 0.67 | 0.67 |"
+    lines = report.table([three[0], training(1, [False] * 20)], [ROUTE]).splitlines()
+    assert lines[-1] == "| ours over the better PPO | | - | - | | - | - |"
+
+
 def test_records_come_back_as_written(tmp_path: Path) -> None:
     path = record.record_path(tmp_path / "raw", "random", 3)
     assert record.read_training(path) is None

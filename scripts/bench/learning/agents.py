@@ -24,6 +24,8 @@ AGENTS = {
     "recurrent_ppo": "sb3-contrib RecurrentPPO",
 }
 OURS = ("r2d2", "r2d2_feedforward")
+RIVALS = ("ppo", "recurrent_ppo")
+"""What a user would otherwise pick."""
 
 # The values published for PPO on Atari (Schulman et al. 2017, rl-zoo3), with 8 emulators, and lr 2.5e-4 and clipping
 # held constant: our learner's step size is constant too. What is not named is Stable-Baselines3's default.

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from cluster_rl.runs.atomic import write_atomic
 
-from .agents import AGENTS
+from .agents import AGENTS, RIVALS
 from .record import Training
 
 KEY_MILESTONES = ["REACHED_ROUTE", "FIRST_EXPERIENCE"]
@@ -98,15 +98,25 @@ def table(trainings: Sequence[Training], milestones: Sequence[str]) -> str:
             f"| seeds | {OFTEN} of {RECENT_EPISODES} episodes: env steps | seconds |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]
+        medians: dict[str, list[float]] = {}
         for agent, group in groups.items():
             cells = [AGENTS[agent]]
+            medians[agent] = []
             for points in (
                 [first_reached(training, milestone) for training in group],
                 [reliably_reached(training, milestone) for training in group],
             ):
                 cells.append(f"{sum(point != NEVER for point in points)} of {len(points)}")
-                cells += [_cell(_median([point[axis] for point in points])) for axis in (0, 1)]
+                both = [_median([point[axis] for point in points]) for axis in (0, 1)]
+                cells += [_cell(value) for value in both]
+                medians[agent] += both
             lines.append(f"| {' | '.join(cells)} |")
+        rivals = [medians[agent] for agent in RIVALS if agent in medians]
+        if rivals and "r2d2" in medians:
+            first, first_sec, often, often_sec = (
+                _ratio(own, min(others)) for own, *others in zip(medians["r2d2"], *rivals, strict=True)
+            )
+            lines.append(f"| ours over the better PPO | | {first} | {first_sec} | | {often} | {often_sec} |")
     return "\n".join(lines) + "\n"
 
 
@@ -171,6 +181,11 @@ def _by_agent(trainings: Sequence[Training]) -> dict[str, list[Training]]:
 
 def _median(values: Sequence[float]) -> float:
     return float(np.median(values))
+
+
+def _ratio(own: float, other: float) -> str:
+    """As text; a `-` where either was never reached."""
+    return f"{own / other:.2f}" if math.isfinite(own) and math.isfinite(other) else "-"
 
 
 def _cell(value: float) -> str:
