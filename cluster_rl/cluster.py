@@ -147,11 +147,16 @@ def _jobs_of(run_dir: RunDir) -> list[QueuedJob]:
     jobs = slurm.queued_jobs()
     holder = current_holder(run_dir)
     training = holder.slurm_job_id if holder is not None else None
-    # An interactive session or a notebook server that trains is not ours to end.
-    scripts = {path.stem for path in SCRIPTS.glob("*.sbatch") if read_request(path.stem).module.startswith("train_")}
     return [
-        job for job in jobs if job.comment == job_comment(run_dir) or (job.job_id == training and job.name in scripts)
+        job
+        for job in jobs
+        if job.comment == job_comment(run_dir) or (job.job_id == training and _is_trainers_script(job.name))
     ]
+
+
+def _is_trainers_script(name: str) -> bool:
+    """An interactive session or a notebook server that trains is not ours to end."""
+    return (SCRIPTS / f"{name}.sbatch").is_file() and read_request(name).trains
 
 
 def _ago(seconds: float) -> str:

@@ -46,6 +46,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     wants_gpu: bool
     gpumem_gb: float
 
+    @property
+    def trains(self) -> bool:
+        """Whether it runs a trainer: not actors alone, nor a notebook server."""
+        return self.module.startswith("train_")
+
 
 def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
     """The request of `slurm/NAME.sbatch` with options of sbatch in place of its own (`--time=1:00:00`, `-c 4`).

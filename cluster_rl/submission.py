@@ -71,7 +71,7 @@ def make_plan(
         raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
     own = _site_options(settings, read_request(script, sbatch_options)) + sbatch_options
     request = read_request(script, own)
-    if not request.module.startswith("train_"):
+    if not request.trains:
         raise UserError(f"{request.script}: trains nothing, so cluster cannot check it; submit it with sbatch")
     if actor_jobs and request.module != "train_cluster":
         raise UserError(f"{request.script}: the slim agent is one process; leave --actor-jobs out")

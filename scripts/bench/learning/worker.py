@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from cluster_rl import learner
+from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.config import Config, config_from_builtins, config_to_json
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
@@ -169,13 +170,13 @@ def _play_randomly(config: Config, recorder: Recorder, directed: bool) -> int:
     rng = np.random.default_rng([config.base_seed, 2])
     env = _emulators(config)
     exploration = Exploration(env.num_envs, config.epsilon_hold_steps_max if directed else 1, 0, 1)
+    values, epsilons = np.zeros((env.num_envs, NUM_BUTTONS), np.float32), np.ones(env.num_envs)
     observations = env.reset()
     env_steps = 0
     while env_steps < config.target_total_steps:
         masks = observations["action_mask"].astype(np.bool_)
         weights = wander_weights(masks, observations["crop"]) if directed else masks.astype(np.float64)
-        values = np.zeros(masks.shape, np.float32)
-        actions = exploration.select(values, masks, weights, np.ones(env.num_envs), rng)
+        actions = exploration.select(values, masks, weights, epsilons, rng)
         observations, _, ended, infos = env.step(actions)
         for row in np.flatnonzero(ended):
             exploration.release(row)
