@@ -110,10 +110,8 @@ def sequence_staleness(network: QNetwork, sequence: _Window, history: list[_Wind
 def _features(network: QNetwork, window: _Window, start: int, stop: int) -> torch.Tensor:
     """Features [stop - start, 1, F] of a window's positions."""
     header, arrays = window
-    prev_action = np.append(np.int64(header.first_prev_action), arrays.action[:-1])
-    prev_reward = np.append(np.float32(header.first_prev_reward), arrays.reward[:-1])
     device = network.head_value.bias.device
-    columns = [getattr(arrays, name) for name in _FRAME] + [prev_action, prev_reward]
+    columns = [*(getattr(arrays, name) for name in _FRAME), *arrays.previous(header)]
     # Copied, because a block's arrays are read-only.
     return network.encode(*(torch.from_numpy(column[start:stop].copy()).to(device) for column in columns)).unsqueeze(1)
 

@@ -402,10 +402,7 @@ def _fill_column(
     """Writes one sequence into its column: burn-in in rows [0, b), the rest from row `burn_in` on, padding between."""
     b = header.burn_in_length
     end = spec.burn_in + header.positions - b
-    prev_action = np.empty(header.positions, np.int64)
-    prev_action[0], prev_action[1:] = header.first_prev_action, arrays.action[:-1]
-    prev_reward = np.empty(header.positions, np.float32)
-    prev_reward[0], prev_reward[1:] = header.first_prev_reward, arrays.reward[:-1]
+    prev_action, prev_reward = arrays.previous(header)
     for name, values in (
         ("screen_packed", arrays.screen_packed),
         ("context", arrays.context),

@@ -174,19 +174,20 @@ MUTATIONS = (
     ),
     # Priorities.
     Mutation("priority of the mean alone", PRIORITIES, "(eta * counted.amax(0) + (1.0 - eta) * mean)", "mean"),
+    Mutation("priority of errors with their sign", PRIORITIES, "errors.abs()", "errors"),
     Mutation("priority floor dropped", PRIORITIES, ".clamp(min=PRIORITY_FLOOR)", ""),
     Mutation(
         "padding in the priority",
         PRIORITIES,
-        "torch.where(mask, errors, torch.zeros_like(errors))",
-        "errors",
+        "torch.where(mask, errors.abs(), torch.zeros_like(errors))",
+        "errors.abs()",
     ),
     Mutation("initial priorities without rescaling", PRIORITIES, "rescaling=config.value_rescaling", "rescaling=False"),
     Mutation(
         "initial priorities with another mix",
         PRIORITIES,
-        "loss_mask(train_length, unroll_length), config.priority_eta)",
-        "loss_mask(train_length, unroll_length), 0.0)",
+        "td_errors(taken, targets), mask, config.priority_eta)",
+        "td_errors(taken, targets), mask, 0.0)",
     ),
     Mutation("initial priorities from noisy values", ACTOR, _ACTOR_ADD, _ACTOR_ADD.replace("quantiles", "noisy")),
     Mutation(

@@ -20,25 +20,19 @@ PRIORITY_FLOOR = 1e-4
 
 
 def td_errors(taken: Tensor, targets: Tensor) -> Tensor:
-    """|mean of the targets - mean of the prediction| in the space that is trained: [T, N, K] each -> [T, N]."""
-    return (targets.mean(-1) - taken.mean(-1)).abs()
+    """Mean of the targets less mean of the prediction, in the space that is trained: [T, N, K] each -> [T, N]."""
+    return targets.mean(-1) - taken.mean(-1)
 
 
-def mix_errors(errors: Tensor, mask: Tensor, eta: float) -> Tensor:
-    """eta max + (1 - eta) mean of the errors of the trained steps, at least the floor (Kapturowski et al. 2019).
+def sequence_priorities(errors: Tensor, mask: Tensor, eta: float) -> Tensor:
+    """eta max + (1 - eta) mean of a sequence's absolute TD errors, at least the floor (Kapturowski et al. 2019).
 
-    errors [T, N] >= 0, mask [T, N] bool with at least one trained step a sequence. Returns [N].
+    errors [T, N], of either sign; mask [T, N] bool with at least one trained step a sequence. Returns [N].
     """
     assert errors.shape == mask.shape, (errors.shape, mask.shape)
-    counted = torch.where(mask, errors, torch.zeros_like(errors))
+    counted = torch.where(mask, errors.abs(), torch.zeros_like(errors))
     mean = counted.sum(0) / mask.sum(0)
     return (eta * counted.amax(0) + (1.0 - eta) * mean).clamp(min=PRIORITY_FLOOR)
-
-
-def sequence_priorities(taken: Tensor, targets: Tensor, mask: Tensor, eta: float) -> Tensor:
-    """Priorities [N] from the quantiles of the taken actions and their targets, [T, N, K] each; mask [T, N] bool."""
-    with torch.no_grad():
-        return mix_errors(td_errors(taken, targets), mask, eta)
 
 
 def actor_priorities(
@@ -80,7 +74,8 @@ def actor_priorities(
         rescaling=config.value_rescaling,
     )
     taken = taken_quantiles(quantiles[:unroll_length], actions[:unroll_length])
-    return sequence_priorities(taken, targets, loss_mask(train_length, unroll_length), config.priority_eta)
+    mask = loss_mask(train_length, unroll_length)
+    return sequence_priorities(td_errors(taken, targets), mask, config.priority_eta)
 
 
 def importance_weights(probabilities: NDArray[np.float64], beta: float) -> NDArray[np.float32]:

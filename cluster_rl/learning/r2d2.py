@@ -169,12 +169,12 @@ class R2D2:
             total = total + config.aux_loss_weight * aux
 
         with torch.no_grad():
-            new_priorities = priorities.sequence_priorities(taken, returns, mask, config.priority_eta)
-            metrics = self._metrics(batch, taken, returns, mask)
+            errors = priorities.td_errors(taken, returns)  # [T, N]
+            new_priorities = priorities.sequence_priorities(errors, mask, config.priority_eta)
+            metrics = self._metrics(batch, taken, returns, errors, mask)
             metrics["quantile_loss"] = quantile_loss
             metrics["aux_loss"] = aux.detach() if aux is not None else total.new_zeros(())
-            td_errors = (returns.mean(-1) - taken.mean(-1)).masked_fill(~mask, float("nan"))
-        return Loss(total, new_priorities, td_errors, metrics)
+        return Loss(total, new_priorities, errors.masked_fill(~mask, float("nan")), metrics)
 
     def warm_state(self, network: QNetwork, batch: Batch, lengths: Tensor) -> State:
         """The state at the first trained row: the stored one, run over each item's own burn-in by `network` itself.
@@ -281,7 +281,7 @@ class R2D2:
         step_losses = losses.auxiliary_loss(self.online.aux(outputs), future)
         return losses.weighted_step_mean(step_losses, mask, batch.weights)
 
-    def _metrics(self, batch: Batch, taken: Tensor, returns: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _metrics(self, batch: Batch, taken: Tensor, returns: Tensor, errors: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Scalars over the trained steps. Values are in reward units, TD errors in the space that is trained."""
         rescaling = self.config.value_rescaling
         steps = slice(self.config.burn_in, self.config.burn_in + self.config.unroll_length)
@@ -291,10 +291,10 @@ class R2D2:
             # Not values[mask]: its size is only known on the device, and the host would have to wait for it.
             return torch.where(mask, values, torch.zeros_like(values))
 
-        errors = counted(priorities.td_errors(taken, returns))
+        absolute = counted(errors.abs())
         return {
-            "td_abs_mean": errors.sum() / count,
-            "td_abs_max": errors.amax(),
+            "td_abs_mean": absolute.sum() / count,
+            "td_abs_max": absolute.amax(),
             "q_mean": counted(targets.expected_values(taken, rescaling)).sum() / count,
             "target_mean": counted(targets.expected_values(returns, rescaling)).sum() / count,
             "masked_actions": counted((~batch.mask[steps]).float().mean(-1)).sum() / count,  # share of all actions

@@ -117,6 +117,14 @@ class BlockArrays:
     state_h: npt.NDArray[np.float16]  # [H]
     state_c: npt.NDArray[np.float16]  # [H]
 
+    def previous(self, header: SequenceHeader) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Action and reward of the step before each position, [P] each: those of the block, one position later."""
+        action = np.empty(header.positions, np.int64)
+        action[0], action[1:] = header.first_prev_action, self.action[:-1]
+        reward = np.empty(header.positions, np.float32)
+        reward[0], reward[1:] = header.first_prev_reward, self.reward[:-1]
+        return action, reward
+
 
 class _Zstd(threading.local):
     """zstd contexts are reused, but must not be shared between threads."""

@@ -15,29 +15,30 @@ def test_one_spike_outranks_a_flat_sequence() -> None:
     spike[17] = 5.0
     errors = torch.stack([spike, torch.full((80,), 0.12)], dim=1)
     mask = torch.ones(80, 2, dtype=torch.bool)
-    mixed = priorities.mix_errors(errors, mask, 0.9)
+    mixed = priorities.sequence_priorities(errors, mask, 0.9)
     mean = (5.0 + 79 * 0.05) / 80
     torch.testing.assert_close(mixed, torch.tensor([0.9 * 5.0 + 0.1 * mean, 0.12]))
-    only_mean = priorities.mix_errors(errors, mask, 0.0)
+    only_mean = priorities.sequence_priorities(errors, mask, 0.0)
     assert only_mean[0] < only_mean[1]
 
 
 def test_padding_takes_no_part_in_the_mix() -> None:
-    errors = torch.tensor([[2.0, 2.0], [4.0, 4.0], [100.0, float("nan")]])
+    errors = torch.tensor([[2.0, -2.0], [-4.0, 4.0], [100.0, float("nan")]])
     mask = torch.tensor([[True, True], [True, True], [False, False]])
-    assert priorities.mix_errors(errors, mask, 0.5).tolist() == [3.5, 3.5]
+    assert priorities.sequence_priorities(errors, mask, 0.5).tolist() == [3.5, 3.5]
 
 
 def test_floor() -> None:
-    perfect = torch.zeros(3, 1, 2)
+    perfect = torch.zeros(3, 1)
     mask = torch.ones(3, 1, dtype=torch.bool)
-    assert priorities.sequence_priorities(perfect, perfect, mask, 0.9).item() == pytest.approx(1e-4)
+    assert priorities.sequence_priorities(perfect, mask, 0.9).item() == pytest.approx(1e-4)
 
 
 def test_td_error_is_between_means() -> None:
     taken = torch.tensor([[[0.0, 2.0]]])
     returns = torch.tensor([[[5.0, -1.0]]])
     assert priorities.td_errors(taken, returns).item() == 1.0
+    assert priorities.td_errors(returns, taken).item() == -1.0
 
 
 def test_actor_priority_by_hand_and_with_padding() -> None:

@@ -45,7 +45,8 @@ def updates_until_fitted(prioritised: bool, initial: str, seed: int = 0) -> int:
     tree = SumTree(SEQUENCES)
     first = np.ones(SEQUENCES)
     if initial == "true":
-        first = priorities.sequence_priorities(table, returns, everything, ETA).numpy().astype(np.float64)
+        errors = priorities.td_errors(table, returns)
+        first = priorities.sequence_priorities(errors, everything, ETA).numpy().astype(np.float64)
     tree.set(np.arange(SEQUENCES), first**ALPHA if prioritised else np.ones(SEQUENCES))
     for update in range(1, 20_000):
         drawn = tree.sample(rng, DRAWN)
@@ -59,7 +60,8 @@ def updates_until_fitted(prioritised: bool, initial: str, seed: int = 0) -> int:
         if (table[-1, REWARDED].mean() - 1.0).abs() < 0.1:
             return update
         if prioritised:
-            learned = priorities.sequence_priorities(taken.detach(), returns[:, drawn], everything[:, drawn], ETA)
+            errors = priorities.td_errors(taken.detach(), returns[:, drawn])
+            learned = priorities.sequence_priorities(errors, everything[:, drawn], ETA)
             tree.set(drawn, learned.numpy().astype(np.float64) ** ALPHA)
     raise AssertionError("never fitted")
 

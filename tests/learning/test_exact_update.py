@@ -199,7 +199,7 @@ ABLATIONS: dict[str, Ablation] = {
     "padding in the loss": change(targets, "loss_mask", everything_counts),
     "importance weights left out": change(losses, "weighted_step_mean", unweighted),
     "priority of the mean alone": change(
-        priorities, "mix_errors", lambda errors, mask, eta: (errors * mask).sum(0) / mask.sum(0)
+        priorities, "sequence_priorities", lambda errors, mask, eta: (errors.abs() * mask).sum(0) / mask.sum(0)
     ),
 }
 

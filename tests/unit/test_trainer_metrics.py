@@ -88,7 +88,7 @@ def test_the_learners_means_are_over_trained_steps_only(tmp_path: Path, rescalin
         "masked_actions": np.mean([float((~batch.mask[first + t, n]).float().mean()) for t, n in steps]),
     }
     mask = targets.loss_mask(batch.train_length, length)
-    found = trainer.r2d2._metrics(batch, taken, returns, mask)
+    found = trainer.r2d2._metrics(batch, taken, returns, returns.mean(-1) - taken.mean(-1), mask)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
     trainer.close("test")
 
