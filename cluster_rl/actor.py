@@ -150,7 +150,7 @@ class Actor:
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
         self.last_actions = self._exploration.select(
-            values, play.mask, wander_weights(play.mask, play.crop), self._epsilons, self._rng
+            values, play.mask, wander_weights(play.mask, play.crop, play.context), self._epsilons, self._rng
         )
         screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []

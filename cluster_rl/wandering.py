@@ -1,7 +1,7 @@
 """Where random actions lead: rather to what the episode has not seen yet, as far as the map memory shows it.
 
-The actor uses it. In: the masks and map-memory crops of its emulators. Out: how likely each button is as a random
-action. A uniform random walk treads the same cells again and again, and talks to nobody.
+The actor uses it. In: the masks, map-memory crops and context vectors of its emulators. Out: how likely each button is
+as a random action. A uniform random walk treads the same cells again and again, talks to nobody, and runs from battles.
 """
 
 from __future__ import annotations
@@ -12,24 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster_rl.buttons import BUTTONS, STEP_OF
+from cluster_rl.cluster_map_features import SLOT_INDEX
 from cluster_rl.occupancy_memory import PERSON, SIGN, WARP
 
 _DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]
 _COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T
 _TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 _SIGHT_WEIGHT = 12.0  # of a door, sign or person right ahead; measured by scripts/bench/exploration.py
-_TALK = BUTTONS.index("a")
+_FIGHT_WEIGHT = 4.0  # of A in a battle, where another button has 1
+_A = BUTTONS.index("a")
+_IN_BATTLE = [SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]]
 
 
-def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How likely each button is as a random action: masks [N, A], map-memory crops [N, 2, S, S] -> [N, A], 0 if masked.
+def wander_weights(
+    masks: NDArray[np.bool_], crop: NDArray[np.uint8], context: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """How likely each button is as a random action: [N, A], 0 if masked.
+
+    Args:
+        masks: [N, A], the valid buttons.
+        crop: [N, 2, S, S], the map memory around the player.
+        context: [N, C], of which only whether there is a battle is read.
 
     A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies
     in that direction by a share s of its distance d, 12 s 2^-visits / d more. For those last visits count the door's
     own cell, and the most visited one beside a sign or a person, whose own cannot be entered; and all of it halves with
     each further visit of the player's own cell, so that what is out of reach lets go. The valid directions are scaled
     so that together they are as likely as if all buttons were equal. Beside a sign or a person A weighs
-    1 + 12 2^-visits, any other button 1.
+    1 + 12 2^-visits, any other button 1. In a battle A weighs 4 and any other button 1, wherever it is: A attacks and
+    gets on with the texts, and what else a beginner can press there mostly opens and closes menus, or runs.
 
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992); doors, signs and people are
     what an episode can be about.
@@ -42,10 +53,13 @@ def wander_weights(masks: NDArray[np.bool_], crop: NDArray[np.uint8]) -> NDArray
     in_sight *= np.minimum(2.0 * (1.0 - crop[:, 0, centre, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
     weights = masks.astype(np.float64)
     who_answers = interest[:, rows, columns] * (crop[:, 1, rows, columns] != WARP)
-    weights[:, _TALK] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
+    weights[:, _A] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
     ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
     total = ahead.sum(1, keepdims=True)
     weights[:, _DIRECTIONS] = ahead * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
+    fights = context[:, _IN_BATTLE].any(1)
+    weights[fights] = masks[fights]
+    weights[fights, _A] *= _FIGHT_WEIGHT
     return weights
 
 

@@ -227,11 +227,12 @@ MUTATIONS = (
     Mutation(
         "random actions take no notice of the map",
         ACTOR,
-        "wander_weights(play.mask, play.crop)",
+        "wander_weights(play.mask, play.crop, play.context)",
         "play.mask.astype(np.float64)",
     ),
     Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
     Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
+    Mutation("battles are fought as anything else", WANDERING, "fights = context[:, _IN_BATTLE].any(1)", "fights = []"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(
         "actors act without noise",

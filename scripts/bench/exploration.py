@@ -36,8 +36,10 @@ def play(config: Config, world: World, seed: int, plain: bool) -> list[EpisodeSu
     values = np.zeros((EMULATORS, len(observations[0].mask)), np.float32)
     summaries: dict[int, EpisodeSummary] = {}
     while len(summaries) < EMULATORS:
-        masks, crops = (np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop"))
-        weights = masks.astype(np.float64) if plain else wander_weights(masks, crops)
+        masks, crops, contexts = (
+            np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop", "context")
+        )
+        weights = masks.astype(np.float64) if plain else wander_weights(masks, crops, contexts)
         actions = exploration.select(values, masks, weights, np.ones(EMULATORS), rng)
         for row, env in enumerate(envs):
             if row not in summaries:

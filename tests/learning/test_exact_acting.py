@@ -281,7 +281,7 @@ def test_random_actions_rather_go_to_what_the_episode_has_not_seen() -> None:
     taken, by_weights, uniformly = [], [], []
     for header, arrays in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
         for row in range(header.burn_in_length, header.burn_in_length + header.train_length):
-            weights = wander_weights(arrays.mask[row : row + 1], arrays.crop[row : row + 1])[0]
+            weights = wander_weights(*(part[row : row + 1] for part in (arrays.mask, arrays.crop, arrays.context)))[0]
             likely = weights / weights.sum()
             taken.append(likely[arrays.action[row]])
             by_weights.append((likely**2).sum())

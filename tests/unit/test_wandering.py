@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
+from cluster_rl.cluster_map_features import CONTEXT_SIZE, SLOT_INDEX
 from cluster_rl.config import load_config
 from cluster_rl.emulator.env import make_env
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
@@ -16,6 +17,7 @@ from cluster_rl.wandering import wander_weights
 
 DIRECTIONS = ("down", "left", "right", "up")
 ALL = np.ones((1, NUM_BUTTONS), np.bool_)
+ON_MAP = np.zeros((1, CONTEXT_SIZE), np.uint8)  # the context of a player who is in no battle
 CENTRE = 4
 
 
@@ -30,7 +32,7 @@ def trodden(visits: int) -> np.uint8:
 
 def shares(crop: NDArray[np.uint8]) -> dict[str, float]:
     """How likely each direction is among the four."""
-    weights = wander_weights(ALL, crop[None])[0]
+    weights = wander_weights(ALL, crop[None], ON_MAP)[0]
     assert weights[: BUTTONS.index("a")].sum() == pytest.approx(4)
     return {name: float(weights[BUTTONS.index(name)]) / 4 for name in DIRECTIONS}
 
@@ -87,14 +89,14 @@ def test_beside_a_sign_or_a_person_it_rather_talks(code: int, down: int, right: 
     crop, a = empty_crop(), BUTTONS.index("a")
     crop[1, CENTRE + down, CENTRE + right] = code
     interest = 1.0 if code in (SIGN, PERSON) else 0.0
-    assert wander_weights(ALL, crop[None])[0, a] == 1 + 12 * interest
+    assert wander_weights(ALL, crop[None], ON_MAP)[0, a] == 1 + 12 * interest
     crop[0, CENTRE, CENTRE] = trodden(1)  # where the player stands is beside it too
-    assert wander_weights(ALL, crop[None])[0, a] == pytest.approx(1 + 6 * interest, abs=0.05)
+    assert wander_weights(ALL, crop[None], ON_MAP)[0, a] == pytest.approx(1 + 6 * interest, abs=0.05)
     masks = ALL.copy()
     masks[0, a] = False
-    assert wander_weights(masks, crop[None])[0, a] == 0
+    assert wander_weights(masks, crop[None], ON_MAP)[0, a] == 0
     crop[1, CENTRE + 2 * down, CENTRE + 2 * right], crop[1, CENTRE + down, CENTRE + right] = code, NOTHING_KNOWN
-    assert wander_weights(ALL, crop[None])[0, a] == 1
+    assert wander_weights(ALL, crop[None], ON_MAP)[0, a] == 1
 
 
 def test_each_further_visit_of_the_players_cell_halves_what_draws_it() -> None:
@@ -120,7 +122,7 @@ def steps_to_the_other_side(seed: int, steps_max: int = 300) -> int:
         ways = [(row + down, column + right) for down, right in ((1, 0), (0, -1), (0, 1), (-1, 0))]
         masks = np.zeros((1, NUM_BUTTONS), np.bool_)
         masks[0, :4] = [2 <= to_row < size and 0 <= to_column < size for to_row, to_column in ways]
-        weights = wander_weights(masks, crop[None])[0]
+        weights = wander_weights(masks, crop[None], ON_MAP)[0]
         row, column = ways[int(rng.choice(NUM_BUTTONS, p=weights / weights.sum()))]
     return steps_max
 
@@ -136,13 +138,27 @@ def test_masked_buttons_weigh_nothing_and_directions_keep_their_share() -> None:
     masks = np.ones((3, NUM_BUTTONS), np.bool_)
     masks[0, BUTTONS.index("right")] = masks[0, BUTTONS.index("a")] = False
     masks[1, : BUTTONS.index("a")] = False
-    weights = wander_weights(masks, np.stack([crop] * 3))
+    weights = wander_weights(masks, np.stack([crop] * 3), np.repeat(ON_MAP, 3, axis=0))
     assert ((weights > 0) == masks).all()
     assert weights[1].tolist() == [0, 0, 0, 0, 1, 1, 1]
     others = [BUTTONS.index(name) for name in ("down", "left", "up", "b", "start")]
     np.testing.assert_allclose(weights[0, others], 1.0)  # three directions, all alike, share three
     np.testing.assert_allclose(weights.sum(1), masks.sum(1))
     assert weights[2].argmax() == BUTTONS.index("right")
+
+
+@pytest.mark.parametrize("battle", ["battle_wild", "battle_trainer"])
+def test_in_a_battle_it_rather_presses_a_and_the_map_does_not_matter(battle: str) -> None:
+    crop = empty_crop()
+    crop[1, CENTRE, CENTRE + 2], crop[1, CENTRE + 1, CENTRE] = PERSON, SIGN
+    context = np.repeat(ON_MAP, 3, axis=0)
+    context[:2, SLOT_INDEX[battle]] = 255
+    masks = np.repeat(ALL, 3, axis=0)
+    masks[1, [BUTTONS.index("a"), BUTTONS.index("b")]] = False
+    weights = wander_weights(masks, np.stack([crop] * 3), context)
+    assert weights[0].tolist() == [4.0 if name == "a" else 1.0 for name in BUTTONS]
+    assert weights[1].tolist() == [0.0 if name in ("a", "b") else 1.0 for name in BUTTONS]
+    assert weights[2].tolist() == wander_weights(ALL, crop[None], ON_MAP)[0].tolist()
 
 
 def test_the_weights_follow_the_players_own_way_on_the_cartridge() -> None:
@@ -158,7 +174,7 @@ def test_the_weights_follow_the_players_own_way_on_the_cartridge() -> None:
         before, here = here, (env.state.map_id, env.state.x, env.state.y)
         visits[here] += here != before
         crop[1] = NOTHING_KNOWN
-        weights = wander_weights(ALL, crop[None])[0]
+        weights = wander_weights(ALL, crop[None], ON_MAP)[0]
         expected = np.array([0.1 + 0.5 ** visits[here[0], here[1] + x, here[2] + y] for x, y in steps.values()])
         found = weights[[BUTTONS.index(name) for name in steps]]
         np.testing.assert_allclose(found, 4 * expected / expected.sum(), atol=0.05)

@@ -175,7 +175,9 @@ def _play_randomly(config: Config, recorder: Recorder, directed: bool) -> int:
     env_steps = 0
     while env_steps < config.target_total_steps:
         masks = observations["action_mask"].astype(np.bool_)
-        weights = wander_weights(masks, observations["crop"]) if directed else masks.astype(np.float64)
+        weights = masks.astype(np.float64)
+        if directed:
+            weights = wander_weights(masks, observations["crop"], observations["context"])
         actions = exploration.select(values, masks, weights, epsilons, rng)
         observations, _, ended, infos = env.step(actions)
         for row in np.flatnonzero(ended):
