@@ -1,7 +1,7 @@
-"""Where random actions lead: rather to what the episode has not seen yet, as far as the map memory shows it.
+"""How likely each button is as a random action: rather what leads to something that the episode has not seen yet.
 
 The actor uses it. In: the masks, map-memory crops and context vectors of its emulators. Out: how likely each button is
-as a random action. A uniform random walk treads the same cells again and again, talks to nobody, and runs from battles.
+as a random action. A uniform random walk treads the same cells again and again, and talks to nobody.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _IN_BATTLE = [SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]]
 
 
 def wander_weights(
-    masks: NDArray[np.bool_], crop: NDArray[np.uint8], context: NDArray[np.uint8]
+    masks: NDArray[np.bool_], crop: NDArray[np.uint8], context: NDArray[np.uint8] | NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """How likely each button is as a random action: [N, A], 0 if masked.
 
     Args:
         masks: [N, A], the valid buttons.
         crop: [N, 2, S, S], the map memory around the player.
-        context: [N, C], of which only whether there is a battle is read.
+        context: [N, C], bytes or shares of 1; only whether there is a battle is read.
 
     A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies
     in that direction by a share s of its distance d, 12 s 2^-visits / d more. For those last visits count the door's
@@ -40,7 +40,7 @@ def wander_weights(
     each further visit of the player's own cell, so that what is out of reach lets go. The valid directions are scaled
     so that together they are as likely as if all buttons were equal. Beside a sign or a person A weighs
     1 + 12 2^-visits, any other button 1. In a battle A weighs 4 and any other button 1, wherever it is: A attacks and
-    gets on with the texts, and what else a beginner can press there mostly opens and closes menus, or runs.
+    gets on with the texts, while most of what else can be pressed there opens and closes menus.
 
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992); doors, signs and people are
     what an episode can be about.

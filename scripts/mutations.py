@@ -232,6 +232,18 @@ MUTATIONS = (
     ),
     Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
     Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
+    Mutation(
+        "actors take no notice of battles",
+        ACTOR,
+        "wander_weights(play.mask, play.crop, play.context)",
+        "wander_weights(play.mask, play.crop, play.context * 0)",
+    ),
+    Mutation(
+        "TD errors have the other sign",
+        R2D2,
+        "priorities.td_errors(taken, returns)",
+        "priorities.td_errors(returns, taken)",
+    ),
     Mutation("battles are fought as anything else", WANDERING, "fights = context[:, _IN_BATTLE].any(1)", "fights = []"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from cartridge_fixtures import meet_trainer, new_env
 from torch import Tensor
 
 from cluster_rl.actor import Actor
@@ -275,9 +277,17 @@ def test_random_stretches_begin_by_chance_and_end_with_the_episode() -> None:
     assert np.mean(at_random) > 0.5
 
 
-def test_random_actions_rather_go_to_what_the_episode_has_not_seen() -> None:
+@pytest.mark.parametrize("start", ["home", "battle"])
+def test_random_actions_are_as_likely_as_their_weights(start: str, tmp_path: Path) -> None:
     """Every action is a random one here: how likely the weights called those that were taken, in the mean."""
-    config = load_config("slim_cpu", [*SMALL, "epsilon_base=1.0", "epsilon_alpha=0.0", "epsilon_hold_steps_max=1"])
+    options = [*SMALL, "epsilon_base=1.0", "epsilon_alpha=0.0", "epsilon_hold_steps_max=1"]
+    if start == "battle":
+        env = new_env()
+        meet_trainer(env)
+        (tmp_path / "battle.state").write_bytes(env.console.save())
+        env.close()
+        options += [f"initial_state={tmp_path / 'battle.state'}", "episode_max_steps=20"]
+    config = load_config("slim_cpu", options)
     taken, by_weights, uniformly = [], [], []
     for header, arrays in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
         for row in range(header.burn_in_length, header.burn_in_length + header.train_length):

@@ -62,9 +62,10 @@ def test_first_and_reliable_milestones() -> None:
     hits = [n in (1, 4, 6, 8, 11, 13, 14) for n in range(1, 21)]
     assert report.first_reached(training(1, hits), ROUTE) == (100, 10.0)
     assert [sum(hits[max(0, n - 10) : n]) for n in (10, 11, 13)] == [4, 4, 5]
-    assert report.reliably_reached(training(1, hits), ROUTE) == (1300, 130.0)
+    assert report.reliably_reached(training(1, hits), ROUTE, 5) == (1300, 130.0)
+    assert report.reliably_reached(training(1, hits), ROUTE, 6) == report.NEVER
     never = training(1, [False] * 20)
-    assert report.first_reached(never, ROUTE) == report.reliably_reached(never, ROUTE) == report.NEVER
+    assert report.first_reached(never, ROUTE) == report.reliably_reached(never, ROUTE, 5) == report.NEVER
 
 
 def test_returns_are_of_the_last_episodes() -> None:
@@ -75,18 +76,18 @@ def test_returns_are_of_the_last_episodes() -> None:
 def test_table_counts_a_seed_that_never_got_there_as_later_than_all_others() -> None:
     late, early, never = ([False] * n + [True] * (20 - n) for n in (9, 4, 20))
     most = report.table([training(1, early), training(2, never), training(3, late)], [ROUTE])
-    assert "| SB3 PPO | 2 of 3 | 1,000 | 100 | 2 of 3 | 1,400 | 140 |" in most.splitlines()
+    assert "| SB3 PPO | 2 of 3 | 1,000 | 100 | 2 of 3 | 1,400 | 140 | 2 of 3 | 1,800 | 180 |" in most.splitlines()
     few = report.table([training(1, early), training(2, never), training(3, never)], [ROUTE])
-    assert "| SB3 PPO | 1 of 3 | - | - | 1 of 3 | - | - |" in few.splitlines()
+    assert "| SB3 PPO | 1 of 3 | - | - | 1 of 3 | - | - | 1 of 3 | - | - |" in few.splitlines()
 
 
 def test_table_holds_ours_against_the_better_ppo() -> None:
     ours, late, early = ([False] * n + [True] * (20 - n) for n in (1, 9, 4))
     three = [training(1, ours, "r2d2"), training(1, late, "ppo"), training(1, early, "recurrent_ppo")]
     lines = report.table(three, [ROUTE]).splitlines()
-    assert lines[-1] == "| ours over the better PPO | | 0.40 | 0.40 | | 0.67 | 0.67 |"
+    assert lines[-1] == "| ours over the better PPO | | 0.40 | 0.40 | | 0.67 | 0.67 | | 0.77 | 0.77 |"
     lines = report.table([three[0], training(1, [False] * 20)], [ROUTE]).splitlines()
-    assert lines[-1] == "| ours over the better PPO | | - | - | | - | - |"
+    assert lines[-1] == "| ours over the better PPO | | - | - | | - | - | | - | - |"
 
 
 def test_records_come_back_as_written(tmp_path: Path) -> None:

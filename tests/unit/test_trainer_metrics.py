@@ -102,11 +102,14 @@ def test_without_clipping_both_norms_are_one(tmp_path: Path) -> None:
     trainer.close("test")
 
 
-def test_td_errors_cover_the_trained_steps_only(tmp_path: Path) -> None:
-    trainer = open_trainer(tmp_path)
+def test_td_errors_are_targets_less_values_on_the_trained_steps_only(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path, changed(value_rescaling=False))
     ingest(trainer, episodes(0, 4, length=18))  # windows of 4 and one of 2 in each episode
     sampled = trainer.sample()
-    errors = trainer.r2d2.update(sampled.batch).td_errors
+    result = trainer.r2d2.update(sampled.batch)
+    errors, metrics = result.td_errors, result.metrics
+    assert np.nanmean(errors) == pytest.approx(metrics["target_mean"] - metrics["q_mean"], abs=1e-5)
+    assert abs(np.nanmean(errors)) > 1e-3  # or the sign would not be seen
     assert errors.shape == (CONFIG.unroll_length, CONFIG.batch_size)
     trained = np.arange(CONFIG.unroll_length)[:, None] < sampled.batch.train_length.numpy()
     np.testing.assert_array_equal(np.isnan(errors), ~trained)
