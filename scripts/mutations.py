@@ -173,6 +173,12 @@ MUTATIONS = (
         f"{_CLIP}\n        loss.total.backward()",
     ),
     # Priorities.
+    Mutation(
+        "TD errors have the other sign",
+        R2D2,
+        "priorities.td_errors(taken, returns)",
+        "priorities.td_errors(returns, taken)",
+    ),
     Mutation("priority of the mean alone", PRIORITIES, "(eta * counted.amax(0) + (1.0 - eta) * mean)", "mean"),
     Mutation("priority of errors with their sign", PRIORITIES, "errors.abs()", "errors"),
     Mutation("priority floor dropped", PRIORITIES, ".clamp(min=PRIORITY_FLOOR)", ""),
@@ -237,12 +243,6 @@ MUTATIONS = (
         ACTOR,
         "wander_weights(play.mask, play.crop, play.context)",
         "wander_weights(play.mask, play.crop, play.context * 0)",
-    ),
-    Mutation(
-        "TD errors have the other sign",
-        R2D2,
-        "priorities.td_errors(taken, returns)",
-        "priorities.td_errors(returns, taken)",
     ),
     Mutation("battles are fought as anything else", WANDERING, "fights = context[:, _IN_BATTLE].any(1)", "fights = []"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),

@@ -24,7 +24,7 @@ from .record import Training
 
 KEY_MILESTONES = ["REACHED_ROUTE", "FIRST_EXPERIENCE", "FERN_BADGE"]
 RECENT_EPISODES = 10
-SHARES = (5, 9)
+OFTEN = (5, 9)
 """Of so many of the last 10 episodes a milestone must be reached. 5 comes about by chance in a long training where each
 episode has one chance in four, as our random actions have of the first experience; 9 does not."""
 FINAL_EPISODES = 20
@@ -93,7 +93,7 @@ def table(trainings: Sequence[Training], milestones: Sequence[str]) -> str:
             f"| {_median(returns):.2f} | {min(returns):.2f}, {max(returns):.2f} |"
         )
     for milestone in milestones:
-        when = ["first", *(f"{episodes} of {RECENT_EPISODES} episodes" for episodes in SHARES)]
+        when = ["first", *(f"{episodes} of {RECENT_EPISODES} episodes" for episodes in OFTEN)]
         lines += [
             "",
             f"| {milestone} | {' | '.join(f'seeds | {name}: env steps | seconds' for name in when)} |",
@@ -105,7 +105,7 @@ def table(trainings: Sequence[Training], milestones: Sequence[str]) -> str:
             medians[agent] = []
             for points in (
                 [first_reached(training, milestone) for training in group],
-                *([reliably_reached(training, milestone, episodes) for training in group] for episodes in SHARES),
+                *([reliably_reached(training, milestone, episodes) for training in group] for episodes in OFTEN),
             ):
                 cells.append(f"{sum(point != NEVER for point in points)} of {len(points)}")
                 both = [_median([point[axis] for point in points]) for axis in (0, 1)]
