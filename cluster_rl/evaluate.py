@@ -188,7 +188,8 @@ def load_network(config: Config, path: Path) -> QNetwork:
     return network
 
 
-def _print_report(found: dict[str, Any]) -> None:
+def print_report(found: dict[str, Any]) -> None:
+    """Prints what `report` found, with the `policy`, `seed` and `seconds` of the episodes."""
     count = found["episodes"]
     print(f"{count} episodes, {found['policy']}, seed {found['seed']}, in {found['seconds']:.0f} s")
     for name in ("return", "length"):
@@ -256,7 +257,7 @@ def main() -> int:
     if known.json:
         print(json.dumps(found, allow_nan=False))
     else:
-        _print_report(found)
+        print_report(found)
     return EXIT_OK
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
-from cluster_rl.devices import learner_device
+from cluster_rl.devices import learner_device, why_no_cuda
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.rom import Rom, load_rom, preflight
 from cluster_rl.emulator.school import start_snapshot
@@ -59,7 +59,8 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
 def check_job(config: Config, run_dir: RunDir) -> Rom:
     """Loads the ROM and checks everything that a child would stumble over, from the savestate to the folders.
 
-    Raises `UserError`, before anything is created.
+    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. Raises
+    `UserError`, before anything is created.
     """
     rom = load_rom(config.rom)
     if config.initial_state:
@@ -69,7 +70,6 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
     with torch.device("meta"):
         build_model(config, observation_spec(config))
     resolve_bind_host(listening_host(config.bind_host, config.actor_jobs > 0))
-    learner_device(config)
     if config.replay_dir:
         _check_writable(Path(config.replay_dir), "replay_dir ")
     for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
@@ -89,14 +89,15 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
 
     Says what is played and on which device. Raises `UserError`, before anything is created, for what `check_job`
-    refuses, and for a run that another process trains.
+    refuses, for a GPU that is not there, and for a run that another process trains.
     """
+    device = learner_device(config)
     rom = check_job(config, run_dir)
     stop = StopFlag().install()
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        print(learner_device(config).line, flush=True)
+        print(device.line, flush=True)
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
         begin_job(config, run_dir, rom)
@@ -106,7 +107,7 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
 def dry_run(config: Config, run_dir: RunDir) -> None:
     """Does the checks of `open_job` and prints the plan, without creating or starting anything.
 
-    Raises `UserError` as `open_job` would.
+    Raises `UserError` as `open_job` would, but for a GPU that only the job needs to have: the plan says so.
     """
     rom = check_job(config, run_dir)
     check_free(run_dir)
@@ -135,7 +136,15 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
     spec = observation_spec(config)
     with torch.device("meta"):
         parameters = parameter_count(build_model(config, spec))
-    device = learner_device(config)
+    no_cuda = why_no_cuda() if config.device == "cuda" else None
+    if no_cuda is not None:
+        device_line = f"device: CUDA, which a job must have and this machine lacks: {no_cuda}"
+    else:
+        device = learner_device(config)
+        device_line = device.line
+        if device.type == "cuda":
+            card = torch.cuda.get_device_properties(0)
+            device_line += f", {card.name}, {_size(card.total_memory)}"
     positions = f"{config.burn_in} + {config.unroll_length} + {config.n_step}"
     hours = (
         f"at most {config.max_runtime_seconds / 3600:.2f} h" if config.max_runtime_seconds else "without a time limit"
@@ -148,14 +157,12 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
         f"({positions}) positions",
         _replay_plan(config, run_dir),
-        device.line,
+        device_line,
     ]
-    if device.type == "cuda":
-        card = torch.cuda.get_device_properties(0)
-        lines[-1] += f", {card.name}, {_size(card.total_memory)}"
     if config.device != "cpu":
         lines.append(_gpu_plan(config))
-    return [*lines, "dry run: all checks passed; nothing was started or created"]
+    passed = "all checks passed" if no_cuda is None else "all checks but that of the device passed"
+    return [*lines, f"dry run: {passed}; nothing was started or created"]
 
 
 def _actors_plan(config: Config) -> str:

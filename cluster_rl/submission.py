@@ -263,8 +263,8 @@ def _check_run(plan: Plan) -> str:
         )
     if config.device == "cuda" and not request.wants_gpu:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
-    # The login node need not have the GPU that the job will have, nor a name that others know.
-    here = msgspec.structs.replace(config, device="cpu", bind_host=config.bind_host or "0.0.0.0")
+    # The login node need not have a name that others know.
+    here = msgspec.structs.replace(config, bind_host=config.bind_host or "0.0.0.0")
     rom = job.check_job(here, plan.run_dir)
     job.check_free(plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"

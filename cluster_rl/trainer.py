@@ -263,7 +263,8 @@ class Trainer:
             distributions["td_error"] = errors[~np.isnan(errors)]
             distributions["importance_weight"] = newest.weights
             batch = {number: found for number in newest.ids.tolist() if (found := self.replay.read(number)) is not None}
-            distributions["lag/training"] = np.array([header.age(self.r2d2.updates) for header, _ in batch.values()])
+            trained_from = self.r2d2.updates - 1  # of the weights that the newest update began with
+            distributions["lag/training"] = np.array([header.age(trained_from) for header, _ in batch.values()])
             if self._metrics_rows % STALENESS_ROWS == 0:
                 row |= staleness_row(
                     self.r2d2.online,

@@ -229,6 +229,44 @@ MUTATIONS = (
         "np.where(self._wanders, self._end, self._begin)",
         "self._begin",
     ),
+    Mutation(
+        "actors see no previous reward", ROLLOUT, "self._prev_reward[row] = reward", "self._prev_reward[row] = 0.0"
+    ),
+    Mutation(
+        "an episode begins with the last one's reward",
+        ROLLOUT,
+        "self._observe(row, observation, NO_ACTION, 0.0)",
+        "self._observe(row, observation, NO_ACTION, float(self._prev_reward[row]))",
+    ),
+    Mutation(
+        "evaluation takes no notice of masks",
+        EVALUATE,
+        "select_actions(values, rollout.mask,",
+        "select_actions(values, np.ones_like(rollout.mask),",
+    ),
+    Mutation(
+        "evaluation always undoes h",
+        EVALUATE,
+        "acting_values(quantiles, config.value_rescaling)",
+        "acting_values(quantiles, True)",
+    ),
+    Mutation(
+        "all actors play the first one's epsilons", ACTOR, "actor_epsilons(config, index)", "actor_epsilons(config, 0)"
+    ),
+    Mutation(
+        "an actor's emulators play its first epsilon",
+        ACTOR,
+        "acting_epsilons(self._ladder, self.params_version)",
+        "np.full_like(self._ladder, acting_epsilons(self._ladder, self.params_version)[0])",
+    ),
+    Mutation("Adam's epsilon is its default", R2D2, ", eps=config.adam_epsilon", ""),
+    Mutation(
+        "Q of the start always undoes h",
+        TRAINER,
+        "start_value(self.r2d2.online, starts, self.config.value_rescaling)",
+        "start_value(self.r2d2.online, starts, True)",
+    ),
+    Mutation("the lag in training counts the update itself", TRAINER, "self.r2d2.updates - 1", "self.r2d2.updates"),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
     Mutation(
         "random actions take no notice of the map",

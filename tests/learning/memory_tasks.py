@@ -79,7 +79,7 @@ class Variant:
     asks: bool  # whether the query asks for an action
     config: Config
     updates: int
-    forgetful_online: bool = False  # the recurrent state is zeroed before each step
+    forgetful_online: bool = False  # the recurrent state is zeroed before each step of training
     forgetful_target: bool = False
     zero_stored_state: bool = False  # of the batches
 
@@ -255,6 +255,8 @@ def train(variant: Variant, seed: int) -> R2D2:
             result = learner.update(Batch.from_numpy(arrays, learner.device))
             replay.update_priorities(arrays["ids"], result.priorities)
         replay.close()
+    if variant.forgetful_online:
+        del learner.online.recur  # judged whole: without its state it could not know the cue, whatever it had learned
     return learner
 
 

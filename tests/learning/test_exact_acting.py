@@ -1,13 +1,18 @@
-"""What actors hand over, against the learner's network: stored states, initial priorities, actions, ends."""
+"""What actors hand over, against the learner's network: stored states, initial priorities, actions, ends.
+
+And what greedy evaluation plays.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from cartridge_fixtures import meet_trainer, new_env
@@ -15,14 +20,18 @@ from torch import Tensor
 
 from cluster_rl.actor import Actor
 from cluster_rl.config import Config, load_config
+from cluster_rl.evaluate import play_episodes
 from cluster_rl.learning import targets
+from cluster_rl.learning.exploration import epsilon_ladder
 from cluster_rl.model import QNetwork, build_model, params_to_bytes
+from cluster_rl.rollout import Rollout
 from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.wandering import wander_weights
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays
 
 SMALL = (
     *("num_actors=1", "envs_per_actor=2", "episode_max_steps=50", "start_idle_frames_max=0"),
+    "rewards.novelty=5.0",  # large, and of each step another: the network sees the previous reward
     *("unroll_length=8", "burn_in=4", "n_step=3", "lstm_hidden_size=16", "num_quantiles=4"),
     *("model.conv_channels=[4,4]", "model.context_width=8", "model.trunk_width=16", "model.noisy_sigma=2.0"),
 )
@@ -62,15 +71,46 @@ def network(game: str) -> QNetwork:
     return made
 
 
-def play(config: Config, weights: bytes, env_steps: int) -> list[Block]:
+def play(config: Config, weights: bytes, env_steps: int, index: int = 0) -> list[Block]:
     """What an actor sends of so many steps."""
     link = Collector(weights)
-    actor = Actor(config, 0, 1, link)
+    actor = Actor(config, index, 1, link)
     steps = actor.run()
     while next(steps) < env_steps:
         pass
     actor.stop()
     return [decode_arrays(block, block_spec(config)) for block in link.blocks]
+
+
+def played_rows(block: Block) -> range:
+    """The rows of a block that were played, burn-in and trained."""
+    return range(block[0].burn_in_length + block[0].train_length)
+
+
+def trained_rows(block: Block) -> range:
+    """The rows that this block alone holds as trained ones."""
+    return range(block[0].burn_in_length, block[0].burn_in_length + block[0].train_length)
+
+
+def prefers_low_numbers(config: Config) -> QNetwork:
+    """A network that likes the first of the valid actions best as it counts values, without rescaling.
+
+    With h undone it is the last one: the riskier values, behind, are then worth more.
+    """
+    made = build_model(config, observation_spec(config))
+    number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
+    quantiles = (100.0 - 3.0 * number).unsqueeze(1) + (90.0 * number).unsqueeze(1) * sign  # [A, K]
+    assert (targets.h_inv(quantiles).mean(1).diff() > 0).all()
+    with torch.no_grad():
+        made.head_advantage.bias.copy_(quantiles.flatten())
+        made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
+    return made
+
+
+def random_weights(arrays: BlockArrays, row: int) -> npt.NDArray[np.float64]:
+    """How likely each action is as a random one, [A]."""
+    weights = wander_weights(*(part[row : row + 1] for part in (arrays.mask, arrays.crop, arrays.context)))[0]
+    return weights / weights.sum()
 
 
 @functools.cache
@@ -155,8 +195,7 @@ def test_actors_act_on_noise_that_is_new_at_every_edge() -> None:
                         quantiles = made.head(unroll((header, arrays), made)[:, 0], noise=noise)
                     values = targets.expected_values(quantiles, config.value_rescaling)
                     greedy = values.masked_fill(~torch.from_numpy(arrays.mask.copy()), -1e9).argmax(-1).numpy()
-                    trained = slice(header.burn_in_length, header.burn_in_length + header.train_length)
-                    right += (greedy == arrays.action)[trained].tolist()
+                    right += (greedy == arrays.action)[trained_rows((header, arrays))].tolist()
         assert len(right) >= 100
         return sum(right) / len(right)
 
@@ -239,35 +278,27 @@ def test_stored_states_are_the_actors_before_the_first_position(game: str) -> No
 def test_every_action_is_a_valid_one(game: str) -> None:
     refused = 0
     for header, arrays in played(game):
+        rows = played_rows((header, arrays))
         assert arrays.mask.any(-1).all()
-        steps = header.burn_in_length + header.train_length
-        assert arrays.mask[range(steps), arrays.action[:steps]].all()
-        refused += int((~arrays.mask[:steps]).sum())
+        assert arrays.mask[rows, arrays.action[rows]].all()
+        refused += int((~arrays.mask[rows]).sum())
     assert refused > 0  # or the test would prove nothing
 
 
 def test_random_stretches_begin_by_chance_and_end_with_the_episode() -> None:
     """Stretches that never end by themselves begin after 30 steps on average, and each episode begins without.
 
-    The network prefers the first of the valid actions, so every other one is a random one; it does so by the values
-    without rescaling, which this run is without: with h undone the riskier ones, behind, would be worth more.
+    The network prefers the first of the valid actions, so every other one is a random one.
     """
     options = (*SMALL, "episode_max_steps=60", "wander_every_steps=30", "wander_steps=1000000", "epsilon_base=0.0")
     options += ("epsilon_hold_steps_max=1", "model.noisy_sigma=0.0", "value_rescaling=false")
     config = load_config("slim_cpu", options)
-    made = build_model(config, observation_spec(config))
-    number, sign = torch.arange(7.0), torch.tensor([1.0, -1.0]).repeat(config.num_quantiles // 2)
-    quantiles = (1000.0 - 100.0 * number).unsqueeze(1) + (1500.0 * number).unsqueeze(1) * sign  # [A, K]
-    assert targets.h_inv(quantiles).mean(1).argmax() > 0
-    with torch.no_grad():
-        made.head_advantage.bias.copy_(quantiles.flatten())
-        made.head_value.bias.copy_(quantiles.mean(0))  # what the dueling head takes away again
     greedy_steps, at_random = [], []
-    for blocks in by_episode(play(config, params_to_bytes(made), 3000)):
+    for blocks in by_episode(play(config, params_to_bytes(prefers_low_numbers(config)), 3000)):
         others = [
-            int(arrays.action[row]) != int(np.flatnonzero(arrays.mask[row])[0])
-            for header, arrays in blocks
-            for row in range(header.burn_in_length, header.burn_in_length + header.train_length)
+            int(block[1].action[row]) != int(np.flatnonzero(block[1].mask[row])[0])
+            for block in blocks
+            for row in trained_rows(block)
         ]
         first = others.index(True) if True in others else len(others)
         greedy_steps.append(first)
@@ -289,13 +320,57 @@ def test_random_actions_are_as_likely_as_their_weights(start: str, tmp_path: Pat
         options += [f"initial_state={tmp_path / 'battle.state'}", "episode_max_steps=20"]
     config = load_config("slim_cpu", options)
     taken, by_weights, uniformly = [], [], []
-    for header, arrays in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
-        for row in range(header.burn_in_length, header.burn_in_length + header.train_length):
-            weights = wander_weights(*(part[row : row + 1] for part in (arrays.mask, arrays.crop, arrays.context)))[0]
-            likely = weights / weights.sum()
+    for block in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
+        arrays = block[1]
+        for row in trained_rows(block):
+            likely = random_weights(arrays, row)
             taken.append(likely[arrays.action[row]])
             by_weights.append((likely**2).sum())
             uniformly.append(1 / arrays.mask[row].sum())
     assert len(taken) > 1400
     assert np.mean(taken) == pytest.approx(np.mean(by_weights), rel=0.06)
     assert np.mean(uniformly) < 0.88 * np.mean(by_weights)  # or the test would prove nothing
+
+
+def test_each_emulator_plays_by_its_own_rung_of_the_ladder() -> None:
+    """Two actors, two emulators each. The network's first choice is the first valid action, so others are random."""
+    options = ["num_actors=2", "wander_every_steps=0", "epsilon_base=0.8", "epsilon_alpha=12.0"]
+    options += ["epsilon_hold_steps_max=1", "model.noisy_sigma=0.0", "value_rescaling=false"]
+    config = load_config("slim_cpu", [*SMALL, *options])
+    weights = params_to_bytes(prefers_low_numbers(config))
+    ladder = epsilon_ladder(4, 0.8, 12.0)  # 0.8, 0.33, 0.13, 0.06
+    for actor, emulator in itertools.product(range(2), range(2)):
+        epsilon = ladder[actor + 2 * emulator]
+        blocks = [block for block in play(config, weights, 1200, actor) if block[0].emulator == emulator]
+        others, likely = [], []
+        for block in blocks:
+            assert block[0].epsilon == pytest.approx(epsilon)
+            for row in trained_rows(block):
+                first = int(np.flatnonzero(block[1].mask[row])[0])
+                others.append(int(block[1].action[row]) != first)
+                likely.append(epsilon * (1.0 - random_weights(block[1], row)[first]))
+        assert len(others) >= 590
+        error = np.sqrt(np.mean(likely) / len(likely))
+        assert abs(np.mean(others) - np.mean(likely)) < 4 * error
+        assert np.mean(likely) > 4 * error  # or a rung further down would pass as well
+
+
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_evaluation_plays_the_best_valid_action_by_the_runs_own_values(
+    rescaling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first valid one without rescaling, the last one with it."""
+    config = load_config("slim_cpu", [*SMALL, "model.noisy_sigma=0.0", f"value_rescaling={rescaling}"])
+    chosen: list[tuple[npt.NDArray[np.bool_], int]] = []
+    press = Rollout.play
+
+    def spied(rollout: Rollout, actions: list[int], rows: list[int]) -> Any:
+        chosen.extend((rollout.mask[row].copy(), actions[row]) for row in rows)
+        return press(rollout, actions, rows)
+
+    monkeypatch.setattr(Rollout, "play", spied)
+    play_episodes(config, prefers_low_numbers(config), 3, seed=1)
+    best = -1 if rescaling else 0
+    assert [action for _, action in chosen] == [int(np.flatnonzero(mask)[best]) for mask, _ in chosen]
+    assert len(chosen) == 150
+    assert not all(mask[best] for mask, _ in chosen)  # or the test would prove nothing of masks

@@ -377,6 +377,18 @@ def test_gradients_are_clipped_after_backward(monkeypatch: pytest.MonkeyPatch) -
     assert step_size(make(config), batch) > 1e4
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 0.1])
+def test_an_update_is_a_step_of_adam_with_the_configs_rate_and_epsilon(epsilon: float) -> None:
+    """The first one of Kingma & Ba 2015 by hand: both moments, corrected, are the gradient and its square."""
+    learner = make(msgspec.structs.replace(CONFIG, adam_epsilon=epsilon, learning_rate=0.01))
+    before = [parameter.detach().clone() for parameter in learner.online.parameters()]
+    learner.update(random_batch())
+    for old, parameter in zip(before, learner.online.parameters(), strict=True):
+        assert parameter.grad is not None
+        step = 0.01 * parameter.grad / (parameter.grad.abs() + epsilon)
+        torch.testing.assert_close(old - parameter.detach(), step, rtol=1e-3, atol=1e-6)
+
+
 def clean_quantiles(learner: R2D2, batch: Batch) -> Tensor:
     """The online network's quantiles of all rows from the trained ones on, [T + n, N, A, K]."""
     with torch.no_grad():

@@ -89,6 +89,17 @@ def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "device: CPU, as CUDA cannot be used: " in result.stdout
 
 
+def test_dry_run_of_a_gpu_preset_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    command = [sys.executable, "-m", "cluster_rl.train_cluster", "--config", "gpu", "--run-name", "x", "--dry-run"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert _files(tmp_path) == set()
+    assert "device: CUDA, which a job must have and this machine lacks: " in result.stdout
+    assert "GPU memory: about " in result.stdout
+    assert "all checks but that of the device passed" in result.stdout
+
+
 def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "cluster_runs" / "old"
     run.mkdir(parents=True)

@@ -14,7 +14,7 @@ import torch
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
 from cluster_rl.errors import UserError
-from cluster_rl.evaluate import load_network, main, play_episodes, report, t_quantile, wilson_interval
+from cluster_rl.evaluate import load_network, main, play_episodes, print_report, report, t_quantile, wilson_interval
 from cluster_rl.game.world import World
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
@@ -110,6 +110,25 @@ def test_report() -> None:
     assert [found["milestones"][name] for name in others] == [never] * len(others)
     assert found["finished"] == once
     assert msgspec.convert(found["played"], list[EpisodeSummary]) == played
+
+
+def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    played = [summary(1.0, [("LEFT_HOME", 4)], "terminated"), summary(3.0, [("LEFT_HOME", 8)]), summary(5.0, [])]
+    found = {"policy": "greedy", "seed": 7, "seconds": 2.4, **report(played, World.cartridge())}
+    print_report(found)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "3 episodes, greedy, seed 7, in 2 s"
+    words = [" ".join(line.split()) for line in lines]
+    assert words[:6] == [
+        "return 3.000 +- 4.968",
+        "length 10.000 +- 0.000",
+        "event 3.000 +- 4.968",
+        "step 0.500 +- 0.000",
+        "LEFT_HOME 2 of 3 (21% to 94%), median step 6",
+        "task finished 1 of 3 (6% to 79%)",
+    ]
+    never = ", ".join(milestone.name for milestone in World.cartridge().milestones if milestone.name != "LEFT_HOME")
+    assert words[6:] == [f"never reached (0% to 56%): {never}"]
 
 
 def test_one_episode_has_no_interval() -> None:

@@ -168,7 +168,7 @@ def test_without_cuda_the_reason_is_said(
     assert words in device.line
     assert "\n" not in device.line
     with pytest.raises(UserError, match=f"device cuda: .*{words}.*--device auto"):
-        check_job(_config("device=cuda"), run_dir)
+        open_job(_config("device=cuda"), run_dir).__enter__()
     assert not run_dir.exists()
 
 

@@ -127,13 +127,15 @@ def test_lags_at_acting_and_at_training(tmp_path: Path) -> None:
     # 20 windows came before the first update.
     assert (row["lag/acting/min"], row["lag/acting/max"]) == (0, 3)
     assert row["lag/acting/mean"] == pytest.approx(2 * 3 / 22)
-    assert (row["lag/training/min"], row["lag/training/max"]) == (5, 5)
+    # The fifth update began with the weights of four.
+    assert (row["lag/training/min"], row["lag/training/max"]) == (4, 4)
     assert "lag/acting/mean" not in newest_row(trainer)  # nothing came since
     trainer.close("test")
 
 
-def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path) -> None:
-    trainer = open_trainer(tmp_path)
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path, rescaling: bool) -> None:
+    trainer = open_trainer(tmp_path, changed(value_rescaling=rescaling))
     assert "learner/q_start" not in newest_row(trainer)
     ingest(trainer, episodes(0, 2))
     network = trainer.r2d2.online
@@ -144,7 +146,7 @@ def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path) -> None:
             none = torch.tensor([OBSERVATION.num_actions])
             features = network.encode(screen, context, crop, none, torch.zeros(1))
             outputs, _ = network.recur(features.unsqueeze(0), network.initial_state(1))
-            values = targets.expected_values(network.head(outputs[0], noise=False), rescaling=True)
+            values = targets.expected_values(network.head(outputs[0], noise=False), rescaling)
         expected.append(values[mask].max().item())
     assert newest_row(trainer)["learner/q_start"] == pytest.approx(np.mean(expected), rel=1e-5)
     trainer.close("test")
@@ -213,14 +215,17 @@ def test_staleness_is_measured_only_now_and_then(tmp_path: Path) -> None:
     trainer.close("test")
 
 
-def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path) -> None:
-    trainer = open_trainer(tmp_path)
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_staleness_against_the_whole_episode_stepped_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rescaling: bool
+) -> None:
+    trainer = open_trainer(tmp_path, changed(value_rescaling=rescaling))
     network = trainer.r2d2.online
     windows = decoded(played(network, LENGTH))
     move(network, 0.3)
     again = decoded(played(network, LENGTH))  # the same steps, with the states of the present weights
     *history, sequence = windows[:4]
-    found = sequence_staleness(network, sequence, history, rescaling=True)
+    found = sequence_staleness(network, sequence, history, rescaling)
     assert found.shape == (BLOCK.unroll_length,)
     # With states of the present weights, the replayed window is the true one.
     values = []
@@ -235,14 +240,22 @@ def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path) -> 
         with torch.no_grad():
             features = network.encode(*(torch.from_numpy(part.copy()) for part in parts)).unsqueeze(1)
             outputs, _ = network.recur(features, state)
-            values.append(targets.expected_values(network.head(outputs[b : b + 4, 0], noise=False), rescaling=True))
+            values.append(targets.expected_values(network.head(outputs[b : b + 4, 0], noise=False), rescaling))
     expected = (values[0] - values[1]).norm(dim=-1) / values[1].amax(-1).abs()
     torch.testing.assert_close(found, expected, rtol=0.02, atol=2e-3)
     assert found[0] > 0.02
     # States of the present weights are not stale, and a history cut short is nearly as good as a whole one.
-    assert sequence_staleness(network, again[3], again[:3], rescaling=True).max() < 5e-3
-    short = sequence_staleness(network, sequence, history[-1:], rescaling=True)
+    assert sequence_staleness(network, again[3], again[:3], rescaling).max() < 5e-3
+    short = sequence_staleness(network, sequence, history[-1:], rescaling)
     assert not torch.equal(short, found)
+    # Rows of metrics count values as the run does.
+    used: list[bool] = []
+    monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
+    monkeypatch.setattr(trainer_module, "staleness_row", lambda *arguments: used.append(arguments[-1]) or {})
+    ingest(trainer, episodes(0, 4))
+    train(trainer, 1)
+    newest_row(trainer)
+    assert used == [rescaling]
     trainer.close("test")
 
 
