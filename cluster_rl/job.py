@@ -137,14 +137,6 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
     with torch.device("meta"):
         parameters = parameter_count(build_model(config, spec))
     no_cuda = why_no_cuda() if config.device == "cuda" else None
-    if no_cuda is not None:
-        device_line = f"device: CUDA, which a job must have and this machine lacks: {no_cuda}"
-    else:
-        device = learner_device(config)
-        device_line = device.line
-        if device.type == "cuda":
-            card = torch.cuda.get_device_properties(0)
-            device_line += f", {card.name}, {_size(card.total_memory)}"
     positions = f"{config.burn_in} + {config.unroll_length} + {config.n_step}"
     hours = (
         f"at most {config.max_runtime_seconds / 3600:.2f} h" if config.max_runtime_seconds else "without a time limit"
@@ -157,7 +149,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
         f"({positions}) positions",
         _replay_plan(config, run_dir),
-        device_line,
+        _device_plan(config, no_cuda),
     ]
     if config.device != "cpu":
         lines.append(_gpu_plan(config))
@@ -200,6 +192,16 @@ def _replay_plan(config: Config, run_dir: RunDir) -> str:
         f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {_size(free)}"
         + (", which may be too little" if free < high else "")
     )
+
+
+def _device_plan(config: Config, no_cuda: str | None) -> str:
+    if no_cuda is not None:
+        return f"device: CUDA, which a job must have and this machine lacks: {no_cuda}"
+    device = learner_device(config)
+    if device.type != "cuda":
+        return device.line
+    card = torch.cuda.get_device_properties(0)
+    return f"{device.line}, {card.name}, {_size(card.total_memory)}"
 
 
 def _gpu_plan(config: Config) -> str:

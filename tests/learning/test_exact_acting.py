@@ -189,13 +189,14 @@ def test_actors_act_on_noise_that_is_new_at_every_edge() -> None:
         for edge in range(0, 80, config.unroll_length):
             if edge == 0 or new_at_every_edge:
                 made.resample_noise(drawn)
-            for header, arrays in blocks:
+            for block in blocks:
+                header, arrays = block
                 if header.first_step == edge:
                     with torch.no_grad():
-                        quantiles = made.head(unroll((header, arrays), made)[:, 0], noise=noise)
+                        quantiles = made.head(unroll(block, made)[:, 0], noise=noise)
                     values = targets.expected_values(quantiles, config.value_rescaling)
                     greedy = values.masked_fill(~torch.from_numpy(arrays.mask.copy()), -1e9).argmax(-1).numpy()
-                    right += (greedy == arrays.action)[trained_rows((header, arrays))].tolist()
+                    right += (greedy == arrays.action)[trained_rows(block)].tolist()
         assert len(right) >= 100
         return sum(right) / len(right)
 
@@ -277,8 +278,8 @@ def test_stored_states_are_the_actors_before_the_first_position(game: str) -> No
 @pytest.mark.parametrize("game", GAMES)
 def test_every_action_is_a_valid_one(game: str) -> None:
     refused = 0
-    for header, arrays in played(game):
-        rows = played_rows((header, arrays))
+    for block in played(game):
+        rows, arrays = played_rows(block), block[1]
         assert arrays.mask.any(-1).all()
         assert arrays.mask[rows, arrays.action[rows]].all()
         refused += int((~arrays.mask[rows]).sum())
@@ -339,11 +340,11 @@ def test_each_emulator_plays_by_its_own_rung_of_the_ladder() -> None:
     config = load_config("slim_cpu", [*SMALL, *options])
     weights = params_to_bytes(prefers_low_numbers(config))
     ladder = epsilon_ladder(4, 0.8, 12.0)  # 0.8, 0.33, 0.13, 0.06
+    sent = [play(config, weights, 1200, actor) for actor in range(2)]
     for actor, emulator in itertools.product(range(2), range(2)):
         epsilon = ladder[actor + 2 * emulator]
-        blocks = [block for block in play(config, weights, 1200, actor) if block[0].emulator == emulator]
         others, likely = [], []
-        for block in blocks:
+        for block in (block for block in sent[actor] if block[0].emulator == emulator):
             assert block[0].epsilon == pytest.approx(epsilon)
             for row in trained_rows(block):
                 first = int(np.flatnonzero(block[1].mask[row])[0])
@@ -352,7 +353,7 @@ def test_each_emulator_plays_by_its_own_rung_of_the_ladder() -> None:
         assert len(others) >= 590
         error = np.sqrt(np.mean(likely) / len(likely))
         assert abs(np.mean(others) - np.mean(likely)) < 4 * error
-        assert np.mean(likely) > 4 * error  # or a rung further down would pass as well
+        assert np.mean(likely) > 4 * error  # or no random action at all would pass as well
 
 
 @pytest.mark.parametrize("rescaling", [True, False])

@@ -75,29 +75,31 @@ def test_training_refuses(
         assert word in line
 
 
+def _dry_run(folder: Path, module: str, *arguments: str) -> str:
+    """What a dry run prints. It succeeds, and leaves nothing behind."""
+    command = [sys.executable, "-m", f"cluster_rl.{module}", "--run-name", "x", "--dry-run", *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert _files(folder) == set()
+    return result.stdout
+
+
 @pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
 def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    arguments = ["--config", "quickstart", "--run-name", "x", "--dry-run", "--device", "auto"]
-    command = [sys.executable, "-m", f"cluster_rl.{module}", *arguments]
-    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert _files(tmp_path) == set()
-    starts = [line.partition(":")[0] for line in result.stdout.splitlines()]
+    out = _dry_run(tmp_path, module, "--config", "quickstart", "--device", "auto")
+    starts = [line.partition(":")[0] for line in out.splitlines()]
     plan = ["game", "run", "target", "actors", "network", "replay", "device", "GPU memory", "dry run"]
     assert starts == plan
-    assert "device: CPU, as CUDA cannot be used: " in result.stdout
+    assert "device: CPU, as CUDA cannot be used: " in out
 
 
 def test_dry_run_of_a_gpu_preset_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    command = [sys.executable, "-m", "cluster_rl.train_cluster", "--config", "gpu", "--run-name", "x", "--dry-run"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert _files(tmp_path) == set()
-    assert "device: CUDA, which a job must have and this machine lacks: " in result.stdout
-    assert "GPU memory: about " in result.stdout
-    assert "all checks but that of the device passed" in result.stdout
+    out = _dry_run(tmp_path, "train_cluster", "--config", "gpu")
+    assert "device: CUDA, which a job must have and this machine lacks: " in out
+    assert "GPU memory: about " in out
+    assert "all checks but that of the device passed" in out
 
 
 def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:

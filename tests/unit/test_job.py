@@ -167,8 +167,9 @@ def test_without_cuda_the_reason_is_said(
     assert device.type == "cpu"
     assert words in device.line
     assert "\n" not in device.line
-    with pytest.raises(UserError, match=f"device cuda: .*{words}.*--device auto"):
-        open_job(_config("device=cuda"), run_dir).__enter__()
+    refusal = pytest.raises(UserError, match=f"device cuda: .*{words}.*--device auto")
+    with refusal, open_job(_config("device=cuda"), run_dir):
+        pass
     assert not run_dir.exists()
 
 

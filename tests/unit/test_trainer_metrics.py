@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -216,9 +217,7 @@ def test_staleness_is_measured_only_now_and_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rescaling", [True, False])
-def test_staleness_against_the_whole_episode_stepped_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rescaling: bool
-) -> None:
+def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path, rescaling: bool) -> None:
     trainer = open_trainer(tmp_path, changed(value_rescaling=rescaling))
     network = trainer.r2d2.online
     windows = decoded(played(network, LENGTH))
@@ -248,14 +247,21 @@ def test_staleness_against_the_whole_episode_stepped_through(
     assert sequence_staleness(network, again[3], again[:3], rescaling).max() < 5e-3
     short = sequence_staleness(network, sequence, history[-1:], rescaling)
     assert not torch.equal(short, found)
-    # Rows of metrics count values as the run does.
-    used: list[bool] = []
+    trainer.close("test")
+
+
+@pytest.mark.parametrize("rescaling", [True, False])
+def test_staleness_counts_values_as_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rescaling: bool
+) -> None:
+    measured = mock.Mock(return_value={})
     monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
-    monkeypatch.setattr(trainer_module, "staleness_row", lambda *arguments: used.append(arguments[-1]) or {})
+    monkeypatch.setattr(trainer_module, "staleness_row", measured)
+    trainer = open_trainer(tmp_path, changed(value_rescaling=rescaling))
     ingest(trainer, episodes(0, 4))
     train(trainer, 1)
     newest_row(trainer)
-    assert used == [rescaling]
+    assert [call.args[-1] for call in measured.call_args_list] == [rescaling]
     trainer.close("test")
 
 
