@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.state import GameState
 
 Mask = npt.NDArray[np.bool_]

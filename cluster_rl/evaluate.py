@@ -24,6 +24,7 @@ import torch
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, EpisodeSummary
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.job import OVERRIDES_HELP
@@ -34,7 +35,6 @@ from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.checkpoint import read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.spaces import observation_spec
 
 EMULATORS = 8
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors

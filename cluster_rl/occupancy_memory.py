@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.buttons import BUTTONS, STEP_OF
+from cluster_rl.game.buttons import BUTTONS, STEP_OF
 from cluster_rl.game.state import GameState
 
 # Plane 0 is 255 (1 - 2^-n) after n visits, rounded up: the first visit, which matters most, makes half of the way, and

@@ -253,8 +253,8 @@ def quota_left_bytes() -> float | None:
 def _check_run(plan: Plan) -> str:
     """Config, ROM, savestate and what the run already has, with the checks of the trainer itself."""
     from cluster_rl import job  # torch takes seconds, and the other commands do not need it
+    from cluster_rl.emulator.spaces import observation_spec
     from cluster_rl.memory_estimate import estimate_gpu
-    from cluster_rl.spaces import observation_spec
 
     request, config = plan.requests[0], plan.config
     if config.actor_jobs != len(plan.requests) - 1:

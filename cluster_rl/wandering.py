@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_rl.buttons import BUTTONS, STEP_OF
 from cluster_rl.cluster_map_features import SLOT_INDEX
+from cluster_rl.game.buttons import BUTTONS, STEP_OF
 from cluster_rl.occupancy_memory import PERSON, SIGN, WARP
 
 _DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, Step, make_env
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 from cluster_rl.game.text import TILE_CURSOR
 

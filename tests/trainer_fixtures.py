@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from unit.sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec
+from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec
 
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning.sequences import Sequence

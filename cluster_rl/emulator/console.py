@@ -19,11 +19,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.rom import Rom
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the SDL package announces itself, and nothing here opens a window

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
-from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
 from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.emulator.school import start_snapshot
+from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
@@ -110,7 +110,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.render_mode = render_mode
         self.console = Console(rom, config.frame_skip)
         self._start_snapshot = self._make_start_snapshot(rom)
-        self._latch = ProgressLatch(world)
+        self._latch = ProgressLatch(world.milestones)
         self._rewards = RewardCalculator(config.rewards)
         self._occupancy = OccupancyMemory(config.occupancy_crop_radius)
         self._affordances = Affordances(

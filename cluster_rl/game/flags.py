@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.state import BATTLE_NONE, GameState
-
-if TYPE_CHECKING:
-    from cluster_rl.game.world import World
 
 _ARGUMENTS = {
     "event": ("event",),
@@ -87,11 +84,11 @@ class Milestone:
 class ProgressLatch:
     """Which milestones and event flags were ever reached since `start`.
 
-    `reached` holds the names of the milestones, in the order of play.
+    In: a game's milestones, in the order of play. `reached` holds the names of those reached, in the same order.
     """
 
-    def __init__(self, world: World) -> None:
-        self.milestones = world.milestones
+    def __init__(self, milestones: tuple[Milestone, ...]) -> None:
+        self.milestones = milestones
         self.reset()
 
     def reset(self) -> None:

@@ -96,7 +96,7 @@ class World:
 
     def describe(self, state: GameState) -> dict[str, Any]:
         """Everything a person wants to know of one state, by name, as plain data for JSON."""
-        latch = ProgressLatch(self)
+        latch = ProgressLatch(self.milestones)
         latch.start(state)
         menu, enemy = state.menu, state.enemy
         hours, minutes, seconds = state.play_time

@@ -35,12 +35,12 @@ import torch
 from replay import play_blocks, synthetic_blocks
 
 from cluster_rl.config import Config, load_config, split_overrides
+from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import UserError, run_command
 from cluster_rl.learner import SamplerThread, WireThread, prepare_process, train_step
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.spaces import block_spec, observation_spec
 from cluster_rl.trainer import Trainer
 
 GOAL_WHOLE = 0.85

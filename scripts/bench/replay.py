@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from cluster_rl import cluster_map_features
-from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import run_command
+from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.sequences import BlockSpec, SequenceBuilder
 from cluster_rl.model import pack_screen
 from cluster_rl.replay_buffer import Replay

@@ -11,9 +11,9 @@ import pytest
 import torch
 from learner_fixtures import CPU, gradients, make, random_batch
 from numpy.typing import NDArray
+from sequence_fixtures import make_builder, play
 from torch import Tensor
 from torch.nn import functional
-from unit.sequence_fixtures import make_builder, play
 
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning import losses, priorities

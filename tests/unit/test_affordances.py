@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_rl.affordances import Affordances, game_actions, situation_of
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 
 BLANK = np.zeros((72, 80), np.uint8)

@@ -14,12 +14,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.config import load_config
 from cluster_rl.emulator.env import make_env
+from cluster_rl.emulator.spaces import NO_ACTION
 from cluster_rl.errors import UserError
+from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.rewards import INTRINSIC_TERMS
-from cluster_rl.spaces import NO_ACTION
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package

@@ -24,7 +24,7 @@ HP_ADDRESSES = [
 
 
 def context(state: GameState, world: World = RED) -> dict[str, int]:
-    latch = ProgressLatch(world)
+    latch = ProgressLatch(world.milestones)
     latch.update(state)
     values = encode(state, latch, world)
     assert (values.shape, values.dtype) == ((CONTEXT_SIZE,), np.uint8)
@@ -95,7 +95,7 @@ def test_control_battle_and_menus() -> None:
 
 
 def test_milestones_are_latched() -> None:
-    latch = ProgressLatch(RED)
+    latch = ProgressLatch(RED.milestones)
     latch.start(state_with())
     first = RED.milestones[0].condition.arguments[0]
     flags = (1 << first).to_bytes(ram.EVENT_BYTES, "little")

@@ -12,12 +12,12 @@ import imageio_ffmpeg
 import pytest
 from cartridge_fixtures import new_env, play
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.cartridge import rom_path
 from cluster_rl.debug_rollout import main
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.rom import load_rom
 from cluster_rl.errors import EXIT_BAD_INPUT, UserError
+from cluster_rl.game.buttons import BUTTONS
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.evaluate import load_network, main, play_episodes, print_report, report, t_quantile, wilson_interval
 from cluster_rl.game.world import World
@@ -22,7 +23,6 @@ from cluster_rl.rollout import Rollout
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.spaces import observation_spec
 
 CONFIG = load_config("slim_cpu", ["episode_max_steps=30", "lstm_hidden_size=16", "num_quantiles=4"])
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.config import Config
+from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.exploration import (
     Exploration,
     acting_epsilons,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cluster_rl.config import Config, ModelConfig, load_config
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.memory_estimate import (
@@ -21,7 +22,6 @@ from cluster_rl.memory_estimate import (
 )
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import Replay, _empty_batch
-from cluster_rl.spaces import observation_spec
 
 SPEC = ObservationSpec(context_size=11, crop_size=3, num_actions=7, aux_slots=(0, 3))
 UNIFIED = Config(

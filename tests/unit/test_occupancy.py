@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from cartridge_fixtures import new_env, play, state_with
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP, OccupancyMemory
 

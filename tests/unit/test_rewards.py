@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from cartridge_fixtures import state_with
 
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.config import Config, RewardWeights
 from cluster_rl.emulator.env import make_env
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import FACINGS, GameState
 from cluster_rl.rewards import TERMS, RewardCalculator
 

@@ -10,8 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from sequence_fixtures import make_builder, observation, play
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
-from unit.sequence_fixtures import make_builder, observation, play
 
 from cluster_rl import trainer as trainer_module
 from cluster_rl.learning import targets

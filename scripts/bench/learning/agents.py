@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from cluster_rl.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
+from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 
 AGENTS = {
     "r2d2": "our learner",

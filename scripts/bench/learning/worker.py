@@ -26,10 +26,11 @@ import numpy as np
 import torch
 
 from cluster_rl import learner
-from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.config import Config, config_from_builtins, config_to_json
 from cluster_rl.emulator.env import Env, make_env
+from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.job import begin_job, check_job
 from cluster_rl.learning.exploration import Exploration
 from cluster_rl.model import build_model
@@ -37,7 +38,6 @@ from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.replay_totals import ends_whole_episode
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import die_with_parent
-from cluster_rl.spaces import NO_ACTION, observation_spec
 from cluster_rl.trainer import Trainer
 from cluster_rl.wandering import wander_weights
 

@@ -5,9 +5,9 @@ Actor and learner read them. In: a config. Out: the specs of networks and sequen
 
 from __future__ import annotations
 
-from cluster_rl.buttons import NUM_BUTTONS
 from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE
 from cluster_rl.config import Config
+from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 

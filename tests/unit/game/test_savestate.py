@@ -16,7 +16,7 @@ from cluster_rl.game import ram, savestate
 from cluster_rl.game.savestate import import_state, ram_image, state_version
 from cluster_rl.game.state import GameState
 
-STATE_DIR = Path(__file__).resolve().parents[1] / "data" / "savestates"
+STATE_DIR = Path(__file__).resolve().parents[2] / "data" / "savestates"
 EXPECTED = json.loads((STATE_DIR / "expected.json").read_text())
 LOADABLE = [name for name, facts in EXPECTED.items() if facts["version"] <= 12 or facts["version"] == 29]
 TOO_NEW = [name for name in EXPECTED if name not in LOADABLE]

@@ -71,7 +71,7 @@ def test_nothing_holds_before_the_game_has_started() -> None:
     assert not any(milestone.condition.holds(zeros) for milestone in world.milestones)
     ones = GameState(b"\xff" * ram.IMAGE_BYTES)
     assert any(milestone.condition.holds(ones) for milestone in world.milestones)
-    latch = ProgressLatch(world)
+    latch = ProgressLatch(world.milestones)
     latch.start(zeros)
     assert latch.reached == ()
 
@@ -86,7 +86,7 @@ def test_bad_conditions_are_refused(entry: dict[str, Any], complaint: str) -> No
 
 
 def test_milestones_are_reported_once_and_in_order() -> None:
-    latch = ProgressLatch(World.red())
+    latch = ProgressLatch(World.red().milestones)
     latch.start(state_with())
     assert latch.update(state_with(0, 39)) == ["EVENT_OAK_APPEARED_IN_PALLET", "EVENT_FOLLOWED_OAK_INTO_LAB"]
     assert latch.new_events == 2
@@ -97,7 +97,7 @@ def test_milestones_are_reported_once_and_in_order() -> None:
 
 def test_cleared_flags_stay_reached() -> None:
     """The game clears some again (a gym's switches); setting them once more is no news."""
-    latch = ProgressLatch(World.red())
+    latch = ProgressLatch(World.red().milestones)
     latch.start(state_with())
     assert latch.update(state_with(353)) == ["EVENT_1ST_LOCK_OPENED"]
     assert latch.update(state_with()) == []
@@ -108,7 +108,7 @@ def test_cleared_flags_stay_reached() -> None:
 
 
 def test_start_latches_without_reporting() -> None:
-    latch = ProgressLatch(World.red())
+    latch = ProgressLatch(World.red().milestones)
     latch.start(state_with(39, 40, 41))
     assert latch.new_events == 0
     assert latch.reached == ("EVENT_OAK_APPEARED_IN_PALLET", "EVENT_VIRIDIAN_GYM_OPEN")
@@ -119,7 +119,7 @@ def test_start_latches_without_reporting() -> None:
 
 
 def test_reset_forgets() -> None:
-    latch = ProgressLatch(World.red())
+    latch = ProgressLatch(World.red().milestones)
     latch.start(state_with(39))
     latch.reset()
     assert (latch.reached, latch.event_count, latch.new_events) == ((), 0, 0)
@@ -127,16 +127,16 @@ def test_reset_forgets() -> None:
 
 
 def test_state_dict_goes_through_json() -> None:
-    latch = ProgressLatch(World.red())
+    latch = ProgressLatch(World.red().milestones)
     latch.start(state_with())
     latch.update(state_with(39, 2559))
     saved = json.loads(json.dumps(latch.state_dict()))
-    other = ProgressLatch(World.red())
+    other = ProgressLatch(World.red().milestones)
     other.load_state_dict(saved)
     assert other.state_dict() == saved
     assert other.update(state_with(39, 2559, 40)) == ["EVENT_VIRIDIAN_GYM_OPEN"]
     assert other.new_events == 1
     with pytest.raises(UserError, match="EVENT_OAK_APPEARED_IN_PALLET is unknown"):
-        ProgressLatch(World.cartridge()).load_state_dict(saved)
+        ProgressLatch(World.cartridge().milestones).load_state_dict(saved)
     with pytest.raises(UserError, match="more than 2560"):
         other.load_state_dict({"milestones": [], "events": "1" + "0" * 640})

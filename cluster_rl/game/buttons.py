@@ -1,6 +1,6 @@
 """The buttons an agent may press: an action is an index into `BUTTONS`.
 
-Any process reads it; it imports nothing, so that models and reports can name actions without a game or an emulator.
+Any process reads it; it imports nothing.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_trainer_battle_from_first_to_last(before_trainer: bytes) -> None:
     world = World.cartridge()
     with Player() as player:
         player.load(before_trainer)
-        latch = ProgressLatch(world)
+        latch = ProgressLatch(world.milestones)
         latch.start(player.state())
         assert latch.reached == ("REACHED_ROUTE",)
         player.tap("a", 4, 4)
@@ -129,7 +129,7 @@ def test_trainer_battle_from_first_to_last(before_trainer: bytes) -> None:
 
 def test_milestones_come_in_order_on_the_scripted_path(player: Player) -> None:
     world = World.cartridge()
-    latch = ProgressLatch(world)
+    latch = ProgressLatch(world.milestones)
     latch.start(player.state())
     assert latch.reached == ()
     reached: list[str] = []

@@ -17,9 +17,9 @@ import pytest
 from cartridge_fixtures import TO_ROUTE, TO_TOWN, TO_VILLAGER, A, meet_trainer, new_env, play
 
 from cluster_rl.affordances import game_actions
-from cluster_rl.buttons import BUTTONS
 from cluster_rl.emulator.env import Env
 from cluster_rl.game import ram
+from cluster_rl.game.buttons import BUTTONS
 
 # What the joypad routine itself writes when it reads the pressed key, whether or not anyone asks for it after.
 JOYPAD_BYTES = {
