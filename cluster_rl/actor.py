@@ -1,250 +1,186 @@
-"""Actor: several emulators, one batched policy, finished sequences out.
+"""The actor process: an `Actor` on the wire, for one learner or for one after another.
 
-`Actor` runs in the actor process (`actor_process.py`) and, through another `Link`, inside the serial mode of
-train_slim. In: parameters. Out: sequence blocks, each with the initial priority computed from the values the actor
-acted on, and episode logs.
+    python -m cluster_rl.actor --run-dir DIR [--job J] --slot N
 
-All emulators of an actor share one step clock: every `unroll_length` steps it cuts their sequences and takes the newest
-parameters, so that a sequence's trained part was acted by one version.
+Started by the launcher, in the learner's job, and by actor jobs. In: parameters. Out: sequences, exactly once each.
+In the learner's job (0) an actor ends when the learner does. In a job of its own it outlives it: what is open is sent,
+and the same process plays on for the next learner of the run, wherever that is.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import argparse
+import functools
+import time
 from pathlib import Path
-from typing import Protocol
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from cluster_rl.config import Config
-from cluster_rl.emulator.env import Env, EpisodeSummary, Step
-from cluster_rl.emulator.rom import load_rom, pyboy_version
-from cluster_rl.emulator.spaces import block_spec, observation_spec
-from cluster_rl.game.buttons import NUM_BUTTONS
-from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
-from cluster_rl.learning.priorities import actor_priorities
-from cluster_rl.learning.sequences import Sequence, SequenceBuilder
-from cluster_rl.model import build_model, load_params
-from cluster_rl.rollout import Rollout
-from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
-from cluster_rl.wandering import wander_weights
-from cluster_rl.wire.codec import encode_block
+from cluster_rl.acting.loop import Actor
+from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.emulator.spaces import block_spec
+from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import target_reached
+from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
+from cluster_rl.signals import StopFlag
+from cluster_rl.watchdog import Watchdog
+from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.codec import max_block_bytes
+from cluster_rl.wire.keys import load_actor_keys
+
+_CREDIT_WAIT_SEC = 1.0
+_PARAMS_WAIT_MS = 200
+_FIRST_WORD_SEC, _WORD_INTERVAL_SEC = 15.0, 300.0  # of a wait for the learner
+_STATS_INTERVAL_SEC = 5.0
+_FLUSH_SEC = 6.0
+_STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
 
 
-class Link(Protocol):
-    """What an actor needs from whoever trains: the wire's `ActorChannel`, or serial mode's direct line."""
+class WireLink:
+    """The link of an actor process: an `ActorChannel`, looked after between steps.
 
-    def send(self, block: bytes) -> None:
-        """Hands over one sequence; may wait for credit."""
-
-    def take_params(self) -> tuple[int, bytes] | None:
-        """(version, safetensors bytes) if others than those taken last have come, else None."""
-
-
-class Actor:
-    """`envs_per_actor` emulators driven by one network.
-
-    `incarnation` tells apart the starts of the same actor and seeds it together with `base_seed` and `index`: a
-    restarted actor does not play the same games again.
+    `patience_sec` is how long a learner may be silent before the actor ends; None waits for ever.
     """
 
     def __init__(
-        self,
-        config: Config,
-        index: int,
-        incarnation: int,
-        link: Link,
-        episode_log_dir: Path | None = None,
-        run_name: str = "",
+        self, channel: ActorChannel, config: Config, stop: StopFlag, watchdog: Watchdog, patience_sec: float | None
     ) -> None:
-        self.config = config
-        self.link = link
-        self.params_version = -1
-        self.env_steps = 0
-        self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
-        self._clock = 0
-        self._network = build_model(config, observation_spec(config)).eval()
-        self._ladder = self._epsilons = actor_epsilons(config, index)
-        self._exploration = Exploration(
-            config.envs_per_actor, config.epsilon_hold_steps_max, config.wander_every_steps, config.wander_steps
-        )
-        seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
-        env_seed, action_seed, noise_seed = seeds.spawn(3)
-        self._rng = np.random.default_rng(action_seed)
-        self._noise = torch.Generator().manual_seed(int(noise_seed.generate_state(1)[0]))
-        env_seeds = env_seed.generate_state(config.envs_per_actor)
-        spec = block_spec(config)
-        rom = load_rom(config.rom)
-        world = World.for_rom(rom.sha1)
-        self.slots: list[_Slot] = []
-        for emulator, seed in enumerate(env_seeds):
-            recorder = None
-            if episode_log_dir is not None:
-                identity = EpisodeIdentity(
-                    rom_sha1=rom.sha1,
-                    rom_kind=rom.kind,
-                    pyboy_version=pyboy_version(),
-                    frame_skip=config.frame_skip,
-                    run=run_name,
-                    actor=index,
-                    incarnation=incarnation,
-                    emulator=emulator,
-                )
-                recorder = EpisodeRecorder(episode_log_dir, identity, config.ram_hash_interval_steps)
-            builder = SequenceBuilder(
-                spec,
-                actor=index,
-                incarnation=incarnation,
-                emulator=emulator,
-                num_quantiles=config.num_quantiles,
-            )
-            self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
-        self._rollout = Rollout([slot.env for slot in self.slots], self._network)
+        self._channel = channel
+        self._watchdog = watchdog
+        self._config = config
+        self._stop = stop
+        self._patience_sec = patience_sec
+        self._taken: bytes | None = None
+        self._asked_at = self._told_at = time.monotonic()
+        self._told_steps = 0
 
-    def run(self) -> Iterator[int]:
-        """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
-        for row, slot in enumerate(self.slots):
-            self._begin(row, slot)
-        while True:
-            if self._clock % self.config.unroll_length == 0:
-                self._edge()
-            self._step()
-            self._clock += 1
-            yield self.env_steps
+    def send(self, block: bytes) -> None:
+        while not self._channel.can_send() and not self.stop_reason:
+            self._watchdog.alive()
+            # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
+            self._channel.request_params()
+            self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
+        self._channel.send(block)
 
-    def stop(self) -> None:
-        """Ends every open episode as truncated by the job and sends what is open, so that no step is lost."""
-        finished: list[Sequence] = []
-        quantiles = self._rollout.peek()
-        for row, slot in enumerate(self.slots):
-            if slot.playing:
-                summary = slot.env.stop()
-                finished += self._end(row, slot, False, summary, quantiles[row])
-        self._send(finished)
-        for slot in self.slots:
-            slot.env.close()
+    def take_params(self) -> tuple[int, bytes] | None:
+        latest = self._channel.latest_params
+        if latest is None or latest.data is self._taken:
+            return None
+        self._taken = latest.data
+        return latest.version, latest.data
 
-    def _edge(self) -> None:
-        """A sequence edge: cut all sequences, take the newest parameters, draw new noise."""
-        newest = self.link.take_params()
-        if newest is not None:
-            self.params_version, weights = newest
-            load_params(self._network, weights)
-        self._network.resample_noise(self._noise)
-        self._rollout.refresh()
-        self._epsilons = acting_epsilons(self._ladder, self.params_version)
-        for slot, epsilon in zip(self.slots, self._epsilons.tolist(), strict=True):
-            slot.builder.cut()
-            slot.builder.params_version, slot.builder.epsilon = self.params_version, epsilon
-            if slot.recorder is not None:
-                slot.recorder.set_context(self.params_version, epsilon)
+    def wait_for_params(self) -> bool:
+        """Waits for the first parameters, and says so now and then; False if a stop came first."""
+        word_at = time.monotonic() + _FIRST_WORD_SEC
+        while self._channel.latest_params is None and not self.stop_reason:
+            if time.monotonic() >= word_at:
+                print(self._channel.state, flush=True)
+                word_at += _WORD_INTERVAL_SEC
+            self._watchdog.alive()
+            self._channel.request_params()
+            self._channel.poll(_PARAMS_WAIT_MS)
+        return not self.stop_reason
 
-    def _step(self) -> None:
-        play = self._rollout
-        state_h, state_c = play.state
-        noisy, quantiles = play.act()
-        values = acting_values(noisy, self.config.value_rescaling)
-        self.last_actions = self._exploration.select(
-            values, play.mask, wander_weights(play.mask, play.crop, play.context), self._epsilons, self._rng
-        )
-        screens, actions = play.packed_screens(), self.last_actions.tolist()
-        finished: list[Sequence] = []
-        ended: list[tuple[int, Step]] = []
-        for row, step in play.play(actions, range(len(self.slots))):
-            finished += self.slots[row].builder.add(
-                screens[row],
-                play.context[row],
-                play.crop[row],
-                play.mask[row],
-                actions[row],
-                step.reward,
-                state_h[row],
-                state_c[row],
-                quantiles[row],
-                step.milestones,
-            )
-            if step.terminated or step.truncated:
-                ended.append((row, step))
-        self.env_steps += len(self.slots)
-        if ended:
-            # A time limit bootstraps from the final observation, so its value is needed too.
-            final = play.peek()
-            for row, step in ended:
-                finished += self._end(row, self.slots[row], step.terminated, step.summary, final[row])
-                self._begin(row, self.slots[row])
-        self._send(finished)
+    def tick(self, env_steps: int, params_version: int) -> None:
+        """Handles what has come, asks for parameters and sends figures when it is time."""
+        self._watchdog.alive()
+        now = time.monotonic()
+        if now - self._asked_at >= self._config.params_poll_seconds:
+            self._asked_at = now
+            self._channel.request_params()
+        if now - self._told_at >= _STATS_INTERVAL_SEC:
+            rate = (env_steps - self._told_steps) / (now - self._told_at)
+            self._channel.send_stats(rate, params_version, {})
+            self._told_at, self._told_steps = now, env_steps
+        self._channel.poll(0)
 
-    def _begin(self, row: int, slot: _Slot) -> None:
-        self._rollout.start(row)
-        slot.builder.begin(slot.episode)
-        slot.playing = True
-
-    def _end(
-        self,
-        row: int,
-        slot: _Slot,
-        terminated: bool,
-        summary: EpisodeSummary | None,
-        quantiles: npt.NDArray[np.float32],
-    ) -> tuple[Sequence, ...]:
-        self._exploration.release(row)
-        slot.episode += 1
-        slot.playing = False
-        return slot.builder.end(
-            self._rollout.packed_screens()[row],
-            self._rollout.context[row],
-            self._rollout.crop[row],
-            self._rollout.mask[row],
-            terminated=terminated,
-            quantiles=quantiles,
-            summary=msgspec.to_builtins(summary),
-        )
-
-    def _send(self, finished: list[Sequence]) -> None:
-        if not finished:
-            return
-        for sequence, priority in zip(finished, self._priorities(finished), strict=True):
-            sequence.initial_priority = float(priority)
-            self.link.send(encode_block(sequence))
-
-    def _priorities(self, sequences: list[Sequence]) -> npt.NDArray[np.float32]:
-        """Initial priorities of finished sequences, all in one call with padded rows."""
-        rows, count = self.config.unroll_length + self.config.n_step, len(sequences)
-        quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
-        masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)
-        actions = np.zeros((rows, count), np.int64)
-        rewards = np.zeros((rows, count), np.float32)
-        for column, sequence in enumerate(sequences):
-            start = sequence.burn_in_length
-            used = sequence.positions - start
-            assert sequence.quantiles is not None
-            quantiles[:used, column] = sequence.quantiles
-            masks[:used, column] = sequence.mask[start:]
-            actions[:used, column] = sequence.action[start:]
-            rewards[:used, column] = sequence.reward[start:]
-        return actor_priorities(
-            torch.from_numpy(quantiles),
-            torch.from_numpy(masks),
-            torch.from_numpy(actions),
-            torch.from_numpy(rewards),
-            train_length=torch.tensor([s.train_length for s in sequences]),
-            last=torch.tensor([s.positions - s.burn_in_length - 1 for s in sequences]),
-            terminated=torch.tensor([s.terminated for s in sequences]),
-            config=self.config,
-        ).numpy()
+    @property
+    def stop_reason(self) -> str:
+        """Why the play with this learner should end; empty if it should go on."""
+        if self._stop:
+            return self._stop.reason
+        if self._channel.stop_reason is not None:
+            return f"the learner stops: {self._channel.stop_reason}"
+        if self._patience_sec is not None and self._channel.silent_sec > self._patience_sec:
+            return f"no learner for {self._patience_sec:.0f} s"
+        return ""
 
 
-@dataclasses.dataclass
-class _Slot:
-    """One emulator of an actor with what belongs to it."""
+def run_actor(run_dir: RunDir, job: int, slot: int) -> int:
+    """Plays until a signal comes or no learner wants it; every finished step is with the learner then. The exit code.
 
-    env: Env
-    builder: SequenceBuilder
-    recorder: EpisodeRecorder | None
-    episode: int = 0
-    playing: bool = False
+    Raises `UserError` if the run has no such actor, or the learner refuses it.
+    """
+    torch.set_num_threads(1)
+    stop = StopFlag().install()
+    watchdog = Watchdog(_STUCK_SEC)
+    previous = 0  # incarnation of the learner it has played for
+
+    def not_wanted() -> bool:
+        return stop.is_set() or (previous != 0 and target_reached(run_dir.progress))
+
+    while True:
+        if job:
+            wait_sec = load_config(run_dir.config).learner_wait_seconds
+            if wait_for_learner(run_dir.rendezvous, previous, wait_sec, not_wanted, watchdog.alive) is None:
+                break
+        config = load_config(run_dir.config)  # anew: the learner's next job may have changed it
+        if job > config.actor_jobs or slot >= config.num_actors:
+            words = f"job {job}, slot {slot}: the run has {config.actor_jobs} actor jobs with {config.num_actors} each"
+            if previous:
+                print(f"{words} now; this actor ends", flush=True)
+                break
+            raise UserError(f"{words}; start the learner with other --actor_jobs or --num_actors")
+        channel = _play(run_dir, config, job, slot, stop, watchdog)
+        previous = channel.learner_incarnation
+        if stop or channel.run_complete or channel.stop_reason is None or not job:
+            break
+    watchdog.close()
+    return EXIT_OK
+
+
+def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, watchdog: Watchdog) -> ActorChannel:
+    """Plays for one learner, its restarts included; returns the channel, closed."""
+    index = config.num_actors * job + slot
+    channel = ActorChannel(
+        functools.partial(read_rendezvous, run_dir.rendezvous),
+        index,
+        run_dir.run_name,
+        sequence_schema_hash(config),
+        load_keys=functools.partial(load_actor_keys, run_dir.keys),
+        max_block_bytes=max_block_bytes(block_spec(config)),
+    )
+    link = WireLink(channel, config, stop, watchdog, config.learner_wait_seconds if job else None)
+    if link.wait_for_params():
+        print(f"playing as actor {index}, {channel.state}", flush=True)
+        logs = run_dir.episode_logs if config.log_episodes_for_replay else None
+        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
+        for env_steps in actor.run():
+            link.tick(env_steps, actor.params_version)
+            if link.stop_reason:
+                break
+        reason = link.stop_reason
+        actor.stop()
+        if not channel.flush(_FLUSH_SEC):
+            print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
+    else:
+        reason = link.stop_reason
+    print(reason, flush=True)
+    channel.goodbye(reason)
+    return channel
+
+
+def main() -> int:
+    """`python -m cluster_rl.actor --run-dir DIR [--job J] --slot N`."""
+    parser = argparse.ArgumentParser(prog="python -m cluster_rl.actor", description="One actor process of a run.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, with its config.json")
+    parser.add_argument("--job", type=int, default=0, help="number of the actor job; 0 is the learner's own job")
+    parser.add_argument("--slot", type=int, required=True, help="which actor of the job, from 0")
+    arguments = parser.parse_args()
+    run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
+    return run_actor(run_dir, arguments.job, arguments.slot)
+
+
+if __name__ == "__main__":
+    run_command(main)

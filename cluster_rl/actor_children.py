@@ -52,5 +52,5 @@ class ActorChildren:
 
     def _start(self, name: str) -> None:
         arguments = ["--run-dir", str(self._run_dir.path), "--job", str(self._job), "--slot", str(self._slots[name])]
-        command = [sys.executable, "-m", "cluster_rl.actor_process", *arguments]
+        command = [sys.executable, "-m", "cluster_rl.actor", *arguments]
         self._supervisor.start(name, command, {"OMP_NUM_THREADS": "1"})

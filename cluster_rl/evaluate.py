@@ -21,6 +21,8 @@ import msgspec
 import numpy as np
 import torch
 
+from cluster_rl.acting.exploration import acting_values, select_actions
+from cluster_rl.acting.rollout import Rollout
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, EpisodeSummary
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
@@ -28,9 +30,7 @@ from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.job import OVERRIDES_HELP
-from cluster_rl.learning.exploration import acting_values, select_actions
 from cluster_rl.model import QNetwork, build_model, copy_tensors
-from cluster_rl.rollout import Rollout
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.checkpoint import read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder

@@ -1,8 +1,8 @@
 """The recurrent Q-networks, unified and slim: compact observations in, quantiles of every action's return out.
 
-Actors run it step by step through `policy.Policy`; the learner runs `encode`, `recur`, `head` and `aux` over whole
-sequences. Both get the same network from `build_model` and exchange its weights as bytes. Inputs stay as small as they
-are stored (2-bit screens, bytes) until they are on the device that computes.
+Actors run it step by step through `acting.policy.Policy`; the learner runs `encode`, `recur`, `head` and `aux` over
+whole sequences. Both get the same network from `build_model` and exchange its weights as bytes. Inputs stay as small as
+they are stored (2-bit screens, bytes) until they are on the device that computes.
 
 Both kinds: screen, context and crop are encoded and joined in a trunk; the trunk's output, the one-hot previous action
 and the previous reward go through one LSTM or GRU (or, for comparison, a feed-forward layer that remembers nothing); a

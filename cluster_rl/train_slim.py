@@ -18,7 +18,7 @@ import uuid
 
 import torch
 
-from cluster_rl.actor import Actor
+from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import EXIT_OK, run_command

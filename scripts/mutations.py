@@ -29,8 +29,8 @@ COPIED = ("cluster_rl", "tests", "setup.cfg", "pyproject.toml")
 TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
-    "tests/unit/test_exploration.py",
-    "tests/unit/test_wandering.py",
+    "tests/unit/acting/test_exploration.py",
+    "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_exact_update.py",
@@ -48,13 +48,13 @@ TEST_FILES = (
 TARGETS = "cluster_rl/learning/targets.py"
 LOSSES = "cluster_rl/learning/losses.py"
 PRIORITIES = "cluster_rl/learning/priorities.py"
-EXPLORATION = "cluster_rl/learning/exploration.py"
+EXPLORATION = "cluster_rl/acting/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
 REPLAY = "cluster_rl/replay_buffer.py"
-ACTOR = "cluster_rl/actor.py"
-WANDERING = "cluster_rl/wandering.py"
+ACTOR = "cluster_rl/acting/loop.py"
+WANDERING = "cluster_rl/acting/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
-ROLLOUT = "cluster_rl/rollout.py"
+ROLLOUT = "cluster_rl/acting/rollout.py"
 SEQUENCES = "cluster_rl/learning/sequences.py"
 LIMITER = "cluster_rl/learning/rate_limiter.py"
 TRAINER = "cluster_rl/trainer.py"

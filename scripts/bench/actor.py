@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster_rl.actor import Actor
+from cluster_rl.acting.loop import Actor
 from cluster_rl.config import load_config
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.rom import load_rom

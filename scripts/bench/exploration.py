@@ -4,7 +4,7 @@ usage: python scripts/bench/exploration.py [--episodes 96] [--seed 1] [--plain] 
 
 Plays episodes of the preset `cpu` with every action a random one, eight emulators at a time, and prints in how many
 each milestone was reached, with 95 % intervals. Actors hold random actions for a while (`epsilon_hold_steps_max`) and
-rather go to what the episode has not seen (`cluster_rl.wandering`); with `--plain` all valid buttons are equally
+rather go to what the episode has not seen (`cluster_rl.acting.wandering`); with `--plain` all valid buttons are equally
 likely, each for one step.
 """
 
@@ -14,14 +14,14 @@ import argparse
 
 import numpy as np
 
+from cluster_rl.acting.exploration import Exploration
+from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.env import Env, EpisodeSummary
 from cluster_rl.emulator.rom import load_rom
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.evaluate import report
 from cluster_rl.game.world import World
-from cluster_rl.learning.exploration import Exploration
-from cluster_rl.wandering import wander_weights
 
 EMULATORS = 8
 

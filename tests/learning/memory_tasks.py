@@ -24,14 +24,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cluster_rl.acting.exploration import acting_values, actor_epsilons, select_actions
+from cluster_rl.acting.policy import Policy
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning import targets
 from cluster_rl.learning.batch import Batch
-from cluster_rl.learning.exploration import acting_values, actor_epsilons, select_actions
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, Sequence, SequenceBuilder
 from cluster_rl.model import SCREEN_HEIGHT, SCREEN_WIDTH, ObservationSpec, QNetwork, State, build_model, load_params
-from cluster_rl.policy import Policy
 from cluster_rl.replay_buffer import Replay
 from cluster_rl.wire.codec import encode_block
 

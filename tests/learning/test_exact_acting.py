@@ -18,15 +18,15 @@ import torch
 from cartridge_fixtures import meet_trainer, new_env
 from torch import Tensor
 
-from cluster_rl.actor import Actor
+from cluster_rl.acting.exploration import epsilon_ladder
+from cluster_rl.acting.loop import Actor
+from cluster_rl.acting.rollout import Rollout
+from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.evaluate import play_episodes
 from cluster_rl.learning import targets
-from cluster_rl.learning.exploration import epsilon_ladder
 from cluster_rl.model import QNetwork, build_model, params_to_bytes
-from cluster_rl.rollout import Rollout
-from cluster_rl.wandering import wander_weights
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays
 
 SMALL = (

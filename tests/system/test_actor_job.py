@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from run_fixtures import environment, overrides
 
-from cluster_rl import actor_process
+from cluster_rl import actor
 from cluster_rl.config import config_to_json, load_config, sequence_schema_hash, split_overrides
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
@@ -95,12 +95,12 @@ def test_requeued_after_the_run_is_complete(run_dir: RunDir) -> None:
 def test_an_actor_that_reaches_nobody_says_so(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(actor_process, "_FIRST_WORD_SEC", 0.2)
+    monkeypatch.setattr(actor, "_FIRST_WORD_SEC", 0.2)
     stale_rendezvous(run_dir)
     config = load_config(run_dir.config)
     channel = ActorChannel(lambda: read_rendezvous(run_dir.rendezvous), 0, "tiny", sequence_schema_hash(config))
     watchdog = Watchdog(60)
-    link = actor_process.WireLink(channel, config, StopFlag(), watchdog, patience_sec=1.0)
+    link = actor.WireLink(channel, config, StopFlag(), watchdog, patience_sec=1.0)
     assert not link.wait_for_params()
     assert link.stop_reason == "no learner for 1 s"
     assert capfd.readouterr().out.startswith("waiting for the learner at tcp://127.0.0.1:9 on ")

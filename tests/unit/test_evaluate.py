@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster_rl.acting.rollout import Rollout
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
 from cluster_rl.emulator.spaces import observation_spec
@@ -19,7 +20,6 @@ from cluster_rl.evaluate import load_network, main, play_episodes, print_report,
 from cluster_rl.game.world import World
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
-from cluster_rl.rollout import Rollout
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.runs.layout import RunDir

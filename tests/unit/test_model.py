@@ -12,6 +12,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from cluster_rl.acting.policy import Policy
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.errors import UserError
 from cluster_rl.model import (
@@ -31,7 +32,6 @@ from cluster_rl.model import (
     unpack_screen,
 )
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
-from cluster_rl.policy import Policy
 
 SPEC = ObservationSpec(context_size=6, crop_size=5, num_actions=7, aux_slots=(1, 4))
 CONFIGS = {

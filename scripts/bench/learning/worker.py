@@ -26,20 +26,20 @@ import numpy as np
 import torch
 
 from cluster_rl import learner
+from cluster_rl.acting.exploration import Exploration
+from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, config_from_builtins, config_to_json
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.job import begin_job, check_job
-from cluster_rl.learning.exploration import Exploration
 from cluster_rl.model import build_model
 from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.replay_totals import ends_whole_episode
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import die_with_parent
 from cluster_rl.trainer import Trainer
-from cluster_rl.wandering import wander_weights
 
 from .agents import OURS, PPO_SETTINGS, action_count, settings
 from .record import Recorder
@@ -111,7 +111,7 @@ def _train_ours(config: Config, recorder: Recorder, path: Path) -> int:
 
 
 def _start_actor(run_dir: RunDir, index: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cluster_rl.actor_process", "--run-dir", str(run_dir.path), "--slot", str(index)]
+    command = [sys.executable, "-m", "cluster_rl.actor", "--run-dir", str(run_dir.path), "--slot", str(index)]
     parent_pid = os.getpid()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(parent_pid))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.cluster_map_features import CONTEXT_SIZE, SLOT_INDEX
 from cluster_rl.config import load_config
 from cluster_rl.emulator.env import make_env
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
-from cluster_rl.wandering import wander_weights
 
 DIRECTIONS = ("down", "left", "right", "up")
 ALL = np.ones((1, NUM_BUTTONS), np.bool_)

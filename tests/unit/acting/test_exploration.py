@@ -9,9 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cluster_rl.config import Config
-from cluster_rl.game.buttons import NUM_BUTTONS
-from cluster_rl.learning.exploration import (
+from cluster_rl.acting.exploration import (
     Exploration,
     acting_epsilons,
     acting_values,
@@ -19,6 +17,8 @@ from cluster_rl.learning.exploration import (
     epsilon_ladder,
     select_actions,
 )
+from cluster_rl.config import Config
+from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.targets import expected_values
 
 

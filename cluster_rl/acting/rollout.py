@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cluster_rl.acting.policy import Policy
 from cluster_rl.emulator.env import Env, Observation, Step
 from cluster_rl.emulator.spaces import NO_ACTION
 from cluster_rl.model import QNetwork, State, pack_screen
-from cluster_rl.policy import Policy
 
 
 class Rollout:

@@ -1,0 +1,250 @@
+"""Actor: several emulators, one batched policy, finished sequences out.
+
+`Actor` runs in the actor process (`cluster_rl/actor.py`) and, through another `Link`, inside the serial mode of
+train_slim. In: parameters. Out: sequence blocks, each with the initial priority computed from the values the actor
+acted on, and episode logs.
+
+All emulators of an actor share one step clock: every `unroll_length` steps it cuts their sequences and takes the newest
+parameters, so that a sequence's trained part was acted by one version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
+from cluster_rl.acting.rollout import Rollout
+from cluster_rl.acting.wandering import wander_weights
+from cluster_rl.config import Config
+from cluster_rl.emulator.env import Env, EpisodeSummary, Step
+from cluster_rl.emulator.rom import load_rom, pyboy_version
+from cluster_rl.emulator.spaces import block_spec, observation_spec
+from cluster_rl.game.buttons import NUM_BUTTONS
+from cluster_rl.game.world import World
+from cluster_rl.learning.priorities import actor_priorities
+from cluster_rl.learning.sequences import Sequence, SequenceBuilder
+from cluster_rl.model import build_model, load_params
+from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
+from cluster_rl.wire.codec import encode_block
+
+
+class Link(Protocol):
+    """What an actor needs from whoever trains: the wire's `ActorChannel`, or serial mode's direct line."""
+
+    def send(self, block: bytes) -> None:
+        """Hands over one sequence; may wait for credit."""
+
+    def take_params(self) -> tuple[int, bytes] | None:
+        """(version, safetensors bytes) if others than those taken last have come, else None."""
+
+
+class Actor:
+    """`envs_per_actor` emulators driven by one network.
+
+    `incarnation` tells apart the starts of the same actor and seeds it together with `base_seed` and `index`: a
+    restarted actor does not play the same games again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        incarnation: int,
+        link: Link,
+        episode_log_dir: Path | None = None,
+        run_name: str = "",
+    ) -> None:
+        self.config = config
+        self.link = link
+        self.params_version = -1
+        self.env_steps = 0
+        self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
+        self._clock = 0
+        self._network = build_model(config, observation_spec(config)).eval()
+        self._ladder = self._epsilons = actor_epsilons(config, index)
+        self._exploration = Exploration(
+            config.envs_per_actor, config.epsilon_hold_steps_max, config.wander_every_steps, config.wander_steps
+        )
+        seeds = np.random.SeedSequence([config.base_seed, index, incarnation])
+        env_seed, action_seed, noise_seed = seeds.spawn(3)
+        self._rng = np.random.default_rng(action_seed)
+        self._noise = torch.Generator().manual_seed(int(noise_seed.generate_state(1)[0]))
+        env_seeds = env_seed.generate_state(config.envs_per_actor)
+        spec = block_spec(config)
+        rom = load_rom(config.rom)
+        world = World.for_rom(rom.sha1)
+        self.slots: list[_Slot] = []
+        for emulator, seed in enumerate(env_seeds):
+            recorder = None
+            if episode_log_dir is not None:
+                identity = EpisodeIdentity(
+                    rom_sha1=rom.sha1,
+                    rom_kind=rom.kind,
+                    pyboy_version=pyboy_version(),
+                    frame_skip=config.frame_skip,
+                    run=run_name,
+                    actor=index,
+                    incarnation=incarnation,
+                    emulator=emulator,
+                )
+                recorder = EpisodeRecorder(episode_log_dir, identity, config.ram_hash_interval_steps)
+            builder = SequenceBuilder(
+                spec,
+                actor=index,
+                incarnation=incarnation,
+                emulator=emulator,
+                num_quantiles=config.num_quantiles,
+            )
+            self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
+        self._rollout = Rollout([slot.env for slot in self.slots], self._network)
+
+    def run(self) -> Iterator[int]:
+        """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
+        for row, slot in enumerate(self.slots):
+            self._begin(row, slot)
+        while True:
+            if self._clock % self.config.unroll_length == 0:
+                self._edge()
+            self._step()
+            self._clock += 1
+            yield self.env_steps
+
+    def stop(self) -> None:
+        """Ends every open episode as truncated by the job and sends what is open, so that no step is lost."""
+        finished: list[Sequence] = []
+        quantiles = self._rollout.peek()
+        for row, slot in enumerate(self.slots):
+            if slot.playing:
+                summary = slot.env.stop()
+                finished += self._end(row, slot, False, summary, quantiles[row])
+        self._send(finished)
+        for slot in self.slots:
+            slot.env.close()
+
+    def _edge(self) -> None:
+        """A sequence edge: cut all sequences, take the newest parameters, draw new noise."""
+        newest = self.link.take_params()
+        if newest is not None:
+            self.params_version, weights = newest
+            load_params(self._network, weights)
+        self._network.resample_noise(self._noise)
+        self._rollout.refresh()
+        self._epsilons = acting_epsilons(self._ladder, self.params_version)
+        for slot, epsilon in zip(self.slots, self._epsilons.tolist(), strict=True):
+            slot.builder.cut()
+            slot.builder.params_version, slot.builder.epsilon = self.params_version, epsilon
+            if slot.recorder is not None:
+                slot.recorder.set_context(self.params_version, epsilon)
+
+    def _step(self) -> None:
+        play = self._rollout
+        state_h, state_c = play.state
+        noisy, quantiles = play.act()
+        values = acting_values(noisy, self.config.value_rescaling)
+        self.last_actions = self._exploration.select(
+            values, play.mask, wander_weights(play.mask, play.crop, play.context), self._epsilons, self._rng
+        )
+        screens, actions = play.packed_screens(), self.last_actions.tolist()
+        finished: list[Sequence] = []
+        ended: list[tuple[int, Step]] = []
+        for row, step in play.play(actions, range(len(self.slots))):
+            finished += self.slots[row].builder.add(
+                screens[row],
+                play.context[row],
+                play.crop[row],
+                play.mask[row],
+                actions[row],
+                step.reward,
+                state_h[row],
+                state_c[row],
+                quantiles[row],
+                step.milestones,
+            )
+            if step.terminated or step.truncated:
+                ended.append((row, step))
+        self.env_steps += len(self.slots)
+        if ended:
+            # A time limit bootstraps from the final observation, so its value is needed too.
+            final = play.peek()
+            for row, step in ended:
+                finished += self._end(row, self.slots[row], step.terminated, step.summary, final[row])
+                self._begin(row, self.slots[row])
+        self._send(finished)
+
+    def _begin(self, row: int, slot: _Slot) -> None:
+        self._rollout.start(row)
+        slot.builder.begin(slot.episode)
+        slot.playing = True
+
+    def _end(
+        self,
+        row: int,
+        slot: _Slot,
+        terminated: bool,
+        summary: EpisodeSummary | None,
+        quantiles: npt.NDArray[np.float32],
+    ) -> tuple[Sequence, ...]:
+        self._exploration.release(row)
+        slot.episode += 1
+        slot.playing = False
+        return slot.builder.end(
+            self._rollout.packed_screens()[row],
+            self._rollout.context[row],
+            self._rollout.crop[row],
+            self._rollout.mask[row],
+            terminated=terminated,
+            quantiles=quantiles,
+            summary=msgspec.to_builtins(summary),
+        )
+
+    def _send(self, finished: list[Sequence]) -> None:
+        if not finished:
+            return
+        for sequence, priority in zip(finished, self._priorities(finished), strict=True):
+            sequence.initial_priority = float(priority)
+            self.link.send(encode_block(sequence))
+
+    def _priorities(self, sequences: list[Sequence]) -> npt.NDArray[np.float32]:
+        """Initial priorities of finished sequences, all in one call with padded rows."""
+        rows, count = self.config.unroll_length + self.config.n_step, len(sequences)
+        quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
+        masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)
+        actions = np.zeros((rows, count), np.int64)
+        rewards = np.zeros((rows, count), np.float32)
+        for column, sequence in enumerate(sequences):
+            start = sequence.burn_in_length
+            used = sequence.positions - start
+            assert sequence.quantiles is not None
+            quantiles[:used, column] = sequence.quantiles
+            masks[:used, column] = sequence.mask[start:]
+            actions[:used, column] = sequence.action[start:]
+            rewards[:used, column] = sequence.reward[start:]
+        return actor_priorities(
+            torch.from_numpy(quantiles),
+            torch.from_numpy(masks),
+            torch.from_numpy(actions),
+            torch.from_numpy(rewards),
+            train_length=torch.tensor([s.train_length for s in sequences]),
+            last=torch.tensor([s.positions - s.burn_in_length - 1 for s in sequences]),
+            terminated=torch.tensor([s.terminated for s in sequences]),
+            config=self.config,
+        ).numpy()
+
+
+@dataclasses.dataclass
+class _Slot:
+    """One emulator of an actor with what belongs to it."""
+
+    env: Env
+    builder: SequenceBuilder
+    recorder: EpisodeRecorder | None
+    episode: int = 0
+    playing: bool = False
