@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.replay_totals import RECENT_EPISODES, ends_whole_episode
+from cluster_rl.replay.totals import RECENT_EPISODES, ends_whole_episode
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader
 
 _RECENT_STARTS = 16

@@ -25,9 +25,9 @@ import numpy.typing as npt
 from cluster_rl.config import Config
 from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
-from cluster_rl.learning.sum_tree import SumTree
-from cluster_rl.replay_log import LogEntry, ReplayLog, Segment
-from cluster_rl.replay_totals import RECENT_EPISODES, Totals, ends_whole_episode
+from cluster_rl.replay.log import LogEntry, ReplayLog, Segment
+from cluster_rl.replay.sum_tree import SumTree
+from cluster_rl.replay.totals import RECENT_EPISODES, Totals, ends_whole_episode
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once

@@ -21,8 +21,8 @@ from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.priorities import importance_weights
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.learning.sequences import BlockSpec
-from cluster_rl.learning.sum_tree import SumTree
 from cluster_rl.model import ObservationSpec
+from cluster_rl.replay.sum_tree import SumTree
 from cluster_rl.replay_buffer import Replay
 from cluster_rl.wire.codec import encode_block
 

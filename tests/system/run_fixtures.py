@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cluster_rl.config import load_config
 from cluster_rl.emulator.spaces import block_spec
-from cluster_rl.replay_log import LogEntry, ReplayLog
-from cluster_rl.replay_totals import ends_whole_episode
+from cluster_rl.replay.log import LogEntry, ReplayLog
+from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress

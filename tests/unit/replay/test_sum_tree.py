@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster_rl.learning.sum_tree import SumTree
+from cluster_rl.replay.sum_tree import SumTree
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,7 +35,7 @@ import msgspec
 
 from cluster_rl.errors import UserError
 from cluster_rl.learning.sequences import BlockSpec
-from cluster_rl.replay_totals import Totals
+from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.atomic import sync_folder, write_atomic
 from cluster_rl.runs.lock import Holder, read_holder
 from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_header, max_block_bytes
