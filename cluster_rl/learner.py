@@ -24,7 +24,7 @@ from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.signals import StopFlag
-from cluster_rl.trainer import Sampled, Trainer
+from cluster_rl.training.trainer import Sampled, Trainer
 from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys

@@ -27,7 +27,7 @@ from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import StopFlag, die_with_parent
 from cluster_rl.status import StatusView
-from cluster_rl.trainer import Trainer
+from cluster_rl.training.trainer import Trainer
 
 _VIDEOS = 4
 _POLL_SEC = 0.2

@@ -40,9 +40,9 @@ TEST_FILES = (
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
     "tests/unit/test_sequences.py",
-    "tests/unit/test_rate_limiter.py",
+    "tests/unit/training/test_rate_limiter.py",
     "tests/learning/test_trainer_resume.py",
-    "tests/unit/test_trainer_metrics.py",
+    "tests/unit/training/test_trainer_metrics.py",
 )
 
 TARGETS = "cluster_rl/learning/targets.py"
@@ -56,8 +56,8 @@ WANDERING = "cluster_rl/acting/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
 ROLLOUT = "cluster_rl/acting/rollout.py"
 SEQUENCES = "cluster_rl/learning/sequences.py"
-LIMITER = "cluster_rl/learning/rate_limiter.py"
-TRAINER = "cluster_rl/trainer.py"
+LIMITER = "cluster_rl/training/rate_limiter.py"
+TRAINER = "cluster_rl/training/trainer.py"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.model import ObservationSpec, QNetwork
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.trainer import Trainer
+from cluster_rl.training.trainer import Trainer
 from cluster_rl.wire.codec import encode_block
 
 BLOCK = small_spec()

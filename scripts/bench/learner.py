@@ -41,7 +41,7 @@ from cluster_rl.learner import SamplerThread, WireThread, prepare_process, train
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.trainer import Trainer
+from cluster_rl.training.trainer import Trainer
 
 GOAL_WHOLE = 0.85
 """Updates a second of the whole learner over those on a ready batch, at least."""

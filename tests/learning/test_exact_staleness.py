@@ -13,8 +13,8 @@ from torch import Tensor
 from cluster_rl.learning import targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
-from cluster_rl.learning.staleness import q_discrepancy
 from cluster_rl.model import QNetwork, State
+from cluster_rl.training.staleness import q_discrepancy
 
 START = 16  # the first trained position of the window within its episode
 ROLLED = msgspec.structs.replace(

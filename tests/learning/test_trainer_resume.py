@@ -19,7 +19,7 @@ from trainer_fixtures import CONFIG, OBSERVATION, episodes, ingest, open_trainer
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, save_checkpoint, unflatten_state
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.trainer import Trainer
+from cluster_rl.training.trainer import Trainer
 
 BEFORE, AFTER = 4, 5  # updates; the target is copied after 3, 6 and 9, so once between checkpoint and end
 

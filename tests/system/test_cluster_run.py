@@ -13,7 +13,7 @@ import torch
 from run_fixtures import Launcher, logged_positions, overrides, processes_of
 
 from cluster_rl.errors import EXIT_UNFINISHED
-from cluster_rl.telemetry import read_metrics
+from cluster_rl.training.metrics import read_metrics
 
 METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 

@@ -39,7 +39,7 @@ from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.signals import die_with_parent
-from cluster_rl.trainer import Trainer
+from cluster_rl.training.trainer import Trainer
 
 from .agents import OURS, PPO_SETTINGS, action_count, settings
 from .record import Recorder

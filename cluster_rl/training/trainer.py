@@ -15,16 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.arrivals import Arrivals
 from cluster_rl.config import Config
 from cluster_rl.devices import learner_device
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
-from cluster_rl.learning.rate_limiter import RateLimiter
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
-from cluster_rl.probes import staleness_row, start_value
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import (
     flatten_state,
@@ -37,7 +34,10 @@ from cluster_rl.runs.deadline import Deadline
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
-from cluster_rl.telemetry import MetricsWriter, RateMeter
+from cluster_rl.training.arrivals import Arrivals
+from cluster_rl.training.metrics import MetricsWriter, RateMeter
+from cluster_rl.training.probes import staleness_row, start_value
+from cluster_rl.training.rate_limiter import RateLimiter
 from cluster_rl.wire.codec import BlockError, decode_arrays
 
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics

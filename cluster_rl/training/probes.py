@@ -14,8 +14,8 @@ import torch
 
 from cluster_rl.learning import targets
 from cluster_rl.learning.sequences import BlockSpec
-from cluster_rl.learning.staleness import q_discrepancy
 from cluster_rl.model import QNetwork
+from cluster_rl.training.staleness import q_discrepancy
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays
 
 STALENESS_SEQUENCES = 4  # of the newest batch, at most

@@ -13,13 +13,13 @@ import torch
 from sequence_fixtures import make_builder, observation, play
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
 
-from cluster_rl import trainer as trainer_module
 from cluster_rl.learning import targets
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.model import QNetwork
-from cluster_rl.probes import sequence_staleness
-from cluster_rl.telemetry import read_metrics
-from cluster_rl.trainer import Trainer
+from cluster_rl.training import trainer as trainer_module
+from cluster_rl.training.metrics import read_metrics
+from cluster_rl.training.probes import sequence_staleness
+from cluster_rl.training.trainer import Trainer
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays, encode_block
 
 LENGTH = 26  # steps of an episode: seven windows

@@ -13,7 +13,7 @@ import pytest
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.telemetry import MetricsWriter, RateMeter, read_metrics, summarise
+from cluster_rl.training.metrics import MetricsWriter, RateMeter, read_metrics, summarise
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_neither_torch_nor_tensorflow_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from cluster_rl.runs.layout import RunDir\n"
-        "from cluster_rl.telemetry import MetricsWriter\n"
+        "from cluster_rl.training.metrics import MetricsWriter\n"
         "assert 'tensorboard' not in sys.modules\n"
         "MetricsWriter(RunDir(sys.argv[1], 'one').create()).write(1, 1, {'a': 1.0})\n"
         "assert 'tensorboard' in sys.modules\n"

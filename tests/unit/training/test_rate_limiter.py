@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_rl.config import load_config
-from cluster_rl.learning.rate_limiter import RateLimiter
+from cluster_rl.training.rate_limiter import RateLimiter
 
 limiters = st.builds(
     lambda ratio, min_size, tolerance, sample, insert: RateLimiter(
