@@ -20,11 +20,11 @@ from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config, load_config, sequence_schema_hash
 from cluster_rl.emulator.spaces import block_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
-from cluster_rl.signals import StopFlag
-from cluster_rl.watchdog import Watchdog
 from cluster_rl.wire.channels import ActorChannel
 from cluster_rl.wire.codec import max_block_bytes
 from cluster_rl.wire.keys import load_actor_keys

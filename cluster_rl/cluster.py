@@ -19,17 +19,17 @@ import shlex
 import time
 from collections.abc import Sequence
 
-from cluster_rl import slurm
 from cluster_rl.cluster_settings import ClusterSettings, read_settings
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.job_script import SCRIPTS, read_request
+from cluster_rl.jobs import slurm
+from cluster_rl.jobs.slurm import QueuedJob, SlurmError
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
-from cluster_rl.slurm import QueuedJob, SlurmError
 from cluster_rl.submission import check_plan, job_comment, make_plan, submit
 
 # What `squeue` gives as the reason of a job that waits, for people.
@@ -217,7 +217,7 @@ def main() -> int:
         named, _ = of_trainer.parse_known_args(known.trainer)
         if not named.run_name:
             return int(known.exit_code)
-        actor_job = named.job if known.module == "actor_job" else None
+        actor_job = named.job if known.module == "jobs.actor_job" else None
         return conclude(RunDir(named.runs, named.run_name), actor_job, known.exit_code, known.cancelled)
     settings = read_settings()
     known.runs = known.runs or settings.runs or str(DEFAULT_ROOT)

@@ -29,7 +29,7 @@ from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
-from cluster_rl.job import OVERRIDES_HELP
+from cluster_rl.jobs.opening import OVERRIDES_HELP
 from cluster_rl.model import QNetwork, build_model, copy_tensors
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.checkpoint import read_params

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from cluster_rl.errors import UserError
-from cluster_rl.slurm import duration_sec
+from cluster_rl.jobs.slurm import duration_sec
 
 SCRIPTS = Path("slurm")
 _SHORT = {
@@ -28,7 +28,7 @@ _SHORT = {
     "-t": "--time",
 }
 _GPU_OPTIONS = ("--gpus", "--gpus-per-node", "--gpus-per-task")
-_RUNS = re.compile(r"^run_job (\w+)(?: --config (\S+))? .*\"\$@\"$", re.MULTILINE)
+_RUNS = re.compile(r"^run_job ([\w.]+)(?: --config (\S+))? .*\"\$@\"$", re.MULTILINE)
 _GPUMEM = re.compile(r"gpumem[:=](\d+(?:\.\d+)?)([KMGT]?)", re.IGNORECASE)
 _UNIT_GB = {"": 2.0**-30, "K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
 

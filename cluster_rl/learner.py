@@ -20,10 +20,10 @@ import torch
 from cluster_rl.config import Config, load_config, sequence_schema_hash
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
-from cluster_rl.runs.deadline import job_deadline
+from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
-from cluster_rl.signals import StopFlag
 from cluster_rl.training.trainer import Sampled, Trainer
 from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cluster_rl import slurm
 from cluster_rl.cluster_settings import ClusterSettings
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
+from cluster_rl.jobs import slurm
+from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.runs.atomic import nearest_existing
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.slurm import SlurmError
 
 LOGS = SCRIPTS / "logs"
 _ACTORS_SCRIPT = "actors"
@@ -252,9 +252,9 @@ def quota_left_bytes() -> float | None:
 
 def _check_run(plan: Plan) -> str:
     """Config, ROM, savestate and what the run already has, with the checks of the trainer itself."""
-    from cluster_rl import job  # torch takes seconds, and the other commands do not need it
     from cluster_rl.emulator.spaces import observation_spec
-    from cluster_rl.memory_estimate import estimate_gpu
+    from cluster_rl.jobs import opening  # torch takes seconds, and the other commands do not need it
+    from cluster_rl.jobs.memory_estimate import estimate_gpu
 
     request, config = plan.requests[0], plan.config
     if config.actor_jobs != len(plan.requests) - 1:
@@ -265,8 +265,8 @@ def _check_run(plan: Plan) -> str:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
     # The login node need not have a name that others know.
     here = msgspec.structs.replace(config, bind_host=config.bind_host or "0.0.0.0")
-    rom = job.check_job(here, plan.run_dir)
-    job.check_free(plan.run_dir)
+    rom = opening.check_job(here, plan.run_dir)
+    opening.check_free(plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
     if request.wants_gpu and config.device != "cpu":
         need_gb = estimate_gpu(config, observation_spec(config)).total / 1e9

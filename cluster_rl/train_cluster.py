@@ -15,15 +15,15 @@ import sys
 import time
 import uuid
 
-from cluster_rl.actor_children import ActorChildren
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.actor_children import ActorChildren
+from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag
+from cluster_rl.jobs.status import StatusView
+from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
-from cluster_rl.signals import WARNING_SIGNALS, StopFlag
-from cluster_rl.status import StatusView
-from cluster_rl.supervise import ChildEvent, Supervisor
 
 _POLL_SEC = 0.1
 # After TERM SLURM kills within 30 s; its warning leaves minutes, and a checkpoint on a busy disk may take one.

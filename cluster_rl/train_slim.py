@@ -22,11 +22,11 @@ from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import EXIT_OK, run_command
-from cluster_rl.job import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
-from cluster_rl.runs.deadline import job_deadline
+from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.signals import StopFlag, die_with_parent
+from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.signals import StopFlag, die_with_parent
-from cluster_rl.status import StatusView
 from cluster_rl.training.trainer import Trainer
 
 _VIDEOS = 4

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from cluster_rl.config import Config
-from cluster_rl.devices import learner_device
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.jobs.deadline import Deadline
+from cluster_rl.jobs.devices import learner_device
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
@@ -30,7 +31,6 @@ from cluster_rl.runs.checkpoint import (
     save_checkpoint,
     unflatten_state,
 )
-from cluster_rl.runs.deadline import Deadline
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress

@@ -13,12 +13,12 @@ from run_fixtures import environment, overrides
 
 from cluster_rl import actor
 from cluster_rl.config import config_to_json, load_config, sequence_schema_hash, split_overrides
+from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, save_progress
 from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous, write_rendezvous
-from cluster_rl.signals import StopFlag
-from cluster_rl.watchdog import Watchdog
 from cluster_rl.wire.channels import ActorChannel
 
 
@@ -33,7 +33,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def begin(run_dir: RunDir, *arguments: str, run_name: str = "tiny", **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster_rl.actor_job", "--run-name", run_name, *arguments],
+        [sys.executable, "-m", "cluster_rl.jobs.actor_job", "--run-name", run_name, *arguments],
         cwd=run_dir.root.parent,
         env=environment() | more,
         stdout=subprocess.PIPE,

@@ -121,7 +121,7 @@ def test_no_settings(tmp_path: Path) -> None:
         ("train_cpu", "train_cluster", "cpu", 0),
         ("slim_gpu", "train_slim", "slim", 10),
         ("slim_cpu", "train_slim", "slim_cpu", 0),
-        ("actors", "actor_job", "", 0),
+        ("actors", "jobs.actor_job", "", 0),
     ],
 )
 def test_the_job_scripts(home: Path, name: str, module: str, preset: str, gpumem_gb: float) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
-from cluster_rl.signals import die_with_parent
+from cluster_rl.jobs.signals import die_with_parent
 
 from .agents import AGENTS, agent_config, check_installed, settings
 from .record import Training, read_training, record_path

@@ -33,12 +33,12 @@ from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import NUM_BUTTONS
-from cluster_rl.job import begin_job, check_job
+from cluster_rl.jobs.opening import begin_job, check_job
+from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.model import build_model
 from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.signals import die_with_parent
 from cluster_rl.training.trainer import Trainer
 
 from .agents import OURS, PPO_SETTINGS, action_count, settings

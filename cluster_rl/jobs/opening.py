@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
-from cluster_rl.devices import learner_device, why_no_cuda
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.rom import Rom, load_rom, preflight
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
-from cluster_rl.memory_estimate import estimate_gpu, estimate_replay
+from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay
+from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.runs.arguments import add_run_name
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
@@ -31,7 +32,6 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import check_resumable
-from cluster_rl.signals import StopFlag
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 OVERRIDES_HELP = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_rl.supervise import first_error
+from cluster_rl.jobs.supervise import first_error
 
 STUCK = "import re; re.match('(a+)+b', 'a' * 40)"  # in compiled code, which no signal handler of Python interrupts
 ALIVE = "import time\nfor _ in range(30):\n    time.sleep(0.05); watchdog.alive()"
@@ -18,7 +18,7 @@ LET_GO = "import time\nwatchdog.close(); time.sleep(1.5)"
 
 @pytest.mark.parametrize(("code", "expected"), [(STUCK, 1), (ALIVE, 0), (LET_GO, 0)])
 def test_only_a_stuck_process_is_ended(tmp_path: Path, code: str, expected: int) -> None:
-    program = f"from cluster_rl.watchdog import Watchdog\nwatchdog = Watchdog(0.5)\nwatchdog.alive()\n{code}"
+    program = f"from cluster_rl.jobs.watchdog import Watchdog\nwatchdog = Watchdog(0.5)\nwatchdog.alive()\n{code}"
     log = tmp_path / "log"
     started = time.monotonic()
     with log.open("wb") as file:

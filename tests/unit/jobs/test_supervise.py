@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster_rl import supervise
 from cluster_rl.errors import UserError
-from cluster_rl.signals import StopFlag
-from cluster_rl.supervise import ChildEvent, Supervisor, describe_exit, first_error
+from cluster_rl.jobs import supervise
+from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.supervise import ChildEvent, Supervisor, describe_exit, first_error
 
 SLEEP = ["sleep", "60"]
 
@@ -142,7 +142,7 @@ def test_a_program_that_is_not_there_is_bad_input(supervisor: Supervisor) -> Non
 LAUNCHER = """
 import sys, time
 from pathlib import Path
-from cluster_rl.supervise import Supervisor
+from cluster_rl.jobs.supervise import Supervisor
 supervisor = Supervisor(Path(sys.argv[1]), 1)
 print(supervisor.start("child", ["sleep", "60"]), flush=True)
 time.sleep(60)
@@ -161,7 +161,7 @@ def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:
 
 ORPHAN = """
 import os, sys, time
-from cluster_rl.signals import die_with_parent
+from cluster_rl.jobs.signals import die_with_parent
 parent = os.getpid()
 if os.fork() == 0:
     while os.getppid() == parent: time.sleep(0.005)  # the parent is dead before the call
@@ -177,7 +177,7 @@ def test_a_parent_that_died_before_the_call_is_noticed(call: str, output: str) -
 
 
 FLAG = """
-from cluster_rl.signals import StopFlag
+from cluster_rl.jobs.signals import StopFlag
 flag = StopFlag().install()
 print("ready", flush=True)
 flag.wait(30)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from slurm_programs import put_program
 
-from cluster_rl import slurm
-from cluster_rl.runs.deadline import job_deadline
-from cluster_rl.slurm import SlurmError, duration_sec
+from cluster_rl.jobs import slurm
+from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.slurm import SlurmError, duration_sec
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.supervise import ChildEvent, Supervisor
 
 _MISSED_SEC = 15.0
 _PREFIX = "actor-"

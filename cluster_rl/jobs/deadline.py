@@ -11,7 +11,7 @@ import os
 import time
 from typing import NamedTuple
 
-from cluster_rl.slurm import SlurmError, installed, time_left_sec
+from cluster_rl.jobs.slurm import SlurmError, installed, time_left_sec
 
 # What is left for a checkpoint where no warning signal comes, as in an interactive session: five minutes, or a tenth.
 _MARGIN_SEC = 300.0

@@ -12,15 +12,15 @@ import torch
 
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
-from cluster_rl.devices import learner_device, why_no_cuda
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError
-from cluster_rl.job import begin_job, check_job, dry_run, open_job
+from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.opening import begin_job, check_job, dry_run, open_job
+from cluster_rl.jobs.signals import STOP_SIGNALS
+from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, save_progress
-from cluster_rl.signals import STOP_SIGNALS
-from cluster_rl.supervise import ChildEvent, Supervisor
 from cluster_rl.train_cluster import launch
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError
-from cluster_rl.signals import die_with_parent
+from cluster_rl.jobs.signals import die_with_parent
 
 BACKOFF_FIRST_SEC = 0.5
 BACKOFF_MAX_SEC = 30.0

@@ -1,6 +1,6 @@
 """A job of actors alone: they join the run's learner from another node, and stay when it comes back elsewhere.
 
-    python -m cluster_rl.actor_job --run-name NAME --job N
+    python -m cluster_rl.jobs.actor_job --run-name NAME --job N
 
 In: a run whose learner was started with `--actor_jobs` (at least N), in a folder that both nodes see. Out: exit code 0
 when the run is complete or no learner comes any more, 85 when this job's time is up. What is played and how, the
@@ -14,17 +14,17 @@ import os
 import signal
 import time
 
-from cluster_rl.actor_children import ActorChildren
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.jobs.actor_children import ActorChildren
+from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.supervise import Supervisor
 from cluster_rl.runs.arguments import add_run_name
-from cluster_rl.runs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import wait_for_learner
-from cluster_rl.signals import StopFlag
-from cluster_rl.supervise import Supervisor
 
 _POLL_SEC = 0.1
 _STOP_GRACE_SEC = 12.0
@@ -103,9 +103,9 @@ def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag, wait_sec: float | N
 
 
 def main() -> int:
-    """`python -m cluster_rl.actor_job`."""
+    """`python -m cluster_rl.jobs.actor_job`."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster_rl.actor_job", description="Actors that join a run's learner.", allow_abbrev=False
+        prog="python -m cluster_rl.jobs.actor_job", description="Actors that join a run's learner.", allow_abbrev=False
     )
     add_run_name(parser)
     parser.add_argument("--job", type=int, default=1, help="which of the run's actor jobs, from 1 (default: 1)")

@@ -10,9 +10,7 @@ import torch
 
 from cluster_rl.config import Config, ModelConfig, load_config
 from cluster_rl.emulator.spaces import observation_spec
-from cluster_rl.learning.r2d2 import R2D2
-from cluster_rl.learning.sequences import BlockSpec
-from cluster_rl.memory_estimate import (
+from cluster_rl.jobs.memory_estimate import (
     BATCHES_ON_DEVICE,
     estimate_gpu,
     estimate_replay,
@@ -20,6 +18,8 @@ from cluster_rl.memory_estimate import (
     measure_update,
     tensor_bytes,
 )
+from cluster_rl.learning.r2d2 import R2D2
+from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import Replay, _empty_batch
 
