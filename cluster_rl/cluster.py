@@ -19,18 +19,18 @@ import shlex
 import time
 from collections.abc import Sequence
 
-from cluster_rl.cluster_settings import ClusterSettings, read_settings
+from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
+from cluster_rl.batch_system.job_script import SCRIPTS, read_request
+from cluster_rl.batch_system.settings import ClusterSettings, read_settings
+from cluster_rl.batch_system.submission import check_plan, job_comment, make_plan, submit
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
-from cluster_rl.job_script import SCRIPTS, read_request
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
 from cluster_rl.runs.arguments import add_run_name
-from cluster_rl.runs.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
-from cluster_rl.submission import check_plan, job_comment, make_plan, submit
 
 # What `squeue` gives as the reason of a job that waits, for people.
 _REASONS = {

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cluster_rl.cluster_settings import ClusterSettings
+from cluster_rl.batch_system.job_script import SCRIPTS, JobRequest, read_request
+from cluster_rl.batch_system.settings import ClusterSettings
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
-from cluster_rl.job_script import SCRIPTS, JobRequest, read_request
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.runs.atomic import nearest_existing

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.errors import UserError
-from cluster_rl.runs.chain import ChainState, after_job, read_chain, save_chain
 
 ON = None
 HISTORIES = {

@@ -1,0 +1,128 @@
+"""How a job script ends, without SLURM around it: as an interactive session, and as SLURM would start it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_programs import REPOSITORY, job_programs, put_program
+
+from cluster_rl.batch_system.chain import read_chain
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.runs.layout import RunDir
+
+
+def run_script(home: Path, code: int, name: str = "train_cpu.sbatch", **environment: str) -> tuple[int, str]:
+    """Exit code and output of a job script whose trainer ends with `code`."""
+    python = job_programs(home) / "trainer-python"
+    program = f'case "$*" in *train_cluster*--run-name*) case "$*" in *after-job*) ;; *) exit {code} ;; esac ;; esac'
+    python.write_text(f'#!/bin/sh\n{program}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    shutil.copy("slurm/train_cpu.sbatch", name)
+    done = subprocess.run(
+        ["/bin/bash", name, "--run-name", "one"],
+        env={
+            "PATH": f"{job_programs(home)}:/usr/bin:/bin",
+            "PYTHONPATH": str(REPOSITORY),
+            "CLUSTER_RL_PYTHON": str(python),
+        }
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 85])
+def test_an_interactive_session_ends_as_its_trainer(home: Path, code: int) -> None:
+    ended, said = run_script(home, code)
+    assert ended == code
+    assert ("type the same command to go on" in said) == (code in (1, 85))
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (85, 0), (2, 2)])
+def test_one_job_without_a_chain(home: Path, code: int, expected: int) -> None:
+    put_program(job_programs(home), "scontrol", "echo requeued")
+    job = {"SLURM_JOB_ID": "7", "CLUSTER_RL_CHAIN": "no"}
+    ended, said = run_script(home, code, "slurm_script", **job)
+    assert ended == expected
+    assert "requeued" not in said
+
+
+@pytest.mark.parametrize(("code", "goes_on"), [(0, False), (1, True), (85, True), (2, False)])
+def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: bool) -> None:
+    put_program(job_programs(home), "scontrol", 'echo "$1 $2"')
+    ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
+    assert ("requeue 7" in said) == goes_on
+    assert ended == (0 if goes_on else code)
+
+
+@pytest.mark.parametrize("code", [85, 9])
+def test_a_requeue_that_fails_is_tried_again_and_then_told(home: Path, code: int) -> None:
+    put_program(job_programs(home), "scontrol", "echo tried >> tries; exit 1")
+    put_program(job_programs(home), "sleep", "true")
+    ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
+    assert ended == code
+    assert "SLURM has not requeued this job; submit it again" in said
+    assert (home / "tries").read_text().count("tried") == 5
+
+
+def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
+    put_program(job_programs(home), "scontrol", "echo tried >> tries; kill -TERM $PPID; exit 1")
+    put_program(job_programs(home), "sleep", "true")
+    ended, said = run_script(home, 85, "slurm_script", SLURM_JOB_ID="7")
+    assert ended == 0
+    assert "has not requeued" not in said
+    assert (home / "tries").read_text() == "tried\n"
+
+
+def test_a_dry_run_is_no_job(home: Path) -> None:
+    python = job_programs(home) / "echo-python"
+    put_program(job_programs(home), "echo-python", 'echo "$*"')
+    done = subprocess.run(
+        ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one", "--dry-run"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "-m cluster_rl.train_cluster --config cpu --run-name one --dry-run" in done.stdout
+    assert "after-job" not in done.stdout
+
+
+def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cluster_rl.cluster import conclude
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    run_dir.progress.write_text("{")
+    run_dir.chain.write_text("{")
+    assert conclude(run_dir, None, EXIT_UNFINISHED, cancelled=False) == EXIT_UNFINISHED
+    said = capsys.readouterr().out
+    assert "progress.json: damaged" in said
+    assert "chain.json: damaged" in said
+    assert read_chain(run_dir.chain).stalls == 1
+    assert conclude(run_dir, None, EXIT_OK, cancelled=False) == EXIT_OK
+
+
+def test_a_python_without_what_the_package_needs(home: Path) -> None:
+    put_program(job_programs(home), "bare-python", "exit 1")
+    done = subprocess.run(
+        ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(job_programs(home) / "bare-python")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "cannot import cluster_rl and what it needs" in done.stderr
+
+
+def test_not_in_the_repository(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", str(REPOSITORY / "slurm" / "train_cpu.sbatch")], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 2

@@ -1,0 +1,222 @@
+"""What `cluster check` and `submit` say, as processes."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from slurm_programs import REPOSITORY, job_programs, put_program
+
+from cluster_rl.batch_system import submission
+from cluster_rl.errors import UserError
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import RunLock
+
+
+def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster_rl.cluster", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_RL_PYTHON", sys.executable)
+    more = ["--actor-jobs", "2", "--batch_size", "16", "--learner_wait_seconds", "7200"]
+    done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, a GPU with 10 GB for it"
+        in done.stdout
+    )
+    assert "3 job(s) more; no SLURM on this machine" in done.stdout
+    assert "18 actors, about" in done.stdout
+    assert "GB of GPU memory" in done.stdout
+    trainer, *actors = [line for line in done.stdout.splitlines() if line.startswith("would run: sbatch")]
+    assert "--export=ALL,CLUSTER_RL_CHAIN=yes" in trainer
+    assert trainer.endswith(
+        "train_gpu.sbatch --run-name one --runs cluster_runs --batch_size 16 --learner_wait_seconds 7200 --actor_jobs=2"
+    )
+    assert [line.split(" --job ")[1] for line in actors] == [
+        "1 --learner_wait_seconds 7200",
+        "2 --learner_wait_seconds 7200",
+    ]
+    assert "without CUDA, and device is cuda; make another environment" in done.stdout or torch.version.cuda
+    assert not (home / "cluster_runs").exists()
+    assert not (home / "slurm" / "logs").exists()
+    real = cluster("submit", "--script", "train_cpu", "--run-name", "one")
+    assert real.returncode == 2
+    assert real.stderr == (
+        "error: no SLURM on this machine; submit from the cluster's login node, or train here with: "
+        "bash slurm/train_cpu.sbatch --run-name one\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sbatch=-c 9"], "asks for 9 CPUs; a job may have 8"),
+        (["--sbatch=-t 15"], "asks for 15 minutes and is warned 15 minutes before their end"),
+        (["--script", "train_cpu", "--device", "cuda"], r"device cuda, but slurm/train_cpu\.sbatch asks for no GPU"),
+        (["--script", "train_cpu", "--no-video"], "--no-video: a value is missing"),
+        (["--sbatch=--time=05:00:00"], "asks for 5 hours; a job may have 4"),
+        (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
+        (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
+        (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
+        (["--actor_jobs", "2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
+        (["--rom", "missing.gb"], "missing.gb"),
+        (["--batch_siz", "8"], "unknown key batch_siz"),
+    ],
+)
+def test_what_check_refuses(home: Path, arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check(*arguments)
+
+
+def check(*arguments: str, script: str = "train_gpu") -> None:
+    """`cluster check` in this process, which has imported torch."""
+    from cluster_rl import cluster as commands
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cluster", "check", "--script", script, "--run-name", "one", *arguments])
+        assert commands.main() == 0
+
+
+def test_bad_input_is_one_line(home: Path) -> None:
+    (home / "slurm" / "settings.env").write_text("CLUSTER_RL_MAX_JOBS=some\n")
+    done = cluster("check", "--run-name", "one")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "settings.env, line 1: CLUSTER_RL_MAX_JOBS" in done.stderr
+
+
+def test_a_python_without_the_package(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(job_programs(home), "other-python", "echo 'ModuleNotFoundError: cluster_rl' >&2; exit 1")
+    monkeypatch.setenv("CLUSTER_RL_PYTHON", str(job_programs(home) / "other-python"))
+    with pytest.raises(UserError, match=r"CLUSTER_RL_PYTHON .*other-python: ModuleNotFoundError"):
+        check()
+
+
+def test_a_pytorch_without_cuda(home: Path) -> None:
+    put_program(job_programs(home), "job-python", "echo 2.13.0 None")
+    put_program(job_programs(home), "squeue", "true")
+    with pytest.raises(UserError, match=r"PyTorch 2\.13\.0 without CUDA, and device is cuda; make another"):
+        check()
+    put_program(job_programs(home), "sbatch", "true")
+    check("--device", "auto")
+
+
+def test_actor_jobs_where_the_login_node_has_no_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "login.invalid")
+    check("--actor-jobs", "2")
+
+
+def test_the_queue_of_this_user_counts(home: Path) -> None:
+    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t(null)\n"
+    put_program(job_programs(home), "squeue", f"printf '1{line}2{line}3{line}4{line}'")
+    with pytest.raises(UserError, match="4 jobs are in the queue and 1 more would be; a user may have 4"):
+        check()
+    put_program(job_programs(home), "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UserError, match="squeue failed: Unable to contact"):
+        check()
+
+
+def test_a_run_has_one_job_at_a_time(home: Path) -> None:
+    fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00"]
+    line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}"])
+    put_program(job_programs(home), "squeue", f"printf '{line}'")
+    with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of this run is in the queue already"):
+        check()
+
+
+def test_a_run_that_somebody_trains(home: Path) -> None:
+    run_dir = RunDir("cluster_runs", "one").create()
+    with RunLock(run_dir), pytest.raises(UserError, match="run 'one' is being trained by process"):
+        check(script="train_cpu")
+    check(script="train_cpu")
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ("     /dev/home  1000  2000 3000 10 0 0", 1000 * 1024),
+        ("     /dev/home  1000*  0 1200 7days 10 0 0\n /dev/scratch 5 0 0 1 0 0", 200 * 1024),
+        ("     /dev/home  0  0 0 10 0 0", math.inf),
+        ("none", math.inf),
+        ("something else", None),
+    ],
+)
+def test_quota(home: Path, capsys: pytest.CaptureFixture[str], lines: str, left: float | None) -> None:
+    head = "Disk quotas for user me (uid 1): "
+    if "/dev" in lines:
+        head += "\n Filesystem blocks quota limit grace files quota limit grace\n"
+    put_program(job_programs(home), "quota", f"/bin/cat <<END\n{head}{lines}\nEND")
+    assert submission.quota_left_bytes() == left
+    if left is None or math.isinf(left):
+        check(script="train_cpu")
+        said = "no quota" if left else "`quota` here does not say what is left of your quota"
+        assert f"on its disk, {said}\n" in capsys.readouterr().out
+    else:
+        with pytest.raises(UserError, match="left of your quota: a checkpoint and its successor may not fit"):
+            check(script="train_cpu")
+
+
+def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_RL_RUNS", str(tmp_path / "elsewhere"))
+    done = cluster("submit", "--script", "slim_cpu", "--run-name", "one", "--no-video", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"--run-name one --runs {tmp_path / 'elsewhere'} --no-video" in done.stdout
+    assert str(RunDir(tmp_path / "elsewhere", "one").path) in done.stdout
+    monkeypatch.setenv("CLUSTER_RL_ROM", str(tmp_path / "red.gb"))
+    with pytest.raises(UserError, match=r"red\.gb"):
+        check(script="slim_cpu")
+
+
+def test_a_folder_that_may_not_be_looked_into(home: Path) -> None:
+    (home / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        check("--runs", "file/below", script="train_cpu")
+
+
+def test_status_and_cancel_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster("status", "--run-name", "one").returncode == 2
+    (home / "cluster_runs" / "one").mkdir(parents=True)
+    monkeypatch.setenv("CLUSTER_RL_RUNS", str(home / "cluster_runs"))
+    monkeypatch.chdir(home)
+    done = cluster("status", "--run-name", "one")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no SLURM on this machine" in done.stdout
+    assert "learner: none is running" in done.stdout
+    done = cluster("cancel", "--run-name", "one")
+    assert done.returncode == 2
+    assert "squeue is not installed here" in done.stderr
+
+
+def test_a_job_that_trains_is_known_and_a_notebook_server_is_not_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster_rl.cluster import cancel, print_status
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    put_program(job_programs(home), "scancel", 'echo "$@" > cancelled')
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with RunLock(run_dir):
+        put_program(job_programs(home), "squeue", r"printf '7\tjupyter\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        cancel(run_dir)
+        assert not (home / "cancelled").exists()
+        put_program(job_programs(home), "squeue", r"printf '7\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        print_status(run_dir)
+        cancel(run_dir)
+        assert (home / "cancelled").read_text() == "7\n"
+        put_program(job_programs(home), "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+        print_status(run_dir)
+    said = capsys.readouterr().out
+    assert "job 7 slim_cpu: running on cpu01, 1 min left" in said
+    assert f"trained by process {os.getpid()}" in said
+    assert "the queue cannot be shown: squeue failed: Unable to contact" in said
+    assert said.count("progress: none yet") == 2
