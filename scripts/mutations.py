@@ -39,7 +39,7 @@ TEST_FILES = (
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
-    "tests/unit/test_sequences.py",
+    "tests/unit/learning/test_sequences.py",
     "tests/unit/training/test_rate_limiter.py",
     "tests/learning/test_trainer_resume.py",
     "tests/unit/training/test_trainer_metrics.py",

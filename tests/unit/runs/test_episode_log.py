@@ -225,7 +225,7 @@ while True:
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
-    writer = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    writer = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
     try:
         path = tmp_path / log_name(IDENTITY, 0)
         deadline_sec = time.monotonic() + 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "learner.py"
+BENCH = Path(__file__).parents[3] / "scripts" / "bench" / "learner.py"
 TINY = [
     *("--rounds", "2", "--updates", "2", "--steps", "120", "--transitions", "300", "--synthetic"),
     *("--learner_threads", "1", "--batch_size", "4", "--unroll_length", "6", "--burn_in", "3", "--n_step", "2"),

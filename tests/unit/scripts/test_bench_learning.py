@@ -21,7 +21,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.rewards import INTRINSIC_TERMS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
 
 from scripts.bench.learning import __main__ as command  # noqa: E402
