@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
 import pytest
 from cartridge_fixtures import new_env, play
+from pyboy import PyBoy
+from pyboy.plugins.game_wrapper_pokemon_gen1_constants import EVENT_FLAGS
 
-from cluster_rl.cartridge import rom_path
+from cluster_rl.cartridge import rom_bytes, rom_path
 from cluster_rl.debug_rollout import main
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.rom import load_rom
@@ -90,6 +94,41 @@ def test_savestates_are_decoded_without_an_emulator(tmp_path: Path, kind: str) -
     state = json.loads(output)["state"]
     assert (state["map"]["id"], state["map"]["x"], state["map"]["y"]) == position
     assert (state["game"], state["map"]["name"]) == ("LANTERNVALE", "HOME")
+
+
+@pytest.fixture
+def pyboy() -> Iterator[PyBoy]:
+    """PyBoy with its wrapper for the real game, which it chooses by the title: the cartridge under that title."""
+    rom = bytearray(rom_bytes())
+    rom[0x134:0x144] = b"POKEMON RED".ljust(16, b"\0")
+    rom[0x14D] = -sum(byte + 1 for byte in rom[0x134:0x14D]) & 0xFF
+    pyboy = PyBoy(io.BytesIO(rom), window="null", sound_emulated=False, ram_file=io.BytesIO(bytes(0x8000)))
+    pyboy.tick(200, False, False)
+    yield pyboy
+    pyboy.stop(save=False)
+
+
+def test_a_flag_that_pyboy_sets_by_name_is_printed_by_that_name(
+    pyboy: PyBoy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "late.state"
+
+    def printed() -> list[str]:
+        with path.open("wb") as file:
+            pyboy.save_state(file)
+        events: list[str] = report(capsys, "--steps", "0", "--flags", "--state", str(path))["state"]["events"]
+        return events
+
+    assert printed() == []
+    for name in ("followed_oak_into_lab", "beat_brock", "got_hm03", "beat_articuno"):
+        pyboy.game_wrapper.set_event_flag(name)
+        assert printed() == [f"EVENT_{name.upper()}"]
+        pyboy.game_wrapper.reset_event_flag(name)
+    for name in EVENT_FLAGS:
+        pyboy.game_wrapper.set_event_flag(name)
+    pyboy.game_wrapper.set_event_flag(1)  # a bit that the game has no use for
+    names = [f"EVENT_{name.upper()}" for name in sorted(EVENT_FLAGS, key=EVENT_FLAGS.__getitem__)]
+    assert printed() == [names[0], "EVENT_1", *names[1:]]
 
 
 @pytest.mark.parametrize(

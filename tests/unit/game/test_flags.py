@@ -107,6 +107,17 @@ def test_cleared_flags_stay_reached() -> None:
     assert latch.event_count == 1
 
 
+def test_a_flag_counts_whether_it_has_a_name_or_not() -> None:
+    """The reward and the context count bits; names are for people."""
+    world = World.red()
+    assert 0 < len(world.event_names) < ram.EVENT_COUNT
+    latch = ProgressLatch(world.milestones)
+    for event in range(ram.EVENT_COUNT):
+        latch.start(state_with())
+        latch.update(state_with(event))
+        assert (latch.new_events, latch.event_count) == (1, 1), event
+
+
 def test_start_latches_without_reporting() -> None:
     latch = ProgressLatch(World.red().milestones)
     latch.start(state_with(39, 40, 41))

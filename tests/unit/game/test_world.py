@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pyboy.plugins.game_wrapper_pokemon_gen1_constants import EVENT_FLAGS, EVENT_FLAGS_ADDRESS
 
 from cluster_rl.cartridge import MANIFEST_NAME, PACKAGE_DIR
 from cluster_rl.game import ram
@@ -29,12 +30,24 @@ def test_one_format() -> None:
 
 
 @pytest.mark.parametrize("world", BOTH, ids=lambda world: world.name)
+def test_no_number_is_named_twice(world: World) -> None:
+    """JSON would keep the last of two equal keys without a word."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        assert len({key for key, _ in pairs}) == len(pairs), pairs
+        return dict(pairs)
+
+    json.loads((TABLE_DIR / f"{world.name}.json").read_text(encoding="utf-8"), object_pairs_hook=once)
+
+
+@pytest.mark.parametrize("world", BOTH, ids=lambda world: world.name)
 def test_tables_are_sound(world: World) -> None:
     names = [milestone.name for milestone in world.milestones]
     assert len(set(names)) == len(names)
     assert all(ram.is_live(a) for milestone in world.milestones for a in milestone.condition.addresses)
     events = [m.condition.arguments[0] for m in world.milestones if m.condition.kind == "event"]
     assert set(events) <= world.event_names.keys()
+    assert len(set(world.event_names.values())) == len(world.event_names)
     assert all(0 <= event < ram.EVENT_COUNT for event in world.event_names)
     assert world.key_items <= world.items.keys()
     for info in world.maps.by_id.values():
@@ -72,6 +85,19 @@ def test_reds_tables() -> None:
     # Neighbours touch: Route 1 lies south of Viridian City and north of Pallet Town.
     pallet, route = world.maps.by_id[0], world.maps.by_id[12]
     assert (route.global_x, route.global_y) == (pallet.global_x, pallet.global_y - route.height)  # type: ignore[operator]
+
+
+def test_reds_event_names_are_those_of_pyboys_wrapper() -> None:
+    """Every bit and every name; see scripts/event_names.py."""
+    assert ram.wEventFlags == EVENT_FLAGS_ADDRESS
+    assert World.red().event_names == {event: f"EVENT_{name.upper()}" for name, event in EVENT_FLAGS.items()}
+    assert len(World.red().event_names) == len(EVENT_FLAGS) == 507
+
+
+def test_a_milestone_that_is_a_flag_has_the_flags_name() -> None:
+    for world in BOTH:
+        flags = {m.name: m.condition.arguments[0] for m in world.milestones if m.condition.kind == "event"}
+        assert {name: world.event_name(event) for name, event in flags.items()} == {name: name for name in flags}
 
 
 def test_unknown_ids_have_names() -> None:
