@@ -24,7 +24,7 @@ import torch
 from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.config import Config, load_config, split_overrides
-from cluster_rl.emulator.env import Env, EpisodeSummary
+from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
@@ -88,18 +88,28 @@ def play_episodes(
     return summaries
 
 
-def report(summaries: list[EpisodeSummary], world: World) -> dict[str, Any]:
+def milestones_ahead(config: Config) -> list[str]:
+    """Names of the milestones that episodes of this config can reach from where they start. Raises `UserError`."""
+    env = make_env(config, 0)
+    env.start()
+    names = [milestone.name for milestone in env.world.milestones_ahead(env.state)]
+    env.close()
+    return names
+
+
+def report(summaries: list[EpisodeSummary], ahead: Sequence[str]) -> dict[str, Any]:
     """Means and shares with 95 % intervals: Student's t for means, Wilson's for shares; plain data for JSON.
 
-    Of each milestone of the game, reached or not: in how many episodes, and the median step among these (None where
+    Of each milestone `ahead`, reached or not: in how many episodes, and the median step among these (None where
     there is none). `finished` are the episodes that ended the game's task. `played` holds the summaries themselves.
     """
     count = len(summaries)
     milestones = {}
-    for milestone in world.milestones:
-        steps = [step for summary in summaries for name, step in summary.milestones if name == milestone.name]
+    reached = [name for summary in summaries for name, _ in summary.milestones]
+    for milestone in dict.fromkeys([*ahead, *reached]):
+        steps = [step for summary in summaries for name, step in summary.milestones if name == milestone]
         median = float(np.median(steps)) if steps else None
-        milestones[milestone.name] = {**_share(len(steps), count), "median_step": median}
+        milestones[milestone] = {**_share(len(steps), count), "median_step": median}
     terms = {term: _mean([summary.terms[term] for summary in summaries]) for term in summaries[0].terms}
     return {
         "episodes": count,
@@ -252,7 +262,7 @@ def main() -> int:
         "seed": known.seed,
         "max_steps": config.episode_max_steps,
         "seconds": time.monotonic() - started,
-        **report(summaries, World.for_rom(load_rom(config.rom).sha1)),
+        **report(summaries, milestones_ahead(config)),
     }
     if known.json:
         print(json.dumps(found, allow_nan=False))

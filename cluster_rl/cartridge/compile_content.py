@@ -509,6 +509,7 @@ def names_table(world: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
             {"id": entry["id"], "name": entry["name"].replace(" ", "_"), "category": entry["category"]}
             | {"outdoor": entry["category"] in ("town", "route"), "width": len(rows[0]), "height": len(rows)}
             | {"global_x": entry["place"][0], "global_y": entry["place"][1]}
+            | ({"lesson": entry["lesson"]} if "lesson" in entry else {})
         )
     _check_places(maps)
     return {

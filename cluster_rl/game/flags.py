@@ -79,6 +79,7 @@ class Milestone:
     title: str
     required: bool
     condition: Condition
+    lesson: str = ""  # which lesson it belongs to, empty for the game itself
 
 
 class ProgressLatch:

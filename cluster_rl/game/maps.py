@@ -22,6 +22,7 @@ class MapInfo:
     height: int | None = None
     global_x: int | None = None
     global_y: int | None = None
+    lesson: str = ""  # which lesson it belongs to, empty for the game itself
 
 
 class MapTable:
@@ -44,6 +45,11 @@ class MapTable:
         """`town`, `route`, `interior`, ...; `unused` for ids without a map."""
         info = self.by_id.get(map_id)
         return info.category if info else "unused"
+
+    def lesson(self, map_id: int) -> str:
+        """The lesson that the map belongs to, empty for the game itself."""
+        info = self.by_id.get(map_id)
+        return info.lesson if info else ""
 
     def is_outdoor(self, map_id: int) -> bool:
         """Whether it is a town, a route or another map under the sky."""

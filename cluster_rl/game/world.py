@@ -36,7 +36,9 @@ class World:
         self.key_items = frozenset(table["key_items"])
         self.event_names = _numbered(table["events"])
         self.milestones = tuple(
-            Milestone(entry["name"], entry["title"], entry["required"], Condition.from_table(entry))
+            Milestone(
+                entry["name"], entry["title"], entry["required"], Condition.from_table(entry), entry.get("lesson", "")
+            )
             for entry in table["milestones"]
         )
         self.task_end = Condition.from_table(table["task_end"])
@@ -89,6 +91,12 @@ class World:
     def badge_names(self, badges: int) -> list[str]:
         """Names of the badges in a bit mask."""
         return [name for bit, name in enumerate(self.badges) if badges >> bit & 1]
+
+    def milestones_ahead(self, state: GameState) -> tuple[Milestone, ...]:
+        """Those that an episode from this state can reach: it has not, and they belong to the game if it is in the
+        game, or to the lesson that it is in, as no way leads from the one to the other."""
+        lesson = self.maps.lesson(state.map_id) if state.in_game else ""
+        return tuple(m for m in self.milestones if m.lesson == lesson and not m.condition.holds(state))
 
     def task_ended(self, state: GameState) -> bool:
         """Whether the game's task is done in this state, or a lesson's is over, well or badly."""

@@ -20,7 +20,7 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.env import Env, EpisodeSummary
 from cluster_rl.emulator.rom import load_rom
 from cluster_rl.errors import EXIT_OK, run_command
-from cluster_rl.evaluate import report
+from cluster_rl.evaluate import milestones_ahead, report
 from cluster_rl.game.world import World
 
 EMULATORS = 8
@@ -64,7 +64,7 @@ def main() -> int:
     played: list[EpisodeSummary] = []
     while len(played) < options.episodes:
         played += play(config, world, options.seed + len(played), options.plain)
-    found = report(played, world)
+    found = report(played, milestones_ahead(config))
     print(f"{len(played)} episodes of {config.episode_max_steps} steps, return {found['return']['mean']:.2f}")
     for name, share in found["milestones"].items():
         low, high = share["interval"]

@@ -10,14 +10,25 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from cartridge_fixtures import new_env, play
 
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
+from cluster_rl.emulator.rom import load_rom
+from cluster_rl.emulator.school import school_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
-from cluster_rl.evaluate import load_network, main, play_episodes, print_report, report, t_quantile, wilson_interval
-from cluster_rl.game.world import World
+from cluster_rl.evaluate import (
+    load_network,
+    main,
+    milestones_ahead,
+    play_episodes,
+    print_report,
+    report,
+    t_quantile,
+    wilson_interval,
+)
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.runs.checkpoint import publish_params
@@ -89,14 +100,13 @@ def test_a_run_that_has_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_report() -> None:
-    world = World.cartridge()
-    first, second, *others = (milestone.name for milestone in world.milestones)
+    first, second, *others = ahead = ["TALKED_ELDER", "LEFT_HOME", "READ_SIGN", "FERN_BADGE"]
     played = [
         summary(1.0, [(first, 4), (second, 9)], "terminated"),
         summary(3.0, [(first, 7)]),
         summary(5.0, [(first, 40)]),
     ]
-    found = report(played, world)
+    found = report(played, ahead)
     # Standard deviation 2, and t = 4.3027 for two degrees of freedom.
     interval = pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
     assert found["return"] == {"mean": 3.0, "half_interval": interval}
@@ -114,7 +124,7 @@ def test_report() -> None:
 
 def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     played = [summary(1.0, [("LEFT_HOME", 4)], "terminated"), summary(3.0, [("LEFT_HOME", 8)]), summary(5.0, [])]
-    found = {"policy": "greedy", "seed": 7, "seconds": 2.4, **report(played, World.cartridge())}
+    found = {"policy": "greedy", "seed": 7, "seconds": 2.4, **report(played, ["LEFT_HOME", "READ_SIGN", "FERN_BADGE"])}
     print_report(found)
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "3 episodes, greedy, seed 7, in 2 s"
@@ -127,12 +137,36 @@ def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "LEFT_HOME 2 of 3 (21% to 94%), median step 6",
         "task finished 1 of 3 (6% to 79%)",
     ]
-    never = ", ".join(milestone.name for milestone in World.cartridge().milestones if milestone.name != "LEFT_HOME")
-    assert words[6:] == [f"never reached (0% to 56%): {never}"]
+    assert words[6:] == ["never reached (0% to 56%): READ_SIGN, FERN_BADGE"]
+
+
+def test_what_was_reached_is_reported_in_any_case() -> None:
+    assert list(report([summary(1.0, [("LEFT_HOME", 4)])], ["FERN_BADGE"])["milestones"]) == ["FERN_BADGE", "LEFT_HOME"]
+
+
+def test_milestones_ahead_follow_from_where_episodes_start(tmp_path: Path) -> None:
+    story = ["LEFT_HOME", "READ_SIGN", "GOT_BALM", "REACHED_ROUTE"]
+    story += ["FIRST_BATTLE", "FIRST_EXPERIENCE", "BEAT_ROOK", "FERN_BADGE"]
+    assert milestones_ahead(CONFIG) == ["TALKED_ELDER", *story]
+
+    def starting_at(initial_state: str) -> list[str]:
+        return milestones_ahead(msgspec.structs.replace(CONFIG, initial_state=initial_state))
+
+    assert starting_at("school:password") == ["PASSWORD_RIGHT"]
+    path = tmp_path / "here.snap"
+    path.write_bytes(school_snapshot("password", load_rom("")))
+    assert starting_at(str(path)) == ["PASSWORD_RIGHT"]
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    play(env, "r" + 20 * "A")
+    assert env.latch.reached == ("TALKED_ELDER",)
+    path.write_bytes(env.console.save())
+    env.close()
+    assert starting_at(str(path)) == story
 
 
 def test_one_episode_has_no_interval() -> None:
-    found = report([summary(1.0, [])], World.cartridge())
+    found = report([summary(1.0, [])], ["FERN_BADGE"])
     assert found["return"] == {"mean": 1.0, "half_interval": None}
     json.dumps(found, allow_nan=False)
 
@@ -194,6 +228,7 @@ def test_command_prints_one_json_object(
     assert (found["run"], found["policy"], found["episodes"], found["max_steps"]) == ("one", "greedy", 3, 12)
     assert [played["episode_steps"] for played in found["played"]] == [12, 12, 12]
     assert found["length"] == {"mean": 12.0, "half_interval": 0.0}
+    assert list(found["milestones"]) == milestones_ahead(CONFIG)
     paid = sum(term["mean"] for name, term in found["terms"].items() if name not in INTRINSIC_TERMS)
     assert paid == pytest.approx(found["return"]["mean"], abs=1e-6)
     # The same seed plays the same, a config key may be given too, and another seed plays something else.

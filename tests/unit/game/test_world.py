@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from cartridge_fixtures import state_with
 from pyboy.plugins.game_wrapper_pokemon_gen1_constants import EVENT_FLAGS, EVENT_FLAGS_ADDRESS
 
 from cluster_rl.cartridge import MANIFEST_NAME, PACKAGE_DIR
+from cluster_rl.emulator.school import SCHOOL_MAPS
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import TABLE_DIR, World
@@ -98,6 +100,31 @@ def test_a_milestone_that_is_a_flag_has_the_flags_name() -> None:
     for world in BOTH:
         flags = {m.name: m.condition.arguments[0] for m in world.milestones if m.condition.kind == "event"}
         assert {name: world.event_name(event) for name, event in flags.items()} == {name: name for name in flags}
+
+
+def ahead(world: World, state: GameState) -> set[str]:
+    return {milestone.name for milestone in world.milestones_ahead(state)}
+
+
+def test_milestones_ahead() -> None:
+    red, everything = World.red(), {milestone.name for milestone in World.red().milestones}
+    assert ahead(red, state_with(in_game=False)) == ahead(red, state_with((ram.wCurMap, 200))) == everything
+    late = state_with((ram.wCurMap, 200), (ram.wEventFlags + 119 // 8, 1 << 119 % 8))
+    assert ahead(red, late) == everything - {"EVENT_BEAT_BROCK"}
+
+
+def test_a_lesson_is_no_part_of_the_game() -> None:
+    world = World.cartridge()
+    assert {m.name: m.lesson for m in world.milestones if m.lesson} == {"PASSWORD_RIGHT": "password"}
+    # Each lesson has a start, on a map of its own.
+    lesson_maps = {info.name: info.lesson for info in world.maps.by_id.values() if info.lesson}
+    assert {lesson: lesson_maps[name] for lesson, name in SCHOOL_MAPS.items()} == {"password": "password"}
+    for info in world.maps.by_id.values():
+        expected = {m.name for m in world.milestones if m.lesson == info.lesson}
+        expected -= {"HOLLOW": {"LEFT_HOME"}, "FERN_TRAIL": {"REACHED_ROUTE"}}.get(info.name, set())  # by being there
+        assert ahead(world, state_with((ram.wCurMap, info.id))) == expected, info.name
+    # Before a game has begun, the map's number means nothing.
+    assert ahead(world, state_with((ram.wCurMap, 38), in_game=False)) == ahead(world, state_with((ram.wCurMap, 37)))
 
 
 def test_unknown_ids_have_names() -> None:
