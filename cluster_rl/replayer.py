@@ -1,9 +1,12 @@
-"""Episode logs in, one MP4 an episode and maps of where the agent has been out. Run as `python -m cluster_rl.replayer`.
+"""Episode logs in; an MP4 and a picture of the path for each episode, and maps of where the agent has been, out.
+
+Run as `python -m cluster_rl.replayer`.
 
 The main process reads and checks every log, draws the maps, and hands the logs whose video is missing or out of date to
 worker processes, which emulate each episode again from its snapshot and actions. While it renders, a worker compares
 the RAM with what was recorded after each step; a replay that leaves its recording gives no video but a line that says
-at which step. Beside each `NAME.mp4` a `NAME.json` says which log it shows; such videos are not rendered again.
+at which step. Beside each `NAME.mp4` a `NAME.json` says which log it shows; such videos are not rendered again, and
+`NAME.png` shows the episode's path on the map as the episode saw it.
 
 Nothing here imports torch, so it runs wherever the emulator does.
 """
@@ -30,11 +33,13 @@ import filelock
 import msgspec
 from rich.progress import Progress
 
-from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
-from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
+from cluster_rl.emulator.console import Frame
+from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
+from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
+from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.video import VideoWriter
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
@@ -54,14 +59,6 @@ def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
 
 def _video_frames(game_frames: int, fps: int) -> int:
     return game_frames * fps * _FRAME_TICKS // _CLOCK_HZ
-
-
-class Diverged(Exception):
-    """A replay left its recording; the message says where."""
-
-
-class Stopped(Exception):
-    """The main process wants the work to end."""
 
 
 class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,72 +90,29 @@ class Outcome:
     line: str
 
 
-def replay(
-    log: EpisodeLog,
-    rom: Rom,
-    source: str,
-    stopping: Callable[[], bool],
-    on_frame: Callable[[Frame], None] | None = None,
-) -> None:
-    """Emulates an episode and compares RAM with its recording after every step.
-
-    `on_frame` gets every frame, uint8 [144, 160, 3]; without it hardly any is drawn, which is several times faster.
-    Raises `Diverged` at the first difference, `UserError` where the log does not fit the ROM or the emulator, `Stopped`
-    once `stopping` says so.
-    """
-    header = log.header
-    check_fits(log, rom, source)
-    interval_steps = header.ram_hash_interval_steps
-    with Console(rom, header.frame_skip) as console:
-        console.load(log.snapshot, source=f"episode log {source}")
-        for index, action in enumerate(log.actions.tolist()):
-            console.step(action, on_frame)
-            step = index + 1
-            if stopping():
-                raise Stopped
-            if live_check(console.image()) != log.checks[index]:
-                raise Diverged(f"{source}: the replay left the recording at step {step} of {header.steps}: RAM differs")
-            if step % interval_steps == 0 and console.ram_hash() != log.ram_hashes[step // interval_steps - 1]:
-                raise Diverged(
-                    f"{source}: the replay left the recording at step {step} of {header.steps}, or up to "
-                    f"{interval_steps - 1} steps before: the hash of all RAM differs"
-                )
-
-
-def check_fits(log: EpisodeLog, rom: Rom, source: str) -> None:
-    """Raises `UserError` for a log of another ROM, another PyBoy, or with buttons that do not exist."""
-    header = log.header
-    if header.rom_sha1 != rom.sha1:
-        raise UserError(
-            f"episode log {source}: recorded with the {header.rom_kind} ROM of SHA-1 {header.rom_sha1}, but "
-            f"{rom.path or 'the embedded cartridge'} has {rom.sha1}; give its ROM with --rom"
-        )
-    if header.pyboy_version != pyboy_version():
-        raise UserError(
-            f"episode log {source}: recorded with PyBoy {header.pyboy_version}, but {pyboy_version()} is installed; "
-            f"install pyboy=={header.pyboy_version} to render it"
-        )
-    if int(log.actions.max()) >= len(BUTTONS):
-        raise UserError(
-            f"episode log {source}: has button {log.actions.max()}, but there are {len(BUTTONS)}; remove it"
-        )
-
-
 def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> int:
-    """Renders an episode to an MP4 at the game's speed. Returns the number of video frames.
+    """Renders an episode to an MP4 at the game's speed, and its path beside it. Returns the number of video frames.
 
-    Raises as `replay` does, and `RuntimeError` where the encoder fails; in each case `video` is not written.
+    Raises as `replay` does, and `RuntimeError` where the encoder fails; in each case neither is written.
     """
+    world = World.for_rom(rom.sha1)
+    seen = SeenMap(world)
     with VideoWriter(video, fps) as writer:
         game_frames = 0
+        last: Frame
 
         def on_frame(frame: Frame) -> None:
-            nonlocal game_frames
+            nonlocal game_frames, last
             game_frames += 1
+            last = frame
             while writer.frames < _video_frames(game_frames, fps):
                 writer.write(frame)
 
-        replay(log, rom, source, stopping, on_frame)
+        replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last))
+    header = log.header
+    milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
+    title = f"{video.stem}: {header.steps} steps, return {header.episode_return:.1f}"
+    draw_path(seen, log.positions, milestones, world, title, _path_picture(video))
     return writer.frames
 
 
@@ -208,6 +162,7 @@ def _work(job: Job) -> Outcome:
         if job.video is not None:  # an older video would show a recording that is no longer there
             job.video.unlink(missing_ok=True)
             _record_path(job.video).unlink(missing_ok=True)
+            _path_picture(job.video).unlink(missing_ok=True)
         return Outcome(EXIT_FAILURE, f"diverged: {error}")
     except (OSError, RuntimeError) as error:
         return Outcome(EXIT_FAILURE, f"failed: {source}: {error}")
@@ -217,6 +172,10 @@ def _work(job: Job) -> Outcome:
 
 def _record_path(video: Path) -> Path:
     return video.with_suffix(".json")
+
+
+def _path_picture(video: Path) -> Path:
+    return video.with_suffix(".png")
 
 
 def _is_finished(video: Path, log_sha256: str, fps: int) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.game.world import World
+from cluster_rl.report.figures import save_png
 
 _MAP_TILES = 256  # coordinates are bytes
 _DPI = 100
@@ -92,7 +93,6 @@ def world_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64] | Non
 def _draw(grid: npt.NDArray[np.int64], title: str, path: Path) -> None:
     """Draws counts in a log scale of colours; tiles never stood on are grey."""
     # Here, because matplotlib takes most of a second to import, and the replayer's workers never draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -102,7 +102,6 @@ def _draw(grid: npt.NDArray[np.int64], title: str, path: Path) -> None:
     across, down = max(3.0, width * tile), max(1.5, height * tile)
     total_across, total_down = across + 1.7, down + 0.95
     figure = Figure(figsize=(total_across, total_down), dpi=_DPI)
-    FigureCanvasAgg(figure)
     # Placed by hand: matplotlib's layout engines take longer than drawing does.
     bottom, part_down = 0.5 / total_down, down / total_down
     axes = figure.add_axes((0.6 / total_across, bottom, across / total_across, part_down), facecolor="0.85")
@@ -115,10 +114,7 @@ def _draw(grid: npt.NDArray[np.int64], title: str, path: Path) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(picture, cax=bar_axes, label="steps")
-    partial = path.with_name(f".{path.name}.partial")
-    # No "Software" entry: it would name the library's version, and pictures of equal visits should be equal.
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)
+    save_png(figure, path)
 
 
 def _slug(name: str) -> str:

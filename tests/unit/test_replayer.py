@@ -24,10 +24,11 @@ import pytest
 from cluster_rl.config import config_from_builtins
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
 from cluster_rl.emulator.env import Env
+from cluster_rl.emulator.playback import Diverged, replay
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
-from cluster_rl.replayer import Diverged, VideoRecord, expected_video_frames, parse_arguments, replay, run
+from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +216,7 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p.*480x432.* 30 fps", about)
     assert len(list((out / "maps").glob("[0-9]*.png"))) == len({int(m) for m in log.positions[:, 0]})
+    assert video.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
 
     before_ns = video.stat().st_mtime_ns
@@ -252,6 +254,7 @@ def test_a_diverged_replay_alone_fails_with_1_and_leaves_no_video(
     out = logs.parent / "videos"
     out.mkdir()
     (out / f"{recorded.stem}.mp4").write_bytes(b"a video of an older recording")
+    (out / f"{recorded.stem}.png").write_bytes(b"its path")
     assert run_here("--logs", logs, "--out", out, "--no-maps", "--fps", 2) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert [path.name for path in out.iterdir() if not path.name.startswith(".replayer")] == []

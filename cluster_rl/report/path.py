@@ -1,0 +1,161 @@
+"""One episode's path, drawn over the map as the episode itself saw it.
+
+The replayer's worker processes use it. In: the screen and the state after each step of a replay, and the positions that
+its log holds. Out: a PNG. The map is put together from squares of the episode's own screens, so no picture of a game is
+shipped, any ROM works, and what was never on the screen stays blank.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.game.state import GameState
+from cluster_rl.game.world import World
+from cluster_rl.report.figures import save_png
+
+CELL_PIXELS = 16
+_PLAYER_COLUMN, _PLAYER_ROW = 4, 4
+_SCREEN_COLUMNS, _SCREEN_ROWS = 10, 9
+_BLANK = 217  # grey level of what was never seen
+_DPI = 100
+
+Place = tuple[int, int]
+"""A canvas cell, (x, y)."""
+
+
+class SeenMap:
+    """The map as screens showed it, square by square of 16 x 16 pixels.
+
+    People walk through the picture and boxes lie over it, so the most frequent look of a cell counts.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._looks: defaultdict[Place, Counter[bytes]] = defaultdict(Counter)
+
+    def look(self, state: GameState, screen: npt.NDArray[np.uint8]) -> None:
+        """Takes in the squares of a screen, uint8 [144, 160, 3], that shows the map and stands still."""
+        if not state.in_game or state.interface_up or state.walk_counter:
+            return
+        size = self._world.maps.size(state.map_id)
+        if size is None:
+            return
+        squares = screen.reshape(_SCREEN_ROWS, CELL_PIXELS, _SCREEN_COLUMNS, CELL_PIXELS, 3).swapaxes(1, 2)
+        for row in range(_SCREEN_ROWS):
+            for column in range(_SCREEN_COLUMNS):
+                # The player is drawn four pixels up, into the square above.
+                if column == _PLAYER_COLUMN and row in (_PLAYER_ROW - 1, _PLAYER_ROW):
+                    continue
+                x, y = state.x + column - _PLAYER_COLUMN, state.y + row - _PLAYER_ROW
+                # What lies beyond a map's edge belongs to the map there.
+                if not (0 <= x < size[0] and 0 <= y < size[1]):
+                    continue
+                place = self._world.global_position(state.map_id, x, y)
+                if place is not None:
+                    self._looks[place][squares[row, column].tobytes()] += 1
+
+    def picture(self) -> tuple[npt.NDArray[np.uint8], Place] | None:
+        """The map, uint8 [16 h, 16 w, 3], and the canvas cell of its upper left corner; None where nothing was seen."""
+        if not self._looks:
+            return None
+        places = np.array(list(self._looks))  # [n, 2] of (x, y)
+        left, top = places.min(axis=0).tolist()
+        width, height = (places.max(axis=0) - (left, top) + 1).tolist()
+        picture = np.full((height, width, CELL_PIXELS, CELL_PIXELS, 3), _BLANK, np.uint8)
+        for (x, y), looks in self._looks.items():
+            most_frequent = looks.most_common(1)[0][0]
+            picture[y - top, x - left] = np.frombuffer(most_frequent, np.uint8).reshape(CELL_PIXELS, CELL_PIXELS, 3)
+        return picture.swapaxes(1, 2).reshape(height * CELL_PIXELS, width * CELL_PIXELS, 3), (left, top)
+
+
+def path_places(positions: npt.NDArray[np.uint8], world: World) -> list[Place | None]:
+    """Where each step ended, as canvas cells; None on maps that have no place there.
+
+    In: uint8 [steps, 3] of (map id, x, y). For a moment after a door the game has the new map's id with the old map's
+    coordinates: a step that ends outside of its map stays where the one before it was.
+    """
+    places: list[Place | None] = []
+    for map_id, x, y in positions.tolist():
+        size = world.maps.size(map_id)
+        outside = size is not None and not (x < size[0] and y < size[1])
+        places.append(places[-1] if outside and places else world.global_position(map_id, x, y))
+    return places
+
+
+def draw_path(
+    seen: SeenMap,
+    positions: npt.NDArray[np.uint8],
+    milestones: Sequence[tuple[str, int]],
+    world: World,
+    title: str,
+    path: Path,
+) -> bool:
+    """Draws the map and the path on it, coloured by step, with numbered milestones; whether there was a map to draw.
+
+    `milestones` are names and the steps, counted from 1, after which they were reached.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    found = seen.picture()
+    if found is None:
+        return False
+    picture, (left, top) = found
+    height, width = picture.shape[0] // CELL_PIXELS, picture.shape[1] // CELL_PIXELS
+    cell = min(0.32, 9 / max(height, width))  # inches, as all sizes here
+    across, down = max(2.5, width * cell), max(2.0, height * cell, 0.2 * len(milestones) + 0.9)
+    side = 2.6 if milestones else 0.9
+    total_across, total_down = across + 0.2 + side, down + 0.5
+    figure = Figure(figsize=(total_across, total_down), dpi=_DPI)
+    axes = figure.add_axes((0.1 / total_across, 0.1 / total_down, across / total_across, down / total_down))
+    edges = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
+    axes.imshow(picture, extent=edges, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+
+    places = path_places(positions, world)
+    walked, walked_at, jumped = [], [], []
+    for step, (before, after) in enumerate(itertools.pairwise(places), start=1):
+        if before is None or after is None or before == after:
+            continue
+        # Further than a cell: through a door, or carried away.
+        if abs(before[0] - after[0]) + abs(before[1] - after[1]) > 1:
+            jumped.append((before, after))
+        else:
+            walked.append((before, after))
+            walked_at.append(step)
+    axes.add_collection(LineCollection(walked, colors="white", linewidths=4.5, capstyle="round"))
+    axes.add_collection(LineCollection(jumped, colors="0.35", linewidths=1, linestyles="dotted"))
+    # From dark to light: it reads in grey and for the colour-blind too.
+    line = LineCollection(walked, cmap="plasma", array=np.array(walked_at), linewidths=2.5, capstyle="round")
+    line.set_clim(1, max(2, len(positions)))
+    axes.add_collection(line)
+    here = [place for place in places if place is not None]
+    if here:
+        axes.plot(*here[0], "o", color="white", markeredgecolor="black", markersize=8)
+        axes.plot(*here[-1], "s", color="white", markeredgecolor="black", markersize=7)
+
+    bar_left, bar_down = (across + 0.3) / total_across, min(1.6, 0.45 * down)
+    bar = figure.add_axes((bar_left, 0.25 / total_down, 0.12 / total_across, bar_down / total_down))
+    figure.colorbar(line, cax=bar, label="step")
+    for number, (name, step) in enumerate(milestones, start=1):
+        place = places[step - 1] if step <= len(places) else None
+        if place is not None:
+            axes.text(
+                *place,
+                str(number),
+                fontsize=7,
+                ha="center",
+                va="center",
+                bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": "black"},
+            )
+        line_up = (down + 0.05 - 0.2 * number) / total_down
+        figure.text(bar_left, line_up, f"{number}  {name.lower().replace('_', ' ')}, step {step}", fontsize=7)
+    save_png(figure, path)
+    return True
