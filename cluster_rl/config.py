@@ -1,25 +1,24 @@
 """The schema of every configuration key, and how a file and overrides become one checked `Config`.
 
 Any process reads it. In: a JSON or YAML file and `key=value` overrides. Out: a frozen `Config`. Every key has a type,
-bounds, a unit and a help line; docs/config.md is generated from them. This module imports nothing of ours but errors.
+bounds, a unit and a help line; docs/config.md is generated from them. Which file is meant and what an unknown
+key is answered is in `configs/`.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
-import yaml
 
+from cluster_rl.configs.files import find_config, read_config_file
+from cluster_rl.configs.names import meant
 from cluster_rl.errors import UserError
-
-PRESET_DIR = Path(__file__).parent / "configs"
 
 
 def _key(help_text: str, unit: str = "", **bounds: Any) -> msgspec.Meta:
@@ -231,12 +230,12 @@ def sequence_schema_hash(config: Config) -> str:
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Reads a config file, or a preset by its name, and applies `dotted.key=value` overrides in order.
+    """Reads a config file, or one that is shipped by its name, and applies `dotted.key=value` overrides in order.
 
-    Raises `UserError`, naming the key's path, for a missing or unreadable file, an unknown key, a wrong type or a
-    value out of bounds.
+    Raises `UserError` for a missing or unreadable file, and for all unknown keys, wrong types and values out of bounds
+    at once, each with the key's path.
     """
-    raw = _read_file(_resolve(path)) if path is not None else {}
+    raw = read_config_file(find_config(path)) if path is not None else {}
     source = str(path) if path is not None else "defaults"
     for override in overrides:
         name, value = _parse_override(override)
@@ -246,16 +245,20 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
-    """Checks a plain mapping against the schema. Raises `UserError` that names `source` and the key.
+    """Checks a plain mapping against the schema. Raises `UserError` that names `source` and each key that is wrong.
 
     A text that is a number or a truth value is taken as one: YAML reads 1e-4 as a text, and a shell has only texts.
     """
-    _check_names(raw, Config, source, "")
-    try:
-        config = msgspec.convert(raw, Config, strict=False)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{source}: {_readable(str(error))}") from None
-    _check_finite(msgspec.to_builtins(config), source, "")
+    problems = list(_problems(raw, Config, ""))
+    lines = [f"{key}: {problem}" for key, problem in problems if problem]
+    unlike = [key for key, problem in problems if not problem]
+    if unlike:
+        lines.append(f"unknown, with nothing like it here: {', '.join(unlike)}")
+    if len(problems) == 1:
+        raise UserError(f"{source}: {lines[0]}")
+    if problems:
+        raise UserError(f"{source}: {len(problems)} keys are wrong", lines)
+    config = msgspec.convert(raw, Config, strict=False)
     _check_together(config, source)
     return config
 
@@ -275,54 +278,33 @@ def split_overrides(arguments: Sequence[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         if word.startswith("--") and "=" not in word:
-            if not rest or rest[0].startswith("--"):
+            has_value = bool(rest) and not rest[0].startswith("--")
+            if not has_value and _key_name(word) in config_keys():
                 raise UserError(f"{word}: a value is missing; write {word} VALUE or {word}=VALUE")
-            overrides.append(f"{word[2:]}={rest.pop(0)}")
+            # A key that is not ours is answered with all others, value or not.
+            overrides.append(f"{_key_name(word)}={rest.pop(0) if has_value else ''}")
         elif "=" in word:
-            overrides.append(word.removeprefix("--"))
+            name, _, value = word.partition("=")
+            overrides.append(f"{_key_name(name)}={value}")
         else:
             raise UserError(f"argument {word!r} is not understood; overrides are written key=value or --key value")
-    # Option names may be written with dashes; config keys have none.
-    return [f"{key.replace('-', '_')}={value}" for key, value in (o.split("=", 1) for o in overrides)]
+    return overrides
 
 
 def config_keys(section: type = Config, prefix: str = "") -> dict[str, msgspec.Meta]:
     """Every dotted key of the schema with its `Meta` (description, unit, bounds)."""
     keys: dict[str, msgspec.Meta] = {}
     for name, hint in get_type_hints(section, include_extras=True).items():
-        if isinstance(hint, type) and issubclass(hint, _Section):
+        if _is_section(hint):
             keys |= config_keys(hint, f"{prefix}{name}.")
         else:
             keys[prefix + name] = next(meta for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
     return keys
 
 
-def _resolve(path: str | Path) -> Path:
-    """A file as given, or `NAME` of a preset shipped with the package."""
-    given = Path(path)
-    preset = PRESET_DIR / f"{path}.yaml"
-    if not given.exists() and given.name == str(path) and preset.exists():
-        return preset
-    return given
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        presets = ", ".join(sorted(p.stem for p in PRESET_DIR.glob("*.yaml")))
-        raise UserError(f"config {path}: no such file; presets are {presets}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: cannot be read: {error}") from None
-    try:
-        raw = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise UserError(f"config {path}: must be a mapping of keys to values, not {type(raw).__name__}")
-    return raw
+def _key_name(option: str) -> str:
+    """Option names may be written with dashes; config keys have none."""
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -344,38 +326,38 @@ def _set_dotted(raw: dict[str, Any], name: str, value: Any) -> None:
     raw[last] = value
 
 
-def _check_names(raw: Mapping[str, Any], section: type, source: str, prefix: str) -> None:
-    hints = get_type_hints(section)
+def _problems(raw: Mapping[Any, Any], section: type | None, prefix: str) -> Iterator[tuple[str, str]]:
+    """Each key that is wrong and why; the reason is empty where nothing here is like an unknown key.
+
+    `section` is None in a section that is not ours: what is meant by its keys, these themselves say.
+    """
+    hints = get_type_hints(section, include_extras=True) if section is not None else {}
     for name, value in raw.items():
-        if name not in hints:
-            hint = _nearest(str(name), prefix, hints)
-            raise UserError(f"{source}: unknown key {prefix}{name}{hint}")
-        hint_type = hints[name]
-        if isinstance(hint_type, type) and issubclass(hint_type, _Section) and isinstance(value, Mapping):
-            _check_names(value, hint_type, source, f"{prefix}{name}.")
+        key, hint = f"{prefix}{name}", hints.get(name)
+        if isinstance(value, Mapping) and (_is_section(hint) or (hint is None and value)):
+            yield from _problems(value, hint, f"{key}.")
+        elif hint is None:
+            answer = meant(str(name), (prefix + sibling for sibling in hints), config_keys())
+            yield key, f"unknown key; {answer}" if answer else ""
+        else:
+            problem = _problem_of_value(value, hint)
+            if problem:
+                yield key, problem
 
 
-def _nearest(name: str, prefix: str, section: Mapping[str, Any]) -> str:
-    """`; did you mean ...?` with the dotted key nearest to `prefix + name`, those of the same section first."""
-    known = {key.rsplit(".", 1)[-1]: key for key in config_keys()} | {key: prefix + key for key in section}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {known[near[0]]}?" if near else ""
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, _Section)
 
 
-def _readable(message: str) -> str:
-    """msgspec says "Expected `int`, got `str` - at `$.batch_size`"; users get the key first."""
-    text, _, where = message.partition(" - at `$.")
-    key = where.rstrip("`")
-    return f"{key}: {text}" if key else text
-
-
-def _check_finite(values: Mapping[str, Any], source: str, prefix: str) -> None:
-    """NaN passes every bound, and no key means anything when infinite."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _check_finite(value, source, f"{prefix}{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{source}: {prefix}{name}: must be a finite number, not {value}")
+def _problem_of_value(value: Any, hint: Any) -> str:
+    try:
+        converted = msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        return str(error).replace(" - at `$", ", at `")
+    # NaN passes every bound, and no key means anything when infinite.
+    if isinstance(converted, float) and not math.isfinite(converted):
+        return f"must be a finite number, not {converted}"
+    return ""
 
 
 def _check_together(config: Config, source: str) -> None:

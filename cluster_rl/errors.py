@@ -1,14 +1,14 @@
 """The one exception that means "the input is wrong", and how a command ends on it.
 
 Every command of the package wraps its main function in `run_command`, so that bad input gives one line on stderr
-and exit code 2, never a traceback.
+(one for each thing that is wrong with a config) and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -24,19 +24,27 @@ _PATH_ERRNOS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errn
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and what to do about it."""
+    """Bad input. The message is one line: what is wrong, where, and what to do about it.
+
+    Where many things are wrong at once, `details` has a line for each; as a text they follow the message.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(f"{message}: {'; '.join(details)}" if details else message)
+        self.lines = (message, *details)
 
 
 def run_command(main: Callable[[], int]) -> None:
     """Runs a command's main function and leaves the process with its exit code.
 
-    `UserError`, and a path that may not be entered or cannot be one, becomes `error: <message>` on stderr and exit code
-    2; Ctrl-C becomes exit code 130.
+    `UserError`, and a path that may not be entered or cannot be one, becomes `error: <message>` on stderr, its details
+    on indented lines below, and exit code 2; Ctrl-C becomes exit code 130.
     """
     try:
         code = main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        lines = [" ".join(line.split()) for line in error.lines]
+        print("error: " + "\n  ".join(lines), file=sys.stderr)
         code = EXIT_BAD_INPUT
     except OSError as error:
         if error.errno not in _PATH_ERRNOS or error.filename is None:

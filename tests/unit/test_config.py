@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,6 @@ import pytest
 
 import cluster_rl
 from cluster_rl.config import (
-    PRESET_DIR,
     Config,
     config_keys,
     config_to_json,
@@ -21,6 +21,7 @@ from cluster_rl.config import (
     sequence_schema_hash,
     split_overrides,
 )
+from cluster_rl.configs.files import PRESET_DIR
 from cluster_rl.errors import UserError
 
 PACKAGE = Path(cluster_rl.__file__).parent
@@ -116,9 +117,11 @@ def test_resolved_config_reads_back_the_same(tmp_path: Path) -> None:
 
 def test_command_line_forms() -> None:
     assert split_overrides(["--a.b", "1", "--c=2", "d=3", "--e-f", "x"]) == ["a.b=1", "c=2", "d=3", "e_f=x"]
-    for bad in (["--a"], ["--a", "--b"], ["word"]):
+    for bad in (["--gamma"], ["--start-button", "--gamma=1"], ["word"]):
         with pytest.raises(UserError):
             split_overrides(bad)
+    # Not our keys: the config's check answers all of them.
+    assert split_overrides(["--headless", "--lr", "1", "--no-render"]) == ["headless=", "lr=1", "no_render="]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,38 @@ def test_bad_values_are_named(override: str, words: list[str]) -> None:
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _lines(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    return list(caught.value.lines)
+
+
+def test_everything_that_is_wrong_comes_in_one_answer(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    wrong = {"rom_path": "red.gb", "frame_skip": 4, "gamma": 0.9, "rewards": {"badges": 1, "xyz": 2, "step": "x"}}
+    path.write_text(json.dumps({**wrong, "model": {"conv_channels": [8, 0]}, "notes": {}}))
+    assert _lines(path, ["lr=1", "headless="]) == [
+        f"{path} and overrides: 9 keys are wrong",
+        "rom_path: unknown key; did you mean rom?",
+        "frame_skip: Expected `int` >= 9",
+        "rewards.badges: unknown key; did you mean rewards.badge?",
+        "rewards.step: Expected `float`, got `str`",
+        "model.conv_channels: Expected `int` >= 1, at `[1]`",
+        "lr: unknown key; did you mean learning_rate?",
+        "unknown, with nothing like it here: rewards.xyz, notes, headless",
+    ]
+
+
+def test_sections_of_other_projects_are_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("env: {init_state: x}\ntraining: {optimizer: {lr: 1.0e-4}}\n3: {}\n")
+    assert _lines(path)[1:] == [
+        "env.init_state: unknown key; did you mean initial_state?",
+        "training.optimizer.lr: unknown key; did you mean learning_rate?",
+        "unknown, with nothing like it here: 3",
+    ]
 
 
 @pytest.mark.parametrize(

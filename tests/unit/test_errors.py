@@ -1,4 +1,4 @@
-"""How a command ends: one line and exit code 2 for what its user can mend, anything else as it is."""
+"""How a command ends: one answer and exit code 2 for what its user can mend, anything else as it is."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def raising(error: Exception) -> int:
     ("error", "line"),
     [
         (UserError("first\n  second"), "error: first second\n"),
+        (UserError("two are wrong", ["a:\n1", "b"]), "error: two are wrong\n  a: 1\n  b\n"),
         (
             PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/home/other/red.gb"),
             "error: /home/other/red.gb: Permission denied; give another path, or ask its owner\n",
         ),
     ],
 )
-def test_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command(lambda: raising(error))
     assert ended.value.code == EXIT_BAD_INPUT

@@ -63,14 +63,14 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--sbatch=-c 9"], "asks for 9 CPUs; a job may have 8"),
         (["--sbatch=-t 15"], "asks for 15 minutes and is warned 15 minutes before their end"),
         (["--script", "train_cpu", "--device", "cuda"], r"device cuda, but slurm/train_cpu\.sbatch asks for no GPU"),
-        (["--script", "train_cpu", "--no-video"], "--no-video: a value is missing"),
+        (["--script", "train_cpu", "--no-video"], "no_video: unknown key; that is the option --no-video of train_slim"),
         (["--sbatch=--time=05:00:00"], "asks for 5 hours; a job may have 4"),
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
         (["--actor_jobs", "2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
         (["--rom", "missing.gb"], "missing.gb"),
-        (["--batch_siz", "8"], "unknown key batch_siz"),
+        (["--batch_siz", "8"], "batch_siz: unknown key"),
     ],
 )
 def test_what_check_refuses(home: Path, arguments: list[str], says: str) -> None:
