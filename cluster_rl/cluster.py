@@ -26,7 +26,7 @@ from cluster_rl.batch_system.submission import check_plan, job_comment, make_pla
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
-from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
@@ -211,14 +211,16 @@ def main() -> int:
     known, rest = parser.parse_known_args()
     if known.command == "after-job":
         of_trainer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        # Without a name only the slim agent has a run.
-        add_run_name(of_trainer, "slim" if known.module == "train_slim" else "")
+        add_run_name(of_trainer, required=False)
+        of_trainer.add_argument("--config")
         of_trainer.add_argument("--job", type=int, default=1)
         named, _ = of_trainer.parse_known_args(known.trainer)
-        if not named.run_name:
+        # Job scripts of trainers name a config; actors have a run only by its name.
+        if named.run_name is None and named.config is None:
             return int(known.exit_code)
+        run_name = run_name_of_config(named.config) if named.run_name is None else named.run_name
         actor_job = named.job if known.module == "jobs.actor_job" else None
-        return conclude(RunDir(named.runs, named.run_name), actor_job, known.exit_code, known.cancelled)
+        return conclude(RunDir(named.runs, run_name), actor_job, known.exit_code, known.cancelled)
     settings = read_settings()
     known.runs = known.runs or settings.runs or str(DEFAULT_ROOT)
     run_dir = RunDir(known.runs, known.run_name)

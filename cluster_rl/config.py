@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -300,6 +301,11 @@ def config_keys(section: type = Config, prefix: str = "") -> dict[str, msgspec.M
         else:
             keys[prefix + name] = next(meta for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
     return keys
+
+
+def config_values(config: Config) -> dict[str, Any]:
+    """Every dotted key with its value, in the schema's order."""
+    return {key: msgspec.to_builtins(attrgetter(key)(config)) for key in config_keys()}
 
 
 def _key_name(option: str) -> str:

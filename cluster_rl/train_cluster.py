@@ -1,6 +1,6 @@
 """The launcher: config -> run lock -> learner and actors -> supervise -> exit code.
 
-    python -m cluster_rl.train_cluster --config cluster_config.json --run-name NAME [--dry-run] [--key value ...]
+    python -m cluster_rl.train_cluster [--config FILE] [--run-name NAME] [--dry-run] [--key value ...]
 
 In: a config file or preset and overrides. Out: a run directory that the same command goes on with. The launcher itself
 neither plays nor trains: it checks everything before anything is created, starts the processes, restarts those that
@@ -25,6 +25,7 @@ from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
 
+_DEFAULT_CONFIG = "cluster_config.json"
 _POLL_SEC = 0.1
 # After TERM SLURM kills within 30 s; its warning leaves minutes, and a checkpoint on a busy disk may take one.
 _STOP_GRACE_SEC = 12.0
@@ -114,8 +115,9 @@ def main() -> int:
         epilog=OVERRIDES_HELP,
         allow_abbrev=False,
     )
-    add_run_arguments(parser, "cluster_config.json", None)
+    add_run_arguments(parser, _DEFAULT_CONFIG)
     known, rest = parser.parse_known_args()
+    known.config = known.config or _DEFAULT_CONFIG
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         dry_run(config, run_dir)

@@ -1,6 +1,6 @@
 """Serial mode: actors, replay and learner in one process, without sockets or threads.
 
-    python -m cluster_rl.train_slim --config slim|slim_cpu|FILE [--run-name NAME] [--no-video] [--dry-run]
+    python -m cluster_rl.train_slim [--config slim|slim_cpu|FILE] [--run-name NAME] [--no-video] [--dry-run]
                                     [--key value ...]
 
 For notebooks, interactive jobs, debuggers and exact tests: the very parts of the cluster mode, called in turn, so that
@@ -23,6 +23,7 @@ from cluster_rl.config import Config
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.devices import why_no_cuda
 from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import StopFlag, die_with_parent
 from cluster_rl.jobs.status import StatusView
@@ -107,9 +108,10 @@ def main() -> int:
         epilog=OVERRIDES_HELP,
         allow_abbrev=False,
     )
-    add_run_arguments(parser, "slim", "slim")
+    add_run_arguments(parser, "slim; slim_cpu without a GPU")
     parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")
     known, rest = parser.parse_known_args()
+    known.config = known.config or _default_config()
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         dry_run(config, run_dir)
@@ -119,6 +121,14 @@ def main() -> int:
     if not known.no_video and config.log_episodes_for_replay and stop.signal_number is None:
         _render(config, run_dir, StopFlag().install())
     return stop.exit_code
+
+
+def _default_config() -> str:
+    """The preset for this machine, and says which."""
+    problem = why_no_cuda()
+    name, reason = ("slim", "there is a GPU") if problem is None else ("slim_cpu", f"CUDA cannot be used: {problem}")
+    print(f"config: {name}, as {reason}", flush=True)
+    return name
 
 
 def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:

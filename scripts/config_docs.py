@@ -8,9 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import msgspec
-
-from cluster_rl.config import Config, config_keys, config_to_json
+from cluster_rl.config import Config, config_keys, config_to_json, config_values
 
 ROOT = Path(__file__).resolve().parent.parent
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
@@ -18,7 +16,7 @@ _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
 def markdown() -> str:
     """The table of every key."""
-    defaults = msgspec.to_builtins(Config())
+    defaults = config_values(Config())
     lines = [
         "# Configuration keys",
         "",
@@ -31,9 +29,7 @@ def markdown() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for key, meta in config_keys().items():
-        value: object = defaults
-        for part in key.split("."):
-            value = value[part]  # type: ignore[index]
+        value = defaults[key]
         bounds = " ".join(
             f"{sign} {getattr(meta, name):g}" for name, sign in _BOUNDS if getattr(meta, name) is not None
         )

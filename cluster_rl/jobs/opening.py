@@ -25,13 +25,13 @@ from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
-from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
-from cluster_rl.runs.resume import check_resumable
+from cluster_rl.runs.resume import changed_settings, check_resumable
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 OVERRIDES_HELP = (
@@ -39,12 +39,10 @@ OVERRIDES_HELP = (
 )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, default_config: str, default_run_name: str | None) -> None:
-    """The options that name a config and a run."""
-    parser.add_argument(
-        "--config", default=default_config, help="JSON or YAML file, or the name of a preset (default: %(default)s)"
-    )
-    add_run_name(parser, default_run_name)
+def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
+    """The options that name a config and a run. `default_config` says in words the one for none."""
+    parser.add_argument("--config", help=f"JSON or YAML file, or the name of a preset (default: {default_config})")
+    add_run_name(parser, required=False)
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
     )
@@ -52,7 +50,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str, defa
 
 def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, RunDir]:
     """Config and folder (not created) from the options of `add_run_arguments` and what was left over."""
-    run_dir = RunDir(known.runs, known.run_name)
+    run_name = run_name_of_config(known.config) if known.run_name is None else known.run_name
+    run_dir = RunDir(known.runs, run_name)
     return load_config(known.config, split_overrides(overrides)), run_dir
 
 
@@ -88,16 +87,19 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
 def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
 
-    Says what is played and on which device. Raises `UserError`, before anything is created, for what `check_job`
-    refuses, for a GPU that is not there, and for a run that another process trains.
+    Says what is played, on which device, and which settings are not those of the run's last job. Raises `UserError`,
+    before anything is created, for what `check_job` refuses, for a GPU that is not there, and for a run that another
+    process trains.
     """
     device = learner_device(config)
     rom = check_job(config, run_dir)
+    changes = _changes_plan(config, run_dir)
     stop = StopFlag().install()
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        print(device.line, flush=True)
+        for line in [device.line, *changes]:
+            print(line, flush=True)
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
         begin_job(config, run_dir, rom)
@@ -144,6 +146,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
     lines = [
         f"game: {preflight(rom)}",
         f"run: {run_dir.path}, {_where_run_stands(run_dir)}",
+        *_changes_plan(config, run_dir),
         f"target: {config.target_total_steps:,} env steps; this job {hours}",
         _actors_plan(config),
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
@@ -166,6 +169,12 @@ def _actors_plan(config: Config) -> str:
     if resolve_bind_host(host).is_loopback:
         warning = "; that is loopback, which other nodes cannot reach: give --bind_host 0.0.0.0"
     return f"{actors}, and as many in each of {config.actor_jobs} actor jobs, which join at {host}{warning}"
+
+
+def _changes_plan(config: Config, run_dir: RunDir) -> list[str]:
+    """One line, or none where nothing changes."""
+    changes = changed_settings(run_dir, config)
+    return [f"not as in the run's last job: {', '.join(changes)}"] if changes else []
 
 
 def _where_run_stands(run_dir: RunDir) -> str:

@@ -1,17 +1,31 @@
-"""The two options that say which run is meant, the same for every command."""
+"""The options that say which run is meant, the same for every command."""
 
 from __future__ import annotations
 
 import argparse
 import os
 
-from cluster_rl.runs.layout import DEFAULT_ROOT
+from cluster_rl.configs.files import config_name
+from cluster_rl.errors import UserError
+from cluster_rl.runs.layout import DEFAULT_ROOT, check_run_name
 
 
-def add_run_name(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Adds `--run-name`, required unless it has a default, and `--runs`, whose default the environment may set."""
-    parser.add_argument("--run-name", required=default is None, default=default, help="name of the run's folder")
+def add_run_name(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds `--run-name`, and `--runs`, whose default the environment may set."""
+    default = "" if required else " (default: the config's name)"
+    parser.add_argument("--run-name", required=required, help=f"name of the run's folder{default}")
     runs = os.environ.get("CLUSTER_RL_RUNS") or str(DEFAULT_ROOT)
     parser.add_argument(
         "--runs", default=runs, help=f"folder of all runs (default: CLUSTER_RL_RUNS, or {DEFAULT_ROOT})"
     )
+
+
+def run_name_of_config(config: str) -> str:
+    """The run of a trainer that was told none: one for each config, so that no two share a run by default.
+
+    Raises `UserError` where the file's name is no name of a run.
+    """
+    try:
+        return check_run_name(config_name(config))
+    except UserError:
+        raise UserError(f"config {config}: its name cannot be a run's; give --run-name") from None

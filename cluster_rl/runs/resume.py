@@ -1,12 +1,14 @@
 """Whether a run that exists can be gone on with by this config and ROM.
 
-The launcher asks before anything is written. In: the run directory and the new config. Out: nothing, or a `UserError`
-that names the key that does not fit.
+The launcher asks before anything is written. In: the run directory and the new config. Out: what changes, or a
+`UserError` that names the key that does not fit.
 """
 
 from __future__ import annotations
 
-from cluster_rl.config import Config, load_config, sequence_schema_values
+import json
+
+from cluster_rl.config import Config, config_values, load_config, sequence_schema_values
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
 
@@ -21,10 +23,9 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
 
     Everything else (targets, rates, rewards, intervals) may change from job to job.
     """
-    has_data = any(run_dir.replay.glob("segment-*")) or any(run_dir.checkpoint.glob("*"))
-    if not run_dir.config.exists() or not has_data:
-        return  # new, or its first job never got as far as keeping anything
-    before = load_config(run_dir.config)
+    before = _config_before(run_dir)
+    if before is None:
+        return
     old, new = _kept_values(before), _kept_values(config)
     for key, value in old.items():
         if new[key] != value:
@@ -32,3 +33,19 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
                 f"run {run_dir.run_name!r} was made with {key} {value}, not {new[key]}; give the same value, or "
                 "another --run-name"
             )
+
+
+def changed_settings(run_dir: RunDir, config: Config) -> list[str]:
+    """`key NEW (was OLD)` for each key that the run's last job had otherwise; none for a new run."""
+    before = _config_before(run_dir)
+    if before is None:
+        return []
+    old, new = config_values(before), config_values(config)
+    changed = [key for key in new if new[key] != old[key]]
+    return [f"{key} {json.dumps(new[key])} (was {json.dumps(old[key])})" for key in changed]
+
+
+def _config_before(run_dir: RunDir) -> Config | None:
+    """The last job's; None for a run that is new, or whose first job never got as far as keeping anything."""
+    has_data = any(run_dir.replay.glob("segment-*")) or any(run_dir.checkpoint.glob("*"))
+    return load_config(run_dir.config) if run_dir.config.exists() and has_data else None

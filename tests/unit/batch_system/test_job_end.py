@@ -94,6 +94,19 @@ def test_a_dry_run_is_no_job(home: Path) -> None:
     assert "after-job" not in done.stdout
 
 
+def test_a_job_without_a_run_name_concludes_the_run_of_its_config(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster_rl import cluster
+
+    # As the job scripts call it: the script's own config first, then what was given.
+    after_job = ["cluster", "after-job", "--module", "train_slim", "--exit-code", "85", "--"]
+    monkeypatch.setattr(sys, "argv", [*after_job, "--config", "slim_cpu", "--config", "my/small.yaml"])
+    assert cluster.main() == EXIT_UNFINISHED
+    assert capsys.readouterr().out.startswith("run small: ")
+    assert RunDir("cluster_runs", "small").chain.exists()
+
+
 def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cluster_rl.cluster import conclude
 

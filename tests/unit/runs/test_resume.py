@@ -9,7 +9,7 @@ import pytest
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.resume import check_resumable
+from cluster_rl.runs.resume import changed_settings, check_resumable
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def test_a_new_run_has_no_config_before(tmp_path: Path) -> None:
     check_resumable(RunDir(tmp_path, "one"), load_config())
+    assert changed_settings(RunDir(tmp_path, "one"), load_config()) == []
 
 
 def test_a_run_that_kept_nothing_may_change(run_dir: RunDir) -> None:
@@ -49,3 +50,13 @@ def test_a_damaged_config_is_named(run_dir: RunDir, damage: bytes) -> None:
     run_dir.config.write_bytes(damage)
     with pytest.raises(UserError, match=r"config\.json"):
         check_resumable(run_dir, load_config())
+
+
+def test_what_is_not_as_in_the_last_job_is_told(run_dir: RunDir) -> None:
+    assert changed_settings(run_dir, load_config()) == []
+    changed = load_config(None, ["gamma=0.5", "rewards.step=0", "rom=red.gb"])
+    assert changed_settings(run_dir, changed) == [
+        'rom "red.gb" (was "")',
+        "rewards.step 0.0 (was -0.0005)",
+        "gamma 0.5 (was 0.997)",
+    ]

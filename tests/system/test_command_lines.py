@@ -1,0 +1,95 @@
+"""Commands as people bring them, typed from the folder that they are in: real processes, mostly dry runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_fixtures import environment
+
+import cluster_rl
+
+PACKAGE = Path(cluster_rl.__file__).parent
+ROOT = PACKAGE.parent
+
+
+def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**environment(), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _plan(folder: Path, line: str) -> tuple[list[str], str]:
+    """What a dry run says on stdout, by lines, and on stderr."""
+    done = _run(folder, "-m", *line.split(), "--dry-run", "--runs", "nowhere")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_training_with_the_config_of_a_folder_where_it_is_not() -> None:
+    out, said = _plan(ROOT, "cluster_rl.train_cluster --config cluster_rl/cluster_config.json")
+    assert said == "cluster_rl/cluster_config.json is not there; using cluster_config.json\n"
+    assert out[1] == "run: nowhere/cluster_config, new"
+
+
+def test_training_from_another_folder(tmp_path: Path) -> None:
+    out, said = _plan(tmp_path, "cluster_rl.train_cluster")
+    assert said == f"cluster_config.json is not there; using {ROOT}/cluster_config.json\n"
+    assert out[1] == "run: nowhere/cluster_config, new"
+
+
+@pytest.mark.parametrize("name", ["slim", "slim_cpu"])
+def test_the_slim_agent_by_the_path_of_a_preset(name: str) -> None:
+    out, said = _plan(ROOT, f"cluster_rl.train_slim --config configs/{name}.yaml")
+    assert said == f"configs/{name}.yaml is not there; using cluster_rl/configs/{name}.yaml\n"
+    assert out[1] == f"run: nowhere/{name}, new"
+
+
+def test_the_slim_agent_without_a_word(tmp_path: Path) -> None:
+    out, said = _plan(tmp_path, "cluster_rl.train_slim")
+    assert said == ""
+    assert out[0].startswith("config: slim_cpu, as CUDA cannot be used: ")
+    assert out[2] == "run: nowhere/slim_cpu, new"
+
+
+def test_a_config_of_an_earlier_project_is_answered_at_once(tmp_path: Path) -> None:
+    old = {"rom_path": "red.gb", "save_dir": "runs", "run_name": "a", "learn_start_steps": 1, "frame_skip": 4}
+    (tmp_path / "cluster_config.json").write_text(json.dumps(old))
+    done = _run(tmp_path, "-m", "cluster_rl.train_cluster", "--lr", "1", "--max_steps_per_episode=5", "--headless")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: cluster_config.json and overrides: 8 keys are wrong",
+        "  rom_path: unknown key; did you mean rom?",
+        "  save_dir: unknown key; that is the option --runs",
+        "  run_name: unknown key; that is the option --run-name",
+        "  learn_start_steps: unknown key; did you mean min_replay_transitions?",
+        "  frame_skip: Expected `int` >= 9",
+        "  lr: unknown key; did you mean learning_rate?",
+        "  max_steps_per_episode: unknown key; did you mean episode_max_steps?",
+        "  unknown, with nothing like it here: headless",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster_config.json"]
+
+
+def test_the_run_of_another_config_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = tmp_path / "cluster_runs" / "mine"
+    (run / "replay").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"lstm_hidden_size": 64, "gamma": 0.5}))
+    (run / "replay" / "segment-00000001.log").touch()
+    (tmp_path / "mine.json").write_text("{}")
+    command = ["-m", "cluster_rl.train_cluster", "--config", "mine.json", "--dry-run"]
+    refused = _run(tmp_path, *command)
+    assert refused.returncode == 2
+    assert "run 'mine' was made with lstm_hidden_size 64, not 512; " in refused.stderr
+    assert "another --run-name" in refused.stderr
+    fits = _run(tmp_path, *command, "--lstm_hidden_size", "64")
+    assert "not as in the run's last job: gamma 0.997 (was 0.5)" in fits.stdout.splitlines()
