@@ -211,7 +211,7 @@ def main() -> int:
     known, rest = parser.parse_known_args()
     if known.command == "after-job":
         of_trainer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        add_run_name(of_trainer, required=False)
+        add_run_name(of_trainer, "the config's name")
         of_trainer.add_argument("--config")
         of_trainer.add_argument("--job", type=int, default=1)
         named, _ = of_trainer.parse_known_args(known.trainer)

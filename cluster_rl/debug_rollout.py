@@ -1,8 +1,9 @@
-"""A short rollout with a random masked policy, to see that a game, an emulator and this program work together.
+"""A short rollout, random or a model's, to see that a game, an emulator and this program work together.
 
 Run by hand: `python -m cluster_rl.debug_rollout --steps 200 --flags`. In: a ROM (the embedded cartridge by default) and
-maybe a savestate. Out: the rate, the share of masked decisions, the decoded state, an MP4, or all of it as JSON.
-With `--steps 0 --state FILE` it decodes a PyBoy savestate, and needs neither a ROM nor the emulator.
+maybe a savestate, or a run or its `online_params.pt`, which then plays greedily. Out: the rate, the share of masked
+decisions, the decoded state, videos, or all of it as JSON. With `--steps 0 --state FILE` it decodes a PyBoy savestate,
+and needs neither a ROM nor the emulator.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,12 +28,19 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.layout import RunDir
 
 if TYPE_CHECKING:
     from cluster_rl.emulator.env import Env, Step
 
-FRAMES_PER_SEC = 60
-DEFAULT_VIDEO = Path("debug_rollout.mp4")
+OnFrame = Callable[[np.ndarray[Any, np.dtype[np.uint8]]], None]
+
+MP4, GIF = Path("debug_rollout.mp4"), Path("debug_rollout.gif")
+_VIDEOS = {"mp4": [MP4], "gif": [GIF], "both": [MP4, GIF]}
+_MP4_FPS = 60
+_GIF_FPS = 30
+_GIF_FPS_MAX = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [f"base_seed={options.seed}", *(["rom=" + options.rom] if options.rom else [])]
     if options.state:
         overrides.append("initial_state=" + options.state)
-    _print_report(_rollout(load_config(options.config, overrides), options), options.json)
+    model = _find_model(options)
+    config = options.config
+    if model is not None and config is None:
+        config = model.with_name("config.json")
+        if not config.exists():
+            raise UserError(f"{config}: not there, and says how the network is built; give it with --config")
+    _print_report(_rollout(load_config(config, overrides), model, options), options.json)
     return EXIT_OK
 
 
@@ -54,13 +68,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--flags", action="store_true", help="print the decoded state, and each event flag as it changes"
     )
+    add_run_name(parser, "play at random")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="play greedily by this online_params.pt of a run"
+    )
     parser.add_argument(
         "--video",
-        type=Path,
         nargs="?",
-        const=DEFAULT_VIDEO,
-        metavar="OUT.mp4",
-        help=f"write every frame to this file (default {DEFAULT_VIDEO})",
+        const="mp4",
+        metavar="mp4|gif|both|OUT.mp4|OUT.gif",
+        help=f"record the game at its own speed, as {MP4}, {GIF} or the file named",
+    )
+    parser.add_argument(
+        "--video-fps", type=int, help=f"frames a second of the video (default {_MP4_FPS}; with a GIF {_GIF_FPS})"
     )
     parser.add_argument("--max-frames", type=int, default=500, help="frames of the video at most (default 500)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -73,7 +93,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--steps must be 0 or more and --max-frames 1 or more")
     if options.video and not options.steps:
         raise UserError("--video needs --steps of 1 or more")
+    if options.checkpoint is not None and options.run_name is not None:
+        raise UserError("--checkpoint and --run-name both name a model; give one of them")
     return options
+
+
+def _find_model(options: argparse.Namespace) -> Path | None:
+    """The file of parameters to play by; None to play at random. Raises `UserError` for a run or file not there."""
+    model: Path | None = options.checkpoint
+    if model is not None and not model.is_file():
+        raise UserError(f"--checkpoint {model}: no such file; give the online_params.pt of a run")
+    if options.run_name is None:
+        return model
+    return RunDir(options.runs, options.run_name).require_config().with_name("online_params.pt")
 
 
 def _decode_savestate(path: Path, rom: str) -> dict[str, Any]:
@@ -94,29 +126,74 @@ def _decode_savestate(path: Path, rom: str) -> dict[str, Any]:
     return {"steps": 0, "state": world.describe(GameState(image))}
 
 
-def _rollout(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+class _Player(Protocol):
+    def start(self) -> None: ...
+
+    def step(self, on_frame: OnFrame | None) -> Step: ...
+
+
+class _RandomPlayer:
+    """Presses any valid button."""
+
+    def __init__(self, env: Env, seed: int) -> None:
+        self._env = env
+        self._random = random.Random(seed)
+
+    def start(self) -> None:
+        self._env.start()
+
+    def step(self, on_frame: OnFrame | None) -> Step:
+        return self._env.advance(int(self._random.choice(np.flatnonzero(self._env.observation.mask))), on_frame)
+
+
+class _GreedyPlayer:
+    """Presses what a trained network values most, as `evaluate` does."""
+
+    def __init__(self, env: Env, config: Config, params: Path) -> None:
+        import torch  # takes seconds, and random play needs none
+
+        from cluster_rl.acting.rollout import Rollout, load_network
+
+        torch.set_num_threads(1)
+        self._rescaled = config.value_rescaling
+        self._rollout = Rollout([env], load_network(config, params))
+        self._rng = np.random.default_rng(config.base_seed)
+
+    def start(self) -> None:
+        self._rollout.start(0)
+
+    def step(self, on_frame: OnFrame | None) -> Step:
+        from cluster_rl.acting.exploration import acting_values, select_actions
+
+        _, quantiles = self._rollout.act()
+        values = acting_values(quantiles, self._rescaled)
+        actions = select_actions(values, self._rollout.mask, np.zeros(1), self._rng).tolist()
+        [(_, step)] = self._rollout.play(actions, [0], on_frame)
+        return step
+
+
+def _rollout(config: Config, model: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     from cluster_rl.emulator.env import make_env  # only here: decoding a savestate works without PyBoy
 
     with ExitStack() as stack:
         env = make_env(config, 0)
         stack.callback(env.close)
         report: dict[str, Any] = {"preflight": preflight(env.console.rom)}
-        frames = stack.enter_context(_Video(options.video, options.max_frames)) if options.video else None
+        report["policy"] = "random" if model is None else f"greedy, {model}"
+        player: _Player = _RandomPlayer(env, options.seed) if model is None else _GreedyPlayer(env, config, model)
+        video = stack.enter_context(_Video(options)) if options.video else None
         tally = _Tally()
-        env.start()
+        player.start()
         flags = _FlagWatch(env) if options.flags else None
-        policy = random.Random(options.seed)
         began = time.perf_counter()
         for step_number in range(1, options.steps + 1):
-            allowed = np.flatnonzero(env.observation.mask)
-            action = int(policy.choice(allowed))
             tally.decision(env)
-            step = env.advance(action, frames.on_frame if frames and not frames.full else None)
+            step = player.step(video.on_frame if video and not video.full else None)
             tally.step(step)
             if flags is not None:
                 flags.look(step_number, env, quiet=options.json)
             if step.summary is not None:
-                env.start()
+                player.start()
         seconds = time.perf_counter() - began
         report |= {"steps": options.steps, "seconds": round(seconds, 3)}
         if options.steps:
@@ -124,8 +201,8 @@ def _rollout(config: Config, options: argparse.Namespace) -> dict[str, Any]:
         report |= tally.report()
         if flags is not None:
             report |= {"state": env.world.describe(env.state), "flag_changes": flags.changes}
-    if frames is not None:
-        report["video"] = {"path": str(options.video), "frames": frames.written}
+    if video is not None:
+        report["videos"] = video.report()
     return report
 
 
@@ -184,38 +261,54 @@ class _FlagWatch:
 
 
 class _Video:
-    """The first `max_frames` frames as an MP4."""
+    """The first `--max-frames` frames, at the game's speed, as the files that `--video` asks for."""
 
-    def __init__(self, path: Path, max_frames: int) -> None:
-        from cluster_rl.report.video import VideoWriter
+    def __init__(self, options: argparse.Namespace) -> None:
+        from cluster_rl.report.video import ENCODERS, VideoWriter
 
-        if not path.parent.is_dir():
-            raise UserError(f"video {path}: its folder does not exist; make it first")
-        if path.is_dir():
-            raise UserError(f"video {path}: is a folder; give the name of a file")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UserError(f"video {path}: its folder may not be written to; give another")
-        self._max_frames = max_frames
-        self._writer = VideoWriter(path, FRAMES_PER_SEC)
-
-    @property
-    def written(self) -> int:
-        return self._writer.frames
+        self._paths = _VIDEOS.get(options.video) or [Path(options.video)]
+        gif = any(path.suffix == ".gif" for path in self._paths)
+        self._fps = options.video_fps if options.video_fps is not None else _GIF_FPS if gif else _MP4_FPS
+        self._max_frames: int = options.max_frames
+        self._game_frames = 0
+        if not 1 <= self._fps <= (_GIF_FPS_MAX if gif else _MP4_FPS):
+            raise UserError(f"--video-fps {self._fps}: must be 1 to {_MP4_FPS}, and at most {_GIF_FPS_MAX} with a GIF")
+        for path in self._paths:
+            if path.suffix not in ENCODERS:
+                raise UserError(f"video {path}: give mp4, gif, both, or the name of a file that ends in .mp4 or .gif")
+            if not path.parent.is_dir():
+                raise UserError(f"video {path}: its folder does not exist; make it first")
+            if path.is_dir():
+                raise UserError(f"video {path}: is a folder; give the name of a file")
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                raise UserError(f"video {path}: its folder may not be written to; give another")
+        self._open = ExitStack()
+        self._writers = [self._open.enter_context(VideoWriter(path, self._fps)) for path in self._paths]
 
     @property
     def full(self) -> bool:
-        return self._writer.frames >= self._max_frames
+        return self._writers[0].frames >= self._max_frames
 
     def on_frame(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        if not self.full:
-            self._writer.write(frame)
+        from cluster_rl.report.video import video_frames
+
+        self._game_frames += 1
+        while not self.full and self._writers[0].frames < video_frames(self._game_frames, self._fps):
+            for writer in self._writers:
+                writer.write(frame)
+
+    def report(self) -> list[dict[str, Any]]:
+        """To be called when the files are closed."""
+        return [
+            {"path": str(path), "frames": writer.frames, "fps": self._fps, "bytes": path.stat().st_size}
+            for path, writer in zip(self._paths, self._writers, strict=True)
+        ]
 
     def __enter__(self) -> _Video:
-        self._writer.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._writer.__exit__(*error)
+        self._open.__exit__(*error)
 
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:

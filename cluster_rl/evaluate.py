@@ -22,17 +22,15 @@ import numpy as np
 import torch
 
 from cluster_rl.acting.exploration import acting_values, select_actions
-from cluster_rl.acting.rollout import Rollout
+from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
-from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.jobs.opening import OVERRIDES_HELP
-from cluster_rl.model import QNetwork, build_model, copy_tensors
+from cluster_rl.model import QNetwork
 from cluster_rl.runs.arguments import add_run_name
-from cluster_rl.runs.checkpoint import read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
 
@@ -191,13 +189,6 @@ def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: 
     return recorder
 
 
-def load_network(config: Config, path: Path) -> QNetwork:
-    """The network with published parameters. Raises `UserError` if they are missing or do not fit."""
-    network = build_model(config, observation_spec(config)).eval()
-    copy_tensors(read_params(path), network.state_dict(), str(path))
-    return network
-
-
 def print_report(found: dict[str, Any]) -> None:
     """Prints what `report` found, with the `policy`, `seed` and `seconds` of the episodes."""
     count = found["episodes"]
@@ -248,10 +239,8 @@ def main() -> int:
             raise UserError(f"--logs {known.logs}: cannot be made a folder: {error.strerror}; give another") from None
     if known.max_steps is not None:
         rest.append(f"episode_max_steps={known.max_steps}")
-    run_dir = RunDir(known.runs, known.run_name).require()
-    if not run_dir.config.exists():
-        raise UserError(f"{run_dir.config}: not there yet; the run's first job writes it when it starts")
-    config = load_config(run_dir.config, split_overrides(rest))
+    run_dir = RunDir(known.runs, known.run_name)
+    config = load_config(run_dir.require_config(), split_overrides(rest))
     network = load_network(config, run_dir.online_params)
     torch.set_num_threads(1)
     started = time.monotonic()

@@ -40,13 +40,9 @@ from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, 
 from cluster_rl.game.world import World
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
-from cluster_rl.report.video import VideoWriter
+from cluster_rl.report.video import VideoWriter, video_frames
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
-
-# The Game Boy's clock is 2^22 Hz and a frame takes 70,224 ticks of it: 59.7275 frames a second, exactly this fraction.
-_CLOCK_HZ = 1 << 22
-_FRAME_TICKS = 70_224
 
 
 def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
@@ -54,11 +50,7 @@ def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
 
     At 30 fps that is every second frame, and two in a row about every 4 seconds, since 59.7275 is less than 60.
     """
-    return _video_frames(steps * frame_skip, fps)
-
-
-def _video_frames(game_frames: int, fps: int) -> int:
-    return game_frames * fps * _FRAME_TICKS // _CLOCK_HZ
+    return video_frames(steps * frame_skip, fps)
 
 
 class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +97,7 @@ def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool],
             nonlocal game_frames, last
             game_frames += 1
             last = frame
-            while writer.frames < _video_frames(game_frames, fps):
+            while writer.frames < video_frames(game_frames, fps):
                 writer.write(frame)
 
         replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last))

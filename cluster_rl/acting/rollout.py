@@ -1,22 +1,33 @@
 """Rollout: several emulators played in step by one network.
 
-Actors and `evaluate` use it. In: environments and a network. Out: quantiles to choose actions by, then one `Step` of
-each emulator. It keeps what the network needs from step to step: the newest observation, the previous
+Actors, `evaluate` and `debug_rollout` use it. In: environments and a network. Out: quantiles to choose actions by, then
+one `Step` of each emulator. It keeps what the network needs from step to step: the newest observation, the previous
 action and reward, and the recurrent state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from cluster_rl.acting.policy import Policy
+from cluster_rl.config import Config
+from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.env import Env, Observation, Step
-from cluster_rl.emulator.spaces import NO_ACTION
-from cluster_rl.model import QNetwork, State, pack_screen
+from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
+from cluster_rl.model import QNetwork, State, build_model, copy_tensors, pack_screen
+from cluster_rl.runs.checkpoint import read_params
+
+
+def load_network(config: Config, path: Path) -> QNetwork:
+    """The network with published parameters. Raises `UserError` if they are missing or do not fit."""
+    network = build_model(config, observation_spec(config)).eval()
+    copy_tensors(read_params(path), network.state_dict(), str(path))
+    return network
 
 
 class Rollout:
@@ -64,15 +75,18 @@ class Rollout:
         """Clean quantiles [K, A, quantiles] of the newest observations; the recurrent state stays."""
         return self._forward()[1].numpy()
 
-    def play(self, actions: Sequence[int], rows: Iterable[int]) -> Iterator[tuple[int, Step]]:
+    def play(
+        self, actions: Sequence[int], rows: Iterable[int], on_frame: Callable[[Frame], None] | None = None
+    ) -> Iterator[tuple[int, Step]]:
         """Presses `actions[row]` for each of `rows`, then yields (row, step) one by one.
 
-        While a row is yielded, its arrays still hold the observation that the action was chosen by.
+        While a row is yielded, its arrays still hold the observation that the action was chosen by. `on_frame` is
+        handed every frame, as `Env.press` does.
         """
         rows = tuple(rows)
         # First all emulators, then all that looks at them: each side finds its own code and data in the cache.
         for row in rows:
-            self.envs[row].press(actions[row])
+            self.envs[row].press(actions[row], on_frame)
         for row in rows:
             step = self.envs[row].look()
             yield row, step

@@ -42,7 +42,7 @@ OVERRIDES_HELP = (
 def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
     """The options that name a config and a run. `default_config` says in words the one for none."""
     parser.add_argument("--config", help=f"JSON or YAML file, or the name of a preset (default: {default_config})")
-    add_run_name(parser, required=False)
+    add_run_name(parser, "the config's name")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
     )

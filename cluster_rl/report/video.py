@@ -1,8 +1,8 @@
-"""Frames in, MP4 out: H.264, playable everywhere, whole or not there at all.
+"""Frames in, a video out: MP4 (H.264) or GIF, playable everywhere, whole or not there at all.
 
-The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3]. Out: one MP4
-file, yuv420p, scaled up by whole pixels, with its index in front (+faststart), under its final name only once it is
-complete. The encoder is the ffmpeg that the imageio-ffmpeg package brings.
+The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3]. Out: one file,
+scaled up by whole pixels, under its final name only once it is complete. An MP4 is yuv420p with its index in front
+(+faststart), a GIF has the exact greys. The encoder is the ffmpeg that the imageio-ffmpeg package brings.
 """
 
 from __future__ import annotations
@@ -20,9 +20,24 @@ import numpy.typing as npt
 
 HEIGHT, WIDTH = 144, 160
 
+# The Game Boy's clock is 2^22 Hz and a frame takes 70,224 ticks of it: 59.7275 frames a second, exactly this fraction.
+_CLOCK_HZ = 1 << 22
+_FRAME_TICKS = 70_224
+
+ENCODERS = {
+    ".mp4": ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart"),
+    ".gif": ("-pix_fmt", "gray"),
+}
+"""What ffmpeg is told for a file with this ending."""
+
+
+def video_frames(game_frames: int, fps: int) -> int:
+    """Frames that a video at the game's speed has after so many frames of the game."""
+    return game_frames * fps * _FRAME_TICKS // _CLOCK_HZ
+
 
 class VideoWriter:
-    """Writes one MP4 file; a context manager that keeps the file only if its block ends without an exception.
+    """Writes one file; a context manager that keeps the file only if its block ends without an exception.
 
     Until `close` the file has the name `.<name>.partial`, so a killed render leaves nothing that looks finished.
     """
@@ -30,6 +45,7 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float, scale: int = 3) -> None:
         """`fps` is frames a second, `scale` video pixels per Game Boy pixel (even sizes come out for every scale).
 
+        `path` ends as one of `ENCODERS`. A GIF counts in hundredths of a second, and viewers slow down above 50 fps.
         Raises `RuntimeError` if the encoder cannot be started.
         """
         self.path = path
@@ -42,8 +58,7 @@ class VideoWriter:
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", f"{fps:g}", "-i", "pipe:0"),
             # Workers are processes, one a core: a second encoder thread each would only make them wait for each other.
             *("-vf", f"scale={WIDTH * scale}:{HEIGHT * scale}:flags=neighbor", "-threads", "1"),
-            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p"),
-            *("-movflags", "+faststart", "-f", "mp4", str(self._partial)),
+            *(*ENCODERS[path.suffix], "-f", path.suffix.removeprefix("."), str(self._partial)),
         ]
         try:
             # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.

@@ -10,10 +10,13 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import DEFAULT_ROOT, check_run_name
 
 
-def add_run_name(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds `--run-name`, and `--runs`, whose default the environment may set."""
-    default = "" if required else " (default: the config's name)"
-    parser.add_argument("--run-name", required=required, help=f"name of the run's folder{default}")
+def add_run_name(parser: argparse.ArgumentParser, otherwise: str | None = None) -> None:
+    """Adds `--run-name`, and `--runs`, whose default the environment may set.
+
+    `otherwise` says in words what holds without a name; None: one must be given.
+    """
+    words = "name of the run's folder" + ("" if otherwise is None else f" (default: {otherwise})")
+    parser.add_argument("--run-name", required=otherwise is None, help=words)
     runs = os.environ.get("CLUSTER_RL_RUNS") or str(DEFAULT_ROOT)
     parser.add_argument(
         "--runs", default=runs, help=f"folder of all runs (default: CLUSTER_RL_RUNS, or {DEFAULT_ROOT})"

@@ -77,6 +77,12 @@ class RunDir:
             raise explain_os_error(error, self.path) from None
         return self
 
+    def require_config(self) -> Path:
+        """The config of the run's newest job. Raises `UserError` if there is none yet, or no such run."""
+        if not self.require().config.exists():
+            raise UserError(f"{self.config}: not there yet; the run's first job writes it when it starts")
+        return self.config
+
     def require(self) -> RunDir:
         """Returns itself. Raises `UserError`, naming the runs there are, if the run does not exist."""
         if not self.exists():

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 
+from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import load_config
 from cluster_rl.errors import EXITS_WELL
-from cluster_rl.evaluate import load_network, play_episodes, wilson_interval
+from cluster_rl.evaluate import play_episodes, wilson_interval
 from cluster_rl.runs.layout import RunDir
 
 PRESET = "password"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,30 @@ def test_the_run_of_another_config_is_not_gone_on_with(tmp_path: Path) -> None:
     assert "another --run-name" in refused.stderr
     fits = _run(tmp_path, *command, "--lstm_hidden_size", "64")
     assert "not as in the run's last job: gamma 0.997 (was 0.5)" in fits.stdout.splitlines()
+
+
+# Programs by their path: then the folder `cluster_rl` itself is where Python looks first.
+
+PROGRAMS = sorted(path.name for path in PACKAGE.glob("*.py") if "run_command(main)" in path.read_text())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_by_its_path(name: str) -> None:
+    done = _run(PACKAGE, name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
+def test_no_part_of_the_package_hides_another_library() -> None:
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    names.remove("__init__")
+    assert {"config", "emulator"} <= names
+    assert not names & set(sys.stdlib_module_names)
+    assert not names & set(packages_distributions())
+
+
+@pytest.mark.parametrize("folder", [ROOT, PACKAGE])
+def test_debug_rollout_by_its_path(folder: Path) -> None:
+    done = _run(folder, str((PACKAGE / "debug_rollout.py").relative_to(folder)), "--steps", "200", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["steps"] == 200

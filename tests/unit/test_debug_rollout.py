@@ -11,17 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
+import numpy as np
 import pytest
+import torch
 from cartridge_fixtures import new_env, play
 from pyboy import PyBoy
 from pyboy.plugins.game_wrapper_pokemon_gen1_constants import EVENT_FLAGS
 
+from cluster_rl.acting.exploration import acting_values
+from cluster_rl.acting.rollout import Rollout
 from cluster_rl.cartridge import rom_bytes, rom_path
+from cluster_rl.config import config_to_json, load_config
 from cluster_rl.debug_rollout import main
 from cluster_rl.emulator import snapshot
+from cluster_rl.emulator.env import Env
 from cluster_rl.emulator.rom import load_rom
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_BAD_INPUT, UserError
 from cluster_rl.game.buttons import BUTTONS
+from cluster_rl.model import build_model
+from cluster_rl.runs.checkpoint import publish_params
+from cluster_rl.runs.layout import RunDir
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -61,18 +71,85 @@ def test_flags_show_the_state_and_what_changes(capsys: pytest.CaptureFixture[str
 def test_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     found = report(capsys, "--steps", "6", "--video", str(path), "--max-frames", "100")
-    assert found["video"]["frames"] == 100  # of 6 * 24
+    assert found["videos"] == [{"path": str(path), "frames": 100, "fps": 60, "bytes": path.stat().st_size}]  # of 6 * 24
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert frames == 100
     assert seconds == pytest.approx(100 / 60, abs=0.05)
 
 
-def test_video_without_a_name(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["debug_rollout.mp4"]),
+        (["mp4"], ["debug_rollout.mp4"]),
+        (["gif"], ["debug_rollout.gif"]),
+        (["both"], ["debug_rollout.mp4", "debug_rollout.gif"]),
+        (["x.gif"], ["x.gif"]),
+    ],
+)
+def test_videos_by_kind(
+    words: list[str],
+    names: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = report(capsys, "--steps", "1", "--video", "--max-frames", "24")
-    assert Path(found["video"]["path"]).stat().st_size > 0
+    found = report(capsys, "--steps", "5", "--video", *words, "--video-fps", "12")
+    assert [video["path"] for video in found["videos"]] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name in names:  # 5 steps of 24 frames are 2.009 seconds of the game
+        frames, seconds = imageio_ffmpeg.count_frames_and_secs(name)
+        assert frames == 24
+        assert seconds == pytest.approx(2, abs=0.1)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A run `one` in the working directory, with parameters that nobody has trained."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config("slim_cpu", ["episode_max_steps=20", "lstm_hidden_size=16"])
+    run_dir = RunDir("cluster_runs", "one").create()
+    run_dir.config.write_bytes(config_to_json(config))
+    torch.manual_seed(0)
+    publish_params(run_dir.online_params, build_model(config, observation_spec(config)).state_dict())
+    return run_dir
+
+
+def test_a_model_plays_what_it_values_most(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best: list[int] = []
+    pressed: list[int] = []
+    act, press = Rollout.act, Env.press
+
+    def spy_act(rollout: Rollout) -> Any:
+        _, clean = act(rollout)
+        best.append(int(np.where(rollout.mask[0], acting_values(clean, True)[0], -np.inf).argmax()))
+        return -clean, clean  # noise at its worst, which evaluation leaves out
+
+    def spy_press(env: Env, action: int, *rest: Any) -> None:
+        pressed.append(action)
+        press(env, action, *rest)
+
+    monkeypatch.setattr(Rollout, "act", spy_act)
+    monkeypatch.setattr(Env, "press", spy_press)
+    found = report(capsys, "--steps", "50", "--run-name", "one", "--flags", "--video", "--max-frames", "10")
+    assert pressed == best
+    assert len(pressed) == 50
+    assert found["policy"] == f"greedy, {run_dir.online_params}"
+    assert (found["episodes_ended"], found["videos"][0]["frames"]) == (2, 10)
+    again = report(capsys, "--steps", "50", "--checkpoint", str(run_dir.online_params))
+    assert (again["reward"], again["masked_share"]) == (found["reward"], found["masked_share"])
+
+
+def test_parameters_alone_need_a_config(run_dir: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = run_dir.online_params.rename(tmp_path / "alone.pt")
+    with pytest.raises(UserError, match=r"config\.json: not there.*--config"):
+        main(["--checkpoint", str(alone)])
+    assert report(capsys, "--steps", "5", "--checkpoint", str(alone), "--config", str(run_dir.config))["steps"] == 5
+    with pytest.raises(UserError, match=r"online_params\.pt: not there yet"):
+        main(["--run-name", "one"])
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "savestate"])
@@ -140,6 +217,12 @@ def test_a_flag_that_pyboy_sets_by_name_is_printed_by_that_name(
         ["--steps", "-1"],
         ["--steps", "0", "--video", "x.mp4"],
         ["--video", "nowhere/x.mp4"],
+        ["--video", "x.avi"],
+        ["--video", "--video-fps", "0"],
+        ["--video", "both", "--video-fps", "60"],
+        ["--checkpoint", "nowhere.pt"],
+        ["--checkpoint", "nowhere.pt", "--run-name", "one"],
+        ["--run-name", "nowhere"],
     ],
 )
 def test_bad_input(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from cartridge_fixtures import new_env, play
 
-from cluster_rl.acting.rollout import Rollout
+from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.env import EpisodeSummary
 from cluster_rl.emulator.rom import load_rom
@@ -20,7 +20,6 @@ from cluster_rl.emulator.school import school_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.evaluate import (
-    load_network,
     main,
     milestones_ahead,
     play_episodes,

@@ -47,6 +47,18 @@ def test_every_frame_arrives_in_order_and_scaled_by_whole_pixels(tmp_path: Path)
     assert [int(sum(1 << b for b in range(8) if row[b])) for row in bits] == list(range(77))
 
 
+def test_a_gif_has_the_exact_greys_and_goes_round(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    ramp = np.broadcast_to(np.arange(160, dtype=np.uint8)[None, :, None] + 96, (144, 160, 3))
+    pictures = [frame_of(1), ramp, frame_of(2)]
+    with VideoWriter(path, fps=25) as video:
+        for picture in pictures:
+            video.write(picture)
+    assert np.array_equal(decode(path, (480, 432))[:, ::3, ::3], pictures)
+    assert b"NETSCAPE2.0" in path.read_bytes()
+    assert re.search(r"\b25 fps", probe(path))
+
+
 def test_is_h264_yuv420p_with_the_index_in_front(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with VideoWriter(path, fps=30) as video:
