@@ -82,12 +82,15 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     trainer.write_progress()
     with StatusView(run_dir, config, token) as view:
         for _ in zip(*(actor.run() for actor in actors), strict=True):
-            while trainer.may_sample():
+            trainer.tick()
+            view.refresh()
+            # After random play there are many updates at once: a signal, the time and the files do not wait for them.
+            while trainer.may_sample() and not stop and not deadline.is_over():
                 trainer.update(trainer.sample())
                 if trainer.publish_due():
                     publish()
-            trainer.tick()
-            view.refresh()
+                trainer.tick()
+                view.refresh()
             over = trainer.finished(deadline)
             if over is not None:
                 stop.set(*over)

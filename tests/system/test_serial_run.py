@@ -7,6 +7,8 @@ from pathlib import Path
 
 from run_fixtures import Launcher, logged_blocks, logged_positions, overrides
 
+from cluster_rl.errors import EXIT_UNFINISHED
+
 
 def _serial(folder: Path, seed: int, target: int = 500) -> Launcher:
     folder.mkdir(exist_ok=True)
@@ -29,6 +31,20 @@ def test_one_seed_gives_one_run(tmp_path: Path) -> None:
     progress = first.progress()
     assert progress is not None
     assert progress.updates > 0
+
+
+def test_updates_that_are_owed_do_not_outlast_the_job(tmp_path: Path) -> None:
+    """25,000 updates are owed at once, some minutes of them, and the job has twelve seconds."""
+    changes = overrides(
+        num_actors=1, min_replay_transitions=1000, samples_per_insert=1000, max_runtime_seconds=12, batch_size=4
+    )
+    launcher = Launcher(tmp_path, *changes, "--no-video", module="train_slim")
+    assert launcher.wait(60) == EXIT_UNFINISHED, launcher.output
+    progress = launcher.progress()
+    assert progress is not None
+    assert progress.updates > 0
+    assert progress.samples_per_insert < 900  # so it was while they were owed
+    assert progress.jobs[0].reason == "max_runtime_seconds reached"
 
 
 def test_serial_run_goes_on(tmp_path: Path) -> None:
