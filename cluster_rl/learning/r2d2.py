@@ -62,7 +62,7 @@ class R2D2:
     1992), for those who play without exploration: where two actions are worth nearly the same, the newest weights
     prefer now one and now the other, and a greedy agent with one such set of weights walks in circles. Actors get the
     newest: that they change is what breaks the circles of training, and with the mean it learned less
-    (docs/results.md).
+    (results/diary/training.md).
     """
 
     def __init__(self, config: Config, spec: ObservationSpec, device: torch.device | str, seed: int) -> None:

@@ -1,7 +1,7 @@
 """The learner, whole, learns a task that needs memory, and fails it when its recurrent state is taken away.
 
 The tasks and the other rows of the table are explained in `memory_tasks.py`; ten seeds of all rows are in
-docs/results.md (`python scripts/bench/memory_seeds.py`).
+results/diary/memory_and_password.md (`python scripts/bench/memory_seeds.py`).
 """
 
 from __future__ import annotations

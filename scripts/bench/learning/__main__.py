@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
     parser.add_argument("--env-steps", type=int, default=100_000, help="of each training (default: %(default)s)")
     parser.add_argument("--config", default="cpu", help="preset or file that all agents share (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/learning"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("results/learning"), help="default: %(default)s")
     parser.add_argument("--milestones", nargs="+", default=KEY_MILESTONES, metavar="NAME", help="for the table")
     parser.add_argument("--plot-only", action="store_true", help="table and plots from the records that are there")
     known, rest = parser.parse_known_args()
