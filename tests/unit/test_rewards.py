@@ -64,6 +64,21 @@ def test_every_weight_has_a_term_and_the_terms_add_up() -> None:
     assert set(rewards.terms.values()) == {0.0}
 
 
+def test_every_term_pays() -> None:
+    """A weight that `step` leaves out would be paid by nobody, and every other test would still pass."""
+    member = ram.wPartyMons
+    start = at(1, 1, (ram.wPartyCount, 1), (member + 33, 5), (member + 2, 9), (member + 35, 30))
+    fainted_at_level_6 = ((ram.wPartyCount, 1), (member + 33, 6), (member + 35, 30))
+    found = (
+        *((ram.wNumBagItems, 1), (ram.wBagItems, b"\x04\x01\xff"), (ram.wObtainedBadges, 1)),
+        (ram.wPokedexOwned, 1),
+    )
+    rewards = RewardCalculator(msgspec.convert(dict.fromkeys(TERMS, 1.0), RewardWeights))
+    rewards.start(start)
+    rewards.step(start, saying(2, 1, "up", *fainted_at_level_6, *found), 1, ["A"])
+    assert [name for name, paid in rewards.terms.items() if not paid] == []
+
+
 def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
     rewards = calculator("novelty", 0.5)
     rewards.start(at(1, 1))
