@@ -68,6 +68,7 @@ def network(game: str) -> QNetwork:
     with torch.no_grad():  # values of several units, that depend on what is seen
         made.head_advantage.weight.mul_(10.0)
         made.head_value.weight.mul_(10.0)
+        made.head_value.bias.add_(10.0)  # nowhere near 0: an end's value counts, whatever weights were drawn
     return made
 
 
