@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import re
 from collections import Counter
@@ -9,12 +10,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("docs", "results", "tests", "cluster_rl", "scripts", "slurm")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 # What is told of the past may name what is gone.
-OF_TODAY = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_TODAY = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCED = re.compile(r"^```.*?^```", re.M | re.S)
 _INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n+)+")
@@ -103,3 +105,13 @@ def test_what_is_named_exists(page: Path) -> None:
     assert [name for name in _PATH.findall(text) if not exists(name)] == []
     assert [name for name in _MODULE.findall(text) if not is_module(name)] == []
     assert [name for name in _COMMAND.findall(text) if not runs(name)] == []
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """Ours, and that of the emulator that is pinned."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (setup["metadata"]["version"], setup["metadata"]["license"])
+    (pyboy,) = (work for work in citation["references"] if work["type"] == "software")
+    assert f"pyboy=={pyboy['version']}" in setup["options"]["install_requires"].split()
