@@ -29,11 +29,10 @@ from cluster_rl.cartridge.compile_content import (
     CELL_TABLE_PAGE,
     CONTENT_DIR,
     FIRST_DATA_BANK,
-    BuildError,
     Compiled,
     compile_world,
 )
-from cluster_rl.errors import EXIT_OK, run_command
+from cluster_rl.errors import EXIT_OK, UserError, run_command
 
 SOURCE_DIR = PACKAGE_DIR / "src"
 TABLE_DIR = PACKAGE_DIR.parent / "game" / "tables"
@@ -83,7 +82,7 @@ class Built:
 
 
 def build() -> Built:
-    """Builds everything in memory. Raises BuildError, a UserError, where source, content or tool chain are wrong."""
+    """Builds everything in memory. Raises UserError where source, content or tool chain are wrong."""
     compiler = compiler_version()
     compiled = compile_world()
     with tempfile.TemporaryDirectory(prefix="cartridge-") as folder:
@@ -113,11 +112,11 @@ def source_sha256() -> str:
 
 
 def compiler_version() -> str:
-    """The first line of `sdcc --version`. Raises BuildError where it is not installed."""
+    """The first line of `sdcc --version`. Raises UserError where it is not installed."""
     try:
         text = subprocess.run(["sdcc", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"sdcc: {error}; install it, on Debian: apt-get install sdcc") from None
+        raise UserError(f"sdcc: {error}; install it, on Debian: apt-get install sdcc") from None
     return text.splitlines()[0].strip()
 
 
@@ -167,7 +166,7 @@ def compile_c(folder: Path, stem: str) -> None:
     bad = re.search(r"\(_\w+ - \d+\)", (folder / f"{stem}.asm").read_text())
     if bad:
         # SDCC 4.2.0 reads *(array + 128..255) at offset - 256.
-        raise BuildError(f"{stem}.c: negative symbol offset {bad[0]}; cast the offset to u16")
+        raise UserError(f"{stem}.c: negative symbol offset {bad[0]}; cast the offset to u16")
 
 
 def run_tool(folder: Path, *command: str) -> None:
@@ -175,11 +174,11 @@ def run_tool(folder: Path, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     noise = done.stdout + done.stderr
     if done.returncode or "warning" in noise.lower():
-        raise BuildError(f"{' '.join(command)}: {noise}")
+        raise UserError(f"{' '.join(command)}: {noise}")
 
 
 def ram_equates() -> tuple[str, str, list[tuple[int, int, str]]]:
-    """(C header, assembly, sorted (start, stop, name)) of `content/ram.txt`. Raises BuildError on an overlap."""
+    """(C header, assembly, sorted (start, stop, name)) of `content/ram.txt`. Raises UserError on an overlap."""
     header, assembly, spans = "", "        .module ram\n", []
     for address, size, name in read_ram_table():
         assembly += f"_{name} == 0x{address:04X}\n"
@@ -189,7 +188,7 @@ def ram_equates() -> tuple[str, str, list[tuple[int, int, str]]]:
     spans.sort()
     for one, other in pairwise(spans):
         if one[1] > other[0]:
-            raise BuildError(f"ram.txt: {one[2]} and {other[2]} overlap")
+            raise UserError(f"ram.txt: {one[2]} and {other[2]} overlap")
     return header, assembly, spans
 
 
@@ -207,19 +206,19 @@ def cell_table_assembly(table: bytes) -> str:
 
 
 def read_ihx(path: Path) -> tuple[bytes, set[int]]:
-    """Intel hex to (32 KiB image, addresses used). Raises BuildError where code overlaps or leaves the window."""
+    """Intel hex to (32 KiB image, addresses used). Raises UserError where code overlaps or leaves the window."""
     image = bytearray(CODE_BYTES)
     used: set[int] = set()
     for line in path.read_text(encoding="ascii").splitlines():
         raw = bytes.fromhex(line[1:])
         if sum(raw) & 0xFF:
-            raise BuildError("lantern.ihx: wrong checksum")
+            raise UserError("lantern.ihx: wrong checksum")
         length, start, kind = raw[0], raw[1] << 8 | raw[2], raw[3]
         if kind != 0:
             continue
         for address, value in enumerate(raw[4 : 4 + length], start):
             if address in used or address >= CODE_BYTES:
-                raise BuildError(f"code overlaps or leaves 32 KiB at {address:04X}")
+                raise UserError(f"code overlaps or leaves 32 KiB at {address:04X}")
             used.add(address)
             image[address] = value
     return bytes(image), used
@@ -234,13 +233,13 @@ def read_symbols(path: Path) -> dict[str, int]:
 def check_private_ram(symbols: Mapping[str, int], spans: Sequence[tuple[int, int, str]]) -> None:
     """The compiler's own variables must fit their place and stay clear of the game's state."""
     if symbols.get("l__INITIALIZER", 0):
-        raise BuildError("initialised globals are not supported: set them at run time")
+        raise UserError("initialised globals are not supported: set them at run time")
     size = symbols["l__DATA"]
     if size > DATA_BYTES:
-        raise BuildError(f"private variables take {size} of {DATA_BYTES} bytes")
+        raise UserError(f"private variables take {size} of {DATA_BYTES} bytes")
     for start, stop, name in spans:
         if start < DATA_START + size and stop > DATA_START:
-            raise BuildError(f"private variables overlap {name}")
+            raise UserError(f"private variables overlap {name}")
 
 
 # ---------------------------------------------------------------- what comes out
@@ -261,7 +260,7 @@ def make_rom(code: Code, compiled: Compiled) -> bytes:
 def write_header(rom: bytearray, title: str, bank_count: int) -> None:
     """Title, type, sizes and both checksums. The logo stays zero: it is a trademark, and PyBoy does not ask for it."""
     if len(title) > TITLE_BYTES:
-        raise BuildError(f"title {title!r} has more than {TITLE_BYTES} letters")
+        raise UserError(f"title {title!r} has more than {TITLE_BYTES} letters")
     rom[HEADER_START:HEADER_STOP] = bytes(HEADER_STOP - HEADER_START)
     rom[TITLE_START : TITLE_START + len(title)] = title.encode("ascii")
     rom[0x147] = CARTRIDGE_TYPE

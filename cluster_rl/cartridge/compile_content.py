@@ -47,10 +47,6 @@ TILESET_NAMES = {"0": "OUTDOORS"}
 Art = dict[str, list[str]]
 
 
-class BuildError(UserError):
-    """The content or the tool chain does not give a cartridge."""
-
-
 # ---------------------------------------------------------------- pictures
 
 
@@ -134,7 +130,7 @@ def encode(text: str) -> bytes:
             continue
         for character in part:
             if character not in CHARACTERS:
-                raise BuildError(f"no glyph for {character!r} in {text!r}")
+                raise UserError(f"no glyph for {character!r} in {text!r}")
             out.append(CHARACTERS[character])
     return bytes(out)
 
@@ -142,7 +138,7 @@ def encode(text: str) -> bytes:
 def name_bytes(text: str) -> bytes:
     """A name with its end mark."""
     if len(text) > NAME_LETTERS:
-        raise BuildError(f"name {text!r} has more than {NAME_LETTERS} letters")
+        raise UserError(f"name {text!r} has more than {NAME_LETTERS} letters")
     return encode(text) + bytes([END_CODE])
 
 
@@ -169,7 +165,7 @@ def message(text: str) -> bytes:
             out += bytes([LINE_CODE if number % 2 else PAGE_CODE])
         out += encode(content)
     if len(out) > MESSAGE_BYTES:
-        raise BuildError(f"message too long: {text}")
+        raise UserError(f"message too long: {text}")
     return out + bytes([END_CODE])
 
 
@@ -250,7 +246,7 @@ class Scripts:
                 continue
             word, *arguments = shlex.split(line)
             if word not in SCRIPT_WORDS:
-                raise BuildError(f"unknown script line: {line}")
+                raise UserError(f"unknown script line: {line}")
             code.append(SCRIPT_WORDS.index(word))
             code += self._operands(word, arguments)
             if word in ("ifset", "iflot", "goto"):
@@ -260,7 +256,7 @@ class Scripts:
         for at, label in jumps:
             code[at] = labels[label]
         if len(code) > SCRIPT_BYTES:
-            raise BuildError(f"script too long: {source.strip().splitlines()[0]} ...")
+            raise UserError(f"script too long: {source.strip().splitlines()[0]} ...")
         self.codes.append(bytes(code))
         return len(self.codes) - 1
 
@@ -299,19 +295,19 @@ class Compiled:
 
 
 def compile_world() -> Compiled:
-    """Reads `content/` and compiles it. Raises BuildError where the content breaks a limit of the engine."""
+    """Reads `content/` and compiles it. Raises UserError where the content breaks a limit of the engine."""
     try:
         return _compile(tomllib.loads((CONTENT_DIR / "world.toml").read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
-        raise BuildError(f"world.toml: {error}") from None
+        raise UserError(f"world.toml: {error}") from None
     except KeyError as error:
-        raise BuildError(f"content: unknown name {error}") from None
+        raise UserError(f"content: unknown name {error}") from None
 
 
 def _compile(world: Mapping[str, Any]) -> Compiled:
     tiles = read_art("tiles.txt")
     if len(tiles) > MAX_TILES:
-        raise BuildError(f"more than {MAX_TILES} background tiles")
+        raise UserError(f"more than {MAX_TILES} background tiles")
     ids = Ids.of(world, tiles)
     cell_table, walkable, grass_tile = compile_cells(world["tileset"]["cells"], ids.tiles)
     resources = Resources()
@@ -335,7 +331,7 @@ def _compile(world: Mapping[str, Any]) -> Compiled:
 def compile_cells(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> tuple[bytes, list[int], int]:
     """(cell table: 4 tiles of each cell, a quarter of the page each; walkable tile numbers; tall grass's tile)."""
     if len(cells) > MAX_CELLS:
-        raise BuildError(f"more than {MAX_CELLS} cell kinds")
+        raise UserError(f"more than {MAX_CELLS} cell kinds")
     table = bytearray(4 * MAX_CELLS)
     walkable: dict[int, bool] = {}
     for number, cell in enumerate(cells):
@@ -344,7 +340,7 @@ def compile_cells(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> t
         # Collision looks at the lower left tile alone, so it must not block in one cell and let pass in another.
         feet, walk = tile_ids[cell["tiles"][2]], cell.get("walk", False)
         if walkable.setdefault(feet, walk) != walk:
-            raise BuildError(f"tile {cell['tiles'][2]} both blocks and does not")
+            raise UserError(f"tile {cell['tiles'][2]} both blocks and does not")
     grass = next(tile_ids[cell["tiles"][2]] for cell in cells if cell.get("grass"))
     return bytes(table), sorted(tile for tile, walk in walkable.items() if walk), grass
 
@@ -352,13 +348,13 @@ def compile_cells(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> t
 def carrying_tiles(cells: list[dict[str, Any]], tile_ids: Mapping[str, int]) -> list[int]:
     """(tile, arrow key) pairs of the cells that carry whoever stands on them; as for walls, the lower left tile counts.
 
-    Raises BuildError where such a tile is also one of a cell that carries elsewhere, or nowhere.
+    Raises UserError where such a tile is also one of a cell that carries elsewhere, or nowhere.
     """
     keys: dict[int, int] = {}
     for cell in cells:
         feet, key = tile_ids[cell["tiles"][2]], ARROW_KEYS[cell["carry"]] if "carry" in cell else 0
         if keys.setdefault(feet, key) != key:
-            raise BuildError(f"tile {cell['tiles'][2]} carries in one cell and not in another")
+            raise UserError(f"tile {cell['tiles'][2]} carries in one cell and not in another")
     return [value for tile, key in keys.items() if key for value in (tile, key)]
 
 
@@ -408,9 +404,9 @@ def map_rows(entry: Mapping[str, Any]) -> list[str]:
     rows = entry["cells"].strip("\n").split("\n")
     width, height = len(rows[0]), len(rows)
     if any(len(row) != width for row in rows) or width % 2 or height % 2:
-        raise BuildError(f"map {entry['name']}: rows differ in length or a side is odd")
+        raise UserError(f"map {entry['name']}: rows differ in length or a side is odd")
     if (width + 9) * (height + 8) > MAP_BUFFER_BYTES:
-        raise BuildError(f"map {entry['name']}: too large for the map buffer")
+        raise UserError(f"map {entry['name']}: too large for the map buffer")
     return list(rows)
 
 
@@ -427,7 +423,7 @@ def compile_map(entry: Mapping[str, Any], world: Mapping[str, Any], ids: Ids, sc
     for warp in warps:
         target = next(other for other in world["map"] if other["name"] == warp["to"])
         if warp["warp"] >= len(target["warps"]):
-            raise BuildError(f"map {entry['name']}: warp {warp} leads nowhere")
+            raise UserError(f"map {entry['name']}: warp {warp} leads nowhere")
         data += bytes([warp["at"][1], warp["at"][0], warp["warp"], ids.maps[warp["to"]]])
     signs = entry.get("signs", [])
     data.append(len(signs))
@@ -441,7 +437,7 @@ def compile_map(entry: Mapping[str, Any], world: Mapping[str, Any], ids: Ids, sc
         data += bytes([person["at"][1], person["at"][0], sheet, facing, scripts.compile(person["script"])])
     spots = entry.get("spot", [])
     if len(spots) > MAX_SPOTS:
-        raise BuildError(f"map {entry['name']}: more than {MAX_SPOTS} spots")
+        raise UserError(f"map {entry['name']}: more than {MAX_SPOTS} spots")
     data.append(len(spots))
     for spot in spots:
         data += bytes([spot["at"][1], spot["at"][0], scripts.compile(spot["script"])])
@@ -546,4 +542,4 @@ def _check_places(maps: list[dict[str, Any]]) -> None:
         for y in range(entry["global_y"], entry["global_y"] + entry["height"]):
             for x in range(entry["global_x"], entry["global_x"] + entry["width"]):
                 if taken.setdefault((x, y), entry["name"]) != entry["name"]:
-                    raise BuildError(f"maps {entry['name']} and {taken[x, y]} overlap on the canvas")
+                    raise UserError(f"maps {entry['name']} and {taken[x, y]} overlap on the canvas")
