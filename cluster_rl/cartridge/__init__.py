@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
+CONTENT_DIR = PACKAGE_DIR / "content"
 ROM_NAME = "lantern.gb"
 SYMBOLS_NAME = "lantern.sym"
 MANIFEST_NAME = "manifest.json"

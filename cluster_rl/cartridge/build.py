@@ -23,21 +23,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster_rl.cartridge import MANIFEST_NAME, PACKAGE_DIR, ROM_NAME, SYMBOLS_NAME
-from cluster_rl.cartridge.compile_content import (
-    BANK_BYTES,
-    CELL_TABLE_PAGE,
-    CONTENT_DIR,
-    FIRST_DATA_BANK,
-    Compiled,
-    compile_world,
-)
+from cluster_rl.cartridge import CONTENT_DIR, MANIFEST_NAME, PACKAGE_DIR, ROM_NAME, SYMBOLS_NAME
+from cluster_rl.cartridge.compile_content import Compiled, compile_world
+from cluster_rl.cartridge.resources import BANK_BYTES, FIRST_DATA_BANK
+from cluster_rl.cartridge.tables import CELL_TABLE_PAGE
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 
 SOURCE_DIR = PACKAGE_DIR / "src"
 TABLE_DIR = PACKAGE_DIR.parent / "game" / "tables"
 TABLE_NAME = "cartridge.json"
-BUILDER_NAMES = ("build.py", "compile_content.py")
 
 CODE_START, CODE_BYTES = 0x0500, 2 * BANK_BYTES
 DATA_START, DATA_BYTES = 0xC000, 0x100
@@ -100,9 +94,9 @@ def build() -> Built:
 
 
 def source_sha256() -> str:
-    """Hash of all that the ROM is made from: the files of `src/` and `content/` and the builder, names included."""
+    """Hash of all that the ROM is made from: the files of `src/` and `content/` and all Python here, names included."""
     files = [p for folder in (SOURCE_DIR, CONTENT_DIR) for p in folder.iterdir() if p.is_file()]
-    files += [PACKAGE_DIR / name for name in BUILDER_NAMES]
+    files += PACKAGE_DIR.glob("*.py")
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(PACKAGE_DIR).as_posix()):
         # Line ends must not matter: a checkout may turn them.

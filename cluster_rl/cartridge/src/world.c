@@ -284,7 +284,7 @@ static void bag_remove(u8 index) {
   wNumBagItems--;
 }
 
-/* ---- scripts: compiled by compile_content.py, one byte code per line */
+/* ---- scripts: compiled by scripts.py, one byte code per line */
 static void run_script(u8 n) {
   const u8 *p = SCRIPT_BUF;
   u16 v;

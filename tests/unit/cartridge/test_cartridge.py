@@ -18,6 +18,7 @@ import pytest
 from cartridge_player import HOME, ROUTE, TOWN, Player, random_buttons
 
 from cluster_rl.cartridge import (
+    CONTENT_DIR,
     MANIFEST_NAME,
     PACKAGE_DIR,
     ROM_NAME,
@@ -70,7 +71,7 @@ def test_source_hash_sees_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(build, "SOURCE_DIR", folder / "src")
     monkeypatch.setattr(build, "CONTENT_DIR", folder / "content")
     assert build.source_sha256() == MANIFEST["source_sha256"]
-    for name in ("src/crt0.s", "src/battle.c", "content/world.toml", "content/ram.txt", "build.py"):
+    for name in ("src/crt0.s", "src/battle.c", "content/world.toml", "content/ram.txt", "build.py", "scripts.py"):
         original = (folder / name).read_bytes()
         (folder / name).write_bytes(original + b"\n")
         assert build.source_sha256() != MANIFEST["source_sha256"], name
@@ -188,7 +189,7 @@ at = [3, 2]""",
 def test_content_that_breaks_a_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, complaint: str
 ) -> None:
-    shutil.copytree(compile_content.CONTENT_DIR, tmp_path / "content")
+    shutil.copytree(CONTENT_DIR, tmp_path / "content")
     world = tmp_path / "content" / "world.toml"
     text = world.read_text(encoding="utf-8")
     assert old in text
@@ -395,7 +396,7 @@ def test_lesson_is_only_for_those_who_hold_b() -> None:
 
 
 def test_no_door_of_the_game_leads_to_the_lesson() -> None:
-    maps = tomllib.loads((compile_content.CONTENT_DIR / "world.toml").read_text(encoding="utf-8"))["map"]
+    maps = tomllib.loads((CONTENT_DIR / "world.toml").read_text(encoding="utf-8"))["map"]
     leads = {entry["name"]: {warp["to"] for warp in entry.get("warps", [])} for entry in maps}
     assert [name for name, targets in leads.items() if "ECHO HALL" in targets] == []
     assert [name for name, targets in leads.items() if "ECHO ROOM" in targets] == ["ECHO HALL"]
