@@ -10,13 +10,14 @@ true. Numbers are clamped to what the game can hold, so that a broken image give
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from cluster_rl.game import ram
 from cluster_rl.game.lazy import lazy
+from cluster_rl.game.map_objects import FACINGS, Sprite, Warp, sprite
+from cluster_rl.game.menu import Menu
+from cluster_rl.game.party import Enemy, PartyMon, enemy_mon, party_mon
 from cluster_rl.game.text import TILE_ARROW, TILE_CURSOR, decode
-
-FACINGS: Final = {0: "down", 4: "up", 8: "left", 12: "right"}
 
 BATTLE_LOST: Final = -1
 BATTLE_NONE: Final = 0
@@ -24,145 +25,9 @@ BATTLE_WILD: Final = 1
 BATTLE_TRAINER: Final = 2
 
 _LIST_END = 0xFF
-_SPRITE_HIDDEN = 0xFF
-_PLAYER_Y_PIXELS, _PLAYER_X_PIXELS = 60, 64
-_CELL_PIXELS = 16
-_WALK_PIXELS_PER_COUNT = 2
-
 _BOX_TOP_ROW, _BOX_BOTTOM_ROW = 12, 17
 _BOX_TOP_LEFT_TILE, _BOX_BOTTOM_LEFT_TILE = 0x79, 0x7D
 _ARROW_ROW, _ARROW_COLUMN = 16, 18
-
-_TEXT_BOX_LIST = 0x0D
-_START_MENU_PLACE = (2, 11)
-_START_MENU_KEYS = 0xCB
-_BATTLE_MENU_ROW = 14
-_BATTLE_MENU_COLUMNS = (9, 15)
-_BATTLE_MENU_KEYS = (0x11, 0x21)
-_MOVE_MENU_PLACE = (12, 5)
-_LIST_PLACE = (4, 5)
-
-
-class PartyMon(NamedTuple):
-    """One member of the party. `status` 0 is healthy; bits 0-2 sleep turns, 3 poison, 4 burn, 5 freeze, 6 paralysis."""
-
-    species: int
-    level: int
-    hp: int
-    max_hp: int
-    status: int
-    experience: int
-    moves: tuple[int, int, int, int]
-    pp: tuple[int, int, int, int]
-
-    @property
-    def hp_ratio(self) -> float:
-        """HP as a share of the maximum, 0..1; cheated saves hold HP above the maximum."""
-        return _ratio(self.hp, self.max_hp)
-
-
-class Enemy(NamedTuple):
-    """The enemy's fighting member."""
-
-    species: int
-    level: int
-    hp: int
-    max_hp: int
-
-    @property
-    def hp_ratio(self) -> float:
-        """HP as a share of the maximum, 0..1."""
-        return _ratio(self.hp, self.max_hp)
-
-
-class Warp(NamedTuple):
-    """A door, stair or hole at cell (x, y). Target map 0xFF is the last outdoor map."""
-
-    x: int
-    y: int
-    target_warp: int
-    target_map: int
-
-
-class Sprite(NamedTuple):
-    """A person or object in the player's view. (x, y) is its cell, None while it is hidden or off the screen."""
-
-    slot: int
-    picture: int
-    facing: str
-    cell: tuple[int, int] | None
-
-    @property
-    def visible(self) -> bool:
-        """Whether it is drawn now; a text box hides what it covers."""
-        return self.cell is not None
-
-
-class Menu(NamedTuple):
-    """A menu that is open now, as the game describes it."""
-
-    top_y: int
-    top_x: int
-    current_item: int
-    max_item: int
-    watched_keys: int
-    scroll_offset: int
-    text_box_id: int
-    list_menu_id: int
-    cursor_address: int
-    in_battle: bool
-
-    @property
-    def is_start_menu(self) -> bool:
-        """The START menu. It keeps its item count, not its last index, in `max_item`."""
-        place = (self.top_y, self.top_x)
-        return not self.in_battle and place == _START_MENU_PLACE and self.watched_keys == _START_MENU_KEYS
-
-    @property
-    def is_battle_menu(self) -> bool:
-        """The battle's main menu: two columns of two, of which RAM describes the one with the cursor."""
-        return (
-            self.in_battle
-            and self.top_y == _BATTLE_MENU_ROW
-            and self.top_x in _BATTLE_MENU_COLUMNS
-            and self.watched_keys in _BATTLE_MENU_KEYS
-        )
-
-    @property
-    def is_move_menu(self) -> bool:
-        """The list of moves in battle; it counts from 1."""
-        return self.in_battle and (self.top_y, self.top_x) == _MOVE_MENU_PLACE
-
-    @property
-    def is_list(self) -> bool:
-        """A scrolling list, such as the bag or a shop's shelf."""
-        return self.text_box_id == _TEXT_BOX_LIST and (self.top_y, self.top_x) == _LIST_PLACE
-
-    @property
-    def kind(self) -> str:
-        """`start`, `battle`, `moves`, `list` or `other`."""
-        if self.is_start_menu:
-            return "start"
-        if self.is_battle_menu:
-            return "battle"
-        if self.is_move_menu:
-            return "moves"
-        return "list" if self.is_list else "other"
-
-    @property
-    def choice(self) -> int:
-        """Index of the pointed entry, counted from 0 over all columns and scrolled-off entries."""
-        if self.is_battle_menu:
-            return self.current_item + (2 if self.top_x == _BATTLE_MENU_COLUMNS[1] else 0)
-        if self.is_move_menu:
-            return self.current_item - 1
-        if self.is_list:
-            return self.current_item + self.scroll_offset
-        return self.current_item
-
-    def watches(self, button: str) -> bool:
-        """Whether the menu returns to its caller on this button; up and down move the cursor in any case."""
-        return bool(self.watched_keys & ram.JOYPAD_BITS[button])
 
 
 class GameState:
@@ -278,7 +143,7 @@ class GameState:
         record = self.slice(ram.wEnemyMon, 17)
         if self.in_battle == BATTLE_NONE or record[0] == 0:
             return None
-        return Enemy(record[0], record[14], _word(record, 1), _word(record, 15))
+        return enemy_mon(record)
 
     # Party, bag and what was collected.
 
@@ -290,7 +155,7 @@ class GameState:
     @lazy
     def party(self) -> tuple[PartyMon, ...]:
         return tuple(
-            _party_mon(self.slice(ram.wPartyMons + i * ram.PARTY_MON_BYTES, ram.PARTY_MON_BYTES))
+            party_mon(self.slice(ram.wPartyMons + i * ram.PARTY_MON_BYTES, ram.PARTY_MON_BYTES))
             for i in range(self.party_count)
         )
 
@@ -380,20 +245,10 @@ class GameState:
     def sprites(self) -> tuple[Sprite, ...]:
         """People and objects besides the player."""
         count = min(self.u8(ram.wNumSprites), ram.SPRITE_SLOTS - 1)
-        return tuple(self._sprite(slot) for slot in range(1, count + 1))
-
-    def _sprite(self, slot: int) -> Sprite:
-        record = self.slice(ram.wSpriteStateData1 + slot * ram.SPRITE_RECORD_BYTES, ram.SPRITE_RECORD_BYTES)
-        facing = FACINGS.get(record[9], "down")
-        if record[0] == 0 or record[2] == _SPRITE_HIDDEN:
-            return Sprite(slot, record[0], facing, None)
-        # Cells follow from pixels relative to the player: the records that hold cells are 240 bytes further on, and
-        # reading those each step costs more than this does.
-        player = self.slice(ram.wSpriteStateData1, ram.SPRITE_RECORD_BYTES)
-        walked = _CELL_PIXELS - self.walk_counter * _WALK_PIXELS_PER_COUNT if self.walk_counter else 0
-        dy = _signed(record[4] - _PLAYER_Y_PIXELS) + _signed(player[3]) * walked
-        dx = _signed(record[6] - _PLAYER_X_PIXELS) + _signed(player[5]) * walked
-        return Sprite(slot, record[0], facing, (self.x + _cells(dx), self.y + _cells(dy)))
+        starts = [ram.wSpriteStateData1 + slot * ram.SPRITE_RECORD_BYTES for slot in range(count + 1)]
+        player, *others = [self.slice(start, ram.SPRITE_RECORD_BYTES) for start in starts]
+        place = (self.x, self.y)
+        return tuple(sprite(slot, record, player, place, self.walk_counter) for slot, record in enumerate(others, 1))
 
     # What is on the screen.
 
@@ -480,37 +335,6 @@ class GameState:
     def play_time(self) -> tuple[int, int, int]:
         """(hours, minutes, seconds) on the game's clock."""
         return self.u8(ram.wPlayTimeHours), self.u8(ram.wPlayTimeMinutes), self.u8(ram.wPlayTimeSeconds)
-
-
-def _party_mon(record: bytes) -> PartyMon:
-    return PartyMon(
-        species=record[0],
-        level=record[33],
-        hp=_word(record, 1),
-        max_hp=_word(record, 34),
-        status=record[4],
-        experience=int.from_bytes(record[14:17], "big"),
-        moves=(record[8], record[9], record[10], record[11]),
-        pp=(record[29] & 0x3F, record[30] & 0x3F, record[31] & 0x3F, record[32] & 0x3F),
-    )
-
-
-def _word(record: bytes, at: int) -> int:
-    return record[at] << 8 | record[at + 1]
-
-
-def _ratio(hp: int, max_hp: int) -> float:
-    return min(hp / max_hp, 1.0) if max_hp else 0.0
-
-
-def _signed(value: int) -> int:
-    """The low byte as a signed number."""
-    return (value + 0x80 & 0xFF) - 0x80
-
-
-def _cells(pixels: int) -> int:
-    """Pixels to the nearest cell; a person under way counts where most of it is."""
-    return (pixels + _CELL_PIXELS // 2) // _CELL_PIXELS
 
 
 def _bits(raw: bytes) -> list[int]:

@@ -12,7 +12,8 @@ from cluster_rl.config import Config, RewardWeights
 from cluster_rl.emulator.env import make_env
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.game.state import FACINGS, GameState
+from cluster_rl.game.map_objects import FACINGS
+from cluster_rl.game.state import GameState
 from cluster_rl.rewards import TERMS, RewardCalculator
 
 ZERO = dict.fromkeys(TERMS, 0.0)

@@ -10,7 +10,8 @@ from cartridge_player import HOME, ROUTE, TOWN, Player, random_buttons
 
 from cluster_rl.game import ram
 from cluster_rl.game.flags import ProgressLatch
-from cluster_rl.game.state import GameState, Warp
+from cluster_rl.game.map_objects import Warp
+from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 
 SPRITE_DATA_2 = 0xC200

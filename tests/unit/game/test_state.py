@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_rl.game import ram
-from cluster_rl.game.state import GameState, Warp
+from cluster_rl.game.map_objects import Warp
+from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 
 Bytes = int | bytes | list[int]
