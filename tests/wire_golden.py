@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from cluster_rl.learning.sequences import BlockSpec, Sequence
-from cluster_rl.model import pack_screen, params_to_bytes
+from cluster_rl.model import params_to_bytes
+from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay.log import ReplayLog
 from cluster_rl.wire import messages
 from cluster_rl.wire.codec import decode_header, encode_block

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster_rl.model import FeedForwardCell, NoisyLinear, QNetwork, State, expand_crop
+from cluster_rl.model import QNetwork, State
+from cluster_rl.networks.frames import expand_crop
+from cluster_rl.networks.noisy_linear import NoisyLinear
+from cluster_rl.networks.recurrent_cell import FeedForwardCell
 
 
 class Policy:

@@ -19,7 +19,8 @@ from cluster_rl.config import Config
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.env import Env, Observation, Step
 from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
-from cluster_rl.model import QNetwork, State, build_model, copy_tensors, pack_screen
+from cluster_rl.model import QNetwork, State, build_model, copy_tensors
+from cluster_rl.networks.frames import pack_screen
 from cluster_rl.runs.checkpoint import read_params
 
 

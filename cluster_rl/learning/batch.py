@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_rl.config import Config
-from cluster_rl.model import Frames, prepare_frames, unpack_screen
+from cluster_rl.networks.frames import Frames, prepare_frames, unpack_screen
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from cluster_rl.errors import UserError
 from cluster_rl.learning import losses, priorities, targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.model import (
-    Frames,
     ObservationSpec,
     QNetwork,
     State,
@@ -34,6 +33,7 @@ from cluster_rl.model import (
     parameter_count,
     params_to_bytes,
 )
+from cluster_rl.networks.frames import Frames
 
 
 @dataclass(frozen=True)

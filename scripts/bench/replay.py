@@ -25,7 +25,7 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.errors import run_command
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.sequences import BlockSpec, SequenceBuilder
-from cluster_rl.model import pack_screen
+from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay_buffer import Replay
 from cluster_rl.wire.codec import encode_block
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
-from cluster_rl.model import ObservationSpec, pack_screen
+from cluster_rl.model import ObservationSpec
+from cluster_rl.networks.frames import pack_screen
 
 SPEC = ObservationSpec(context_size=5, crop_size=3, num_actions=3, aux_slots=(0, 3))
 CONFIG = Config(

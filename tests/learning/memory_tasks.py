@@ -31,7 +31,8 @@ from cluster_rl.learning import targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, Sequence, SequenceBuilder
-from cluster_rl.model import SCREEN_HEIGHT, SCREEN_WIDTH, ObservationSpec, QNetwork, State, build_model, load_params
+from cluster_rl.model import ObservationSpec, QNetwork, State, build_model, load_params
+from cluster_rl.networks.frames import SCREEN_HEIGHT, SCREEN_WIDTH
 from cluster_rl.replay_buffer import Replay
 from cluster_rl.wire.codec import encode_block
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cluster_rl.learning import losses, priorities, targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
-from cluster_rl.model import Frames, QNetwork, State
+from cluster_rl.model import QNetwork, State
+from cluster_rl.networks.frames import Frames
 
 
 def step(network: QNetwork, batch: Batch, row: int, item: int, state: State) -> tuple[Tensor, State]:

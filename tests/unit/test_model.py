@@ -16,21 +16,17 @@ from cluster_rl.acting.policy import Policy
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.errors import UserError
 from cluster_rl.model import (
-    CROP_CODE_STEP,
-    CROP_PLANES,
-    NoisyLinear,
     ObservationSpec,
     QNetwork,
-    SpatialAttention,
     State,
     build_model,
-    expand_crop,
     load_params,
-    pack_screen,
     parameter_count,
     params_to_bytes,
-    unpack_screen,
 )
+from cluster_rl.networks.encoders import SpatialAttention
+from cluster_rl.networks.frames import CROP_CODE_STEP, CROP_PLANES, expand_crop, pack_screen, unpack_screen
+from cluster_rl.networks.noisy_linear import NoisyLinear
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
 
 SPEC = ObservationSpec(context_size=6, crop_size=5, num_actions=7, aux_slots=(1, 4))
