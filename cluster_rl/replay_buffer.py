@@ -25,7 +25,8 @@ import numpy.typing as npt
 from cluster_rl.config import Config
 from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
-from cluster_rl.replay.log import LogEntry, ReplayLog, Segment
+from cluster_rl.replay.log import LogEntry, ReplayLog
+from cluster_rl.replay.segments import Segment
 from cluster_rl.replay.sum_tree import SumTree
 from cluster_rl.replay.totals import RECENT_EPISODES, Totals, ends_whole_episode
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header

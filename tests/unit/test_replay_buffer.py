@@ -17,7 +17,7 @@ from sequence_fixtures import make_builder, play, small_spec
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.learning.sequences import BlockSpec, Sequence
-from cluster_rl.replay.log import Segment
+from cluster_rl.replay.segments import Segment
 from cluster_rl.replay_buffer import BATCHES_KEPT, Replay
 from cluster_rl.wire.codec import BlockError, encode_block
 

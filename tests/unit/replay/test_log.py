@@ -17,7 +17,7 @@ from replay_log_fixtures import BLOCKS, EPISODE_STEPS, HEADERS, SPEC, files, fil
 from sequence_fixtures import make_builder, play
 
 from cluster_rl.errors import UserError
-from cluster_rl.replay import log as replay_log
+from cluster_rl.replay import folder_lock
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.totals import INCARNATIONS_KEPT, Totals
 from cluster_rl.wire.codec import decode_header, encode_block
@@ -170,7 +170,7 @@ log.sync()
 print("written", flush=True)
 sys.stdin.readline()
 """
-    monkeypatch.setattr(replay_log, "LOCK_WAIT_SEC", 0.3)
+    monkeypatch.setattr(folder_lock, "LOCK_WAIT_SEC", 0.3)
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -181,7 +181,7 @@ sys.stdin.readline()
         open_log(tmp_path)
     assert "\n" not in str(error.value)
     # It is waited for, and the kernel frees the log of a process that was killed.
-    monkeypatch.setattr(replay_log, "LOCK_WAIT_SEC", 20.0)
+    monkeypatch.setattr(folder_lock, "LOCK_WAIT_SEC", 20.0)
     child.stdin.write("\n")
     assert child.stdout.readline() == "written\n"
     killer = threading.Timer(0.3, child.kill)

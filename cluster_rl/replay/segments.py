@@ -1,0 +1,179 @@
+"""Segment files of the replay log: their format, byte for byte, and one file's writing and reading.
+
+Runs in the learner. In: headers and records. Out: files, and what of a file is whole.
+
+    segment-00000042.log   magic, u32 length, u32 CRC-32, msgpack `SegmentHeader` (the run, its shapes, the totals
+                           before this segment), then records
+    record                 marker, u32 block length, u64 id, u32 actor, u64 incarnation, u64 number, u32 CRC-32 of
+                           these, the block (which ends with its own CRC-32)
+
+A segment appears under its name with its header whole and on disk, and one write appends one record. The marker finds
+the next good record behind damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import struct
+import weakref
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError
+from cluster_rl.replay.totals import Totals
+from cluster_rl.runs.atomic import sync_folder, write_atomic
+
+_FILE_MAGIC = b"CRLSEG\x02\n"
+_FILE_PREFIX = struct.Struct("<8sII")
+_MARKER = b"\xf1\x9eRC"
+_RECORD = struct.Struct("<4sIQIQQ")
+_CRC = struct.Struct("<I")
+RECORD_HEADER_BYTES = _RECORD.size + _CRC.size
+_NAME = re.compile(r"segment-(\d{8})\.log")
+
+
+class SegmentHeader(msgspec.Struct):
+    """What a segment file begins with."""
+
+    owner: str
+    spec: dict[str, int]
+    before: Totals
+
+
+class Segment:
+    """An open segment file. Its descriptor is closed when the last reader has let go of the object."""
+
+    def __init__(self, path: Path, number: int, fd: int) -> None:
+        self.path = path
+        self.number = number
+        self.fd = fd
+        self.size_bytes = 0
+        self.transitions = 0
+        self.first_id = self.end_id = 0  # ids [first_id, end_id) lie here
+        self.close = weakref.finalize(self, os.close, fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file; may be called by any thread, also after the file was unlinked."""
+        return os.pread(self.fd, length, offset)
+
+    def write(self, data: bytes) -> None:
+        """Appends `data`, or leaves the file as it was and raises `UserError`."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.pwrite(self.fd, view, self.size_bytes + len(data) - len(view)) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):  # best effort: opening the log cuts a torn record anyway
+                os.ftruncate(self.fd, self.size_bytes)
+            raise _write_error(self.path, error) from None
+        self.size_bytes += len(data)
+
+    def sync(self) -> None:
+        """Puts what was written on disk; raises `UserError` if the disk or the quota is full or the disk fails."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise _write_error(self.path, error) from None
+
+
+def create_segment(folder: Path, number: int, header: SegmentHeader) -> Segment:
+    """A new file that holds its header, on disk as a whole. Raises `UserError` if it cannot be written."""
+    path = folder / f"segment-{number:08d}.log"
+    body = msgspec.msgpack.encode(header)
+    content = _FILE_PREFIX.pack(_FILE_MAGIC, len(body), zlib.crc32(body)) + body
+    try:
+        write_atomic(path, content)
+        segment = open_segment(path, number)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    segment.size_bytes = len(content)
+    return segment
+
+
+def open_segment(path: Path, number: int) -> Segment:
+    """The file as it is; its size is the caller's to set. Raises `OSError`."""
+    return Segment(path, number, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+
+def numbered_segments(folder: Path) -> list[tuple[int, Path]]:
+    """(number, path) of all segment files, the oldest first."""
+    return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+
+def read_header(content: bytes, path: Path) -> tuple[SegmentHeader, int] | None:
+    """The header of a whole file, and where its records begin; None if it is damaged.
+
+    Raises `UserError` if another version of the program wrote it.
+    """
+    if len(content) < _FILE_PREFIX.size:
+        return None
+    magic, length, crc = _FILE_PREFIX.unpack_from(content)
+    if magic[:6] == _FILE_MAGIC[:6] and magic != _FILE_MAGIC:
+        raise UserError(f"replay log {path}: written by another version of the program; use another run name")
+    body = content[_FILE_PREFIX.size : _FILE_PREFIX.size + length]
+    if magic != _FILE_MAGIC or len(body) != length or zlib.crc32(body) != crc:
+        return None
+    with contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.msgpack.decode(body, type=SegmentHeader), _FILE_PREFIX.size + int(length)
+    return None
+
+
+def record_bytes(block: bytes | memoryview, record_id: int, actor: int, incarnation: int, seq: int) -> bytes:
+    """A record, with its block at the end."""
+    fields = _RECORD.pack(_MARKER, len(block), record_id, actor, incarnation, seq)
+    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), block))
+
+
+def read_record_fields(content: bytes, offset: int) -> tuple[int, int, int, int, int] | None:
+    """(block length, id, actor, incarnation, number) of a record whose own CRC is right."""
+    if offset + RECORD_HEADER_BYTES > len(content):
+        return None
+    marker, length, record_id, actor, incarnation, seq = _RECORD.unpack_from(content, offset)
+    (crc,) = _CRC.unpack_from(content, offset + _RECORD.size)
+    if marker != _MARKER or crc != zlib.crc32(content[offset : offset + _RECORD.size]):
+        return None
+    return length, record_id, actor, incarnation, seq
+
+
+def next_record(content: bytes, start: int) -> int | None:
+    """Offset of the next right record header at or after `start`."""
+    while (start := content.find(_MARKER, start)) >= 0:
+        if read_record_fields(content, start) is not None:
+            return start
+        start += 1
+    return None
+
+
+def is_torn_record(tail: bytes) -> bool:
+    """Whether these bytes are the beginning of one record and no more, as a write that was broken off leaves them."""
+    if len(tail) < RECORD_HEADER_BYTES:
+        return tail[: len(_MARKER)] == _MARKER[: len(tail)]
+    fields = read_record_fields(tail, 0)
+    return fields is not None and len(tail) < RECORD_HEADER_BYTES + fields[0]
+
+
+def damaged_path(path: Path) -> Path:
+    """A free name for what is taken out of a segment."""
+    number, free = 1, path.with_name(f"{path.name}.damaged")
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.damaged-{number}")
+    return free
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a segment that holds nothing; returns its new path."""
+    new_path = path.rename(damaged_path(path))
+    sync_folder(path.parent)
+    return new_path
+
+
+def _write_error(path: Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free space, or lower replay_capacity_transitions" if full else "check the disk, then start again"
+    return UserError(f"replay log {path}: cannot be written: {error.strerror or error}; {remedy}")
