@@ -24,12 +24,13 @@ import numpy.typing as npt
 
 from cluster_rl.config import Config
 from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
-from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec
+from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.replay.batch_arrays import empty_batch, fill_column
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.segments import Segment
 from cluster_rl.replay.sum_tree import SumTree
 from cluster_rl.replay.totals import RECENT_EPISODES, Totals, ends_whole_episode
-from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
+from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
 MAX_SEGMENT_BYTES = 64 * 2**20
@@ -225,7 +226,7 @@ class Replay:
                     one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
                     batch["ids"][column], segments[column] = one_id[0], one_segment[0]
                     entries[column], probabilities[column] = one_entry[0], one_probability[0]
-            _fill_column(batch, column, header, arrays, self._spec)
+            fill_column(batch, column, header, arrays, self._spec)
         batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
         return batch
 
@@ -369,60 +370,7 @@ class Replay:
         if self._batches and len(self._batches[0]["ids"]) != batch_size:
             self._batches.clear()
         if len(self._batches) < BATCHES_KEPT:
-            self._batches.append(_empty_batch(self._spec, batch_size))
+            self._batches.append(empty_batch(self._spec, batch_size))
         else:
             self._batches.append(self._batches.pop(0))
         return self._batches[-1]
-
-
-def _empty_batch(spec: BlockSpec, batch_size: int) -> dict[str, npt.NDArray[Any]]:
-    steps = (spec.max_positions, batch_size)
-    return {
-        "screen_packed": np.zeros((*steps, *SCREEN_PACKED_SHAPE), np.uint8),
-        "context": np.zeros((*steps, spec.context_size), np.uint8),
-        "crop": np.zeros((*steps, 2, spec.crop_side, spec.crop_side), np.uint8),
-        "mask": np.ones((*steps, spec.num_actions), np.bool_),
-        "action": np.zeros(steps, np.int64),
-        "reward": np.zeros(steps, np.float32),
-        "prev_action": np.zeros(steps, np.int64),
-        "prev_reward": np.zeros(steps, np.float32),
-        "burn_in_length": np.zeros(batch_size, np.int64),
-        "train_length": np.zeros(batch_size, np.int64),
-        "last": np.zeros(batch_size, np.int64),
-        "terminated": np.zeros(batch_size, np.bool_),
-        "state_h": np.zeros((1, batch_size, spec.hidden_size), np.float32),
-        "state_c": np.zeros((1, batch_size, spec.hidden_size), np.float32),
-        "weights": np.zeros(batch_size, np.float32),
-        "ids": np.zeros(batch_size, np.int64),
-    }
-
-
-def _fill_column(
-    batch: dict[str, npt.NDArray[Any]], column: int, header: SequenceHeader, arrays: BlockArrays, spec: BlockSpec
-) -> None:
-    """Writes one sequence into its column: burn-in in rows [0, b), the rest from row `burn_in` on, padding between."""
-    b = header.burn_in_length
-    end = spec.burn_in + header.positions - b
-    prev_action, prev_reward = arrays.previous(header)
-    for name, values in (
-        ("screen_packed", arrays.screen_packed),
-        ("context", arrays.context),
-        ("crop", arrays.crop),
-        ("mask", arrays.mask),
-        ("action", arrays.action),
-        ("reward", arrays.reward),
-        ("prev_action", prev_action),
-        ("prev_reward", prev_reward),
-    ):
-        rows = batch[name][:, column]
-        padding = name == "mask"
-        rows[:b] = values[:b]
-        rows[b : spec.burn_in] = padding
-        rows[spec.burn_in : end] = values[b:]
-        rows[end:] = padding
-    batch["burn_in_length"][column] = b
-    batch["train_length"][column] = header.train_length
-    batch["last"][column] = header.train_length + header.tail_length - 1
-    batch["terminated"][column] = header.terminated
-    batch["state_h"][0, column] = arrays.state_h
-    batch["state_c"][0, column] = arrays.state_c

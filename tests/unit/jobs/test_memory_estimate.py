@@ -21,7 +21,8 @@ from cluster_rl.jobs.memory_estimate import (
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
-from cluster_rl.replay_buffer import Replay, _empty_batch
+from cluster_rl.replay.batch_arrays import empty_batch
+from cluster_rl.replay_buffer import Replay
 
 SPEC = ObservationSpec(context_size=11, crop_size=3, num_actions=7, aux_slots=(0, 3))
 UNIFIED = Config(
@@ -79,7 +80,7 @@ def test_sizes_that_follow_from_shapes() -> None:
     assert estimate.optimizer == tensor_bytes(moments)
     assert estimate.parameters == learner.parameter_count
     assert estimate.networks == 3 * 4 * estimate.parameters  # no noise, so no buffers
-    sampled = _empty_batch(BlockSpec.from_config(UNIFIED, SPEC.context_size, SPEC.num_actions), UNIFIED.batch_size)
+    sampled = empty_batch(BlockSpec.from_config(UNIFIED, SPEC.context_size, SPEC.num_actions), UNIFIED.batch_size)
     assert estimate.batches == BATCHES_ON_DEVICE * sum(array.nbytes for array in sampled.values())
     assert estimate.total > estimate.tensors > estimate.update + estimate.optimizer
 
