@@ -25,7 +25,7 @@ from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
-from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.actor_channel import ActorChannel
 from cluster_rl.wire.codec import max_block_bytes
 from cluster_rl.wire.keys import load_actor_keys
 

@@ -25,9 +25,9 @@ from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.training.trainer import Sampled, Trainer
-from cluster_rl.wire.channels import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys
+from cluster_rl.wire.learner_channel import Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 _POLL_MS = 20

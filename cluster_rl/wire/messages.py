@@ -1,6 +1,6 @@
 """Every message between an actor and the learner: its fields, its bytes, its limits.
 
-Used by both ends, through `channels.py`; docs/wire.md says when each is sent. A message is a header frame (one byte of
+Used by both ends, through the channels; docs/wire.md says when each is sent. A message is a header frame (one byte of
 protocol version, then a msgpack map of one tagged struct) and, for `SequenceMessage` and `Params`, one raw frame.
 Decoding is strict: whatever is not exactly one of these messages raises `MessageError`.
 """

@@ -16,7 +16,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
 from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous
-from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.actor_channel import ActorChannel
 from cluster_rl.wire.keys import load_actor_keys, make_keys
 
 FLOWS_AGAIN_SEC = 10.0

@@ -19,7 +19,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, save_progress
 from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous, write_rendezvous
-from cluster_rl.wire.channels import ActorChannel
+from cluster_rl.wire.actor_channel import ActorChannel
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import zmq
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous, write_rendezvous
 from cluster_rl.wire import keys, messages
-from cluster_rl.wire.channels import ActorChannel, Event, Joined, LearnerChannel, Left, SequenceReceived, Stats
+from cluster_rl.wire.actor_channel import ActorChannel
+from cluster_rl.wire.learner_channel import Event, Joined, LearnerChannel, Left, SequenceReceived, Stats
 from cluster_rl.wire.sockets import identity_of
 
 RUN, SCHEMA = "run", "schema"

@@ -28,8 +28,8 @@ from wire_reader import (
 
 from cluster_rl.config import config_to_json, load_config, sequence_schema_hash
 from cluster_rl.wire import messages
-from cluster_rl.wire.channels import Event, LearnerChannel, SequenceReceived
 from cluster_rl.wire.codec import SequenceHeader
+from cluster_rl.wire.learner_channel import Event, LearnerChannel, SequenceReceived
 
 TODAY = wire_golden.files()
 GOLDEN = {name: (wire_golden.FOLDER / name).read_bytes() for name in TODAY}

@@ -1,8 +1,8 @@
-"""The two ends of the wire: what the learner and the actors call. docs/wire.md has the rules.
+"""The learner's end of the wire: many actors' sequences in, acknowledgements, credit and parameters out.
 
-`LearnerChannel` (learner process): many actors in, `Event`s out; each sequence of an actor comes out exactly once and
-in order. An actor's end is `actor_channel.ActorChannel`, exported here too. Neither is thread-safe: a channel belongs
-to the thread that made it.
+Used by the learner process. Each sequence of an actor comes out exactly once and in order, as one of the `Event`s of
+`poll`; docs/wire.md has the rules. An actor's end is `actor_channel.ActorChannel`. Neither is thread-safe: a channel
+belongs to the thread that made it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,9 @@ import zmq
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
-from cluster_rl.wire.actor_channel import ActorChannel, ReceivedParams
 from cluster_rl.wire.keys import KeyGate, KeyPair
 from cluster_rl.wire.messages import MessageError
 from cluster_rl.wire.sockets import identity_of, new_incarnation, receive_parts, resolve_bind_host, set_common_options
-
-__all__ = [
-    "ActorChannel",
-    "ActorLink",
-    "Event",
-    "Joined",
-    "LearnerChannel",
-    "Left",
-    "ReceivedParams",
-    "SequenceReceived",
-    "Stats",
-]
 
 # One poll hands out at most this many messages, so that a flood cannot keep the learner from its other work.
 _MESSAGES_PER_POLL = 512
