@@ -14,33 +14,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
-from cluster_rl.wire.keys import KeyPair, present_keys
+from cluster_rl.wire.keys import KeyPair
+from cluster_rl.wire.learner_connection import LearnerConnection
 from cluster_rl.wire.messages import MessageError
-from cluster_rl.wire.sockets import identity_of, new_incarnation, receive_parts, set_common_options
+from cluster_rl.wire.sockets import identity_of, new_incarnation
 
 _RENDEZVOUS_INTERVAL_SEC = 1.0
 _HELLO_FIRST_SEC = 1.0
 _HELLO_MAX_SEC = 30.0
 _PARAMS_TIMEOUT_SEC = 15.0
-_RECONNECT_MS = 100
-_RECONNECT_MAX_MS = 5_000
 _POLL_SLICE_MS = 100
-# A learner that ends in the middle of a handshake looks like one with the wrong key; only the third time is believed.
-_HANDSHAKE_FAILURES = 3
-_REOPEN_FIRST_SEC = 0.1
-_REOPEN_DOUBLINGS = 7
-_MONITORED = (
-    zmq.Event.HANDSHAKE_SUCCEEDED
-    | zmq.Event.HANDSHAKE_FAILED_AUTH
-    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
-    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.Event.DISCONNECTED
-)
 
 
 @dataclass(frozen=True)
@@ -97,21 +84,16 @@ class ActorChannel:
         self._draining = False
 
         now = time.monotonic()
-        self._found: Rendezvous | None = None
         self._look_at = now
         self._joined = False
         self._heard_at = now
         self._progress_at = now
         self._hello_at, self._hello_wait_sec = now, _HELLO_FIRST_SEC
-        self._handshake_failures = 0
-        self._reopen_at: float | None = None
         self._params_asked_at: float | None = None
         self._params_from = 0  # learner incarnation that `latest_params` came from
         self._learner = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
+        self._connection: LearnerConnection | None = None  # to the learner that was found last
 
     # ---- what the actor calls ----
 
@@ -133,7 +115,7 @@ class ActorChannel:
     @property
     def learner_incarnation(self) -> int:
         """Which learner this channel belongs to; 0 before one is found."""
-        return self._found.incarnation if self._found is not None else 0
+        return self._connection.rendezvous.incarnation if self._connection is not None else 0
 
     @property
     def silent_sec(self) -> float:
@@ -145,9 +127,10 @@ class ActorChannel:
         """What the channel is doing, in words for a log."""
         if self.stop_reason is not None:
             return f"stopping: {self.stop_reason}"
-        if self._found is None:
+        if self._connection is None:
             return "waiting for a learner: the run has no rendezvous.json yet"
-        where = f"{self._found.endpoint} on {self._found.host}"
+        found = self._connection.rendezvous
+        where = f"{found.endpoint} on {found.host}"
         if self._joined:
             return f"joined to {where}"
         return f"waiting for the learner at {where}, silent for {self.silent_sec:.0f} s"
@@ -207,14 +190,15 @@ class ActorChannel:
         the keys do not fit.
         """
         self._maintain()
-        if self._socket is None:
+        connection = self._connection
+        if connection is None or not connection.is_open:
             time.sleep(timeout_ms / 1000)
             return False
-        ready = dict(self._poller.poll(timeout_ms))
+        message_waits, has_changed = connection.wait(timeout_ms)
         # Messages first: the learner's last words come before the end of its connection.
-        heard = self._receive_all() if self._socket in ready else False
-        if self._monitor in ready:
-            self._watch_connection()
+        heard = self._receive_all(connection) if message_waits else False
+        if has_changed:
+            self._watch(connection)
         self._maintain()
         return heard
 
@@ -231,7 +215,10 @@ class ActorChannel:
 
     def close(self) -> None:
         """Closes the sockets. What was sent but not acknowledged may be lost."""
-        self._disconnect()
+        self._joined = False
+        self._params_asked_at = None
+        if self._connection is not None:
+            self._connection.close()
         self._context.term()
 
     # ---- inside ----
@@ -253,9 +240,11 @@ class ActorChannel:
         if now >= self._look_at and (silent or not self._joined):
             self._look_at = now + _RENDEZVOUS_INTERVAL_SEC
             self._look_for_learner()
-        if self._found is not None and self._reopen_at is not None and now >= self._reopen_at:
-            self._connect(self._found)
-        if self._socket is None:
+        if self._connection is None:
+            return
+        if self._connection.reopening_is_due:
+            self._open(self._connection)
+        if not self._connection.is_open:
             return
         in_flight = bool(self._kept) and self._kept[0].seq < self._send_seq
         overdue = in_flight and now - self._progress_at > self._ack_timeout_sec
@@ -265,7 +254,8 @@ class ActorChannel:
 
     def _look_for_learner(self) -> None:
         found = self._read_rendezvous()
-        if found is None or (self._found is not None and found.incarnation == self._found.incarnation):
+        before = self._connection
+        if found is None or (before is not None and found.incarnation == before.rendezvous.incarnation):
             return
         if found.run != self.run:
             raise UserError(f"rendezvous.json names run {found.run!r}, this actor belongs to {self.run!r}")
@@ -276,78 +266,26 @@ class ActorChannel:
             )
         if found.public_key is not None and self._load_keys is None:
             raise UserError(f"the learner at {found.endpoint} requires CURVE keys and this actor has none")
-        self.reconnects += self._found is not None
-        self._found, self._handshake_failures = found, 0
-        self._connect(found)
+        if before is not None:
+            self.reconnects += 1
+            before.close()
+        identity = identity_of(self.actor, self.incarnation)
+        self._connection = LearnerConnection(self._context, found, identity, self._load_keys)
+        self._open(self._connection)
 
-    def _connect(self, found: Rendezvous) -> None:
-        self._disconnect()
-        self._reopen_at = None
-        keys = self._load_keys() if found.public_key is not None and self._load_keys is not None else None
-        socket = self._context.socket(zmq.DEALER)
-        set_common_options(socket, messages.MAX_PARAMS_BYTES)
-        socket.setsockopt(zmq.IDENTITY, identity_of(self.actor, self.incarnation))
-        socket.setsockopt(zmq.IPV6, int("[" in found.endpoint))
-        # Without it messages would queue for a learner that is not there, and arrive twice after a Hello.
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        if found.public_key is not None and keys is not None:
-            present_keys(socket, keys, found.public_key)
-        self._socket = socket
-        self._monitor = socket.get_monitor_socket(_MONITORED)
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        try:
-            socket.connect(found.endpoint)
-        except zmq.ZMQError as error:
-            raise UserError(f"rendezvous.json: endpoint {found.endpoint!r}: {error.strerror}") from None
-        self._hello_at = time.monotonic()
-
-    def _disconnect(self) -> None:
+    def _open(self, connection: LearnerConnection) -> None:
         self._joined = False
         self._params_asked_at = None
-        if self._socket is None or self._monitor is None:
-            return
-        self._poller.unregister(self._socket)
-        self._poller.unregister(self._monitor)
-        self._socket.disable_monitor()
-        # By hand: a traceback may hold a reference to it, and the context waits for every open socket.
-        self._monitor.close(linger=0)
-        self._socket.close()
-        self._socket = self._monitor = None
+        connection.open()
+        self._hello_at = time.monotonic()
 
-    def _watch_connection(self) -> None:
-        while self._monitor is not None and self._monitor.poll(0):
-            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
-            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self._handshake_failures, self._reopen_at = 0, None
-                self._joined = False
+    def _watch(self, connection: LearnerConnection) -> None:
+        for is_made in connection.changes():
+            self._joined = False
+            if is_made:
                 self._hello_at, self._hello_wait_sec = time.monotonic(), _HELLO_FIRST_SEC
-            elif event == zmq.Event.DISCONNECTED:
-                self._joined = False
-                self._params_asked_at = None
             else:
-                self._handshake_failed(event)
-
-    def _handshake_failed(self, event: zmq.Event) -> None:
-        """Notes a failed handshake; raises `UserError` once it is certain that the keys do not fit."""
-        assert self._found is not None
-        self._handshake_failures += 1
-        # libzmq gives up for good after most of these; a learner that ends in mid-handshake causes them too.
-        wait_sec = _REOPEN_FIRST_SEC * 2 ** min(self._handshake_failures, _REOPEN_DOUBLINGS)
-        self._reopen_at = time.monotonic() + wait_sec
-        refused = event == zmq.Event.HANDSHAKE_FAILED_AUTH
-        if self._learner == self._found.incarnation:
-            return  # the keys did fit: the learner is gone and its port belongs to somebody else
-        if not refused and self._handshake_failures < _HANDSHAKE_FAILURES:
-            return
-        where = f"the learner at {self._found.endpoint}"
-        if refused:
-            raise UserError(f"{where} does not know this actor's key; use the keys in the run's keys/ folder")
-        if self._found.public_key is None:
-            raise UserError(f"{where} refuses plain connections, but rendezvous.json names no key; start it again")
-        raise UserError(f"{where} cannot prove the public key in rendezvous.json; start learner and actors again")
+                self._params_asked_at = None
 
     def _hello(self, now: float) -> None:
         lowest = self._kept[0].seq if self._kept else self._next_seq
@@ -365,12 +303,9 @@ class ActorChannel:
             self._hello_at = now + self._hello_wait_sec
             self._hello_wait_sec = min(2 * self._hello_wait_sec, _HELLO_MAX_SEC)
 
-    def _receive_all(self) -> bool:
+    def _receive_all(self, connection: LearnerConnection) -> bool:
         heard = False
-        while self._socket is not None:
-            parts = receive_parts(self._socket, messages.MAX_PARTS)
-            if parts is None:
-                break
+        while (parts := connection.receive()) is not None:
             heard = True
             try:
                 message, frame = messages.decode_from_learner(parts)
@@ -408,6 +343,8 @@ class ActorChannel:
         self._send_seq = max(lowest, message.expected_seq)
         self._credit = message.may_send_up_to
         self._learner = message.learner_incarnation
+        if self._connection is not None:
+            self._connection.keys_fit = self._learner == self.learner_incarnation
         self._joined = True
         self._progress_at = time.monotonic()
         self._hello_at, self._hello_wait_sec = self._progress_at + _HELLO_FIRST_SEC, _HELLO_FIRST_SEC
@@ -440,11 +377,4 @@ class ActorChannel:
         return self._send_frames([messages.encode(message)])
 
     def _send_frames(self, frames: list[bytes]) -> bool:
-        """False if there is no connection or its queue is full; what matters is tried again."""
-        if self._socket is None:
-            return False
-        try:
-            self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
+        return self._connection is not None and self._connection.send(frames)

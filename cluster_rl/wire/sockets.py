@@ -1,6 +1,6 @@
 """What both ends of the wire do with a ZeroMQ socket: options, receiving within limits, names, bind addresses.
 
-Used by `learner_channel.py` and `actor_channel.py`.
+Used by `learner_channel.py`, and by `actor_channel.py` and its `learner_connection.py`.
 """
 
 from __future__ import annotations

@@ -603,7 +603,9 @@ class TestCurve:
             stranger = context.socket(zmq.ROUTER)
             gate.protect(stranger, keys.load_learner_keys(folder))
             stranger.bind(f"tcp://127.0.0.1:{port}")
-            until(lambda: actor._handshake_failures >= 4, lambda: actor.poll(5))
+            connection = actor._connection
+            assert connection is not None
+            until(lambda: connection.handshake_failures >= 4, lambda: actor.poll(5))
             stranger.close()
             gate.close()
             context.term()
