@@ -8,15 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from channel_fixtures import (
-    Desk,
-    RawActor,
-    RawLearner,
-    block,
-    join,
-    make_actor,
-    until,
-)
+from channel_fixtures import Desk, RawActor, RawLearner, block, join, make_actor, until
 
 from cluster_rl.runs.rendezvous import read_rendezvous, write_rendezvous
 from cluster_rl.wire import messages

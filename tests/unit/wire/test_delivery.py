@@ -7,18 +7,7 @@ import time
 
 import msgspec
 import pytest
-from channel_fixtures import (
-    RUN,
-    SCHEMA,
-    BreakingRelay,
-    Desk,
-    RawActor,
-    block,
-    join,
-    make_actor,
-    send_all,
-    until,
-)
+from channel_fixtures import RUN, SCHEMA, BreakingRelay, Desk, RawActor, block, join, make_actor, send_all, until
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous

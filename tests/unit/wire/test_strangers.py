@@ -11,16 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from channel_fixtures import (
-    RUN,
-    SCHEMA,
-    Desk,
-    RawActor,
-    join,
-    make_actor,
-    send_all,
-    until,
-)
+from channel_fixtures import RUN, SCHEMA, Desk, RawActor, join, make_actor, send_all, until
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous

@@ -1,0 +1,177 @@
+"""The embedded cartridge's files: what is shipped is what the sources build, and wrong content is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster_rl.cartridge import (
+    CONTENT_DIR,
+    MANIFEST_NAME,
+    PACKAGE_DIR,
+    ROM_NAME,
+    SYMBOLS_NAME,
+    build,
+    compile_content,
+    rom_bytes,
+    rom_path,
+    symbols_path,
+)
+from cluster_rl.errors import UserError
+from cluster_rl.game import ram
+from cluster_rl.game.world import TABLE_DIR
+
+MANIFEST = json.loads((PACKAGE_DIR / MANIFEST_NAME).read_text())
+TRADEMARKED_LOGO_START = bytes.fromhex("ceed6666cc0d000b")
+
+
+def test_rom_is_the_one_of_the_manifest() -> None:
+    rom = rom_bytes()
+    assert rom_path().read_bytes() == rom
+    assert len(rom) == 0x10000
+    assert hashlib.sha256(rom).hexdigest() == MANIFEST["rom_sha256"]
+    assert hashlib.sha1(rom).hexdigest() == MANIFEST["rom_sha1"]
+
+
+def test_rom_was_built_from_these_sources() -> None:
+    """A change of a source without a new build fails here, compiler or not."""
+    assert build.source_sha256() == MANIFEST["source_sha256"]
+
+
+def test_source_hash_sees_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE_DIR, tmp_path / "cartridge")
+    folder = tmp_path / "cartridge"
+    monkeypatch.setattr(build, "PACKAGE_DIR", folder)
+    monkeypatch.setattr(build, "SOURCE_DIR", folder / "src")
+    monkeypatch.setattr(build, "CONTENT_DIR", folder / "content")
+    assert build.source_sha256() == MANIFEST["source_sha256"]
+    for name in ("src/crt0.s", "src/battle.c", "content/world.toml", "content/ram.txt", "build.py", "scripts.py"):
+        original = (folder / name).read_bytes()
+        (folder / name).write_bytes(original + b"\n")
+        assert build.source_sha256() != MANIFEST["source_sha256"], name
+        (folder / name).write_bytes(original)
+
+
+def test_table_in_the_game_package_belongs_to_the_rom() -> None:
+    table = json.loads((TABLE_DIR / build.TABLE_NAME).read_text(encoding="utf-8"))
+    compiled = compile_content.compile_world().table
+    assert table == {"title": compiled["title"], "rom_sha1s": [MANIFEST["rom_sha1"]], **compiled}
+    assert (TABLE_DIR / build.TABLE_NAME).read_text(encoding="utf-8") == build.table_text(table)
+
+
+def test_header_is_honest_and_has_no_logo() -> None:
+    rom = rom_bytes()
+    assert rom[0x104:0x134] == bytes(48)
+    assert TRADEMARKED_LOGO_START not in rom
+    title = rom[0x134:0x144].rstrip(b"\0")
+    assert title == b"LANTERNVALE"
+    assert b"POKEMON" not in rom
+    assert rom[0x147:0x14A] == bytes([0x11, 1, 0])  # MBC3 without RAM, 64 KiB
+    checksum = 0
+    for byte in rom[0x134:0x14D]:
+        checksum = (checksum - byte - 1) & 0xFF
+    assert rom[0x14D] == checksum
+    assert int.from_bytes(rom[0x14E:0x150], "big") == (sum(rom) - rom[0x14E] - rom[0x14F]) & 0xFFFF
+
+
+def test_ram_table_agrees_with_the_readers() -> None:
+    """Every name that both know stands for one address, and the readers' names are really in the cartridge's table."""
+    table = {name: address for address, _, name in build.read_ram_table()}
+    readers = {name: value for name, value in vars(ram).items() if name.startswith("w")}
+    assert {name: table[name] for name in readers if name in table} == {n: readers[n] for n in readers if n in table}
+    assert len(readers.keys() & table.keys()) > 35
+    # Fields of the real game that this one has no use for.
+    assert readers.keys() - table.keys() == {
+        "wIgnoreInputCounter",
+        "wMissableObjectFlags",
+        "wSSAnne2FCurScript",
+        "wSimulatedJoypadStatesIndex",
+        "wStatusFlags1",
+        "wStatusFlags4",
+    }
+
+
+def test_symbols_name_the_ram_table() -> None:
+    lines = [line.split() for line in symbols_path().read_text().splitlines()]
+    symbols = {name: address for address, name in lines}
+    for address, _, name in build.read_ram_table():
+        assert symbols[name] == f"00:{address:04x}"
+
+
+def installed_compiler() -> str:
+    try:
+        return build.compiler_version()
+    except UserError:
+        return ""
+
+
+@pytest.mark.skipif(
+    installed_compiler() != MANIFEST["compiler"], reason=f"needs {MANIFEST['compiler'][-27:]} (apt-get install sdcc)"
+)
+def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    """As a maintainer does it, in another process and into another folder."""
+    command = [sys.executable, "-m", "cluster_rl.cartridge.build", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR.parents[1]), "PYTHONHASHSEED": "7"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    for name in (ROM_NAME, SYMBOLS_NAME, MANIFEST_NAME):
+        assert (tmp_path / "out" / name).read_bytes() == (PACKAGE_DIR / name).read_bytes(), name
+    assert (tmp_path / "out" / build.TABLE_NAME).read_bytes() == (TABLE_DIR / build.TABLE_NAME).read_bytes()
+
+
+def test_build_without_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="apt-get install sdcc"):
+        build.build()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("warp = 0 },\n  { at = [9, 0]", "warp = 7 },\n  { at = [9, 0]", "leads nowhere"),
+        ('say = "Press START', 'say = "Press @ START', "no glyph for '@'"),
+        ("  give BALM 1\n", "  gift BALM 1\n", "unknown script line: gift BALM 1"),
+        ("place = [0, 20]", "place = [9, 20]", "overlap on the canvas"),
+        ("T..TT...,......TT..T", "T..TT...,......TT..", "rows differ in length"),
+        ("  iflot 1 goto down\n", "  iflot 1 goto up\n", "unknown name 'up'"),
+        (
+            'key = "v", tiles = ["carryD", "carryD", "carryD"',
+            'key = "v", tiles = ["carryD", "carryD", "carryL"',
+            "carries in one cell and not in another",
+        ),
+        (
+            """[[map.spot]]
+at = [3, 2]""",
+            """[[map.spot]]
+at = [0, 0]
+script = "heal"
+[[map.spot]]
+at = [3, 2]""",
+            "more than 4 spots",
+        ),
+        ('name = "KINDLE"', 'name = "KINDLES"', "unknown name 'KINDLE'"),
+        ('player = "WREN"', 'player = "WRENWRENWREN"', "more than 10 letters"),
+        (
+            'key = "w", tiles = ["water", "water", "water"',
+            'key = "w", tiles = ["water", "water", "floor"',
+            "both blocks",
+        ),
+    ],
+)
+def test_content_that_breaks_a_limit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, complaint: str
+) -> None:
+    shutil.copytree(CONTENT_DIR, tmp_path / "content")
+    world = tmp_path / "content" / "world.toml"
+    text = world.read_text(encoding="utf-8")
+    assert old in text
+    world.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(compile_content, "CONTENT_DIR", tmp_path / "content")
+    with pytest.raises(UserError, match=complaint):
+        compile_content.compile_world()
