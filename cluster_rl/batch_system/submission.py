@@ -252,9 +252,7 @@ def quota_left_bytes() -> float | None:
 
 def _check_run(plan: Plan) -> str:
     """Config, ROM, savestate and what the run already has, with the checks of the trainer itself."""
-    from cluster_rl.emulator.spaces import observation_spec
     from cluster_rl.jobs import opening  # torch takes seconds, and the other commands do not need it
-    from cluster_rl.jobs.memory_estimate import estimate_gpu
 
     request, config = plan.requests[0], plan.config
     if config.actor_jobs != len(plan.requests) - 1:
@@ -269,7 +267,7 @@ def _check_run(plan: Plan) -> str:
     opening.check_free(plan.run_dir)
     words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
     if request.wants_gpu and config.device != "cpu":
-        need_gb = estimate_gpu(config, observation_spec(config)).total / 1e9
+        need_gb = opening.gpu_need(config).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"
         if request.gpumem_gb and need_gb > request.gpumem_gb:
             raise UserError(

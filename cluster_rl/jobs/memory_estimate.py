@@ -1,13 +1,12 @@
 """How much memory a run will need, from its config alone: of a GPU for the learner, of disk and RAM for the replay.
 
 `--dry-run` shows it before a job is queued. In: a config and the shape of the observation. Out: bytes. Nothing here
-needs a GPU. Sizes that follow from shapes are added up. What an update allocates on its way is measured: it runs on the
-CPU with one and with two sequences, under the autocast of the GPU, and the bytes alive after each tensor operation are
-noted. An update is the same row of operations for every batch size, and each one's bytes grow linearly with the batch,
-so two small runs give all of them for a large batch, and the largest counts. (The meta device would need no memory for
-this, but autocast does not reach its tensors.)
+needs a GPU. Sizes that follow from shapes are added up. What an update allocates on its way is noted while the update
+itself runs, under the autocast of the GPU, on tensors that have shapes and no contents (`ShapesOnly`): the bytes alive
+after each tensor operation, of which the most counts. So no size of batch or network makes it need memory, and no
+processor makes it slow.
 
-What the CPU cannot show is an allowance: the CUDA context, workspaces of the libraries, losses of the allocator.
+What cannot be seen this way is an allowance: the CUDA context, workspaces of the libraries, losses of the allocator.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -38,10 +36,10 @@ WORKSPACE_BYTES = 512 * 2**20
 and its own layout of the recurrent cell, whose need depends on the card; not measured by us."""
 ALLOCATOR_LOSS = 0.10
 """Part of the tensors' bytes: rounding and fragmentation of the caching allocator, and layer norms, which autocast runs
-in float32 on a GPU and in bfloat16 on the CPU, where they are measured."""
+in float32 on a GPU and in bfloat16 on the CPU, whose operations are counted."""
 
 BATCHES_ON_DEVICE = 2  # the one being trained on, and the next
-_PROBE_SIZES = (1, 2)
+_KERNEL_POSITIONS = 64  # how much of the recurrent kernel's work is done to see what it keeps
 
 # Bytes of one position in the log without its recurrent state. Taken from the figures of scripts/bench/replay.py in
 # docs/results.md: 118 and 223 bytes a transition with 65 positions for 40 transitions and states of 128 units.
@@ -87,27 +85,26 @@ class ReplayEstimate:
 
 @dataclass(frozen=True)
 class UpdateMemory:
-    """What one update on a batch of some size allocates, in bytes, beyond networks and batch."""
+    """What one update allocates, in bytes, beyond networks and batch."""
 
-    live: npt.NDArray[np.int64]  # [operations]: alive after each tensor operation, gradients included
+    peak: int  # most that is alive after any tensor operation, gradients included
+    left: int  # alive at its end: gradients, and frames that the batch keeps
     saved: int  # kept for the backward pass
 
 
 def estimate_gpu(config: Config, spec: ObservationSpec) -> GpuEstimate:
-    """What the learner of this config takes of a GPU. Runs two small updates on the CPU, a few seconds at most."""
+    """What the learner of this config takes of a GPU. A second or two, most of it imports of PyTorch's own."""
     learner = R2D2(config, spec, "cpu", seed=0)
-    small, large = (measure_update(learner, size) for size in _PROBE_SIZES)
-    assert len(small.live) == len(large.live), "an update's operations depend on the batch size"
-    steps = (config.batch_size - _PROBE_SIZES[0]) / (_PROBE_SIZES[1] - _PROBE_SIZES[0])
-    live = small.live + steps * (large.live - small.live)
+    with ShapesOnly():
+        update = measure_update(learner, full_batch(config, spec, config.batch_size))
     weights = tensor_bytes(learner.online.parameters())
     return GpuEstimate(
         parameters=learner.parameter_count,
         networks=3 * (weights + tensor_bytes(learner.online.buffers())),
         optimizer=2 * weights,
         batches=BATCHES_ON_DEVICE * config.batch_size * _sequence_bytes(config, spec),
-        update=round(live.max()),
-        saved=round(small.saved + steps * (large.saved - small.saved)),
+        update=update.peak,
+        saved=update.saved,
     )
 
 
@@ -125,13 +122,12 @@ def estimate_replay(config: Config, spec: ObservationSpec) -> ReplayEstimate:
     )
 
 
-def measure_update(learner: R2D2, size: int) -> UpdateMemory:
-    """Forward and backward pass of `learner`, which is on the CPU, over a batch of `size` full sequences of zeros.
+def measure_update(learner: R2D2, batch: Batch) -> UpdateMemory:
+    """Forward and backward pass of `learner`, which is on the CPU, over `batch`.
 
     Encoders run under autocast if the config asks for it, as they would on a GPU. Gradients are taken away again,
     weights do not change.
     """
-    batch = full_batch(learner.config, learner.spec, size)
     learner.online.zero_grad(set_to_none=True)
     given = [*learner.online.parameters(), *learner.online.buffers(), *learner.target.parameters()]
     given += [*learner.target.buffers(), *(getattr(batch, field.name) for field in fields(batch))]
@@ -148,10 +144,10 @@ def measure_update(learner: R2D2, size: int) -> UpdateMemory:
     try:
         with meter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             learner.loss(batch).total.backward()
+        return UpdateMemory(peak=meter.peak, left=meter.live, saved=sum(saved.values()))
     finally:
         learner.autocast = configured
         learner.online.zero_grad(set_to_none=True)
-    return UpdateMemory(np.array(meter.live, np.int64), sum(saved.values()))
 
 
 def full_batch(config: Config, spec: ObservationSpec, size: int) -> Batch:
@@ -190,31 +186,79 @@ def _sequence_bytes(config: Config, spec: ObservationSpec) -> int:
     return tensor_bytes(getattr(batch, field.name) for field in fields(batch))
 
 
+class ShapesOnly(TorchDispatchMode):
+    """Runs tensor operations of the CPU for the shapes, types and storages of their results alone: no arithmetic.
+
+    PyTorch's fake tensors do it, and what is given true they take as it is. Two things stay true, because operations
+    read their contents: results of true tensors alone, and integers made of nothing. Lengths of sequences and the
+    indices for packing them are of both kinds; the weights are true too, and no operation writes to them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._pack_padded_sequence.default:
+            return self._pack(*args)
+        are_fake = [isinstance(each, FakeTensor) for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
+        if are_fake and not any(are_fake):
+            return func(*args, **kwargs)
+        with self._fake:
+            results = func(*args, **kwargs)
+        if not are_fake and isinstance(results, Tensor) and results.dtype == torch.int64:
+            return func(*args, **kwargs)
+        if func is torch.ops.aten.mkldnn_rnn_layer.default and torch.is_grad_enabled():
+            return (*results[:3], self._rnn_workspace(func, args))
+        return results
+
+    def _pack(self, padded: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        """Fake tensors know no packing: [T, N, F] -> [sum of lengths, F], and the number of items at each step."""
+        assert not batch_first
+        steps, count = int(lengths.max()), int(lengths.sum())
+        with self._fake:
+            packed = padded.new_empty(count, *padded.shape[2:])
+        return packed, (torch.arange(steps).unsqueeze(1) < lengths).sum(1)
+
+    def _rnn_workspace(self, func: Any, args: Any) -> Tensor:
+        """What oneDNN's recurrent kernel keeps for the backward pass: only running it tells, so it runs for few steps.
+
+        Every step adds the same, but for the memory pages that it rounds to: these count where sequences are few.
+        """
+        inputs, *others = args
+        true = [torch.zeros(each.shape) if isinstance(each, FakeTensor) else each for each in others]
+        few = max(1, _KERNEL_POSITIONS // inputs.shape[1])
+        less, more = (len(func(torch.zeros(steps, *inputs.shape[1:]), *true)[3]) for steps in (few, 2 * few))
+        with self._fake:
+            return torch.empty(less + (len(inputs) - few) * (more - less) // few, dtype=torch.uint8)
+
+
 class _LiveBytes(TorchDispatchMode):
-    """Notes, after each tensor operation, the bytes of all storages that were made since and are still alive."""
+    """Counts the bytes of all storages that were made since and are still alive, after each tensor operation."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()
         self.given = frozenset(tensor.untyped_storage()._cdata for tensor in given)
-        self.live: list[int] = []
+        self.live = 0
+        self.peak = 0
         self._known = set(self.given)
-        self._bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
         for result in tree_iter(results):
             if isinstance(result, Tensor):
                 self._add(result.untyped_storage())
-        self.live.append(self._bytes)
+        self.peak = max(self.peak, self.live)
         return results
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
-            self._bytes += size
+            self.live += size
             weakref.finalize(storage, self._drop, key, size).atexit = False
 
     def _drop(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._bytes -= size
+        self.live -= size

@@ -22,7 +22,7 @@ from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
-from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay
+from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
@@ -133,8 +133,14 @@ def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     run_dir.rendezvous.unlink(missing_ok=True)
 
 
-def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
-    """What a job would do and take, a line each."""
+def gpu_need(config: Config) -> GpuEstimate:
+    """What the learner takes of a GPU; says first what the next seconds go to."""
+    print("estimating GPU memory: going through one update by the shapes of its tensors, a few seconds", flush=True)
+    return estimate_gpu(config, observation_spec(config))
+
+
+def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
+    """What a job would do and take, a line each, as they become known."""
     spec = observation_spec(config)
     with torch.device("meta"):
         parameters = parameter_count(build_model(config, spec))
@@ -143,21 +149,21 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> list[str]:
     hours = (
         f"at most {config.max_runtime_seconds / 3600:.2f} h" if config.max_runtime_seconds else "without a time limit"
     )
-    lines = [
-        f"game: {preflight(rom)}",
-        f"run: {run_dir.path}, {_where_run_stands(run_dir)}",
-        *_changes_plan(config, run_dir),
-        f"target: {config.target_total_steps:,} env steps; this job {hours}",
-        _actors_plan(config),
+    yield f"game: {preflight(rom)}"
+    yield f"run: {run_dir.path}, {_where_run_stands(run_dir)}"
+    yield from _changes_plan(config, run_dir)
+    yield f"target: {config.target_total_steps:,} env steps; this job {hours}"
+    yield _actors_plan(config)
+    yield (
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
-        f"({positions}) positions",
-        _replay_plan(config, run_dir),
-        _device_plan(config, no_cuda),
-    ]
+        f"({positions}) positions"
+    )
+    yield _replay_plan(config, run_dir)
+    yield _device_plan(config, no_cuda)
     if config.device != "cpu":
-        lines.append(_gpu_plan(config))
+        yield _gpu_plan(gpu_need(config))
     passed = "all checks passed" if no_cuda is None else "all checks but that of the device passed"
-    return [*lines, f"dry run: {passed}; nothing was started or created"]
+    yield f"dry run: {passed}; nothing was started or created"
 
 
 def _actors_plan(config: Config) -> str:
@@ -213,8 +219,7 @@ def _device_plan(config: Config, no_cuda: str | None) -> str:
     return f"{device.line}, {card.name}, {_size(card.total_memory)}"
 
 
-def _gpu_plan(config: Config) -> str:
-    need = estimate_gpu(config, observation_spec(config))
+def _gpu_plan(need: GpuEstimate) -> str:
     return (
         f"GPU memory: about {_size(need.total)}: networks {_size(need.networks)}, optimiser "
         f"{_size(need.optimizer)}, batches {_size(need.batches)}, an update {_size(need.update)} (of it "

@@ -89,7 +89,8 @@ def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = _dry_run(tmp_path, module, "--config", "quickstart", "--device", "auto")
     starts = [line.partition(":")[0] for line in out.splitlines()]
-    plan = ["game", "run", "target", "actors", "network", "replay", "device", "GPU memory", "dry run"]
+    waits = "estimating GPU memory"
+    plan = ["game", "run", "target", "actors", "network", "replay", "device", waits, "GPU memory", "dry run"]
     assert starts == plan
     assert "device: CPU, as CUDA cannot be used: " in out
 

@@ -35,8 +35,9 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         in done.stdout
     )
     assert "3 job(s) more; no SLURM on this machine" in done.stdout
-    assert "18 actors, about" in done.stdout
-    assert "GB of GPU memory" in done.stdout
+    waits, run = [line for line in done.stdout.splitlines() if "GPU memory" in line]
+    assert waits.startswith("estimating GPU memory: ")
+    assert "18 actors, about" in run
     trainer, *actors = [line for line in done.stdout.splitlines() if line.startswith("would run: sbatch")]
     assert "--export=ALL,CLUSTER_RL_CHAIN=yes" in trainer
     assert trainer.endswith(
