@@ -11,19 +11,19 @@ from cluster_rl.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "preset", "gpumem_gb"),
+    ("name", "module", "preset", "cpus", "gpumem_gb"),
     [
-        ("train_gpu", "train_cluster", "gpu", 10),
-        ("train_cpu", "train_cluster", "cpu", 0),
-        ("slim_gpu", "train_slim", "slim", 10),
-        ("slim_cpu", "train_slim", "slim_cpu", 0),
-        ("actors", "jobs.actor_job", "", 0),
+        ("train_gpu", "train_cluster", "gpu", 8, 10),
+        ("train_cpu", "train_cluster", "cpu", 8, 0),
+        ("slim_gpu", "train_slim", "slim", 4, 10),
+        ("slim_cpu", "train_slim", "slim_cpu", 8, 0),
+        ("actors", "jobs.actor_job", "", 8, 0),
     ],
 )
-def test_the_job_scripts(home: Path, name: str, module: str, preset: str, gpumem_gb: float) -> None:
+def test_the_job_scripts(home: Path, name: str, module: str, preset: str, cpus: int, gpumem_gb: float) -> None:
     request = read_request(name)
     assert (request.module, request.preset, request.gpumem_gb) == (module, preset, gpumem_gb)
-    assert (request.cpus, request.time_sec, request.wants_gpu) == (8, 4 * 3600, gpumem_gb > 0)
+    assert (request.cpus, request.time_sec, request.wants_gpu) == (cpus, 4 * 3600, gpumem_gb > 0)
     assert request.warning_sec == (300 if name == "actors" else 900)
     assert request.partition == ("gpu-linuxlab" if gpumem_gb else "linuxlab")
 
