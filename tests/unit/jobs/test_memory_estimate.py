@@ -158,6 +158,9 @@ def test_gpu_preset_fits_the_cluster() -> None:
     estimate = estimate_gpu(config, observation_spec(config))
     assert estimate.tensors > 2e9
     assert estimate.total < 10e9
+    # As its comment says of a larger network.
+    wide = msgspec.structs.replace(config.model, conv_channels=[2 * each for each in config.model.conv_channels])
+    assert estimate_gpu(msgspec.structs.replace(config, model=wide), observation_spec(config)).total < 10e9
     assert config.num_actors + 2 <= 8
     assert config.max_runtime_seconds <= 4 * 3600 - 900
 
