@@ -71,9 +71,15 @@ def random_batch(size: int = 6, seed: int = 0, config: Config = CONFIG) -> Batch
 
 
 def make(config: Config = CONFIG, seed: int = 1) -> R2D2:
-    """A learner whose target network has other weights than the online one, and noise drawn."""
+    """A learner whose target network has other weights than the online one, and noise drawn.
+
+    Advantages are steep, so that which action is best depends on the recurrent state.
+    """
     learner = R2D2(config, SPEC, CPU, seed)
     learner.target.load_state_dict(R2D2(config, SPEC, CPU, seed + 50).online.state_dict())
+    with torch.no_grad():
+        for network in (learner.online, learner.averaged, learner.target):
+            network.head_advantage.weight.mul_(10.0)
     learner.online.resample_noise(torch.Generator().manual_seed(5))
     learner.target.resample_noise(torch.Generator().manual_seed(6))
     return learner

@@ -276,6 +276,15 @@ def test_stored_states_are_the_actors_before_the_first_position(game: str) -> No
     assert checked >= 8
 
 
+def test_the_actors_count_of_steps_is_that_of_the_trained_ones_it_sends() -> None:
+    link = Collector(params_to_bytes(network("town")))
+    actor = Actor(CONFIGS["town"], 0, 1, link)
+    counts = list(itertools.islice(actor.run(), 60))  # episodes end after 50
+    actor.stop()
+    headers = [decode_arrays(block, block_spec(CONFIGS["town"]))[0] for block in link.blocks]
+    assert counts[-1] == actor.env_steps == sum(header.train_length for header in headers) == 120
+
+
 @pytest.mark.parametrize("game", GAMES)
 def test_every_action_is_a_valid_one(game: str) -> None:
     refused = 0

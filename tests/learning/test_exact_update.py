@@ -226,6 +226,94 @@ def test_every_ablation_disagrees_with_the_oracle(name: str, monkeypatch: pytest
     assert not agrees(learner, batch, expected)
 
 
+def bootstrap_values(learner: R2D2, batch: Batch) -> dict[str, Tensor]:
+    """Both networks' quantiles [T + n, N, A, K] that the learner makes its targets of."""
+    found: dict[str, Tensor] = {}
+    whole = targets.quantile_targets
+
+    def remembering(online: Tensor, target: Tensor, *rest: Tensor, **kwargs: Any) -> Tensor:
+        found.update(online=online.detach(), target=target)
+        return whole(online, target, *rest, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "quantile_targets", remembering)
+        learner.loss(batch)
+    return found
+
+
+@torch.no_grad()
+def stepped_values(learner: R2D2, batch: Batch) -> dict[str, Tensor]:
+    """The same by stepping each item alone from its stored state on, NaN behind its last row."""
+    found = {}
+    for name, network in (("online", learner.online), ("target", learner.target)):
+        shape = (CONFIG.unroll_length + CONFIG.n_step, batch.size, SPEC.num_actions, CONFIG.num_quantiles)
+        found[name] = torch.full(shape, float("nan"))
+        for item in range(batch.size):
+            state = warm(network, batch, item)
+            for t in range(int(batch.last[item]) + 1):
+                output, state = step(network, batch, CONFIG.burn_in + t, item, state)
+                found[name][t, item] = network.head(output, noise=True)
+    return found
+
+
+def wrong_rows(found: Tensor, expected: Tensor) -> list[int]:
+    """Rows, counted from the first trained one, where some item's values are not as expected; NaN expects nothing."""
+    right = torch.isclose(found, expected, rtol=1e-4, atol=1e-5) | expected.isnan()
+    return (~right).flatten(1).any(1).nonzero().flatten().tolist()
+
+
+def test_the_values_of_every_row_tail_included_come_from_the_state_before_it() -> None:
+    learner, batch = make(), random_batch(12)
+    found, expected = bootstrap_values(learner, batch), stepped_values(learner, batch)
+    for name in ("online", "target"):
+        assert not expected[name][-1].isnan().all()
+        assert wrong_rows(found[name], expected[name]) == []
+
+
+def tail_from(state_of: Callable[[R2D2, Batch], State]) -> Ablation:
+    """The mistake in the state that the online network's unroll of the tail begins with."""
+
+    def apply(monkeypatch: pytest.MonkeyPatch, learner: R2D2) -> None:
+        tail = slice(CONFIG.burn_in + CONFIG.unroll_length, None)
+
+        def changed(network: QNetwork, batch: Batch, state: State, rows: slice) -> tuple[Tensor, State]:
+            wrong = network is learner.online and rows == tail
+            return R2D2._unroll(learner, network, batch, state_of(learner, batch) if wrong else state, rows)
+
+        monkeypatch.setattr(learner, "_unroll", changed)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "state_of",
+    [
+        pytest.param(
+            lambda learner, batch: learner.warm_state(learner.online, batch, batch.burn_in_length),
+            id="before the trained rows",
+        ),
+        pytest.param(lambda learner, batch: learner.online.initial_state(batch.size), id="zero"),
+    ],
+)
+def test_a_tail_from_another_state_disagrees_with_the_oracle(
+    state_of: Callable[[R2D2, Batch], State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail's rows only say which action to bootstrap from: what is best there must depend on the state."""
+    learner, batch = make(), random_batch(12)
+    whole, last = CONFIG.unroll_length, CONFIG.unroll_length + CONFIG.n_step - 1
+    batch = replace(  # every window reaches the tail's end, and no mask narrows the choice
+        batch,
+        train_length=torch.full_like(batch.train_length, whole),
+        last=torch.full_like(batch.last, last),
+        mask=torch.ones_like(batch.mask),
+    )
+    values, expected = stepped_values(learner, batch), oracle(learner, batch)
+    assert agrees(learner, batch, expected)
+    tail_from(state_of)(monkeypatch, learner)
+    assert wrong_rows(bootstrap_values(learner, batch)["online"], values["online"]) == list(range(whole, last + 1))
+    assert not agrees(learner, batch, expected)
+
+
 def burn_in_gradient(learner: R2D2, batch: Batch) -> list[Tensor | None]:
     """d loss / d(features) of the burn-in, of the trained rows and of the tail, by the online network's calls."""
     leaves: list[Tensor] = []

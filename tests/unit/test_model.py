@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec import structs
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster_rl.acting.policy import Policy
 from cluster_rl.config import Config, ModelConfig
@@ -199,6 +199,27 @@ def test_lengths_stop_each_item_where_it_ends(name: str) -> None:
     assert not torch.allclose(run_on[:, :3], hidden[:, :3])
 
 
+@pytest.mark.parametrize("kind", ["slim", "unified"])
+def test_encoders_start_as_he_et_al_have_it(kind: str) -> None:
+    """Normal weights of variance 2 / fan-in, biases 0. PyTorch's own start has a sixth of that variance."""
+    torch.manual_seed(0)
+    network = build_model(
+        Config(model=ModelConfig(kind=kind, conv_channels=[16, 32, 32], context_width=64, trunk_width=128)), SPEC
+    )
+    checked = 0
+    for encoder in (network.screen_encoder, network.context_encoder, network.crop_encoder, network.trunk):
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                scaled = layer.weight.detach() * math.sqrt(layer.weight[0].numel() / 2)
+                error = 4 / math.sqrt(scaled.numel())  # four times that of the mean of so many normal numbers
+                assert scaled.mean().abs() < error
+                assert scaled.square().mean() == pytest.approx(1.0, abs=error * math.sqrt(2))
+                assert scaled.pow(4).mean() == pytest.approx(3.0, abs=error * math.sqrt(96))  # of a normal one
+                assert not layer.bias.any()
+                checked += 1
+    assert checked == {"slim": 6, "unified": 17}[kind]
+
+
 def gate_biases(**model: Any) -> Tensor:
     """The sum of the LSTM's two biases, [4, H]: gates in the order input, forget, cell, output."""
     config = CONFIGS["slim lstm"]
@@ -248,6 +269,27 @@ def test_noisy_layer_is_a_linear_layer_with_outer_product_noise() -> None:
     bias = layer.bias + layer.bias_sigma * layer.noise_out
     torch.testing.assert_close(layer(inputs, noise=True), inputs @ weight.T + bias)
     torch.testing.assert_close(layer(inputs, noise=False), inputs @ layer.weight.T + layer.bias)
+
+
+def test_noise_starts_as_fortunato_et_al_have_it() -> None:
+    """Factorised: means uniform within 1 / sqrt(fan-in), sigma of weights and biases that times the config's."""
+    torch.manual_seed(0)
+    layer, bound = NoisyLinear(400, 300, sigma=0.5), 1 / 20
+    for mean in (layer.weight, layer.bias):
+        assert mean.abs().max() <= bound
+        assert mean.detach().std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    for sigma in (layer.weight_sigma, layer.bias_sigma):
+        torch.testing.assert_close(sigma, torch.full_like(sigma, 0.5 * bound))
+
+
+def test_noise_is_the_signed_root_of_normal_numbers() -> None:
+    network, generator, drawn = make("slim lstm"), torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        network.resample_noise(generator)
+        drawn += [network.head_hidden.noise_in.clone(), network.head_advantage.noise_out.clone()]
+    noise = torch.cat(drawn)
+    assert noise.mean().abs() < 0.04
+    assert noise.square().mean() == pytest.approx(math.sqrt(2 / math.pi), abs=0.04)  # E |x|; of normal ones it is 1
 
 
 def test_dueling_advantages_are_centred_over_all_actions() -> None:

@@ -117,8 +117,28 @@ def test_texts_pay_by_how_often_they_were_opened_from_a_place() -> None:
     rewards.start(quiet)
     assert rewards.step(quiet, here, 0, []) == rewards.terms["talk"] == 0.5
     assert rewards.episode_return == 0.0
-    rewards.start(quiet)
-    assert rewards.step(quiet, here, 0, []) == 0.5  # an episode of its own
+
+
+EPISODES = {
+    "badge": [state_with(), state_with((ram.wObtainedBadges, 1))],
+    "new_map": [at(1, 1), at(2, 1)],
+    "novelty": [at(1, 1), at(1, 2)],
+    "talk": [at(1, 1), saying(1, 1)],
+    "level": [party((5, 9)), party((6, 9))],
+    "species": [state_with(), state_with((ram.wPokedexOwned, b"\x01"))],
+    "item": [bag(4), bag(4, 5)],
+    "blackout": [party((5, 30)), party((5, 0))],
+}
+"""Two states between which a term pays 1; those that are missing here remember nothing."""
+
+
+@pytest.mark.parametrize("term", EPISODES)
+def test_every_episode_is_paid_as_if_it_were_the_first(term: str) -> None:
+    rewards, (before, after) = calculator(term), EPISODES[term]
+    for _ in range(3):
+        rewards.start(before)
+        assert rewards.step(before, after, 0, []) == rewards.terms[term] == 1
+        assert rewards.step(after, after, 0, []) == 0
 
 
 def test_talking_to_the_elder_pays_on_the_cartridge() -> None:

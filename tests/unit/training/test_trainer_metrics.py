@@ -17,6 +17,7 @@ from cluster_rl.learning import targets
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.model import QNetwork
 from cluster_rl.training import trainer as trainer_module
+from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.metrics import read_metrics
 from cluster_rl.training.probes import sequence_staleness
 from cluster_rl.training.trainer import Trainer
@@ -104,15 +105,16 @@ def test_without_clipping_both_norms_are_one(tmp_path: Path) -> None:
 
 
 def test_td_errors_are_targets_less_values_on_the_trained_steps_only(tmp_path: Path) -> None:
-    trainer = open_trainer(tmp_path, changed(value_rescaling=False))
+    trainer = open_trainer(tmp_path, changed(value_rescaling=False, batch_size=16))
     ingest(trainer, episodes(0, 4, length=18))  # windows of 4 and one of 2 in each episode
     sampled = trainer.sample()
     result = trainer.r2d2.update(sampled.batch)
     errors, metrics = result.td_errors, result.metrics
     assert np.nanmean(errors) == pytest.approx(metrics["target_mean"] - metrics["q_mean"], abs=1e-5)
     assert abs(np.nanmean(errors)) > 1e-3  # or the sign would not be seen
-    assert errors.shape == (CONFIG.unroll_length, CONFIG.batch_size)
+    assert errors.shape == (CONFIG.unroll_length, 16)
     trained = np.arange(CONFIG.unroll_length)[:, None] < sampled.batch.train_length.numpy()
+    assert not trained.all()
     np.testing.assert_array_equal(np.isnan(errors), ~trained)
     trainer.close("test")
 
@@ -184,6 +186,12 @@ def test_recent_milestones_and_terms(tmp_path: Path) -> None:
     resumed.close("test")
 
 
+def test_the_newest_100_episodes_count() -> None:
+    summaries = [{"episode_return": float(number)} for number in range(250)]
+    assert Arrivals(summaries).mean_return() == np.mean(range(150, 250))
+    assert Arrivals(summaries[:20]).mean_return() == np.mean(range(20))
+
+
 def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
     trainer = open_trainer(tmp_path, changed(batch_size=16))
@@ -243,8 +251,9 @@ def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path, res
     expected = (values[0] - values[1]).norm(dim=-1) / values[1].amax(-1).abs()
     torch.testing.assert_close(found, expected, rtol=0.02, atol=2e-3)
     assert found[0] > 0.02
-    # States of the present weights are not stale, and a history cut short is nearly as good as a whole one.
-    assert sequence_staleness(network, again[3], again[:3], rescaling).max() < 5e-3
+    # States of the present weights are not stale; a history cut short begins with its oldest window's.
+    for first in (0, 2):
+        assert sequence_staleness(network, again[3], again[first:3], rescaling).max() < 5e-3
     short = sequence_staleness(network, sequence, history[-1:], rescaling)
     assert not torch.equal(short, found)
     trainer.close("test")
