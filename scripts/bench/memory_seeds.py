@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.errors import UserError, run_command
+from cluster_rl.jobs.signals import die_with_parent
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "learning"))
 
@@ -54,7 +56,8 @@ def main() -> int:
     ablation_of = {name: next(other for other in ROWS if ROWS[other].ablation is ROWS[name].ablation) for name in ROWS}
     trainings = [(name, True, seed) for seed in seeds for name in ROWS]
     trainings += [(name, False, seed) for seed in seeds for name in dict.fromkeys(ablation_of.values())]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, context, die_with_parent, (os.getpid(),)) as pool:
         results = dict(zip(trainings, pool.map(measure, *zip(*trainings, strict=True)), strict=True))
 
     print("| row | gap (min / median / max) | ablation's gap (min / median / max) | passed | CPU seconds a seed |")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import load_config
 from cluster_rl.errors import EXITS_WELL
 from cluster_rl.evaluate import play_episodes, wilson_interval
+from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.runs.layout import RunDir
 
 PRESET = "password"
@@ -39,7 +41,8 @@ def train(runs: Path, name: str, seconds: int, overrides: list[str]) -> None:
     options = [part for override in overrides for part in ("--" + override.split("=", 1)[0], override.split("=", 1)[1])]
     command = [sys.executable, "-m", "cluster_rl.train_slim", "--config", PRESET, "--runs", str(runs)]
     command += ["--run-name", name, "--no-video", "--max_runtime_seconds", str(seconds), *options]
-    done = subprocess.run(command, check=False, stdout=sys.stderr)
+    parent_pid = os.getpid()
+    done = subprocess.run(command, check=False, stdout=sys.stderr, preexec_fn=lambda: die_with_parent(parent_pid))
     if done.returncode not in EXITS_WELL:
         sys.exit(done.returncode)
 

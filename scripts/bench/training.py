@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_rl.errors import EXIT_OK, EXITS_WELL, run_command
+from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 
@@ -80,7 +82,13 @@ def train(run_dir: RunDir, seed: int, seconds: int, overrides: list[str]) -> Non
         return
     command = [sys.executable, "-m", "cluster_rl.train_cluster", "--config", "cpu", "--runs", str(run_dir.path.parent)]
     command += ["--run-name", run_dir.run_name, f"base_seed={seed}", "log_episodes_for_replay=false"]
-    done = subprocess.run([*command, *overrides, f"max_runtime_seconds={left}"], check=False, stdout=sys.stderr)
+    parent_pid = os.getpid()
+    done = subprocess.run(
+        [*command, *overrides, f"max_runtime_seconds={left}"],
+        check=False,
+        stdout=sys.stderr,
+        preexec_fn=lambda: die_with_parent(parent_pid),
+    )
     if done.returncode not in EXITS_WELL:
         sys.exit(done.returncode)
 
@@ -90,7 +98,9 @@ def evaluate(run_dir: RunDir, episodes: int, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "cluster_rl.evaluate", "--runs", str(run_dir.path.parent)]
     command += ["--run-name", run_dir.run_name, "--episodes", str(episodes), "--json"]
     command += ["--max-steps", str(EPISODE_STEPS), *options]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    parent_pid = os.getpid()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, preexec_fn=lambda: die_with_parent(parent_pid))
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

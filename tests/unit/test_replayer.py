@@ -20,6 +20,7 @@ import imageio_ffmpeg
 import msgspec
 import numpy as np
 import pytest
+from processes import session_members
 
 from cluster_rl.config import config_from_builtins
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
@@ -303,7 +304,7 @@ def test_killed_render_leaves_no_video_and_no_worker_and_is_done_by_the_next(log
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    while _members(killed.pid):
+    while session_members(killed.pid):
         assert time.monotonic() < deadline_sec, "a worker outlived the replayer"
         time.sleep(0.05)
     assert list(out.glob("*.mp4")) == []
@@ -311,16 +312,3 @@ def test_killed_render_leaves_no_video_and_no_worker_and_is_done_by_the_next(log
     assert done.returncode == 0, done.stderr
     assert [path.stem for path in out.glob("*.mp4")] == [path.stem for path in logs.iterdir()]
     assert list(out.glob(".*.partial")) == []
-
-
-def _members(session: int) -> list[int]:
-    """Processes of a session that still run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended while we looked
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found

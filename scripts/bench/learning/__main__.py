@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps
             worker_command(agent, seed, own, path),
             env=os.environ | keep,
             stdout=sys.stderr,
-            preexec_fn=lambda: die_with_parent(parent_pid),
+            preexec_fn=lambda: die_with_parent(parent_pid, signal.SIGKILL),
             check=False,
         )
         if process.returncode != EXIT_OK:

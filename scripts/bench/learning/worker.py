@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -114,7 +115,8 @@ def _start_actor(run_dir: RunDir, index: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cluster_rl.actor", "--run-dir", str(run_dir.path), "--slot", str(index)]
     parent_pid = os.getpid()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(parent_pid))
+    # Killed: there is nobody to send to, and what an unfinished training learned is of no use.
+    return subprocess.Popen(command, env=environment, preexec_fn=lambda: die_with_parent(parent_pid, signal.SIGKILL))
 
 
 # The others, on Stable-Baselines3's vector of environments.
@@ -151,8 +153,15 @@ def _with_previous(observation: dict[str, Any], action: int, reward: float) -> d
 def _emulators(config: Config) -> Any:
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
+    parent_pid = os.getpid()
+
     def maker(index: int) -> Any:
-        return lambda: WithPrevious(make_env(config, index), config)
+        def make() -> WithPrevious:
+            # In the child. Each holds the others' pipes open, so none would see that their owner is gone.
+            die_with_parent(parent_pid, signal.SIGKILL)
+            return WithPrevious(make_env(config, index), config)
+
+        return make
 
     # Forked before anything has computed in this process, so that there is no thread whose lock could be copied.
     return SubprocVecEnv([maker(i) for i in range(config.num_actors * config.envs_per_actor)], start_method="fork")

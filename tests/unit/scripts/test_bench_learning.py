@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from processes import session_members
 
 from cluster_rl.config import load_config
 from cluster_rl.emulator.env import make_env
@@ -181,6 +186,51 @@ def test_agents_train_and_complete_trainings_are_not_done_again(
     assert capfd.readouterr().out == ""
     with pytest.raises(UserError, match="made with other settings"):
         command.run_trainings(["ppo"], [1], config, ENV_STEPS + 1, raw)
+
+
+def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline_sec = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline_sec, what
+        time.sleep(0.05)
+
+
+ENDS = [
+    pytest.param(
+        agent,
+        number,
+        id=f"{agent}, {number.name}",
+        marks=[*marks, *([] if (agent, number) == ("random", signal.SIGKILL) else [pytest.mark.slow])],
+    )
+    for agent, marks in (("random", []), ("r2d2", []), ("ppo", []), ("recurrent_ppo", [needs_sb3_contrib]))
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+]
+
+
+@pytest.mark.parametrize(("agent", "number"), ENDS)
+def test_nothing_of_a_comparison_that_ended_goes_on(agent: str, number: signal.Signals, tmp_path: Path) -> None:
+    """The command, its worker, and below that each emulator's process or an actor's."""
+    arguments = [sys.executable, "-m", "scripts.bench.learning", "--agents", agent, "--seeds", "1"]
+    arguments += ["--env-steps", "1000000", "--out", str(tmp_path)]
+    arguments += [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    with (tmp_path / "log").open("wb") as log:
+        comparison = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    records = record.record_path(tmp_path / "raw", agent, 1)
+    processes = 3 if agent in agents.OURS else 2 + TINY["num_actors"] * TINY["envs_per_actor"]
+
+    def plays() -> bool:
+        assert comparison.poll() is None, (tmp_path / "log").read_text()
+        return records.exists() and '"kind": "episode"' in records.read_text()
+
+    try:
+        wait_until(plays, 100, "no episode was played")
+        assert len(session_members(comparison.pid)) == processes
+        comparison.send_signal(number)
+        comparison.wait(timeout=10)
+        wait_until(lambda: not session_members(comparison.pid), 10, "a process outlived the comparison")
+    finally:
+        for pid in session_members(comparison.pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_report_from_the_records_alone(tmp_path: Path) -> None:
