@@ -114,6 +114,8 @@ def test_keys_ignored_for_a_moment_are_not_masked_and_lasting_ones_are() -> None
     a_b = [name in ("a", "b") for name in BUTTONS]
     assert memory.start(loading, BLANK).tolist() == a_b  # nothing is known of before
     memory.start(state_with(), BLANK)
+    assert memory.start(loading, BLANK).tolist() == a_b  # and an episode's end is not before the next one's start
+    memory.start(state_with(), BLANK)
     assert memory.step(A, loading, BLANK).all()
     assert memory.step(A, loading, BLANK).tolist() == a_b
     assert memory.step(A, elsewhere, BLANK).all()
@@ -189,6 +191,9 @@ def test_memory_is_bounded_and_drops_the_oldest() -> None:
 def test_nothing_is_learned_where_it_cannot_be_put_down_to_the_button(field: tuple[int, int]) -> None:
     memory = affordances(threshold=1)
     bump(memory, state_with(field), 5)
+    memory.start(state_with(), BLANK)
+    for _ in range(5):
+        memory.step(RIGHT, state_with(field), BLANK)
     assert len(memory) == 0
 
 

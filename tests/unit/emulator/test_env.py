@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cartridge_fixtures import A, meet_trainer, new_env, play, poke
+from cartridge_fixtures import TO_TOWN, A, meet_trainer, new_env, play, poke
 from gymnasium.utils import env_checker as gymnasium_checker
+from msgspec import structs
 from stable_baselines3.common import env_checker as sb3_checker
 
 from cluster_rl.cluster_map_features import CONTEXT_SIZE
@@ -152,6 +153,24 @@ def test_milestones_come_once_with_their_step(env: Env) -> None:
     assert summary.milestones == new
     assert summary.reason == "stopped"
     assert env.stop() is None
+
+
+def test_an_episode_is_as_if_it_were_the_first() -> None:
+    """But for the button memory, which lasts: the same buttons give the same again, to the summary."""
+    env = new_env(start_idle_frames_max=0)
+    episodes = []
+    for _ in range(2):
+        first = env.start()
+        steps = play(env, "rAAAAAAABBBB" + TO_TOWN)  # talks to the elder, and goes out
+        summary = env.stop()
+        assert summary is not None
+        assert [name for name, _ in summary.milestones] == ["TALKED_ELDER", "LEFT_HOME"]
+        seen = [first, *(step.observation for step in steps)]
+        told = [(step.reward, step.milestones) for step in steps]
+        fields = [b"".join(part.tobytes() for part in (o.screen, o.context, o.crop)) for o in seen]
+        episodes.append((fields, told, structs.replace(summary, seed=0)))
+    env.close()
+    assert episodes[0] == episodes[1]
 
 
 def test_a_lost_battle_is_one_blackout() -> None:

@@ -195,6 +195,22 @@ def test_episodes_are_numbered_and_an_unfinished_one_is_kept(tmp_path: Path) -> 
     ]
 
 
+def test_an_episode_holds_nothing_of_the_one_before_and_leaves_it_whole(tmp_path: Path) -> None:
+    recorder, console = record(tmp_path, 20), CountingConsole()
+    recorder.finish(Summary())
+    recorder.start(SNAPSHOT, object(), seed=100)
+    for step in range(9):
+        recorder.step(step % 7, step * 523 % 65536, console)
+    recorder.finish(Summary())
+    recorder.start(SNAPSHOT, object(), seed=101)
+    first, second = (read_log(path) for path in sorted(tmp_path.iterdir()))
+    assert first.header.complete
+    alone = record(tmp_path / "alone", 9)
+    alone.finish(Summary())
+    for column in ("actions", "checks", "positions", "ram_hashes"):
+        assert getattr(second, column).tolist() == getattr(read_log(alone.path), column).tolist(), column
+
+
 def test_an_episode_without_steps_leaves_no_file(tmp_path: Path) -> None:
     recorder = record(tmp_path, 0)
     recorder.finish(Summary())

@@ -140,6 +140,13 @@ def test_updates_lost_in_a_crash_give_no_burst_and_a_lost_log_no_standstill() ->
     assert lost.inserted <= 1020
 
 
+def test_the_limiter_follows_the_config() -> None:
+    options = ["samples_per_insert=3.0", "samples_per_insert_tolerance=0.5", "min_replay_transitions=9000"]
+    limiter = RateLimiter.from_config(load_config(None, [*options, "batch_size=8", "num_actors=2"]))
+    assert (limiter.samples_per_insert, limiter.min_size) == (3.0, 9000)
+    assert limiter.buffer == 0.5 * 3.0 * 9000
+
+
 def test_chunks_are_bounded_by_what_the_buffer_was_made_for() -> None:
     limiter = RateLimiter.from_config(load_config(None, ["batch_size=8", "unroll_length=10", "num_actors=2"]))
     assert limiter.sample_chunk == 80
