@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the learner's tests: breaks one clause of its mathematics at a time and expects a test to turn red.
+"""Checks the tests: breaks one clause of learning, acting or an episode's state at a time and expects a red test.
 
     scripts/mutations.py                      all mutations, about half a minute each
     scripts/mutations.py NAME [NAME ...]      some of them
@@ -29,18 +29,26 @@ COPIED = ("cluster_rl", "tests", "setup.cfg", "pyproject.toml")
 TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
+    "tests/unit/test_rewards.py",
+    "tests/unit/learning/test_sequences.py",
+    "tests/unit/training/test_rate_limiter.py",
+    "tests/unit/runs/test_episode_log.py",
+    "tests/unit/test_affordances.py",
+    "tests/unit/test_occupancy.py",
+    "tests/unit/game/test_flags.py",
     "tests/unit/acting/test_exploration.py",
     "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_exact_update.py",
     "tests/learning/test_r2d2.py",
+    "tests/unit/test_model.py",
+    "tests/unit/training/test_trainer.py",
+    "tests/unit/emulator/test_env.py",
     "tests/learning/test_exact_acting.py",
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
-    "tests/unit/learning/test_sequences.py",
-    "tests/unit/training/test_rate_limiter.py",
     "tests/learning/test_trainer_resume.py",
     "tests/unit/training/test_trainer_metrics.py",
 )
@@ -58,6 +66,15 @@ ROLLOUT = "cluster_rl/acting/rollout.py"
 SEQUENCES = "cluster_rl/learning/sequences.py"
 LIMITER = "cluster_rl/training/rate_limiter.py"
 TRAINER = "cluster_rl/training/trainer.py"
+PROBES = "cluster_rl/training/probes.py"
+MODEL = "cluster_rl/model.py"
+REWARDS = "cluster_rl/rewards.py"
+OCCUPANCY = "cluster_rl/occupancy_memory.py"
+AFFORDANCES = "cluster_rl/affordances.py"
+FLAGS = "cluster_rl/game/flags.py"
+ENV = "cluster_rl/emulator/env.py"
+TOTALS = "cluster_rl/replay/totals.py"
+EPISODE_LOG = "cluster_rl/runs/episode_log.py"
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,17 @@ _MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
 _ACTOR_ADD = "quantiles[row],\n                step.milestones,"
 _ACTOR_STATE = "        state_h, state_c = play.state\n"
 _ACTOR_ACT = "        noisy, quantiles = play.act()\n"
+_TAIL = "self._unroll(self.online, batch, state, slice(steps.stop, None))"
+_HISTORY_BEGINS = "state = _state(network, history[0][1])"
+_EPISODE_BEGINS = "        self._memory = EpisodeMemory.at(state)\n"
+_LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes):"
+
+
+def _outlives(part: str, keep: str) -> Mutation:
+    """`part` of the rewards' memory outlives the episode: `keep` brings `old` into the new memory."""
+    kept = f'        old = getattr(self, "_memory", None)\n{_EPISODE_BEGINS}        if old:\n            {keep}\n'
+    return Mutation(f"{part} outlive the episode", REWARDS, _EPISODE_BEGINS, kept)
+
 
 MUTATIONS = (
     # The run's settings.
@@ -103,6 +131,38 @@ MUTATIONS = (
         R2D2,
         "network.recur(features, state, lengths)",
         "network.recur(features, state)",
+    ),
+    Mutation("the tail from the state before the trained rows", R2D2, _TAIL, _TAIL.replace("state,", "online_state,")),
+    Mutation(
+        "the tail from a zero state",
+        R2D2,
+        _TAIL,
+        _TAIL.replace("state,", "self.online.initial_state(batch.size),"),
+    ),
+    Mutation(
+        "trained rows from the target's state",
+        R2D2,
+        "self._unroll(self.online, batch, online_state, steps)",
+        "self._unroll(self.online, batch, target_state, steps)",
+    ),
+    Mutation("a cut history begins with a zero state", PROBES, _HISTORY_BEGINS, "state = network.initial_state(1)"),
+    Mutation(
+        "a cut history without its burn-in",
+        PROBES,
+        "(0 if index == 0 else window[0].burn_in_length)",
+        "window[0].burn_in_length",
+    ),
+    Mutation(
+        "a look at the final observation advances the state",
+        ROLLOUT,
+        "return self._forward()[1].numpy()",
+        "_, clean, self._state = self._forward()\n        return clean.numpy()",
+    ),
+    Mutation(
+        "stored cell state is the hidden one",
+        ACTOR,
+        "                state_c[row],\n",
+        "                state_h[row],\n",
     ),
     Mutation("stored state is the one after the step", ACTOR, _ACTOR_STATE + _ACTOR_ACT, _ACTOR_ACT + _ACTOR_STATE),
     # Targets.
@@ -301,7 +361,123 @@ MUTATIONS = (
     ),
     Mutation("all emulators have one epsilon", EXPLORATION, "base ** (1.0 + alpha * rungs)", "base + 0.0 * rungs"),
     Mutation("a lone emulator has no rung", EXPLORATION, "/ max(count - 1, 1)", "/ (count - 1)"),
+    Mutation(
+        "an episode begins with the last one's action",
+        ROLLOUT,
+        "self._observe(row, observation, NO_ACTION, 0.0)",
+        "self._observe(row, observation, int(self._prev_action[row]), 0.0)",
+    ),
+    Mutation(
+        "a held action outlasts the episode",
+        EXPLORATION,
+        "self._left[row], self._wanders[row] = 0, False",
+        "self._wanders[row] = False",
+    ),
+    Mutation("an actor counts one emulator's steps", ACTOR, "self.env_steps += len(self.slots)", "self.env_steps += 1"),
+    # How weights and noise start.
+    Mutation("encoders start as PyTorch has it", MODEL, "encoder.apply(_initialise_for_relu)", "pass"),
+    Mutation("the trunk starts as PyTorch has it", MODEL, "self.crop_encoder, self.trunk):", "self.crop_encoder):"),
+    Mutation("encoders start with biases", MODEL, "nn.init.zeros_(layer.bias)", "pass"),
+    Mutation("noisy weights start out of bounds", MODEL, "bound = 1.0 / math.sqrt(in_features)", "bound = 1.0"),
+    Mutation(
+        "sigma of biases not by fan-in",
+        MODEL,
+        "torch.full((out_features,), sigma * bound)",
+        "torch.full((out_features,), sigma)",
+    ),
+    Mutation("noise is normal", MODEL, "drawn.sign() * drawn.abs().sqrt()", "drawn"),
+    Mutation("forget gates start without bias", MODEL, "for_forget.fill_(1.0)", "for_forget.fill_(0.0)"),
+    # What an episode must not keep of the one before.
+    *(
+        _outlives(part, f"self._memory.{name}.update(old.{name})")
+        for part, name in (("cells entered", "visits"), ("maps", "maps"), ("texts", "texts"), ("items", "items"))
+    ),
+    *(
+        _outlives(part, f"self._memory.{name} = old.{name}")
+        for part, name in (("badges", "badges"), ("species", "species"), ("best levels", "best_levels_total"))
+    ),
+    _outlives("faints", "self._memory.was_fainted = old.was_fainted"),
+    Mutation("map memory outlives the episode", OCCUPANCY, "        self._maps.clear()\n", ""),
+    Mutation("milestones outlive the episode", ENV, "self._latch.start(self.state)", "self._latch.update(self.state)"),
+    Mutation(
+        "the latch's event flags outlive the episode",
+        FLAGS,
+        "        self._events = 0\n        self._remember(())",
+        '        self._events = getattr(self, "_events", 0)\n        self._remember(())',
+    ),
+    Mutation(
+        "the summary's milestones outlive the episode",
+        ENV,
+        "self._milestones: list[tuple[str, int]] = []",
+        'self._milestones: list[tuple[str, int]] = getattr(self, "_milestones", [])',
+    ),
+    Mutation(
+        "keys ignored at an episode's end count at the next one's start",
+        AFFORDANCES,
+        "        self._ignored = None\n        return self._look",
+        "        return self._look",
+    ),
+    Mutation(
+        "learned of the situation before while none is known",
+        AFFORDANCES,
+        "self._situation, self._learnable = found if found is not None else (None, 0)",
+        "self._situation, self._learnable = found or (self._situation, self._learnable)",
+    ),
+    *(
+        Mutation(
+            f"the log's {name[1:]} outlive the episode",
+            EPISODE_LOG,
+            _LOG_COLUMNS,
+            _LOG_COLUMNS.replace(f"self.{name}, ", ""),
+        )
+        for name in ("_actions", "_checks", "_positions")
+    ),
+    Mutation(
+        "the log's hashes outlive the episode", EPISODE_LOG, _LOG_COLUMNS, _LOG_COLUMNS.replace(", self._hashes", "")
+    ),
+    Mutation(
+        "a finished log is written again as unfinished",
+        EPISODE_LOG,
+        "        self._write(summary)\n        self._snapshot = None",
+        "        self._write(summary)",
+    ),
+    Mutation(
+        "milestones of a dropped episode",
+        SEQUENCES,
+        "        self._pending.clear()\n        self._milestones.clear()\n",
+        "        self._pending.clear()\n",
+    ),
     # Sequences, limiter, metrics.
+    Mutation("padding counts as sampled", TRAINER, 'int(arrays["train_length"].sum())', "self.limiter.sample_chunk"),
+    Mutation(
+        "burn-in and tail count as inserted",
+        TRAINER,
+        "record_insert(result.header.train_length)",
+        "record_insert(result.header.positions)",
+    ),
+    Mutation(
+        "burn-in and tail count as env steps",
+        TOTALS,
+        "self.env_steps += header.train_length",
+        "self.env_steps += header.positions",
+    ),
+    Mutation("batches in flight are not counted", TRAINER, "self.batches_in_flight * batch", "0"),
+    Mutation(
+        "each actor may send what all may",
+        TRAINER,
+        "(max(1, actors) * self.config.unroll_length)",
+        "self.config.unroll_length",
+    ),
+    Mutation(
+        "what was logged without a checkpoint is not inserted",
+        TRAINER,
+        'load_state_dict({"sampled": 0}, self.replay.env_steps)',
+        'load_state_dict({"sampled": 0}, 0)',
+    ),
+    Mutation("the limiter's tolerance is fixed", LIMITER, "config.samples_per_insert_tolerance,", "0.1,"),
+    Mutation("TD errors of padding", R2D2, 'errors.masked_fill(~mask, float("nan"))', "errors"),
+    Mutation("means over padding", R2D2, "count = mask.sum()", "count = mask.numel()"),
+    Mutation("the newest 10 episodes count", TOTALS, "RECENT_EPISODES = 100", "RECENT_EPISODES = 10"),
     Mutation(
         "a step at an edge is trained twice",
         SEQUENCES,
