@@ -68,6 +68,9 @@ LIMITER = "cluster_rl/training/rate_limiter.py"
 TRAINER = "cluster_rl/training/trainer.py"
 PROBES = "cluster_rl/training/probes.py"
 MODEL = "cluster_rl/model.py"
+ENCODERS = "cluster_rl/networks/encoders.py"
+NOISY_LINEAR = "cluster_rl/networks/noisy_linear.py"
+RECURRENT_CELL = "cluster_rl/networks/recurrent_cell.py"
 REWARDS = "cluster_rl/rewards.py"
 OCCUPANCY = "cluster_rl/occupancy_memory.py"
 AFFORDANCES = "cluster_rl/affordances.py"
@@ -375,18 +378,18 @@ MUTATIONS = (
     ),
     Mutation("an actor counts one emulator's steps", ACTOR, "self.env_steps += len(self.slots)", "self.env_steps += 1"),
     # How weights and noise start.
-    Mutation("encoders start as PyTorch has it", MODEL, "encoder.apply(_initialise_for_relu)", "pass"),
+    Mutation("encoders start as PyTorch has it", MODEL, "encoder.apply(initialise_for_relu)", "pass"),
     Mutation("the trunk starts as PyTorch has it", MODEL, "self.crop_encoder, self.trunk):", "self.crop_encoder):"),
-    Mutation("encoders start with biases", MODEL, "nn.init.zeros_(layer.bias)", "pass"),
-    Mutation("noisy weights start out of bounds", MODEL, "bound = 1.0 / math.sqrt(in_features)", "bound = 1.0"),
+    Mutation("encoders start with biases", ENCODERS, "nn.init.zeros_(layer.bias)", "pass"),
+    Mutation("noisy weights start out of bounds", NOISY_LINEAR, "bound = 1.0 / math.sqrt(in_features)", "bound = 1.0"),
     Mutation(
         "sigma of biases not by fan-in",
-        MODEL,
+        NOISY_LINEAR,
         "torch.full((out_features,), sigma * bound)",
         "torch.full((out_features,), sigma)",
     ),
     Mutation("noise is normal", MODEL, "drawn.sign() * drawn.abs().sqrt()", "drawn"),
-    Mutation("forget gates start without bias", MODEL, "for_forget.fill_(1.0)", "for_forget.fill_(0.0)"),
+    Mutation("forget gates start without bias", RECURRENT_CELL, "for_forget.fill_(1.0)", "for_forget.fill_(0.0)"),
     # What an episode must not keep of the one before.
     *(
         _outlives(part, f"self._memory.{name}.update(old.{name})")
