@@ -115,7 +115,7 @@ class Config(_Section, frozen=True):
 
     # What the agent sees and may do.
     start_button: Annotated[
-        bool, _key("whether the agent may press START; its menus cost a beginner a third of the time")
+        bool, _key("whether the agent may press START; its menus cost a beginner much of its time")
     ] = True
     occupancy_crop_radius: Annotated[int, _key("radius of the map-memory crop", "tiles", ge=1, le=16)] = 4
     affordance_fail_threshold: Annotated[

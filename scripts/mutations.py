@@ -40,6 +40,7 @@ TEST_FILES = (
     "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
+    "tests/learning/test_exact_oracle.py",
     "tests/learning/test_exact_update.py",
     "tests/learning/test_r2d2.py",
     "tests/unit/test_model.py",

@@ -144,18 +144,16 @@ def draw_path(
     bar_left, bar_down = (across + 0.3) / total_across, min(1.6, 0.45 * down)
     bar = figure.add_axes((bar_left, 0.25 / total_down, 0.12 / total_across, bar_down / total_down))
     figure.colorbar(line, cax=bar, label="step")
+    numbers: defaultdict[Place, list[int]] = defaultdict(list)
     for number, (name, step) in enumerate(milestones, start=1):
         place = places[step - 1] if step <= len(places) else None
         if place is not None:
-            axes.text(
-                *place,
-                str(number),
-                fontsize=7,
-                ha="center",
-                va="center",
-                bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": "black"},
-            )
+            numbers[place].append(number)
         line_up = (down + 0.05 - 0.2 * number) / total_down
         figure.text(bar_left, line_up, f"{number}  {name.lower().replace('_', ' ')}, step {step}", fontsize=7)
+    box = {"boxstyle": "round,pad=0.3,rounding_size=0.6", "facecolor": "white", "edgecolor": "black"}
+    for place, here_reached in numbers.items():
+        label = ",".join(map(str, here_reached))
+        axes.text(*place, label, fontsize=7, ha="center", va="center", bbox=box)
     save_png(figure, path)
     return True

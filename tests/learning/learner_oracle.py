@@ -1,0 +1,83 @@
+"""A slow oracle of the learner's loss: one item and one row at a time, written from the specification.
+
+It shares nothing with the learner but the network's layers and h.
+"""
+
+from __future__ import annotations
+
+import torch
+from learner_fixtures import CONFIG, SPEC
+from torch import Tensor
+
+from cluster_rl.learning import targets
+from cluster_rl.learning.batch import Batch
+from cluster_rl.learning.r2d2 import R2D2
+from cluster_rl.model import QNetwork, State
+
+
+def step(network: QNetwork, batch: Batch, row: int, item: int, state: State) -> tuple[Tensor, State]:
+    """One row of one item through the network: recurrent output [H] and the state after it."""
+    names = ("screen_packed", "context", "crop", "prev_action", "prev_reward")
+    frame = [getattr(batch, name)[row, item : item + 1] for name in names]
+    outputs, state = network.recur(network.encode(*frame).unsqueeze(0), state)
+    return outputs[0, 0], state
+
+
+def warm(network: QNetwork, batch: Batch, item: int) -> State:
+    """The item's stored state, stepped over its own burn-in."""
+    state = (batch.state_h[:, item : item + 1], batch.state_c[:, item : item + 1])
+    for row in range(int(batch.burn_in_length[item])):
+        _, state = step(network, batch, row, item, state)
+    return state
+
+
+def quantile_loss_by_hand(predicted: Tensor, samples: Tensor, kappa: float) -> Tensor:
+    """Pair by pair."""
+    total = torch.zeros(())
+    count = len(predicted)
+    for k in range(count):
+        for sample in samples:
+            error = sample - predicted[k]
+            huber = 0.5 * error**2 / kappa if abs(error) <= kappa else abs(error) - 0.5 * kappa
+            total = total + abs((k + 0.5) / count - float(error < 0)) * huber / count
+    return total
+
+
+def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) -> tuple[Tensor, list[float]]:
+    """Total loss and priorities by stepping each item alone, written from the specification."""
+    config = learner.config
+    h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
+    total, aux_total, trained = torch.zeros(()), torch.zeros(()), 0
+    sequence_priorities = []
+    for item in range(batch.size):
+        last, length = int(batch.last[item]), int(batch.train_length[item])
+        unrolled: dict[str, list[Tensor]] = {}
+        for name, network in (("online", learner.online), ("target", learner.target)):
+            with torch.set_grad_enabled(gradient_through_burn_in):
+                state = warm(network, batch, item)
+            unrolled[name] = []
+            for t in range(last + 1):
+                output, state = step(network, batch, CONFIG.burn_in + t, item, state)
+                unrolled[name].append(output)
+        errors = []
+        for t in range(length):
+            row = CONFIG.burn_in + t
+            predicted = learner.online.head(unrolled["online"][t], noise=True)[batch.action[row, item]]
+            m = min(CONFIG.n_step, last - t)
+            online = learner.online.head(unrolled["online"][t + m], noise=True)
+            target = learner.target.head(unrolled["target"][t + m], noise=True)
+            values = h_inv(online).mean(-1).masked_fill(~batch.mask[row + m, item], -1e9)
+            returned = sum(CONFIG.gamma**j * batch.reward[row + j, item] for j in range(m))
+            future = CONFIG.gamma**m * h_inv(target[values.argmax()])
+            ended = bool(batch.terminated[item]) and t + m == last
+            samples = h(returned + (0.0 if ended else 1.0) * future).detach()
+            total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples, config.huber_kappa)
+            errors.append(abs(float(samples.mean() - predicted.detach().mean())))
+            aux = torch.sigmoid(learner.online.aux(unrolled["online"][t]))
+            seen = batch.context[row + m, item, list(SPEC.aux_slots)].float() / 255
+            cross_entropy = -(seen * aux.log() + (1 - seen) * (1 - aux).log())
+            aux_total = aux_total + batch.weights[item] * cross_entropy.mean()
+            trained += 1
+        eta = config.priority_eta
+        sequence_priorities.append(eta * max(errors) + (1 - eta) * sum(errors) / len(errors))
+    return (total + CONFIG.aux_loss_weight * aux_total) / trained, sequence_priorities
