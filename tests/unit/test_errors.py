@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from cluster_rl.errors import EXIT_BAD_INPUT, UserError, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_NOBODY_READS, UserError, run_command
 
 
 def raising(error: Exception) -> int:
@@ -43,3 +45,29 @@ def test_bad_input(error: Exception, line: str, capsys: pytest.CaptureFixture[st
 def test_anything_else_shows_where_it_was(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_command(lambda: raising(error))
+
+
+PRINTER = """
+import sys
+from cluster_rl.errors import run_command
+def main() -> int:
+    for number in range(100_000):
+        print("line", number)
+    return 0
+run_command(main)
+"""
+
+
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    process = subprocess.Popen([sys.executable, "-c", PRINTER], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"line 0\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(20) == EXIT_NOBODY_READS
+
+
+def test_another_broken_pipe_is_a_fault_of_ours() -> None:
+    with pytest.raises(BrokenPipeError):
+        run_command(lambda: raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
