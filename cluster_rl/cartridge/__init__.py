@@ -1,7 +1,8 @@
 """The embedded game: a small Game Boy role-playing game that keeps its state where Pokémon Red keeps its own.
 
-Any process reads it. The ROM is built from `src/` and `content/` by `python -m cluster_rl.cartridge.build` and shipped
-built, so that installing needs no compiler.
+In come its sources, `src/` and `content/`; out go the ROM, its symbols and its names in `game/tables/cartridge.json`,
+built by `python -m cluster_rl.cartridge.build` and shipped built, so that installing needs no compiler. Any process
+reads the ROM. It may import `errors` alone.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 In come plain values, tensors and recordings; out go the files of the run directory (`docs/run_directory.md`), read back
 checked or refused in one line. Launcher, learner and actors write them; every command reads them. It knows no game and
-no network: it may import `config` and `errors` alone.
+no network: it may import `config`, `configs` and `errors` alone.
 """
