@@ -13,13 +13,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from cluster_rl.configs.files import find_config, read_config_file
 from cluster_rl.configs.names import meant
 from cluster_rl.errors import UserError
+
+_SHOWN = 30  # unknown keys named in an answer: a file that is no config may have any number
 
 
 def _key(help_text: str, unit: str = "", **bounds: Any) -> msgspec.Meta:
@@ -254,7 +256,8 @@ def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
     lines = [f"{key}: {problem}" for key, problem in problems if problem]
     unlike = [key for key, problem in problems if not problem]
     if unlike:
-        lines.append(f"unknown, with nothing like it here: {', '.join(unlike)}")
+        more = f" and {len(unlike) - _SHOWN} more" if len(unlike) > _SHOWN else ""
+        lines.append(f"unknown, with nothing like it here: {', '.join(unlike[:_SHOWN])}{more}")
     if len(problems) == 1:
         raise UserError(f"{source}: {lines[0]}")
     if problems:
@@ -359,7 +362,9 @@ def _problem_of_value(value: Any, hint: Any) -> str:
     try:
         converted = msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
-        return str(error).replace(" - at `$", ", at `")
+        kind = next(iter(get_args(hint)), None)  # of an Annotated; a section has none
+        choices = f"; it is one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else ""
+        return str(error).replace(" - at `$", ", at `") + choices
     # NaN passes every bound, and no key means anything when infinite.
     if isinstance(converted, float) and not math.isfinite(converted):
         return f"must be a finite number, not {converted}"

@@ -5,20 +5,23 @@ Heat maps and paths use it. In: a matplotlib figure. Out: a PNG file.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cluster_rl.runs.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure under its final name once it is complete."""
+    """Writes the figure. Raises `UserError` as `write_atomic` does."""
     # Here, because matplotlib takes most of a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    partial = path.with_name(f".{path.name}.partial")
+    png = io.BytesIO()
     # No "Software" entry: it would name the library's version, and pictures of equal content should be equal.
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomic(path, png.getvalue())

@@ -142,7 +142,7 @@ def test_bad_values_are_named(override: str, words: list[str]) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _lines(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+def _lines(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
     with pytest.raises(UserError) as caught:
         load_config(path, overrides)
     return list(caught.value.lines)
@@ -162,6 +162,17 @@ def test_everything_that_is_wrong_comes_in_one_answer(tmp_path: Path) -> None:
         "lr: unknown key; did you mean learning_rate?",
         "unknown, with nothing like it here: rewards.xyz, notes, headless",
     ]
+
+
+def test_a_wrong_choice_is_answered_with_the_choices() -> None:
+    assert _lines(None, ["model.kind=big"]) == [
+        "defaults and overrides: model.kind: Invalid enum value 'big'; it is one of unified, slim"
+    ]
+
+
+def test_of_very_many_unknown_keys_the_first_are_named() -> None:
+    lines = _lines(None, [f"xyz{number}=1" for number in range(1000)])
+    assert lines[-1].endswith("xyz28, xyz29 and 970 more")
 
 
 def test_sections_of_other_projects_are_looked_into(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cartridge_fixtures import HOME, TO_TOWN, TO_VILLAGER, TOWN, new_env, play, state_with
 from matplotlib.image import imread
 
+from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
@@ -138,6 +139,15 @@ def test_the_picture_is_there_and_the_same_for_the_same_episode(tmp_path: Path) 
     assert imread(tmp_path / "c.png").ndim == 3
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    seen = SeenMap(WORLD)
+    seen.look(standing(9, 9), numbered_screen(9, 9))
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(UserError, match=r"a\.png: cannot be written"):
+        draw_path(seen, np.array([(TOWN, 9, 9)], np.uint8), [], WORLD, "title", tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_an_episode_that_saw_no_map_has_no_picture(tmp_path: Path) -> None:
