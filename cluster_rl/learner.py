@@ -96,7 +96,7 @@ class WireThread(threading.Thread):
                 while not self._params.empty():
                     version, data = self._params.get()
                     channel.set_params(version, data, version)
-                self._handle(channel)
+                self._receive(channel)
                 if self._goodbye is not None and not told_stop:
                     told_stop = True
                     channel.broadcast_stop(*self._goodbye)
@@ -121,7 +121,7 @@ class WireThread(threading.Thread):
             "wire/unsent": channel.unsent,
         }
 
-    def _handle(self, channel: LearnerChannel) -> None:
+    def _receive(self, channel: LearnerChannel) -> None:
         received = False
         for event in channel.poll(_POLL_MS):
             match event:
