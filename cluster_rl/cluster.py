@@ -219,7 +219,7 @@ def main() -> int:
         if named.run_name is None and named.config is None:
             return int(known.exit_code)
         run_name = run_name_of_config(named.config) if named.run_name is None else named.run_name
-        actor_job = named.job if known.module == "jobs.actor_job" else None
+        actor_job = named.job if known.module.rpartition(".")[2] == "actor_job" else None
         return conclude(RunDir(named.runs, run_name), actor_job, known.exit_code, known.cancelled)
     settings = read_settings()
     known.runs = known.runs or settings.runs or str(DEFAULT_ROOT)

@@ -85,7 +85,8 @@ class Outcome:
 def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> int:
     """Renders an episode to an MP4 at the game's speed, and its path beside it. Returns the number of video frames.
 
-    Raises as `replay` does, and `RuntimeError` where the encoder fails; in each case neither is written.
+    Raises as `replay` does, and `RuntimeError` where the encoder fails; the video is then not written.
+    The picture comes last: where it cannot be written the video stands.
     """
     world = World.for_rom(rom.sha1)
     seen = SeenMap(world)

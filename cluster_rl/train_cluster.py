@@ -14,8 +14,10 @@ import signal
 import sys
 import time
 import uuid
+from pathlib import Path
 
 from cluster_rl.config import Config
+from cluster_rl.configs.files import config_name
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
@@ -117,7 +119,8 @@ def main() -> int:
     )
     add_run_arguments(parser, _DEFAULT_CONFIG)
     known, rest = parser.parse_known_args()
-    known.config = known.config or _DEFAULT_CONFIG
+    if known.config is None:
+        known.config = _DEFAULT_CONFIG if Path(_DEFAULT_CONFIG).exists() else config_name(_DEFAULT_CONFIG)
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         dry_run(config, run_dir)

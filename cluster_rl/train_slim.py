@@ -114,7 +114,8 @@ def main() -> int:
     add_run_arguments(parser, "slim; slim_cpu without a GPU")
     parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")
     known, rest = parser.parse_known_args()
-    known.config = known.config or _default_config()
+    if known.config is None:
+        known.config = _default_config()
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         dry_run(config, run_dir)

@@ -28,6 +28,8 @@ fi
 run_job() {
     local pid='' cancelled='' warned='' trained=0 code=0 pause_sec=0 module=$1
     shift
+    # What a script says that was submitted before the module moved: SLURM keeps its old text.
+    [ "$module" != actor_job ] || module=jobs.actor_job
     # Before what was given: there the user's own word comes later, and holds.
     case $module in
     train_*) [ -z "${CLUSTER_RL_ROM:-}" ] || set -- --rom "$CLUSTER_RL_ROM" "$@" ;;

@@ -25,6 +25,8 @@ def find_config(path: str | Path) -> Path:
     So `configs/slim.yaml` works from anywhere. Says on stderr which file is taken in place of one that is not there.
     Raises `UserError` where neither is.
     """
+    if not str(path):
+        raise UserError("config: its path is empty; give a file, a preset, or leave --config out")
     given = Path(path)
     shipped = {file.stem: file for file in PRESET_DIR.iterdir() if file.suffix in _SUFFIXES}
     by_name = str(path) in shipped
@@ -38,6 +40,11 @@ def find_config(path: str | Path) -> Path:
     if not by_name:
         print(f"{path} is not there; using {_from_here(shipped[name])}", file=sys.stderr, flush=True)
     return shipped[name]
+
+
+def is_stand_in(path: str | Path) -> bool:
+    """Whether `find_config` takes a shipped file for another one that was named and is not there."""
+    return not Path(path).exists() and str(path) not in {file.stem for file in PRESET_DIR.iterdir()}
 
 
 def config_name(path: str | Path) -> str:

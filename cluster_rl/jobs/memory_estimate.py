@@ -3,8 +3,8 @@
 `--dry-run` shows it before a job is queued. In: a config and the shape of the observation. Out: bytes. Nothing here
 needs a GPU. Sizes that follow from shapes are added up. What an update allocates on its way is noted while the update
 itself runs, under the autocast of the GPU, on tensors that have shapes and no contents (`ShapesOnly`): the bytes alive
-after each tensor operation, of which the most counts. So no size of batch or network makes it need memory, and no
-processor makes it slow.
+after each tensor operation, of which the most counts. So no size of batch makes it need memory, and no processor makes
+it slow; weights are real, and what they are takes their memory and the time to draw them.
 
 What cannot be seen this way is an allowance: the CUDA context, workspaces of the libraries, losses of the allocator.
 """

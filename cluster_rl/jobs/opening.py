@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
+from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.rom import Rom, load_rom, preflight
 from cluster_rl.emulator.school import start_snapshot
@@ -49,10 +50,24 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> N
 
 
 def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, RunDir]:
-    """Config and folder (not created) from the options of `add_run_arguments` and what was left over."""
+    """Config and folder (not created) from the options of `add_run_arguments` and what was left over.
+
+    Raises `UserError` where a shipped file would stand in for the one that a run was made with.
+    """
+    given = split_overrides(overrides)
+    config = load_config(known.config, given)
     run_name = run_name_of_config(known.config) if known.run_name is None else known.run_name
     run_dir = RunDir(known.runs, run_name)
-    return load_config(known.config, split_overrides(overrides)), run_dir
+    if is_stand_in(known.config):
+        overridden = {override.partition("=")[0] for override in given}
+        changed = [words for words in changed_settings(run_dir, config) if words.split()[0] not in overridden]
+        if changed:
+            raise UserError(
+                f"config {known.config}: no such file, and run {run_name!r} was not made with the shipped one of that "
+                f"name ({changed[0]}); bring the file back, or give --config {config_name(known.config)} if that is "
+                "meant"
+            )
+    return config, run_dir
 
 
 def check_job(config: Config, run_dir: RunDir) -> Rom:

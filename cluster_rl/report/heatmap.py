@@ -92,7 +92,7 @@ def world_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64] | Non
 
 def _draw(grid: npt.NDArray[np.int64], title: str, path: Path) -> None:
     """Draws counts in a log scale of colours; tiles never stood on are grey."""
-    # Here, because matplotlib takes most of a second to import, and the replayer's workers never draw.
+    # Here, because matplotlib takes most of a second to import.
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

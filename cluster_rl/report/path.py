@@ -24,6 +24,7 @@ _PLAYER_COLUMN, _PLAYER_ROW = 4, 4
 _SCREEN_COLUMNS, _SCREEN_ROWS = 10, 9
 _BLANK = 217  # grey level of what was never seen
 _DPI = 100
+_MAX_PIXELS = 2048  # a side; of the real game's whole map a side of 7,000 would take gigabytes to draw
 
 Place = tuple[int, int]
 """A canvas cell, (x, y)."""
@@ -60,18 +61,32 @@ class SeenMap:
                 if place is not None:
                     self._looks[place][squares[row, column].tobytes()] += 1
 
+    def size(self) -> Place:
+        """Columns and rows of cells of the picture; at least one was seen."""
+        places = np.array(list(self._looks))
+        columns, rows = (places.max(axis=0) - places.min(axis=0) + 1).tolist()
+        return columns, rows
+
     def picture(self) -> tuple[npt.NDArray[np.uint8], Place] | None:
-        """The map, uint8 [16 h, 16 w, 3], and the canvas cell of its upper left corner; None where nothing was seen."""
+        """The map, uint8 [p h, p w, 3], and the canvas cell of its upper left corner; None where nothing was seen.
+
+        A cell has p = 16 pixels, and fewer where the map is so large that nobody could see them all.
+        """
         if not self._looks:
             return None
         places = np.array(list(self._looks))  # [n, 2] of (x, y)
         left, top = places.min(axis=0).tolist()
-        width, height = (places.max(axis=0) - (left, top) + 1).tolist()
-        picture = np.full((height, width, CELL_PIXELS, CELL_PIXELS, 3), _BLANK, np.uint8)
+        width, height = self.size()
+        stride = 1
+        while max(height, width) * CELL_PIXELS // stride > _MAX_PIXELS and stride < CELL_PIXELS:
+            stride *= 2
+        pixels = CELL_PIXELS // stride
+        picture = np.full((height, width, pixels, pixels, 3), _BLANK, np.uint8)
         for (x, y), looks in self._looks.items():
             most_frequent = looks.most_common(1)[0][0]
-            picture[y - top, x - left] = np.frombuffer(most_frequent, np.uint8).reshape(CELL_PIXELS, CELL_PIXELS, 3)
-        return picture.swapaxes(1, 2).reshape(height * CELL_PIXELS, width * CELL_PIXELS, 3), (left, top)
+            look = np.frombuffer(most_frequent, np.uint8).reshape(CELL_PIXELS, CELL_PIXELS, 3)
+            picture[y - top, x - left] = look[::stride, ::stride]
+        return picture.swapaxes(1, 2).reshape(height * pixels, width * pixels, 3), (left, top)
 
 
 def path_places(positions: npt.NDArray[np.uint8], world: World) -> list[Place | None]:
@@ -107,7 +122,7 @@ def draw_path(
     if found is None:
         return False
     picture, (left, top) = found
-    height, width = picture.shape[0] // CELL_PIXELS, picture.shape[1] // CELL_PIXELS
+    width, height = seen.size()
     cell = min(0.32, 9 / max(height, width))  # inches, as all sizes here
     across, down = max(2.5, width * cell), max(2.0, height * cell, 0.2 * len(milestones) + 0.9)
     side = 2.6 if milestones else 0.9

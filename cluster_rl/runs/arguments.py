@@ -24,7 +24,7 @@ def add_run_name(parser: argparse.ArgumentParser, otherwise: str | None = None) 
 
 
 def run_name_of_config(config: str) -> str:
-    """The run of a trainer that was told none: one for each config, so that no two share a run by default.
+    """The run of a trainer that was told none: the name of its config's file, so two files of one name share it.
 
     Raises `UserError` where the file's name is no name of a run.
     """

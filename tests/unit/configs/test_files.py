@@ -74,6 +74,11 @@ def test_another_name_is_refused_with_those_there_are() -> None:
         find_config("mine.yaml")
 
 
+def test_an_empty_path_is_no_default() -> None:
+    with pytest.raises(UserError, match="its path is empty"):
+        find_config("")
+
+
 def test_name_of_a_config() -> None:
     names = ["gpu", "a/slim.yml", "v1.5.json", "v1.5"]
     assert [config_name(name) for name in names] == ["gpu", "slim", "v1.5", "v1.5"]

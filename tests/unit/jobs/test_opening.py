@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
-from cluster_rl.jobs.opening import begin_job, check_job, dry_run, open_job
+from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import STOP_SIGNALS
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.identity import read_identity
@@ -219,3 +220,28 @@ def test_folder_without_permission_is_refused(tmp_path: Path, run_dir: RunDir, m
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UserError, match="cannot be written to"):
         check_job(_config("device=cpu"), run_dir)
+
+
+def _with_config(runs: Path, config: str, *overrides: str) -> Config:
+    known = argparse.Namespace(config=config, runs=str(runs), run_name="mine")
+    return load_run(known, list(overrides))[0]
+
+
+def test_a_shipped_config_stands_in_for_no_run_that_was_made_with_another(tmp_path: Path) -> None:
+    path = tmp_path / "exp" / "slim_cpu.yaml"
+    path.parent.mkdir()
+    path.write_text("gamma: 0.5\n")
+    mine = _with_config(tmp_path, str(path))
+    run_dir = RunDir(tmp_path, "mine").create()
+    run_dir.config.write_bytes(config_to_json(mine))
+    run_dir.replay.mkdir(exist_ok=True)
+    (run_dir.replay / "segment-00000000.log").write_bytes(b"")
+    assert _with_config(tmp_path, str(path), "--gamma=0.6").gamma == 0.6
+    path.unlink()
+    for typed in (str(path), "configs/slim_cpu.yaml", "slim_cpu.yml"):
+        with pytest.raises(UserError, match="no such file, and run 'mine' was not made with the shipped one") as error:
+            _with_config(tmp_path, typed)
+        assert "give --config slim_cpu if that is meant" in str(error.value)
+    assert _with_config(tmp_path, "slim_cpu").gamma == load_config("slim_cpu").gamma
+    run_dir.config.write_bytes(config_to_json(load_config("slim_cpu")))
+    assert _with_config(tmp_path, "configs/slim_cpu.yaml", "--gamma=0.6").gamma == 0.6

@@ -118,6 +118,21 @@ def test_a_real_walk_gives_the_map_that_is_on_the_screen() -> None:
     assert equal >= compared - 2  # a person may stand somewhere else by now
 
 
+def test_a_world_that_is_too_large_to_see_is_drawn_with_fewer_pixels(tmp_path: Path) -> None:
+    """Pallet Town and Cinnabar's other end of the real map, seen in one episode."""
+    red = World.red()
+    seen = SeenMap(red)
+    for map_id in range(37):
+        seen.look(standing(5, 5, map_id=map_id), numbered_screen(5, 5))
+    width, height = seen.size()
+    assert max(width, height) > 250
+    found = seen.picture()
+    assert found is not None
+    assert found[0].shape[:2] == (height * 4, width * 4) or max(found[0].shape) <= 2048
+    assert max(found[0].shape) <= 2048
+    assert draw_path(seen, np.array([(0, 5, 5), (1, 5, 5)], np.uint8), [], red, "title", tmp_path / "a.png")
+
+
 def test_places_of_a_path() -> None:
     width, _ = WORLD.maps.size(TOWN) or (0, 0)
     positions = np.array([(TOWN, 3, 4), (TOWN, width, 4), (TOWN, 4, 4), (200, 1, 1)], np.uint8)
