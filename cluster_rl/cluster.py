@@ -219,6 +219,7 @@ def main() -> int:
         if named.run_name is None and named.config is None:
             return int(known.exit_code)
         run_name = run_name_of_config(named.config) if named.run_name is None else named.run_name
+        # A job that runs since before the module moved calls it by its old name.
         actor_job = named.job if known.module.rpartition(".")[2] == "actor_job" else None
         return conclude(RunDir(named.runs, run_name), actor_job, known.exit_code, known.cancelled)
     settings = read_settings()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -283,7 +284,7 @@ def split_overrides(arguments: Sequence[str]) -> list[str]:
         word = rest.pop(0)
         if word.startswith("--") and "=" not in word:
             has_value = bool(rest) and not rest[0].startswith("--")
-            if not has_value and _key_name(word) in config_keys():
+            if not has_value and _key_name(word) in _key_names():
                 raise UserError(f"{word}: a value is missing; write {word} VALUE or {word}=VALUE")
             # A key that is not ours is answered with all others, value or not.
             overrides.append(f"{_key_name(word)}={rest.pop(0) if has_value else ''}")
@@ -304,6 +305,12 @@ def config_keys(section: type = Config, prefix: str = "") -> dict[str, msgspec.M
         else:
             keys[prefix + name] = next(meta for meta in get_args(hint) if isinstance(meta, msgspec.Meta))
     return keys
+
+
+@cache
+def _key_names() -> tuple[str, ...]:
+    """Every dotted key; the schema is walked once."""
+    return tuple(config_keys())
 
 
 def config_values(config: Config) -> dict[str, Any]:
@@ -346,7 +353,7 @@ def _problems(raw: Mapping[Any, Any], section: type | None, prefix: str) -> Iter
         if isinstance(value, Mapping) and (_is_section(hint) or (hint is None and value)):
             yield from _problems(value, hint, f"{key}.")
         elif hint is None:
-            answer = meant(str(name), (prefix + sibling for sibling in hints), config_keys())
+            answer = meant(str(name), (prefix + sibling for sibling in hints), _key_names())
             yield key, f"unknown key; {answer}" if answer else ""
         else:
             problem = _problem_of_value(value, hint)

@@ -28,7 +28,7 @@ def find_config(path: str | Path) -> Path:
     if not str(path):
         raise UserError("config: its path is empty; give a file, a preset, or leave --config out")
     given = Path(path)
-    shipped = {file.stem: file for file in PRESET_DIR.iterdir() if file.suffix in _SUFFIXES}
+    shipped = _shipped()
     by_name = str(path) in shipped
     if given.exists() and not (by_name and given.is_dir()):
         return given
@@ -44,7 +44,7 @@ def find_config(path: str | Path) -> Path:
 
 def is_stand_in(path: str | Path) -> bool:
     """Whether `find_config` takes a shipped file for another one that was named and is not there."""
-    return not Path(path).exists() and str(path) not in {file.stem for file in PRESET_DIR.iterdir()}
+    return not Path(path).exists() and str(path) not in _shipped()
 
 
 def config_name(path: str | Path) -> str:
@@ -68,6 +68,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"config {path}: must be a mapping of keys to values, not {type(raw).__name__}")
     return raw
+
+
+def _shipped() -> dict[str, Path]:
+    """The configs of this package by the names that they are known by."""
+    return {file.stem: file for file in PRESET_DIR.iterdir() if file.suffix in _SUFFIXES}
 
 
 def _from_here(path: Path) -> Path:

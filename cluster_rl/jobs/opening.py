@@ -60,7 +60,7 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
     run_dir = RunDir(known.runs, run_name)
     if is_stand_in(known.config):
         overridden = {override.partition("=")[0] for override in given}
-        changed = [words for words in changed_settings(run_dir, config) if words.split()[0] not in overridden]
+        changed = changed_settings(run_dir, config, besides=overridden)
         if changed:
             raise UserError(
                 f"config {known.config}: no such file, and run {run_name!r} was not made with the shipped one of that "

@@ -63,9 +63,13 @@ class SeenMap:
 
     def size(self) -> Place:
         """Columns and rows of cells of the picture; at least one was seen."""
-        places = np.array(list(self._looks))
-        columns, rows = (places.max(axis=0) - places.min(axis=0) + 1).tolist()
-        return columns, rows
+        return self._extent()[1]
+
+    def _extent(self) -> tuple[Place, Place]:
+        """The upper left cell of what was seen, and its columns and rows."""
+        places = np.array(list(self._looks))  # [n, 2] of (x, y)
+        (left, top), (right, bottom) = places.min(axis=0).tolist(), places.max(axis=0).tolist()
+        return (left, top), (right - left + 1, bottom - top + 1)
 
     def picture(self) -> tuple[npt.NDArray[np.uint8], Place] | None:
         """The map, uint8 [p h, p w, 3], and the canvas cell of its upper left corner; None where nothing was seen.
@@ -74,9 +78,7 @@ class SeenMap:
         """
         if not self._looks:
             return None
-        places = np.array(list(self._looks))  # [n, 2] of (x, y)
-        left, top = places.min(axis=0).tolist()
-        width, height = self.size()
+        (left, top), (width, height) = self._extent()
         stride = 1
         while max(height, width) * CELL_PIXELS // stride > _MAX_PIXELS and stride < CELL_PIXELS:
             stride *= 2

@@ -7,6 +7,7 @@ The launcher asks before anything is written. In: the run directory and the new 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 from cluster_rl.config import Config, config_values, load_config, sequence_schema_values
 from cluster_rl.errors import UserError
@@ -35,13 +36,13 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
             )
 
 
-def changed_settings(run_dir: RunDir, config: Config) -> list[str]:
-    """`key NEW (was OLD)` for each key that the run's last job had otherwise; none for a new run."""
+def changed_settings(run_dir: RunDir, config: Config, besides: Collection[str] = ()) -> list[str]:
+    """`key NEW (was OLD)` for each key that the run's last job had otherwise, `besides` some; none for a new run."""
     before = _config_before(run_dir)
     if before is None:
         return []
     old, new = config_values(before), config_values(config)
-    changed = [key for key in new if new[key] != old[key]]
+    changed = [key for key in new if new[key] != old[key] and key not in besides]
     return [f"{key} {json.dumps(new[key])} (was {json.dumps(old[key])})" for key in changed]
 
 
