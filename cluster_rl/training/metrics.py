@@ -32,7 +32,10 @@ Distributions = Mapping[str, npt.NDArray[Any]]
 
 
 class MetricsWriter:
-    """Appends rows to a run's metrics. A line cut short by a crash is cut off when the file is opened again."""
+    """Appends rows to a run's metrics. A line cut short by a crash is cut off when the file is opened again.
+
+    No point is there twice: `grown` says whether a row would lie behind the last one, of this job or an earlier one.
+    """
 
     def __init__(self, run_dir: RunDir) -> None:
         """Raises `UserError` if the files cannot be written."""
@@ -41,9 +44,17 @@ class MetricsWriter:
         self._events: _EventFile | None = None
         try:
             _cut_torn_line(self._path)
+            self._newest = _newest_point(self._path)  # (env_steps, updates)
             self._rows = self._path.open("ab", buffering=0)
         except OSError as error:
             raise explain_os_error(error, self._path) from None
+
+    def grown(self, env_steps: int, updates: int) -> bool:
+        """Whether there are more env steps than in the newest row, or as many and more updates.
+
+        There are not while nothing happens, at a job's start, and after a crash that took back what a row tells of.
+        """
+        return (env_steps, updates) > self._newest
 
     def write(
         self, env_steps: int, updates: int, values: Mapping[str, float], distributions: Distributions | None = None
@@ -59,6 +70,7 @@ class MetricsWriter:
         scalars = {name: float(value) for name, value in values.items()}
         for name, numbers in drawn.items():
             scalars |= {f"{name}/{statistic}": value for statistic, value in summarise(numbers).items()}
+        self._newest = (env_steps, updates)
         row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates, **scalars}
         try:
             self._rows.write(msgspec.json.encode(row) + b"\n")
@@ -161,14 +173,35 @@ def _cut_torn_line(path: Path) -> None:
         return
     with file:
         end = file.seek(0, os.SEEK_END)
-        position = end
-        while position > 0:
-            start = max(0, position - _REPAIR_CHUNK_BYTES)
-            file.seek(start)
-            newline = file.read(position - start).rfind(b"\n")
-            if newline >= 0:
-                position = start + newline + 1
-                break
-            position = start
+        position = _line_start(file, end)
         if position < end:
             file.truncate(position)
+
+
+def _line_start(file: BinaryIO, end: int) -> int:
+    """Where the line begins that the bytes before `end` lie in."""
+    position = end
+    while position > 0:
+        start = max(0, position - _REPAIR_CHUNK_BYTES)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
+
+
+class _Point(msgspec.Struct):
+    env_steps: int
+    updates: int
+
+
+def _newest_point(path: Path) -> tuple[int, int]:
+    """(env_steps, updates) of the last row, which is a complete line; before all others where there is none to read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(_line_start(file, file.seek(0, os.SEEK_END) - 1))
+            point = msgspec.json.decode(file.read(), type=_Point)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return -1, -1
+    return point.env_steps, point.updates

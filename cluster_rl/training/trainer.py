@@ -159,7 +159,7 @@ class Trainer:
             self.write_progress()
         if now >= self._metrics_due:
             self._metrics_due = now + self.config.metrics_interval_seconds
-            self.write_metrics()
+            self._write_next_metrics()
         if now >= self._params_file_due:
             self._params_file_due = now + self.config.params_file_interval_seconds
             self.write_params_file()
@@ -182,7 +182,7 @@ class Trainer:
         self.write_params_file()
         self.checkpoint()
         self.write_progress(reason)
-        self.write_metrics()
+        self._write_next_metrics()
         self.metrics.close()
         self.replay.close()
 
@@ -276,6 +276,10 @@ class Trainer:
                 )
         self.metrics.write(self.replay.env_steps, self.r2d2.updates, row, distributions)
 
+    def _write_next_metrics(self) -> None:
+        if self.metrics.grown(self.replay.env_steps, self.r2d2.updates):
+            self.write_metrics()
+
     @property
     def samples_per_insert(self) -> float:
         """Trained positions sampled for each one inserted."""
@@ -314,7 +318,8 @@ class Trainer:
             print(note, flush=True)
         if progress is None:
             progress = Progress(run_name=self.run_dir.run_name, target_total_steps=self.config.target_total_steps)
-        progress.target_total_steps = self.config.target_total_steps
+        # Not what the file says: it may be a copy of another run's.
+        progress.run_name, progress.target_total_steps = self.run_dir.run_name, self.config.target_total_steps
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
         progress.continue_job(job_token, self.restored)
         return progress

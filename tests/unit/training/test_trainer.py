@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from trainer_fixtures import CONFIG, changed, episodes, ingest, open_trainer
+from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer
+
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import read_progress
+from cluster_rl.training.trainer import Trainer
 
 LENGTH = 18  # steps of an episode: windows of 4 and one of 2
 CHUNK = CONFIG.batch_size * CONFIG.unroll_length
@@ -59,3 +64,14 @@ def test_what_was_logged_without_a_checkpoint_counts_as_inserted(tmp_path: Path)
     again = open_trainer(tmp_path)
     assert again.limiter.inserted == 4 * LENGTH
     again.close("test")
+
+
+def test_a_copied_run_says_its_own_name(tmp_path: Path) -> None:
+    open_trainer(tmp_path).close("test")
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    moved = RunDir(tmp_path, "moved")
+    trainer = Trainer(CONFIG, moved, OBSERVATION, BLOCK, "next")
+    trainer.close("test")
+    progress = read_progress(moved.progress)
+    assert progress is not None
+    assert (progress.run_name, len(progress.jobs)) == ("moved", 2)

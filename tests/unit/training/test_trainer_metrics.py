@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -303,3 +304,65 @@ def test_what_cannot_be_read_is_left_out_of_the_metrics(tmp_path: Path, monkeypa
     row = newest_row(trainer)
     assert row["learner/loss"] > 0
     trainer.close("test")
+
+
+def points(trainer: Trainer) -> list[tuple[Any, Any]]:
+    return [(row["env_steps"], row["updates"]) for row in read_metrics(trainer.run_dir.metrics)]
+
+
+def tick(trainer: Trainer) -> None:
+    """A row is due at once."""
+    trainer._metrics_due = 0.0
+    trainer.tick()
+
+
+def test_no_point_is_there_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))
+    trainer.replay.sync()
+    tick(trainer)
+    tick(trainer)  # nothing has happened
+    train(trainer, 3)
+    tick(trainer)  # the same env steps, and what was learned from them
+    trainer.close("hung up")  # the last row is there already
+    after_close = points(trainer)
+    assert len(after_close) == len(set(after_close)) == 2
+    resumed = open_trainer(tmp_path)
+    tick(resumed)  # its first row is due at once
+    assert points(resumed) == after_close
+    train(resumed, 1)
+    tick(resumed)
+    resumed.metrics.close()  # killed: its update is lost
+    resumed.replay.close()
+    again = open_trainer(tmp_path)
+    train(again, 1)
+    tick(again)
+    assert points(again) == [*after_close, (after_close[-1][0], 4)]
+    ingest(again, episodes(4, 1))
+    again.close("test")
+    assert points(again)[-1] == (again.replay.env_steps, 4)
+    assert points(again) == sorted(set(points(again)))
+    files = sorted(again.run_dir.tensorboard.iterdir())
+    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+    drawn = [e.step for e in events for value in e.summary.value if value.tag == "updates"]
+    assert drawn == [step for step, _ in points(again)]
+
+
+def test_env_steps_that_a_crash_took_back_are_not_drawn_again(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))
+    trainer.close("test")
+    (furthest,) = points(trainer)
+    for segment in trainer.run_dir.replay.glob("segment-*"):
+        segment.unlink()
+    shutil.rmtree(trainer.run_dir.checkpoint)
+    again = open_trainer(tmp_path)
+    ingest(again, episodes(0, 1))
+    tick(again)
+    assert again.replay.env_steps < furthest[0]
+    assert points(again) == [furthest]
+    ingest(again, episodes(1, 4))
+    again.close("test")
+    assert points(again) == [furthest, (again.replay.env_steps, 0)]
