@@ -5,23 +5,11 @@ Used by every process that writes into the run directory. In: bytes. Out: a file
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from pathlib import Path
 
-from cluster_rl.errors import UserError
-
-# What the user can do something about; any other OSError is a fault of ours and keeps its traceback.
-_USER_ERRNOS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of the quota",
-    errno.EACCES: "check the folder's permissions",
-    errno.EPERM: "check the folder's permissions",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.ENOTDIR: "a folder was expected there",
-    errno.EISDIR: "a file was expected there",
-}
+from cluster_rl.errors import UserError, mend
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -78,6 +66,5 @@ def nearest_existing(folder: Path) -> Path:
 
 def explain_os_error(error: OSError, path: Path) -> Exception:
     """The `UserError` for what a user can mend (space, quota, permissions), else `error` itself."""
-    if error.errno in _USER_ERRNOS:
-        return UserError(f"{path}: cannot be written: {error.strerror}; {_USER_ERRNOS[error.errno]} and start again")
-    return error
+    hint = mend(error, path)
+    return UserError(f"{path}: cannot be written: {error.strerror}; {hint}") if hint else error
