@@ -1,12 +1,14 @@
 """An episode log played again in the emulator, each step compared with what was recorded.
 
-The replayer's worker processes use it. In: a log and its ROM. Out: every frame, and the state after every step, to
-whoever draws them; `Diverged` where the replay left its recording.
+The replayer's worker processes and `start_state` use it. In: a log and its ROM. Out: every frame, and the state after
+every step, to whoever draws them; `Diverged` where the replay left its recording.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 
 from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
 from cluster_rl.emulator.rom import Rom, pyboy_version
@@ -38,26 +40,52 @@ def replay(
     Raises `Diverged` at the first difference, `UserError` where the log does not fit the ROM or the emulator, `Stopped`
     once `stopping` says so.
     """
-    header = log.header
-    check_fits(log, rom, source)
-    interval_steps = header.ram_hash_interval_steps
-    with Console(rom, header.frame_skip) as console:
-        console.load(log.snapshot, source=f"episode log {source}")
-        for index, action in enumerate(log.actions.tolist()):
-            console.step(action, on_frame)
-            step = index + 1
+    with _at_start(log, rom, source) as console:
+        for image in _images(console, log, source, on_frame):
             if stopping():
                 raise Stopped
-            image = console.image()
-            if live_check(image) != log.checks[index]:
-                raise Diverged(f"{source}: the replay left the recording at step {step} of {header.steps}: RAM differs")
-            if step % interval_steps == 0 and console.ram_hash() != log.ram_hashes[step // interval_steps - 1]:
-                raise Diverged(
-                    f"{source}: the replay left the recording at step {step} of {header.steps}, or up to "
-                    f"{interval_steps - 1} steps before: the hash of all RAM differs"
-                )
             if on_step is not None:
                 on_step(GameState(image))
+
+
+def state_after(log: EpisodeLog, rom: Rom, source: str, step: int) -> bytes:
+    """The snapshot after `step` steps of an episode, 0 being its start.
+
+    Raises `Diverged` as `replay` does, `UserError` where the log has no such step or does not fit ROM or emulator.
+    """
+    last = log.header.steps
+    if not 0 <= step <= last:
+        raise UserError(f"--step {step}: episode log {source} has {last} steps; give 0 to {last}")
+    with _at_start(log, rom, source) as console:
+        for _ in itertools.islice(_images(console, log, source), step):
+            pass
+        return console.save()
+
+
+@contextlib.contextmanager
+def _at_start(log: EpisodeLog, rom: Rom, source: str) -> Iterator[Console]:
+    check_fits(log, rom, source)
+    with Console(rom, log.header.frame_skip) as console:
+        console.load(log.snapshot, source=f"episode log {source}")
+        yield console
+
+
+def _images(
+    console: Console, log: EpisodeLog, source: str, on_frame: Callable[[Frame], None] | None = None
+) -> Iterator[bytes]:
+    """Plays an episode from its start; the live image after each step, once it was compared with the recording."""
+    steps, interval_steps = log.header.steps, log.header.ram_hash_interval_steps
+    for step, action in enumerate(log.actions.tolist(), start=1):
+        console.step(action, on_frame)
+        image = console.image()
+        if live_check(image) != log.checks[step - 1]:
+            raise Diverged(f"{source}: the replay left the recording at step {step} of {steps}: RAM differs")
+        if step % interval_steps == 0 and console.ram_hash() != log.ram_hashes[step // interval_steps - 1]:
+            raise Diverged(
+                f"{source}: the replay left the recording at step {step} of {steps}, or up to "
+                f"{interval_steps - 1} steps before: the hash of all RAM differs"
+            )
+        yield image
 
 
 def check_fits(log: EpisodeLog, rom: Rom, source: str) -> None:

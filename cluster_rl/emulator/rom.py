@@ -14,14 +14,14 @@ from typing import Literal
 
 from cluster_rl import cartridge
 from cluster_rl.errors import UserError
-from cluster_rl.game.savestate import PINNED_VERSION
+from cluster_rl.game.file_kinds import MOST_ROM_BYTES, header_holds, is_battery_save, is_rom, other_kind, stated_bytes
+from cluster_rl.game.savestate import PINNED_VERSION, ram_image
 
 RED_SHA1 = "ea9bcae617fdf159b045185467ae58b2e4a48b9a"
 """SHA-1 of Pokémon Red, US/Europe, as dumps of it are listed."""
 
 RomKind = Literal["red", "cartridge", "unknown"]
 
-_HEADER_END = 0x150
 _RAM_BYTES = {0: 0, 1: 0x800, 2: 0x2000, 3: 0x8000, 4: 0x20000, 5: 0x10000}
 
 
@@ -48,16 +48,9 @@ def load_rom(path: str) -> Rom:
     as its header says.
     """
     data = _read(Path(path)) if path else cartridge.rom_bytes()
-    where = f"ROM {path or cartridge.rom_path()}"
-    if len(data) < _HEADER_END:
-        raise UserError(f"{where}: {len(data)} bytes are too few for a Game Boy ROM; give the path of a .gb file")
-    if _header_checksum(data) != data[0x14D]:
-        raise UserError(f"{where}: not a Game Boy ROM (its header checksum does not hold); give the path of a .gb file")
-    expected_bytes = 0x8000 << data[0x148] if data[0x148] <= 8 else 0
-    if len(data) != expected_bytes:
-        raise UserError(
-            f"{where}: {len(data)} bytes, but its header says {expected_bytes}: it is cut short or padded; get it again"
-        )
+    problem = _problem(data)
+    if problem:
+        raise UserError(f"ROM {path or cartridge.rom_path()}: {problem}")
     title = data[0x134:0x144].split(b"\0")[0].decode("ascii", "replace")
     sha1 = hashlib.sha1(data).hexdigest()
     return Rom(data, sha1, _kind(sha1), title, path)
@@ -86,19 +79,38 @@ def _read(path: Path) -> bytes:
     if path.is_dir():
         raise UserError(f"ROM {path}: is a folder; give the path of a .gb file")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:  # a video may be longer than the machine's memory
+            return file.read(MOST_ROM_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"ROM {path}: no such file; an empty path plays the embedded cartridge") from None
     except OSError as error:
         raise UserError(f"ROM {path}: cannot be read: {error.strerror or error}") from None
 
 
-def _header_checksum(data: bytes) -> int:
-    """The boot ROM's own check over 0x134-0x14C."""
-    total = 0
-    for byte in data[0x134:0x14D]:
-        total = (total - byte - 1) & 0xFF
-    return total
+def _problem(data: bytes) -> str:
+    """Why the bytes are no ROM, and what they are if that can be told; empty for a ROM."""
+    if is_rom(data):
+        return ""
+    kind = other_kind(data)
+    if kind:
+        return f"not a Game Boy ROM: {kind}"
+    if header_holds(data):
+        return f"{len(data)} bytes, but its header says {stated_bytes(data)}: it is cut short or padded; get it again"
+    if len(data) > MOST_ROM_BYTES:
+        return f"not a Game Boy ROM: more than {MOST_ROM_BYTES} bytes; give the path of a .gb file"
+    if _is_savestate(data):
+        return "not a Game Boy ROM: it is a savestate of PyBoy, for --initial_state; give the path of a .gb file"
+    if is_battery_save(data):
+        return "not a Game Boy ROM: it is as long as a battery save (.sav); give the path of a .gb file"
+    return f"not a Game Boy ROM ({len(data)} bytes, and no header whose checksum holds); give the path of a .gb file"
+
+
+def _is_savestate(data: bytes) -> bool:
+    try:
+        ram_image(data)
+    except UserError:
+        return False
+    return True
 
 
 def _kind(sha1: str) -> RomKind:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
+from cluster_rl.game.file_kinds import not_a_savestate
 
 PINNED_PYBOY = "2.8.1"
 PINNED_VERSION = 29
@@ -96,6 +97,9 @@ def import_state(state: bytes) -> bytes:
 def _find_wram(state: bytes) -> int:
     """The offset of WRAM, after checking that the file's length is one that its version can have."""
     version = state_version(state)
+    kind = not_a_savestate(state)
+    if kind:
+        raise UserError(f"not a savestate: {kind}")
     if version not in _LAYOUTS:
         known = ", ".join(map(str, _LAYOUTS))
         raise UserError(f"savestate: version {version} is unknown (known: {known}); is it a PyBoy savestate?")

@@ -92,7 +92,7 @@ def bad_header(data: bytes) -> bytes:
         (lambda data: data[:-1], "cut short"),
         (lambda data: data[:0x8000], "cut short"),
         (lambda data: data + b"\0", "padded"),
-        (lambda data: b"", "too few"),
+        (lambda data: b"", "it is empty"),
         (text_file, "not a Game Boy ROM"),
         (bad_header, "not a Game Boy ROM"),
     ],
