@@ -10,6 +10,7 @@ die, shows how far the run is, and ends all of them when the run is complete or 
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from cluster_rl.config import Config
 from cluster_rl.configs.files import config_name
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXITS_WELL, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, EXITS_WELL, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag
@@ -32,6 +33,9 @@ _POLL_SEC = 0.1
 # After TERM SLURM kills within 30 s; its warning leaves minutes, and a checkpoint on a busy disk may take one.
 _STOP_GRACE_SEC = 12.0
 _WARNED_GRACE_SEC = 300.0
+# The learner ends itself at max_runtime_seconds. Where it hangs, or was never up, the launcher ends the job this much
+# later: a tenth of the job's time, within these bounds, in which a learner that is well has made its checkpoint.
+_LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 30.0, 300.0
 LEARNER = "learner"
 
 
@@ -52,6 +56,8 @@ class _Job:
         self._run_dir = run_dir
         self._stop = stop
         self._token = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._late_at = _late_at(self._started, config.max_runtime_seconds)
         self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
         self._actors = ActorChildren(self._supervisor, run_dir, job=0)
         self._code: int | None = None
@@ -67,6 +73,8 @@ class _Job:
                     view.say(event.line)
                     self._look_at(event)
                 self._actors.restart_missed(view.say)
+                if time.monotonic() >= self._late_at:
+                    self._stop.set("max_runtime_seconds reached, and the learner has not ended itself", EXIT_UNFINISHED)
                 view.refresh()
                 self._stop.wait(_POLL_SEC)
             if self._stop:
@@ -77,7 +85,7 @@ class _Job:
 
     def _start_learner(self) -> None:
         arguments = ["--run-dir", str(self._run_dir.path), "--job-token", self._token]
-        arguments += ["--job-started", repr(time.monotonic())]
+        arguments += ["--job-started", repr(self._started)]
         command = [sys.executable, "-m", "cluster_rl.learner", *arguments]
         self._supervisor.start(LEARNER, command)
 
@@ -107,6 +115,14 @@ class _Job:
         if progress is not None and job is not None and job.token == self._token and job.ended is None:
             progress.end_job(f"{self._stop.reason or 'failure'}; the learner ended without a checkpoint")
             save_progress(self._run_dir.progress, progress)
+
+
+def _late_at(started: float, max_runtime_seconds: float) -> float:
+    """When, by `time.monotonic()`, the launcher ends a job that has not ended itself; 0 seconds is no limit."""
+    if not max_runtime_seconds:
+        return math.inf
+    late_sec = min(max(_LATE_PART * max_runtime_seconds, _LATE_MIN_SEC), _LATE_MAX_SEC)
+    return started + max_runtime_seconds + late_sec
 
 
 def main() -> int:

@@ -2,12 +2,13 @@
 
 Used by the launcher. In: commands. Out: `ChildEvent`s whose line is for people: who died of what, the first error in
 its log, and where that log is. A child that exits 0 or 85 (`EXIT_UNFINISHED`) is finished; one that exits 2 had bad
-input, which no restart mends.
+input, which no restart mends; nor does it what ends a child in the same way at three starts in a row.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,8 +22,14 @@ from cluster_rl.jobs.signals import die_with_parent
 
 BACKOFF_FIRST_SEC = 0.5
 BACKOFF_MAX_SEC = 30.0
-# A child that ran this long was well: its next death starts again from the short delay.
+# A child that ran this long was well: its next death starts again from the short delay, and is no death at its start.
 HEALTHY_SEC = 120.0
+# Deaths at the start, one after another and all alike, after which no further try is made.
+_SAME_DEATHS = 3
+# Nothing a child does to itself: the next life may be let live.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")  # in an error's line: a port, a process id, an address, bytes left
+_LAST_LINES = 20
 _BAD_INPUT_SEC = 30.0
 _POLL_SEC = 0.05
 _LOG_HEAD_BYTES = 256 * 1024
@@ -54,6 +61,8 @@ class _Child:
     started_at: float
     restarts_left: int
     backoff_sec: float
+    last_death: tuple[int, str] | None = None  # at its start: exit code and error, without the numbers in it
+    same_deaths: int = 0
     restart_at: float | None = None
     over: bool = False
 
@@ -154,6 +163,10 @@ class Supervisor:
         if code == EXIT_BAD_INPUT and now - child.started_at < _BAD_INPUT_SEC:
             child.over = True
             tell("bad_input", line)
+        elif _deaths_alike(child, code, error, now) >= _SAME_DEATHS:
+            child.over = True
+            last = last_lines(child.log_path, child.log_start_bytes)
+            tell("gave_up", f"{line}; not started again: {_SAME_DEATHS} starts in a row ended in this way\n{last}")
         elif child.restarts_left == 0:
             child.over = True
             tell("gave_up", f"{line}; not started again, it was {self._max_restarts} times")
@@ -170,6 +183,19 @@ class Supervisor:
         child.started_at, child.restart_at = now, None
         line = f"{child.name} started again as process {child.process.pid}"
         events.append(ChildEvent(child.name, "restarted", line, None, child.log_path))
+
+
+def _deaths_alike(child: _Child, code: int, error: str, now: float) -> int:
+    """Notes a death; how many in a row, this one included, came at a start and had its exit code and error.
+
+    Bad input that shows late is left out: it is the words for something that passes.
+    """
+    death = None
+    if now - child.started_at <= HEALTHY_SEC and code not in (*_FROM_OUTSIDE, EXIT_BAD_INPUT):
+        death = (code, _NUMBERS.sub("#", error))
+    child.same_deaths = 0 if death is None else child.same_deaths + 1 if death == child.last_death else 1
+    child.last_death = death
+    return child.same_deaths
 
 
 def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -208,15 +234,9 @@ def first_error(log_path: Path, start_bytes: int = 0) -> str:
     That is an `error: ...` line, a watchdog's, or the exception's line of a traceback; failing these, the last line.
     """
     try:
-        with log_path.open("rb") as file:
-            file.seek(start_bytes)
-            data = file.read(_LOG_HEAD_BYTES)
-            size = file.seek(0, os.SEEK_END)
-            if size > file.seek(max(start_bytes + len(data), size - _LOG_TAIL_BYTES)):
-                data += b"\n" + file.read()
+        lines = _log_lines(log_path, start_bytes)
     except OSError as error:
         return f"the log cannot be read: {error.strerror}"
-    lines = data.decode(errors="replace").splitlines()
     in_traceback = False
     for line in lines:
         if line.startswith("Traceback (most recent call last)"):
@@ -224,3 +244,23 @@ def first_error(log_path: Path, start_bytes: int = 0) -> str:
         elif line.startswith(("error: ", "Fatal Python error: ", "Timeout (")) or (in_traceback and line[:1].strip()):
             return line.strip()[:_MAX_ERROR_CHARS]
     return next((line.strip()[:_MAX_ERROR_CHARS] for line in reversed(lines) if line.strip()), "")
+
+
+def last_lines(log_path: Path, start_bytes: int = 0) -> str:
+    """The last lines of a log that say something, indented, from byte `start_bytes` on; empty if there are none."""
+    try:
+        lines = [line.rstrip() for line in _log_lines(log_path, start_bytes) if line.strip()]
+    except OSError:
+        return ""  # whoever asks has the line that says so
+    return "\n".join(f"    {line[:_MAX_ERROR_CHARS]}" for line in lines[-_LAST_LINES:])
+
+
+def _log_lines(log_path: Path, start_bytes: int) -> list[str]:
+    """Beginning and end of a log, from byte `start_bytes` on. Raises `OSError`."""
+    with log_path.open("rb") as file:
+        file.seek(start_bytes)
+        data = file.read(_LOG_HEAD_BYTES)
+        size = file.seek(0, os.SEEK_END)
+        if size > file.seek(max(start_bytes + len(data), size - _LOG_TAIL_BYTES)):
+            data += b"\n" + file.read()
+    return data.decode(errors="replace").splitlines()

@@ -89,6 +89,63 @@ def test_the_budget_ends_and_the_backoff_grows(supervisor: Supervisor, tmp_path:
     assert (tmp_path / "actor-0.log").read_text().count("Traceback") == 3
 
 
+# Prints its number first, as a log does that says a port or a process id.
+COUNTS = "import os, sys; print('life', os.getpid()); sys.exit('error: port 4{} is taken'.format(os.getpid()))"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (python("x = {}\nx['map']"), "KeyError: 'map'"),
+        (python("import os; os.kill(os.getpid(), 11)"), "was killed by SIGSEGV: nothing in its log"),
+        (python(COUNTS), "exited with code 1: error: port 4"),
+    ],
+)
+def test_three_starts_that_end_alike_are_enough(tmp_path: Path, argv: list[str], says: str) -> None:
+    supervisor = Supervisor(tmp_path, max_restarts=10)
+    supervisor.start("actor-0", argv)
+    events = events_until(supervisor, "gave_up")
+    assert [event.kind for event in events] == ["died", "restarted", "died", "restarted", "gave_up"]
+    first, *last = events[-1].line.splitlines()
+    assert says in first
+    assert first.endswith("not started again: 3 starts in a row ended in this way")
+    log = (tmp_path / "actor-0.log").read_text().splitlines()
+    assert last == [f"    {line}" for line in log[len(log) // 3 * 2 :]]
+    assert supervisor.unfinished == []
+
+
+# Each life says its number and ends in one of three ways, by turns.
+BY_TURNS = """
+import os, pathlib, sys
+count = pathlib.Path(sys.argv[1])
+life = int(count.read_text()) if count.exists() else 0
+count.write_text(str(life + 1))
+os.kill(os.getpid(), 9) if life % 3 == 0 else sys.exit("error: " + "ab"[life % 3 - 1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "healthy_sec"),
+    [
+        (BY_TURNS, 120.0),  # no two in a row are alike
+        ("import os; os.kill(os.getpid(), 9)", 120.0),  # from outside, as by the kernel where memory is short
+        ("raise ValueError('the same, after hours of work')", 0.0),
+        ("import sys, time; time.sleep(0.1); print('error: disk quota exceeded'); sys.exit(2)", 120.0),
+    ],
+)
+def test_other_deaths_have_the_whole_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, healthy_sec: float
+) -> None:
+    monkeypatch.setattr(supervise, "HEALTHY_SEC", healthy_sec)
+    monkeypatch.setattr(supervise, "_BAD_INPUT_SEC", 0.05)
+    monkeypatch.setattr(supervise, "BACKOFF_MAX_SEC", 0.05)
+    supervisor = Supervisor(tmp_path, max_restarts=4)
+    supervisor.start("actor-0", [*python(code), str(tmp_path / "count")])
+    events = events_until(supervisor, "gave_up")
+    assert [event.kind for event in events].count("died") == 4
+    assert events[-1].line.endswith("not started again, it was 4 times")
+
+
 def test_zero_is_finished_and_two_is_bad_input_and_neither_comes_back(supervisor: Supervisor) -> None:
     supervisor.start("good", ["true"])
     finished = events_until(supervisor, "finished")

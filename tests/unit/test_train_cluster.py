@@ -1,0 +1,68 @@
+"""The launcher, with children that hang or die at their start: the job ends in time, and says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster_rl.errors import EXIT_FAILURE, EXIT_UNFINISHED
+from cluster_rl.train_cluster import _late_at
+
+# Python reads it before anything else of a process.
+SITE = """
+import os, signal, sys
+if "cluster_rl.learner" in sys.orig_argv:
+    exec(os.environ["DO"])
+"""
+LAUNCH = """
+from cluster_rl import train_cluster
+train_cluster._LATE_MIN_SEC = train_cluster._STOP_GRACE_SEC = 1.0
+train_cluster.run_command(train_cluster.main)
+"""
+HANGS = "signal.pause()"
+HANGS_AND_IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
+
+
+def launch(folder: Path, do: str, *overrides: str) -> tuple[int, str]:
+    """Exit code and output of a job whose learner does this at its start."""
+    (folder / "sitecustomize.py").write_text(SITE)
+    path = os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "--config", "quickstart", "--num_actors=1", "--envs_per_actor=1", *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DO": do},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(("do", "code"), [(HANGS, EXIT_UNFINISHED), (HANGS_AND_IGNORES, EXIT_FAILURE)])
+def test_a_job_whose_learner_is_never_up_ends_in_time(tmp_path: Path, do: str, code: int) -> None:
+    returncode, output = launch(tmp_path, do, "--max_runtime_seconds=2")
+    assert returncode == code, output
+    assert "max_runtime_seconds reached, and the learner has not ended itself: stopping" in output
+    assert output.splitlines()[-1] == "stopped before the learner was up"
+
+
+def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_path: Path) -> None:
+    do = "print('loading', file=sys.stderr); print('error: no luck', file=sys.stderr, flush=True); os._exit(1)"
+    returncode, output = launch(tmp_path, do)
+    assert returncode == EXIT_FAILURE, output
+    lines = output.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if line.endswith("3 starts in a row ended in this way"))
+    assert "exited with code 1: error: no luck; log " in lines[at]
+    assert lines[at + 1 : at + 3] == ["    loading", "    error: no luck"]
+    assert sum("starting it again" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 30), (1000, 100), (13500, 300), (0, float("inf"))])
+def test_how_much_later_the_launcher_ends_a_job(limit_sec: float, late_sec: float) -> None:
+    assert _late_at(5.0, limit_sec) - 5.0 - limit_sec == late_sec
