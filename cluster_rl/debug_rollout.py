@@ -91,7 +91,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 0 or options.max_frames < 1:
         raise UserError("--steps must be 0 or more and --max-frames 1 or more")
-    if options.video and not options.steps:
+    if options.video is not None and not options.steps:
         raise UserError("--video needs --steps of 1 or more")
     if options.checkpoint is not None and options.run_name is not None:
         raise UserError("--checkpoint and --run-name both name a model; give one of them")
@@ -181,7 +181,7 @@ def _rollout(config: Config, model: Path | None, options: argparse.Namespace) ->
         report: dict[str, Any] = {"preflight": preflight(env.console.rom)}
         report["policy"] = "random" if model is None else f"greedy, {model}"
         player: _Player = _RandomPlayer(env, options.seed) if model is None else _GreedyPlayer(env, config, model)
-        video = stack.enter_context(_Video(options)) if options.video else None
+        video = stack.enter_context(_Video(options)) if options.video is not None else None
         tally = _Tally()
         player.start()
         flags = _FlagWatch(env) if options.flags else None
@@ -313,7 +313,7 @@ class _Video:
 
 def _print_report(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report))
         return
     for name, value in report.items():
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) and value else value

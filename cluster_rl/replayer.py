@@ -5,8 +5,8 @@ Run as `python -m cluster_rl.replayer`.
 The main process reads and checks every log, draws the maps, and hands the logs whose video is missing or out of date to
 worker processes, which emulate each episode again from its snapshot and actions. While it renders, a worker compares
 the RAM with what was recorded after each step; a replay that leaves its recording gives no video but a line that says
-at which step. Beside each `NAME.mp4` a `NAME.json` says which log it shows; such videos are not rendered again, and
-`NAME.png` shows the episode's path on the map as the episode saw it.
+at which step. Beside each `NAME.mp4` `NAME.png` shows the episode's path on the map as the episode saw it, and a
+`NAME.json` says which log they show and how large they are; where both are there so they are not made again.
 
 Nothing here imports torch, so it runs wherever the emulator does.
 """
@@ -40,7 +40,7 @@ from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, 
 from cluster_rl.game.world import World
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
-from cluster_rl.report.video import VideoWriter, video_frames
+from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
 
@@ -62,6 +62,8 @@ class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     complete: bool
     video_bytes: int
+    path_bytes: int | None = None
+    """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,12 @@ class Outcome:
     line: str
 
 
-def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> int:
-    """Renders an episode to an MP4 at the game's speed, and its path beside it. Returns the number of video frames.
+def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> SeenMap:
+    """Renders an episode to an MP4 at the game's speed. Returns the map as the episode saw it.
 
-    Raises as `replay` does, and `RuntimeError` where the encoder fails; the video is then not written.
-    The picture comes last: where it cannot be written the video stands.
+    Raises as `replay` does, and `UserError` where the encoder fails; the video is then not written.
     """
-    world = World.for_rom(rom.sha1)
-    seen = SeenMap(world)
+    seen = SeenMap(World.for_rom(rom.sha1))
     with VideoWriter(video, fps) as writer:
         game_frames = 0
         last: Frame
@@ -102,11 +102,20 @@ def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool],
                 writer.write(frame)
 
         replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last))
-    header = log.header
+    return seen
+
+
+def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
+    """Draws the episode's path beside its video; returns the picture's size in bytes, 0 where no map was seen.
+
+    A picture of an older recording goes first, so that none stays where this one cannot be drawn.
+    """
+    picture, header = _path_picture(video), log.header
+    picture.unlink(missing_ok=True)
     milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
     title = f"{video.stem}: {header.steps} steps, return {header.episode_return:.1f}"
-    draw_path(seen, log.positions, milestones, world, title, _path_picture(video))
-    return writer.frames
+    drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture)
+    return picture.stat().st_size if drawn else 0
 
 
 # --- worker processes ---
@@ -138,17 +147,22 @@ def _work(job: Job) -> Outcome:
         if job.video is None:
             replay(log, _rom, source, _stop.is_set)
             return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
-        frames = render(log, _rom, source, _stop.is_set, job.video, job.fps)
+        seen = render(log, _rom, source, _stop.is_set, job.video, job.fps)
         record = VideoRecord(
             log_sha256=hashlib.sha256(data).hexdigest(),
             fps=job.fps,
             steps=log.header.steps,
-            frames=frames,
+            frames=expected_video_frames(log.header.steps, log.header.frame_skip, job.fps),
             complete=log.header.complete,
             video_bytes=job.video.stat().st_size,
         )
+        made = f"{job.video}: {record.steps} steps, {record.frames} frames"
+        try:
+            record = msgspec.structs.replace(record, path_bytes=_draw_path(log, _rom, seen, job.video))
+        except Exception as error:  # noqa: BLE001  (told; whatever it is, the video is whole)
+            made = f"{made}; failed: the picture of its path: {error or type(error).__name__}"
         write_atomic(_record_path(job.video), msgspec.json.encode(record) + b"\n")
-        return Outcome(EXIT_OK, f"{job.video}: {log.header.steps} steps, {frames} frames")
+        return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made)
     except UserError as error:
         return Outcome(EXIT_BAD_INPUT, f"error: {error}")
     except Diverged as error:
@@ -157,7 +171,7 @@ def _work(job: Job) -> Outcome:
             _record_path(job.video).unlink(missing_ok=True)
             _path_picture(job.video).unlink(missing_ok=True)
         return Outcome(EXIT_FAILURE, f"diverged: {error}")
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         return Outcome(EXIT_FAILURE, f"failed: {source}: {error}")
     except Stopped:
         return Outcome(EXIT_FAILURE, f"stopped: {source}")
@@ -172,13 +186,21 @@ def _path_picture(video: Path) -> Path:
 
 
 def _is_finished(video: Path, log_sha256: str, fps: int) -> bool:
-    """Whether a video is there, whole, and shows this very log at this rate."""
+    """Whether a video and the picture of its path are there, whole, and show this very log at this rate."""
     try:
         record = msgspec.json.decode(_record_path(video).read_bytes(), type=VideoRecord)
-        video_bytes = video.stat().st_size
     except (OSError, msgspec.MsgspecError):
         return False
-    return (record.log_sha256, record.fps, record.video_bytes) == (log_sha256, fps, video_bytes)
+    made = (record.log_sha256, record.fps, record.video_bytes, record.path_bytes)
+    return made == (log_sha256, fps, _size(video), _size(_path_picture(video)))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 # --- main process ---
@@ -213,7 +235,8 @@ class Plan:
 def run(options: Options) -> int:
     """Does what the command line asks for and returns the exit code.
 
-    2 where a log could not be used, 1 where a replay diverged or failed; whatever is good is rendered nevertheless.
+    2 where a log could not be used or a video not be encoded, 1 where a replay diverged or failed; whatever is good is
+    rendered nevertheless.
     Raises `UserError` where there is nothing to begin with.
     """
     rom = load_rom(options.rom)
@@ -221,6 +244,8 @@ def run(options: Options) -> int:
     codes = [EXIT_BAD_INPUT if plan.bad else EXIT_OK]
     if plan.episodes == 0:
         return EXIT_BAD_INPUT
+    if options.videos and plan.jobs:
+        find_encoder(".mp4")  # told once, not for every video
     with contextlib.nullcontext() if options.check else _sole_writer(options.out):
         if options.maps:
             drawn = draw_maps(plan.visits, World.for_rom(rom.sha1), options.out / "maps")

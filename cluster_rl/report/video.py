@@ -2,21 +2,27 @@
 
 The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3]. Out: one file,
 scaled up by whole pixels, under its final name only once it is complete. An MP4 is yuv420p with its index in front
-(+faststart), a GIF has the exact greys. The encoder is the ffmpeg that the imageio-ffmpeg package brings.
+(+faststart), a GIF has the exact greys. The encoder is the ffmpeg that the imageio-ffmpeg package brings, or the one
+that `IMAGEIO_FFMPEG_EXE` names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
+
+from cluster_rl.errors import UserError, mend
 
 HEIGHT, WIDTH = 144, 160
 
@@ -29,11 +35,49 @@ ENCODERS = {
     ".gif": ("-pix_fmt", "gray"),
 }
 """What ffmpeg is told for a file with this ending."""
+_NEEDED = {".mp4": "libx264", ".gif": "gif"}
+_MAX_WORDS = 200  # characters of what ffmpeg said that are repeated
 
 
 def video_frames(game_frames: int, fps: int) -> int:
-    """Frames that a video at the game's speed has after so many frames of the game."""
-    return game_frames * fps * _FRAME_TICKS // _CLOCK_HZ
+    """Frames that a video at the game's speed has after so many frames of the game; one at least: none is no video."""
+    return max(game_frames * fps * _FRAME_TICKS // _CLOCK_HZ, min(game_frames, 1))
+
+
+@cache
+def find_encoder(suffix: str) -> str:
+    """The path of an ffmpeg that starts and can encode files with this ending. `UserError` where there is none."""
+    import imageio_ffmpeg  # here, so that a missing package is told as others are
+
+    other = f"name another by IMAGEIO_FFMPEG_EXE{' (it is set now)' if 'IMAGEIO_FFMPEG_EXE' in os.environ else ''}"
+    advice = f"install imageio-ffmpeg anew, or {other}"
+    try:
+        ffmpeg: str = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise UserError(f"videos need ffmpeg, and there is none; {advice}") from None
+    try:
+        done = subprocess.run([ffmpeg, "-hide_banner", "-encoders"], capture_output=True, check=False)
+    except OSError as error:
+        raise UserError(f"videos need ffmpeg, and {ffmpeg} cannot be started: {error.strerror}; {advice}") from None
+    if done.returncode:
+        words = _shortly(done.stderr)
+        raise UserError(f"videos need ffmpeg, and {ffmpeg} {_end(done.returncode)}: {words}; {advice}")
+    if not re.search(rf"^ V\S+ {_NEEDED[suffix]} ", done.stdout.decode(errors="replace"), re.MULTILINE):
+        raise UserError(f"{suffix} videos need ffmpeg with {_NEEDED[suffix]}, which {ffmpeg} has not; {advice}")
+    return ffmpeg
+
+
+def _end(code: int) -> str:
+    """How ffmpeg ended, by what `Popen` says."""
+    if code < 0:
+        return f"was ended by signal {-code}{' (out of memory?)' if code == -9 else ''}"
+    return f"ended with code {code}"
+
+
+def _shortly(words: bytes) -> str:
+    """The first of what ffmpeg said, which the rest follows from, without its parts' addresses."""
+    said = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", words.decode(errors="replace")).strip()
+    return said.partition("\n")[0][:_MAX_WORDS] or "it said nothing"
 
 
 class VideoWriter:
@@ -46,19 +90,20 @@ class VideoWriter:
         """`fps` is frames a second, `scale` video pixels per Game Boy pixel (even sizes come out for every scale).
 
         `path` ends as one of `ENCODERS`. A GIF counts in hundredths of a second, and viewers slow down above 50 fps.
-        Raises `RuntimeError` if the encoder cannot be started.
+        Raises `UserError` if there is no encoder.
         """
+        ffmpeg = find_encoder(path.suffix)
         self.path = path
         self.frames = 0
         self._partial = path.with_name(f".{path.name}.partial")
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
         command = [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"),
+            *(ffmpeg, "-hide_banner", "-loglevel", "error", "-y"),
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", f"{fps:g}", "-i", "pipe:0"),
             # Workers are processes, one a core: a second encoder thread each would only make them wait for each other.
             *("-vf", f"scale={WIDTH * scale}:{HEIGHT * scale}:flags=neighbor", "-threads", "1"),
-            *(*ENCODERS[path.suffix], "-f", path.suffix.removeprefix("."), str(self._partial)),
+            *(*ENCODERS[path.suffix], "-f", path.suffix.removeprefix("."), f"file:{self._partial}"),
         ]
         try:
             # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.
@@ -67,10 +112,10 @@ class VideoWriter:
             )
         except OSError as error:
             self._errors.close()
-            raise RuntimeError(f"video {path}: ffmpeg cannot be started: {error}") from error
+            raise UserError(f"video {path}: {ffmpeg} cannot be started: {error.strerror}") from None
 
     def write(self, frame: npt.NDArray[np.uint8]) -> None:
-        """Appends a frame, uint8 [144, 160, 3]. Raises `RuntimeError` with ffmpeg's words if it has failed."""
+        """Appends a frame, uint8 [144, 160, 3]. Raises `UserError` with ffmpeg's words if it has failed."""
         assert frame.shape == (HEIGHT, WIDTH, 3), frame.shape
         assert self._process.stdin is not None
         try:
@@ -80,7 +125,7 @@ class VideoWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finishes the file and gives it its name. Raises `RuntimeError` with ffmpeg's words if that fails."""
+        """Finishes the file and gives it its name. Raises `UserError` with ffmpeg's words if that fails."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -88,7 +133,10 @@ class VideoWriter:
             raise self._failure() from None
         if self._process.wait() != 0:
             raise self._failure()
-        self._partial.replace(self.path)
+        try:
+            self._partial.replace(self.path)
+        except FileNotFoundError:  # it says that it is done, and is no ffmpeg
+            raise self._failure() from None
         self._errors.close()
 
     def abort(self) -> None:
@@ -112,10 +160,12 @@ class VideoWriter:
         else:
             self.abort()
 
-    def _failure(self) -> RuntimeError:
+    def _failure(self) -> UserError:
         """The error to raise, with what ffmpeg said; cleans up."""
         code = self._process.wait()
         self._errors.seek(0)
-        words = " ".join(self._errors.read().decode(errors="replace").split())
+        words = self._errors.read()
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        hint = f"; {mend(full, self.path)}" if (full.strerror or "").encode() in words else ""
         self.abort()
-        return RuntimeError(f"video {self.path}: ffmpeg failed with code {code}: {words or 'it said nothing'}")
+        return UserError(f"video {self.path}: ffmpeg {_end(code)} and left no video: {_shortly(words)}{hint}")

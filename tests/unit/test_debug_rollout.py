@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,6 +105,43 @@ def test_videos_by_kind(
         frames, seconds = imageio_ffmpeg.count_frames_and_secs(name)
         assert frames == 24
         assert seconds == pytest.approx(2, abs=0.1)
+
+
+def test_the_shortest_video_has_a_frame(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = report(capsys, "--steps", "1", "--video", "both", "--video-fps", "1")
+    assert [video["frames"] for video in found["videos"]] == [1, 1]
+    for name in ("debug_rollout.mp4", "debug_rollout.gif"):
+        assert imageio_ffmpeg.count_frames_and_secs(name)[0] == 1
+
+
+def test_a_name_that_is_no_text_and_a_reader_that_leaves(tmp_path: Path) -> None:
+    """All of it in one process: bytes that are no UTF-8 in every path, printed into a pipe that is closed at once."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102  (bytes)
+    shutil.copy(rom_path(), folder + b"/game.gb")
+    Path(os.fsdecode(folder + b"/a.json")).write_text("{}")
+    command = [
+        sys.executable,
+        "-m",
+        "cluster_rl.debug_rollout",
+        "--steps",
+        "5",
+        "--flags",
+        "--rom",
+        folder + b"/game.gb",
+    ]
+    command += ["--config", folder + b"/a.json", "--video", folder + b"/x.mp4"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert folder + b"/x.mp4" in done.stdout
+    done = subprocess.run([*command, "--json"], capture_output=True, check=False)
+    assert os.fsencode(json.loads(done.stdout.decode())["videos"][0]["path"]) == folder + b"/x.mp4"
+    line = shlex.join(os.fsdecode(word) for word in [*command, "--json"]) + " | head -c 10; exit $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'{"prefligh', b"")
 
 
 @pytest.fixture
@@ -218,6 +258,8 @@ def test_a_flag_that_pyboy_sets_by_name_is_printed_by_that_name(
         ["--steps", "0", "--video", "x.mp4"],
         ["--video", "nowhere/x.mp4"],
         ["--video", "x.avi"],
+        ["--video", ""],
+        ["--steps", "0", "--video", ""],
         ["--video", "--video-fps", "0"],
         ["--video", "both", "--video-fps", "60"],
         ["--checkpoint", "nowhere.pt"],

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
 from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
+from cluster_rl.report.video import find_encoder
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +134,7 @@ def flipped_direction(log: EpisodeLog) -> tuple[EpisodeLog, int]:
 def test_a_video_lasts_as_long_as_the_game(steps: int, fps: int) -> None:
     frames = expected_video_frames(steps, FRAME_SKIP, fps)
     game_sec = Fraction(steps * FRAME_SKIP * 70_224, 4_194_304)  # ticks of a frame, ticks of a second
-    assert 0 <= game_sec - Fraction(frames, fps) < Fraction(1, fps)
+    assert 0 <= game_sec - Fraction(frames, fps) < Fraction(1, fps) or (frames, game_sec * fps < 1) == (1, True)
 
 
 def test_at_thirty_about_every_second_frame_is_shown() -> None:
@@ -230,6 +232,53 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     record_file = msgspec.json.decode(video.with_suffix(".json").read_bytes(), type=VideoRecord)
     assert (record_file.steps, record_file.frames) == (STEPS + 2, expected_video_frames(STEPS + 2, FRAME_SKIP, 30))
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
+
+
+def test_a_reader_that_leaves_ends_nothing_and_the_shortest_episodes_have_a_frame(rom: Rom, tmp_path: Path) -> None:
+    for steps in (1, 2):
+        record(tmp_path / "logs", rom, seed=steps, steps=steps)
+    command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", tmp_path / "logs", "--out", tmp_path / "out"]
+    line = f"{shlex.join(map(str, command))} --fps 1 --workers 1 --no-maps | head -1; exit $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    videos = sorted((tmp_path / "out").glob("*.mp4"))
+    assert [imageio_ffmpeg.count_frames_and_secs(str(video))[0] for video in videos] == [1, 1]
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_the_picture_of_the_path_is_kept_with_its_video(
+    logs: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = logs.parent / "videos"
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
+    picture = out / f"{recorded.stem}.png"
+    picture.mkdir(parents=True)  # where none can be written
+    assert run_here(*arguments) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert re.match(r".*\.mp4: 64 steps, 25 frames; failed: the picture of its path: .*Is a directory", said.err)
+    assert picture.with_suffix(".mp4").exists()
+
+    picture.rmdir()
+    assert run_here(*arguments) == 0
+    whole = picture.read_bytes()
+    for damage in (picture.unlink, lambda: picture.write_bytes(whole[:100])):
+        damage()
+        assert run_here(*arguments) == 0
+        assert picture.read_bytes() == whole
+    capsys.readouterr()
+    assert run_here(*arguments) == 0
+    assert capsys.readouterr().out == "1 of 1 videos are finished already\n"
+
+
+def test_a_bad_ffmpeg_is_told_once(logs: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(recorded, logs / "b.eplog")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
+    find_encoder.cache_clear()
+    with pytest.raises(UserError, match=r"need ffmpeg with libx264, which /bin/true has not; .*IMAGEIO_FFMPEG_EXE"):
+        run_here("--logs", logs, "--out", logs.parent / "videos")
+    find_encoder.cache_clear()
+    assert not (logs.parent / "videos").exists()
 
 
 def test_bad_logs_are_named_and_the_good_one_is_rendered(

@@ -1,9 +1,10 @@
-"""The MP4 writer: what ffmpeg itself says of the files, and that no half file is left."""
+"""The video writer: what ffmpeg itself says of the files, that no half file is left, and what a bad ffmpeg comes to."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cluster_rl.report.video import VideoWriter
+from cluster_rl.errors import UserError
+from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
 
 
 def probe(path: Path) -> str:
@@ -98,10 +100,117 @@ def test_a_failure_carries_ffmpegs_own_words(tmp_path: Path) -> None:
             for number in range(100):
                 video.write(frame_of(number))
 
-    with pytest.raises(RuntimeError, match="No such file or directory"):
+    with pytest.raises(UserError, match=r"missing/a\.mp4: ffmpeg ended with code \d+ .*No such file or directory"):
         render()
 
 
 def test_a_frame_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError), VideoWriter(tmp_path / "a.mp4", fps=30) as video:
         video.write(np.zeros((72, 80, 3), np.uint8))
+
+
+def test_a_video_has_a_frame() -> None:
+    for fps in (1, 30, 120):
+        assert [video_frames(game_frames, fps) for game_frames in (0, 1)] == [0, max(1, fps // 60)]
+        assert video_frames(59, fps) >= 1
+
+
+def test_a_name_that_is_like_a_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "a:b %d -y.mp4"
+    with VideoWriter(path, fps=30) as video:
+        video.write(frame_of(1))
+    assert len(decode(path, (480, 432))) == 1
+
+
+# --- a bad ffmpeg ---
+
+Encoder = Callable[[str], Path]
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Encoder]:
+    """Makes a shell script the ffmpeg that is used; `$REAL` is the true one."""
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+
+    def use(script: str) -> Path:
+        path = tmp_path / "bin" / "ffmpeg"
+        path.parent.mkdir()
+        path.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+        find_encoder.cache_clear()
+        return path
+
+    yield use
+    find_encoder.cache_clear()
+
+
+def failure(folder: Path, frames: int = 100) -> str:
+    """What the writer says; asserts that it leaves nothing."""
+    folder.mkdir(exist_ok=True)
+
+    def render() -> None:
+        with VideoWriter(folder / "a.mp4", fps=30) as video:
+            for number in range(frames):
+                video.write(frame_of(number))
+
+    with pytest.raises(UserError) as error:
+        render()
+    assert list(folder.iterdir()) == []
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Encoders are listed as they are; then it does what the test wants.
+LISTED = 'case "$*" in *-encoders*) exec $REAL "$@" ;; esac; '
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ('exec $REAL "$@" | grep -v libx264', r"\.mp4 videos need ffmpeg with libx264, which .*/ffmpeg has not"),
+        ("echo libx.so: cannot open shared object >&2; exit 127", r"ended with code 127: libx\.so: cannot open"),
+        (LISTED + "head -c 200000 >/dev/null", "a.mp4: ffmpeg ended with code 0 and left no video: it said nothing"),
+        (LISTED + "cat >/dev/null", "a.mp4: ffmpeg ended with code 0 and left no video: it said nothing"),
+        (LISTED + "head -c 9 >/dev/null; echo Conversion failed >&2; exit 69", "code 69 .*: Conversion failed$"),
+        (LISTED + "head -c 200000 >/dev/null; kill -9 $$", r"was ended by signal 9 \(out of memory\?\)"),
+        (LISTED + "kill -SEGV $$", "was ended by signal 11"),
+    ],
+)
+def test_a_bad_ffmpeg_is_one_line(script: str, words: str, encoder: Encoder, tmp_path: Path) -> None:
+    encoder(script)
+    assert re.search(words, failure(tmp_path / "videos"))
+
+
+def test_no_ffmpeg_is_one_line(encoder: Encoder, tmp_path: Path) -> None:
+    path = encoder("exit 0")
+    assert "libx264" in failure(tmp_path / "videos")  # it lists none
+    for reason in ("Permission denied", "No such file or directory"):
+        path.chmod(0o644) if reason.startswith("P") else path.unlink()
+        find_encoder.cache_clear()
+        assert f"{path} cannot be started: {reason}; install imageio-ffmpeg anew" in failure(tmp_path / "videos")
+
+
+def test_no_ffmpeg_that_imageio_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def none() -> str:
+        raise RuntimeError("No ffmpeg exe could be found.\nInstall ffmpeg on your system")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    find_encoder.cache_clear()
+    assert failure(tmp_path).startswith("videos need ffmpeg, and there is none; install imageio-ffmpeg anew")
+
+
+@pytest.mark.parametrize("option", ["size=40k", "nr_inodes=1"])
+def test_a_full_disk_is_one_line(option: str, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", option, "none", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount")
+    try:
+        words = failure(folder, frames=1500)
+        assert "No space left on device" in words
+        assert words.endswith(
+            "free some space and start again" if "size" in option else "many small ones, most likely)"
+        )
+    finally:
+        subprocess.run(["umount", folder], check=True)
