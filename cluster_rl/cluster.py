@@ -2,11 +2,13 @@
 
     python -m cluster_rl.cluster check  --run-name NAME [--script train_cpu] [--actor-jobs N] [--sbatch=OPTION] [...]
     python -m cluster_rl.cluster submit --run-name NAME [--chain] [--dry-run] [the same options] [--key value ...]
+    python -m cluster_rl.cluster submit --run-name NAME --seeds N [...]       # runs NAME-s1 to NAME-sN, as an array
     python -m cluster_rl.cluster status --run-name NAME
     python -m cluster_rl.cluster cancel --run-name NAME
     python -m cluster_rl.cluster after-job --module NAME --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
 
-From the repository's folder. `--script` names a job script in `slurm/`; what is left over goes to the trainer.
+From the repository's folder. `--script` names a job script in `slurm/`; what is left over goes to the trainer. `status`
+and `cancel` of NAME mean the runs NAME-s1, NAME-s2, ... too.
 `after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85 if the run's next job
 should follow, else with the code to end with. Without SLURM, `check`, `submit --dry-run` and `status` do what they can
 and say so.
@@ -21,8 +23,9 @@ from collections.abc import Sequence
 
 from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
 from cluster_rl.batch_system.job_script import SCRIPTS, read_request
+from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import ClusterSettings, read_settings
-from cluster_rl.batch_system.submission import check_plan, job_comment, make_plan, submit
+from cluster_rl.batch_system.submission import check_plan, make_plan, submit
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
@@ -53,6 +56,7 @@ _REASONS = {
 }
 
 
+_SEED_HEAD = ("run", "job", "env steps", "milestones", "return")
 _NO_JOB = "no job that `cluster submit` made for this run is in the queue, and no job script trains it"
 _SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
 
@@ -78,7 +82,8 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     except UserError as error:
         print(error, flush=True)
         before = ChainState()
-    state, verdict = after_job(before, exit_code, env_steps, cancelled, when_done)
+    requeued = cancelled and slurm.was_requeued()
+    state, verdict = after_job(before, exit_code, env_steps, cancelled, requeued, when_done)
     if verdict.goes_on:
         run_dir.create()  # the job may have crashed before it did, and its crash must count
     if run_dir.exists():
@@ -88,16 +93,61 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
 
 
 def print_status(run_dir: RunDir) -> None:
-    """The run's jobs in the queue, its learner, its progress. Raises `UserError` if it does not exist."""
-    run_dir.require()
+    """The run's jobs in the queue, its learner, its progress; of the runs of its seeds a row each.
+
+    Raises `UserError` if there is none of them.
+    """
+    seeds = run_dir.seeds()
+    if not seeds:
+        run_dir.require()
+    queue: list[QueuedJob] = []
+    unknown = ""
     if not slurm.installed():
-        print("no SLURM on this machine: its queue cannot be shown")
+        unknown = "no SLURM on this machine: its queue cannot be shown"
     else:
         try:
-            lines = [_job_line(job) for job in _jobs_of(run_dir)] or [_NO_JOB]
+            queue = slurm.queued_jobs()
         except SlurmError as error:
-            lines = [f"the queue cannot be shown: {error}"]
-        print("\n".join(lines))
+            unknown = f"the queue cannot be shown: {error}"
+    if unknown:
+        print(unknown)
+    if run_dir.exists():
+        if not unknown:
+            print("\n".join(_job_line(job) for job in _jobs_of(run_dir, queue)) or _NO_JOB)
+        _print_run(run_dir)
+    if seeds:
+        _print_rows([_SEED_HEAD, *(_seed_row(run, _jobs_of(run, queue)) for run in seeds)])
+
+
+def _seed_row(run_dir: RunDir, jobs: Sequence[QueuedJob]) -> list[str]:
+    """One run among those of several seeds, as `_SEED_HEAD` says. Its newest job tells why none is there."""
+    try:
+        progress = read_progress(run_dir.progress)
+    except UserError:
+        return [run_dir.run_name, "progress.json cannot be read", "", "", ""]
+    state = "; ".join(_job_line(job).removeprefix("job ") for job in jobs)
+    if not state and (holder := current_holder(run_dir)) is not None:
+        state = f"trained by {holder}"
+    if progress is None:
+        return [run_dir.run_name, state or "no job", "", "", ""]
+    mean_return = progress.mean_return_recent
+    return [
+        run_dir.run_name,
+        state or f"no job; {(progress.jobs and progress.jobs[-1].reason) or 'the last left no word'}",
+        f"{progress.env_steps:,} of {progress.target_total_steps:,}",
+        str(len(progress.milestones)),
+        "" if mean_return is None else f"{mean_return:.2f}",
+    ]
+
+
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_run(run_dir: RunDir) -> None:
+    """Who trains it, and its progress."""
     now = time.time()
     learner = read_rendezvous(run_dir.rendezvous)
     if learner is None:
@@ -126,10 +176,16 @@ def print_status(run_dir: RunDir) -> None:
 
 
 def cancel(run_dir: RunDir) -> None:
-    """Ends all jobs of the run, each with a checkpoint. Raises `UserError` where that is not possible."""
-    run_dir.require()
+    """Ends all jobs of the run and of those of its seeds, each with a checkpoint.
+
+    Raises `UserError` where that is not possible.
+    """
+    runs = run_dir.seeds()
+    if run_dir.exists() or not runs:
+        runs = [run_dir.require(), *runs]
     try:
-        jobs = _jobs_of(run_dir)
+        queue = slurm.queued_jobs()
+        jobs = [job for run in runs for job in _jobs_of(run, queue)]
         if not jobs:
             print(_NO_JOB)
             return
@@ -139,18 +195,12 @@ def cancel(run_dir: RunDir) -> None:
     print(f"cancelled: {', '.join(job.job_id for job in jobs)}; running ones write a checkpoint first")
 
 
-def _jobs_of(run_dir: RunDir) -> list[QueuedJob]:
-    """Those that `submit` made for the run, and the job script that trains it now, however it was submitted.
-
-    Raises `SlurmError`.
-    """
-    jobs = slurm.queued_jobs()
+def _jobs_of(run_dir: RunDir, queue: Sequence[QueuedJob]) -> list[QueuedJob]:
+    """Those that `submit` made for the run, and the job script that trains it now, however it was submitted."""
     holder = current_holder(run_dir)
     training = holder.slurm_job_id if holder is not None else None
     return [
-        job
-        for job in jobs
-        if job.comment == job_comment(run_dir) or (job.job_id == training and _is_trainers_script(job.name))
+        job for job in queue if is_of_run(job, run_dir) or (job.job_id == training and _is_trainers_script(job.name))
     ]
 
 
@@ -191,6 +241,9 @@ def main() -> int:
             "--script", default="train_gpu", metavar="NAME", help="job script in slurm/ (default: train_gpu)"
         )
         command.add_argument("--actor-jobs", type=int, default=0, metavar="N", help="jobs of actors alone beside it")
+        command.add_argument(
+            "--seeds", metavar="N", help="as an array, runs NAME-s1 to NAME-sN with these base seeds; A-B: A to B"
+        )
         command.add_argument(
             "--sbatch",
             action="append",
@@ -243,6 +296,7 @@ def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, train
         runs=known.runs,
         run_name=known.run_name,
         actor_jobs=known.actor_jobs,
+        seeds=None if known.seeds is None else read_seeds(known.seeds),
         chain=known.chain,
         sbatch_options=known.sbatch,
         trainer=trainer,

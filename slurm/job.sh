@@ -20,6 +20,25 @@ if ! "$CLUSTER_RL_PYTHON" -c 'import msgspec, zmq, cluster_rl' 2>/dev/null; then
     exit 2
 fi
 
+# A job that was submitted from inside an array's task has inherited the array's variables.
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && [ "$SLURM_ARRAY_JOB_ID" != "${SLURM_JOB_ID:-}" ] &&
+    shown=$(scontrol show job "${SLURM_JOB_ID:-}" --oneliner 2>/dev/null); then
+    case $shown in *" ArrayTaskId="*) ;; *) unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID ;; esac
+fi
+# This job, as SLURM's commands know it: an array's number alone would mean all its tasks.
+job_id=${SLURM_JOB_ID:-}
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+# A name that sbatch was given is the same for all tasks of an array, so each is the run of one seed. One that a script
+# makes itself stays as it is.
+seeds_of='' last_word=''
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    for word; do
+        [ "$last_word" != --run-name ] || seeds_of=$word
+        case $word in --run-name=*) seeds_of=${word#*=} ;; esac
+        last_word=$word
+    done
+fi
+
 # run_job MODULE ARGUMENTS...: runs `python -m cluster_rl.MODULE`, hands SLURM's signals on to it, and then asks
 # `cluster_rl.cluster after-job` whether the run's next job should follow.
 #
@@ -34,6 +53,11 @@ run_job() {
     case $module in
     train_*) [ -z "${CLUSTER_RL_ROM:-}" ] || set -- --rom "$CLUSTER_RL_ROM" "$@" ;;
     esac
+    if [ -n "$seeds_of" ]; then
+        set -- "$@" --run-name "$seeds_of-s$SLURM_ARRAY_TASK_ID"
+        case $module in train_*) set -- --base_seed "$SLURM_ARRAY_TASK_ID" "$@" ;; esac
+        echo "task $SLURM_ARRAY_TASK_ID of array $SLURM_ARRAY_JOB_ID: run $seeds_of-s$SLURM_ARRAY_TASK_ID"
+    fi
     [ -z "${CLUSTER_RL_RUNS:-}" ] || set -- --runs "$CLUSTER_RL_RUNS" "$@"
     # These end before there is a job that another could follow.
     case " $* " in *' --dry-run '* | *' --help '* | *' -h '*) exec "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" ;; esac
@@ -69,11 +93,11 @@ run_job() {
         [ "$trained" -ne 85 ] || exit 0
         exit "$trained"
     fi
-    echo "job $SLURM_JOB_ID goes back into the queue, and then goes on with the run"
+    echo "job $job_id goes back into the queue, and then goes on with the run"
     # SLURM's controller may be away for a moment; the warning has left minutes.
     for pause_sec in 5 15 40 60 0; do
         # Requeueing ends this script, and scontrol with it; so does scancel, after which nothing may start again.
-        if [ -n "$cancelled" ] || scontrol requeue "$SLURM_JOB_ID"; then
+        if [ -n "$cancelled" ] || scontrol requeue "$job_id"; then
             exit 0
         fi
         sleep "$pause_sec" &

@@ -38,10 +38,12 @@ def after_job(
     exit_code: int,
     env_steps: int,
     cancelled: bool,
+    requeued: bool,
     when_done: str,
 ) -> tuple[ChainState, Verdict]:
     """The rule. `exit_code` is the trainer's, `env_steps` the run's now; `cancelled`: somebody ended the job (TERM);
-    `when_done` is what exit code 0 means.
+    `requeued`: so that SLURM starts it again, as `scontrol requeue` and pre-emption do; `when_done` is what exit code 0
+    means.
 
     A chain that ended is forgotten, so that a job submitted by hand starts with a clean count; a job that was refused
     has neither begun nor ended one.
@@ -54,6 +56,10 @@ def after_job(
 
     if exit_code == EXIT_OK and not cancelled:
         return end(EXIT_OK, when_done)
+    if requeued:
+        # Whatever is said here, it starts again; and it had not all of its time.
+        words = "SLURM has put this job back into the queue; it goes on with the run when it starts again"
+        return state, Verdict(goes_on=False, exit_code=EXIT_OK, reason=words)
     if cancelled:
         return end(EXIT_OK if exit_code == EXIT_UNFINISHED else exit_code, "cancelled; submit it again to go on")
     if exit_code == EXIT_BAD_INPUT:

@@ -17,6 +17,7 @@ from cluster_rl.jobs.slurm import duration_sec
 
 SCRIPTS = Path("slurm")
 _SHORT = {
+    "-a": "--array",
     "-A": "--account",
     "-c": "--cpus-per-task",
     "-G": "--gpus",
@@ -45,6 +46,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     warning_sec: float
     wants_gpu: bool
     gpumem_gb: float
+    array: str
 
     @property
     def trains(self) -> bool:
@@ -81,6 +83,7 @@ def read_request(name: str, options: Sequence[str] = ()) -> JobRequest:
         warning_sec=_warning(asked.get("--signal", "")),
         wants_gpu="gpu" in asked.get("--gres", "") or any(asked.get(name) for name in _GPU_OPTIONS),
         gpumem_gb=_gpumem(asked.get("--gres", "")),
+        array=asked.get("--array", ""),
     )
 
 

@@ -6,6 +6,7 @@ jobs in the queue; or a `UserError` that says what SLURM or the trainer would ha
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shlex
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from cluster_rl.batch_system.job_script import SCRIPTS, JobRequest, read_request
+from cluster_rl.batch_system.seeds import array_option, is_of_run, job_comment
 from cluster_rl.batch_system.settings import ClusterSettings
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
@@ -32,18 +34,24 @@ _LEAST_WORK_SEC = 60.0
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs to submit: the trainer's, then those of actors. `commands` are sbatch's, one a request; `config` is the
-    trainer's."""
+    trainer's. With `seeds` each job is an array with a task for each, at most `tasks_at_once` of them at a time."""
 
     settings: ClusterSettings
     run_dir: RunDir
+    seeds: range | None
+    tasks_at_once: int
     requests: list[JobRequest]
     commands: list[list[str]]
     config: Config
 
-
-def job_comment(run_dir: RunDir) -> str:
-    """By what a run's jobs are known in the queue."""
-    return f"cluster_rl:{run_dir.path.absolute()}"
+    @property
+    def runs(self) -> list[tuple[RunDir, Config]]:
+        """What is trained: the run, or that of each seed."""
+        if self.seeds is None:
+            return [(self.run_dir, self.config)]
+        return [
+            (self.run_dir.of_seed(seed), msgspec.structs.replace(self.config, base_seed=seed)) for seed in self.seeds
+        ]
 
 
 def make_plan(
@@ -53,6 +61,7 @@ def make_plan(
     runs: str,
     run_name: str,
     actor_jobs: int,
+    seeds: range | None,
     chain: bool,
     sbatch_options: Sequence[str],
     trainer: Sequence[str],
@@ -60,7 +69,7 @@ def make_plan(
     """The jobs of `slurm/SCRIPT.sbatch` and of `actor_jobs` more. Raises `UserError` for what is not understood, in the
     trainer's arguments too.
 
-    `sbatch_options` are for the trainer's job.
+    `sbatch_options` are for the trainer's job. With `seeds` a run of each, NAME-s1 and so on, with it as `base_seed`.
     """
     run_dir = RunDir(runs, run_name)
     try:
@@ -71,6 +80,10 @@ def make_plan(
         raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
     own = _site_options(settings, read_request(script, sbatch_options)) + sbatch_options
     request = read_request(script, own)
+    if request.array:
+        raise UserError(
+            f"{request.script}: --array={request.array}: give --seeds, which makes an array with a run each"
+        )
     if not request.trains:
         raise UserError(f"{request.script}: trains nothing, so cluster cannot check it; submit it with sbatch")
     if actor_jobs and request.module != "train_cluster":
@@ -79,17 +92,34 @@ def make_plan(
     preset, rest = _take_config(arguments, request.preset, request.module == "train_slim")
     if settings.rom:
         rest = [f"--rom={settings.rom}", *rest]
-    config = load_config(preset, split_overrides(rest))
+    overrides = split_overrides(rest)
+    if seeds is not None and any(override.partition("=")[0] == "base_seed" for override in overrides):
+        raise UserError("--base_seed: with --seeds each run has its own; leave it out")
+    config = load_config(preset, overrides)
+    tasks = 1 if seeds is None else len(seeds)
+    tasks_at_once = int(min(tasks, max(1, settings.max_jobs / (1 + actor_jobs))))
+    chained = "yes" if chain else "no"
+    common = [f"--comment={job_comment(run_dir, seeds)}", f"--export=ALL,CLUSTER_RL_CHAIN={chained}"]
+    if seeds is not None:
+        common += [array_option(seeds, tasks_at_once), f"--output={LOGS}/%x-%A_%a.out"]
     named = ["--run-name", run_name, "--runs", runs]
-    requests, commands = [request], [_command(run_dir, request, own, chain) + named + arguments]
+    requests, commands = [request], [_command(request, [*common, *own]) + named + arguments]
     if actor_jobs:
         options = _site_options(settings, read_request(_ACTORS_SCRIPT))
         joining = read_request(_ACTORS_SCRIPT, options)
-        command = _command(run_dir, joining, options, chain) + named
+        command = _command(joining, [*common, *options]) + named
         requests += [joining] * actor_jobs
         wait = ["--learner_wait_seconds", f"{config.learner_wait_seconds:g}"]
         commands += [[*command, "--job", str(number), *wait] for number in range(1, actor_jobs + 1)]
-    return Plan(settings=settings, run_dir=run_dir, requests=requests, commands=commands, config=config)
+    return Plan(
+        settings=settings,
+        run_dir=run_dir,
+        seeds=seeds,
+        tasks_at_once=tasks_at_once,
+        requests=requests,
+        commands=commands,
+        config=config,
+    )
 
 
 def check_plan(plan: Plan) -> None:
@@ -122,19 +152,19 @@ def submit(plan: Plan) -> None:
             f"bash {plan.requests[0].script} --run-name {plan.run_dir.run_name}"
         )
     LOGS.mkdir(parents=True, exist_ok=True)  # a job whose log folder is missing fails before its first line
-    plan.run_dir.create()
+    for run_dir, _ in plan.runs:
+        run_dir.create()
     for command, request in zip(plan.commands, plan.requests, strict=True):
         try:
             job_id = slurm.run_slurm(command).strip().split(";")[0]
         except SlurmError as error:
             raise UserError(f"{request.script}: {error}") from None
-        print(f"submitted job {job_id}: {request.script}, log {LOGS}/*-{job_id}.out", flush=True)
+        what, tasks = ("job", "") if plan.seeds is None else ("array", "_*")
+        print(f"submitted {what} {job_id}: {request.script}, log {LOGS}/*-{job_id}{tasks}.out", flush=True)
 
 
-def _command(run_dir: RunDir, request: JobRequest, options: Sequence[str], chain: bool) -> list[str]:
-    exported = f"--export=ALL,CLUSTER_RL_CHAIN={'yes' if chain else 'no'}"
-    comment = f"--comment={job_comment(run_dir)}"
-    return ["sbatch", "--parsable", comment, exported, *options, str(request.script)]
+def _command(request: JobRequest, options: Sequence[str]) -> list[str]:
+    return ["sbatch", "--parsable", *options, str(request.script)]
 
 
 def _site_options(settings: ClusterSettings, request: JobRequest) -> list[str]:
@@ -167,19 +197,21 @@ def _check_limits(plan: Plan) -> str:
 
 
 def _check_queue(plan: Plan) -> str:
-    asked, limit = len(plan.requests), plan.settings.max_jobs
+    asked, limit = len(plan.requests) * plan.tasks_at_once, plan.settings.max_jobs
+    waiting = "" if plan.seeds is None or plan.tasks_at_once == len(plan.seeds) else ", the others wait for them"
     if not slurm.installed():
         if asked > limit:
             raise UserError(f"{asked} jobs; a user may have {limit:g} in the queue (CLUSTER_RL_MAX_JOBS)")
-        return f"{asked} job(s) more; no SLURM on this machine, so those in the queue are not counted"
+        return f"{asked} job(s) more{waiting}; no SLURM on this machine, so those in the queue are not counted"
     try:
         jobs = slurm.queued_jobs()
     except SlurmError as error:
         raise UserError(str(error)) from None
-    for job in jobs:
-        if job.comment == job_comment(plan.run_dir):
+    for job, (run_dir, _) in itertools.product(jobs, plan.runs):
+        if is_of_run(job, run_dir):
             raise UserError(
-                f"job {job.job_id} ({job.name}) of this run is in the queue already; wait for it, or cancel"
+                f"job {job.job_id} ({job.name}) of run {run_dir.run_name!r} is in the queue already; wait for it, or "
+                "cancel"
             )
     there = len(jobs)
     if there + asked > limit:
@@ -187,7 +219,7 @@ def _check_queue(plan: Plan) -> str:
             f"{there} jobs are in the queue and {asked} more would be; a user may have {limit:g} "
             "(CLUSTER_RL_MAX_JOBS); wait for one to end, or cancel one"
         )
-    return f"{there} job(s) in it, {asked} more"
+    return f"{there} job(s) in it, {asked} more{waiting}"
 
 
 def _check_python(plan: Plan) -> str:
@@ -262,10 +294,11 @@ def _check_run(plan: Plan) -> str:
     if config.device == "cuda" and not request.wants_gpu:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
     # The login node need not have a name that others know.
-    here = msgspec.structs.replace(config, bind_host=config.bind_host or "0.0.0.0")
-    rom = opening.check_job(here, plan.run_dir)
-    opening.check_free(plan.run_dir)
-    words = f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
+    for run_dir, own in plan.runs:
+        rom = opening.check_job(msgspec.structs.replace(own, bind_host=own.bind_host or "0.0.0.0"), run_dir)
+        opening.check_free(run_dir)
+    words = "" if plan.seeds is None else f"{plan.runs[0][0].run_name} to {plan.runs[-1][0].run_name}: "
+    words += f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
     if request.wants_gpu and config.device != "cpu":
         need_gb = opening.gpu_need(config).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"

@@ -7,11 +7,11 @@ process runs in, if any. Out: a moment and the reason to give when it comes.
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import NamedTuple
 
 from cluster_rl.jobs.slurm import SlurmError, installed, time_left_sec
+from cluster_rl.runs.slurm_job import slurm_job_id
 
 # What is left for a checkpoint where no warning signal comes, as in an interactive session: five minutes, or a tenth.
 _MARGIN_SEC = 300.0
@@ -37,7 +37,7 @@ def job_deadline(max_runtime_seconds: float, job_started: float) -> Deadline:
     limit = Deadline(math.inf, "")
     if max_runtime_seconds:
         limit = Deadline(job_started + max_runtime_seconds, "max_runtime_seconds reached")
-    job_id = os.environ.get("SLURM_JOB_ID")
+    job_id = slurm_job_id()
     if not job_id or not installed():
         return limit
     try:

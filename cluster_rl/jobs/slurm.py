@@ -15,10 +15,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cluster_rl.runs.slurm_job import slurm_job_id
+
 _TIMEOUT_SEC = 30.0
 _QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k"
 # [days-]hours[:minutes[:seconds]], minutes, minutes:seconds or hours:minutes:seconds, see `man sbatch`.
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+_RESTARTS = re.compile(r"\bRestarts=(\d+)\b")
 
 
 class SlurmError(Exception):
@@ -88,6 +92,23 @@ def time_left_sec(job_id: str) -> float:
     if not printed:
         raise SlurmError(f"squeue knows no job {job_id}")
     return _left_sec(printed[0])
+
+
+def was_requeued() -> bool:
+    """Whether SLURM, which is ending this job, will start it again: it has counted that already.
+
+    So it is after `scontrol requeue` and pre-emption, but not after `scancel` or at the time limit. False where SLURM
+    does not answer.
+    """
+    job_id = slurm_job_id()
+    if job_id is None:
+        return False
+    try:
+        shown = run_slurm(["scontrol", "show", "job", job_id, "--oneliner"])
+    except SlurmError:
+        return False
+    found = _RESTARTS.search(shown)
+    return found is not None and int(found[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def duration_sec(text: str) -> float:

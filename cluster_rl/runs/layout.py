@@ -56,6 +56,16 @@ class RunDir:
         """`chain.json` of the actor job with this number."""
         return self.path / f"chain-actors-{job}.json"
 
+    def of_seed(self, seed: int) -> RunDir:
+        """The run of one seed, where this is the name of several: `NAME-s3`."""
+        return RunDir(self.root, f"{self.run_name}-s{seed}")
+
+    def seeds(self) -> list[RunDir]:
+        """Those of the runs `NAME-s1`, `NAME-s2`, ... that are there, by their number."""
+        found = re.compile(rf"{re.escape(self.run_name)}-s(0|[1-9]\d*)")
+        names = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        return [self.of_seed(seed) for seed in sorted(int(match[1]) for match in map(found.fullmatch, names) if match)]
+
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 

@@ -20,6 +20,7 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.slurm_job import slurm_job_id
 
 _PATIENCE_SEC = 1.0  # who asks for the holder takes the lock for an instant
 
@@ -39,7 +40,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             pid=os.getpid(),
             host=socket.gethostname(),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_job_id=slurm_job_id(),
             since=time.time(),
             command=" ".join(sys.argv)[:500],
         )

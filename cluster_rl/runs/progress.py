@@ -15,6 +15,7 @@ import msgspec
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.slurm_job import slurm_job_id
 
 SCHEMA_VERSION = 1
 REASON_UNKNOWN = "ended without a word (killed, or the node failed)"
@@ -80,7 +81,7 @@ class Progress(msgspec.Struct, kw_only=True):
             id=1 + (self.jobs[-1].id if self.jobs else 0),
             host=socket.gethostname(),
             pid=os.getpid(),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_job_id=slurm_job_id(),
             started=time.time(),
             env_steps_start=self.env_steps,
             updates_start=self.updates,

@@ -18,6 +18,7 @@ import msgspec
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.slurm_job import slurm_job_id
 
 _LOOK_SEC = 0.5
 
@@ -32,7 +33,7 @@ class Rendezvous(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int
     host: str = msgspec.field(default_factory=socket.gethostname)
     pid: int = msgspec.field(default_factory=os.getpid)
-    slurm_job_id: str | None = msgspec.field(default_factory=lambda: os.environ.get("SLURM_JOB_ID"))
+    slurm_job_id: str | None = msgspec.field(default_factory=slurm_job_id)
     written_unix_sec: float = msgspec.field(default_factory=time.time)
 
 

@@ -64,7 +64,7 @@ class Slurm:
         assert done.returncode == 0, done.stderr
         return int(done.stdout.strip())
 
-    def field(self, job: int, name: str) -> str:
+    def field(self, job: int | str, name: str) -> str:
         """One field of `scontrol show job`."""
         shown = self.call("scontrol", "show", "job", str(job), "--oneliner", cwd=REPOSITORY).stdout
         found = [part.split("=", 1)[1] for part in shown.split() if part.startswith(f"{name}=")]
@@ -77,7 +77,7 @@ class Slurm:
             assert time.monotonic() < deadline, what
             time.sleep(0.2)
 
-    def wait_for_state(self, job: int, state: str, timeout_sec: float = 90) -> None:
+    def wait_for_state(self, job: int | str, state: str, timeout_sec: float = 90) -> None:
         self.wait_for(lambda: self.field(job, "JobState") == state, f"job {job} never {state}", timeout_sec)
 
 

@@ -28,7 +28,7 @@ HISTORIES = {
 def test_histories(history: list[tuple[int, int, bool, int | None]]) -> None:
     state = ChainState()
     for exit_code, env_steps, cancelled, expected in history:
-        state, verdict = after_job(state, exit_code, env_steps, cancelled, when_done="done")
+        state, verdict = after_job(state, exit_code, env_steps, cancelled, requeued=False, when_done="done")
         assert verdict.goes_on == (expected is None), verdict
         if expected is not None:
             assert verdict.exit_code == expected
@@ -37,9 +37,18 @@ def test_histories(history: list[tuple[int, int, bool, int | None]]) -> None:
 
 def test_a_job_that_was_refused_ends_no_chain() -> None:
     crashed = ChainState(crashes=2, env_steps=7)
-    state, verdict = after_job(crashed, 2, 9, cancelled=False, when_done="done")
+    state, verdict = after_job(crashed, 2, 9, cancelled=False, requeued=False, when_done="done")
     assert not verdict.goes_on
     assert state == crashed
+
+
+def test_a_job_that_slurm_takes_back_counts_as_nothing() -> None:
+    before = ChainState(crashes=1, stalls=1, env_steps=7)
+    for exit_code in (0, 85, 143):
+        state, verdict = after_job(before, exit_code, 7, cancelled=True, requeued=True, when_done="done")
+        assert (state, verdict.goes_on, verdict.exit_code) == (before, False, 0)
+        assert "goes on with the run when it starts again" in verdict.reason
+        assert "cancelled" not in verdict.reason
 
 
 def test_the_file(tmp_path: Path) -> None:

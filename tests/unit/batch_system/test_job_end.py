@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,54 @@ def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
     assert ended == 0
     assert "has not requeued" not in said
     assert (home / "tries").read_text() == "tried\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "run_name", "base_seed"),
+    [
+        (["--run-name", "red"], "red-s3", "3"),
+        (["--batch_size", "8", "--run-name=red"], "red-s3", "3"),
+        (["--run-name", "red", "--base_seed", "9"], "red-s3", "9"),
+        ([], "own-3", None),
+    ],
+)
+def test_a_task_of_an_array_is_a_run_of_its_own(
+    home: Path, given: list[str], run_name: str, base_seed: str | None
+) -> None:
+    put_program(job_programs(home), "echo-python", 'case "$*" in *run-name*) echo "said $*"; exit 85 ;; esac')
+    put_program(job_programs(home), "scontrol", 'echo "$1 $2"; [ "$1" != show ] || echo "JobId=8 ArrayTaskId=3"')
+    script = '. slurm/job.sh || exit 2; run_job train_cluster --run-name "own-$SLURM_ARRAY_TASK_ID" "$@"\n'
+    Path("slurm_script").write_text(script)
+    python = job_programs(home) / "echo-python"
+    job = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(
+        ["/bin/bash", "slurm_script", *given],
+        env={"PATH": f"{job_programs(home)}:/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(python)} | job,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    trained, concluded = (line.split() for line in done.stdout.splitlines() if line.startswith("said "))
+    for words in (trained, concluded):
+        names = " ".join(words).replace("--run-name=", "--run-name ").split("--run-name ")[1:]
+        assert names[-1].split()[0] == run_name
+    seeds = [after for word, after in itertools.pairwise(trained) if word == "--base_seed"]
+    assert (seeds[-1] if seeds else None) == base_seed
+    assert "requeue 7_3" in done.stdout
+
+
+def test_actors_of_an_array_join_the_run_of_their_task(home: Path) -> None:
+    put_program(job_programs(home), "echo-python", 'case "$*" in *run-name*) echo "said $*" ;; esac')
+    python = job_programs(home) / "echo-python"
+    done = subprocess.run(
+        ["/bin/bash", "slurm/actors.sbatch", "--run-name", "red", "--job", "2"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(python)}
+        | {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "-m cluster_rl.jobs.actor_job --run-name red --job 2 --run-name red-s3\n" in done.stdout
 
 
 def test_a_dry_run_is_no_job(home: Path) -> None:

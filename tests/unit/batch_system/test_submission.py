@@ -14,9 +14,11 @@ import torch
 from slurm_programs import REPOSITORY, job_programs, put_program
 
 from cluster_rl.batch_system import submission
+from cluster_rl.batch_system.settings import read_settings
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
+from cluster_rl.runs.progress import Progress, save_progress
 
 
 def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +73,14 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
         (["--actor_jobs", "2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
         (["--rom", "missing.gb"], "missing.gb"),
+        (["--seeds", "0"], "--seeds 0: give how many"),
+        (["--seeds", "7-3"], "--seeds 7-3: give how many"),
+        (["--seeds", "1,2"], "--seeds 1,2: give how many"),
+        (["--seeds", "1001"], "--seeds 1001: a task of an array has a number of at most 1000"),
+        (["--seeds", "2", "--base_seed", "7"], "--base_seed: with --seeds each run has its own"),
+        (["--sbatch=--array=1-5"], r"--array=1-5: give --seeds, which makes an array with a run each"),
+        (["--sbatch=-a 1-5", "--seeds", "5"], r"--array=1-5: give --seeds"),
+        (["--seeds", "2", "--actor-jobs", "4"], "5 jobs; a user may have 4"),
         (["--batch_siz", "8"], "batch_siz: unknown key"),
     ],
 )
@@ -131,8 +141,91 @@ def test_a_run_has_one_job_at_a_time(home: Path) -> None:
     fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00"]
     line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}"])
     put_program(job_programs(home), "squeue", f"printf '{line}'")
-    with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of this run is in the queue already"):
+    with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of run 'one' is in the queue already"):
         check()
+
+
+def test_seeds_are_an_array(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = submission.make_plan(
+        read_settings(),
+        "train_cpu",
+        runs="cluster_runs",
+        run_name="one",
+        actor_jobs=1,
+        seeds=range(2, 7),
+        chain=True,
+        sbatch_options=["--output=mine.out"],
+        trainer=[],
+    )
+    assert [(run.run_name, config.base_seed) for run, config in plan.runs] == [(f"one-s{n}", n) for n in range(2, 7)]
+    trainer, actors = plan.commands
+    # Two of the four jobs that a user may have are one seed's.
+    assert {"--array=2-6%2", f"--comment=cluster_rl:{home / 'cluster_runs' / 'one'}-s%a"} <= set(trainer) & set(actors)
+    # The user's own option comes later, and holds.
+    assert trainer.index("--output=slurm/logs/%x-%A_%a.out") < trainer.index("--output=mine.out")
+    assert trainer[-5:] == ["--run-name", "one", "--runs", "cluster_runs", "--actor_jobs=1"]
+    check("--seeds", "5", script="train_cpu")
+    said = capsys.readouterr().out
+    assert "ok  queue: 4 job(s) more, the others wait for them; no SLURM" in said
+    assert "ok  run: one-s1 to one-s5: LANTERNVALE" in said
+    # Each run is looked at by itself.
+    with RunLock(RunDir("cluster_runs", "one-s4").create()), pytest.raises(UserError, match="run 'one-s4' is being"):
+        check("--seeds", "5", script="train_cpu")
+
+
+def test_a_seed_that_is_in_the_queue_already(home: Path) -> None:
+    line = r"\t".join(["7_3", "train_cpu", "PENDING", "Priority", "", "4:00:00"])
+    comment = f"cluster_rl:{home / 'cluster_runs' / 'one'}-s%%a"
+    put_program(job_programs(home), "squeue", f"printf '{line}\\t{comment}'")
+    put_program(job_programs(home), "sbatch", "true")
+    with pytest.raises(UserError, match=r"job 7_3 \(train_cpu\) of run 'one-s3' is in the queue already"):
+        check("--seeds", "3-4", script="train_cpu")
+    check("--seeds", "4-5", script="train_cpu")
+    check(script="train_cpu")
+
+
+def test_the_seeds_of_a_run_are_rows(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster_rl.cluster import cancel, print_status
+
+    family = RunDir("cluster_runs", "one")
+    for seed in (1, 2, 3, 4):
+        family.of_seed(seed).create()
+    progress = Progress(run_name="one-s2", target_total_steps=9000, env_steps=1234, milestones={"door": 5})
+    progress.mean_return_recent = 1.5
+    progress.begin_job()
+    progress.end_job("signal SIGTERM")
+    save_progress(family.of_seed(2).progress, progress)
+    family.of_seed(4).progress.write_text("{")
+    print_status(family)
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert (head.split(), len(rows)) == (["run", "job", "env", "steps", "milestones", "return"], 4)
+    assert rows[1].split() == ["one-s2", "no", "job;", "signal", "SIGTERM", "1,234", "of", "9,000", "1", "1.50"]
+    assert "progress.json cannot be read" in rows[3]
+    # Task 1 was made by `submit`; task 3 by hand, and trains.
+    comment = f"cluster_rl:{home / 'cluster_runs' / 'one'}-s%%a"
+    lines = [
+        f"7_1\\tslim_cpu\\tPENDING\\tPriority\\t\\t1:00\\t{comment}",
+        r"7_2\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)",
+        r"8_3\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)",
+    ]
+    put_program(job_programs(home), "squeue", "printf '" + r"\n".join(lines) + "'")
+    put_program(job_programs(home), "scancel", 'echo "$@" > cancelled')
+    for name, value in (("SLURM_JOB_ID", "8"), ("SLURM_ARRAY_JOB_ID", "8"), ("SLURM_ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(name, value)
+    with RunLock(family.of_seed(3)):
+        print_status(family)
+        cancel(family.of_seed(1))
+        assert (home / "cancelled").read_text() == "7_1\n"
+        cancel(family)
+    assert (home / "cancelled").read_text() == "7_1 8_3\n"
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[1].startswith("one-s1  7_1 slim_cpu: waits (Priority)")
+    assert rows[3].startswith("one-s3  8_3 slim_cpu: running on cpu01, 1 min left")
+    family.create()
+    print_status(family)
+    assert "learner: none is running" in capsys.readouterr().out
 
 
 def test_a_run_that_somebody_trains(home: Path) -> None:

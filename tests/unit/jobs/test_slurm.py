@@ -32,7 +32,8 @@ def test_no_times(text: str) -> None:
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of programs that goes before all others; none of them is there yet."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -78,3 +79,31 @@ def test_a_job_ends_at_the_first_of_its_limits(
     put_program(programs, "squeue", "exit 1")
     assert job_deadline(100, now).at_sec == now + 100
     assert "the end of SLURM job 7 is not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("restarts", "before", "expected"),
+    [("Restarts=1", None, True), ("Restarts=0", None, False), ("Restarts=2", "2", False), ("Restarts=3", "2", True)],
+)
+def test_a_job_that_slurm_ends_and_starts_again(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, before: str | None, expected: bool
+) -> None:
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    assert not slurm.was_requeued()  # outside of a job
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    put_program(programs, "scontrol", "exit 1")
+    assert not slurm.was_requeued()
+    put_program(programs, "scontrol", f'[ "$*" = "show job 7 --oneliner" ] && echo "JobId=7 {restarts} ExitCode=0:0"')
+    if before is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", before)
+    assert slurm.was_requeued() == expected
+
+
+def test_the_deadline_is_that_of_the_task(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the array's number squeue tells of all tasks, one that waits first."""
+    put_program(programs, "squeue", r'case "$*" in *"--jobs 7_3 "*) echo 10:00 ;; *) printf "4:00:00\n10:00\n" ;; esac')
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "3")):
+        monkeypatch.setenv(name, value)
+    deadline = job_deadline(0, time.monotonic())
+    assert deadline.at_sec - time.monotonic() == pytest.approx(540, abs=5)
+    assert "SLURM job 7_3" in deadline.reason

@@ -79,3 +79,13 @@ def test_a_missing_run_names_those_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run 'one': not found .*runs there are two"):
         RunDir(tmp_path, "one").require()
     assert RunDir(tmp_path, "two").require().exists()
+
+
+def test_the_runs_of_several_seeds(tmp_path: Path) -> None:
+    for name in ("red-s10", "red-s2", "red-s02", "red-s", "red-s1.old", "redder-s1", "red", "blue-s1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "red-s3").touch()
+    run_dir = RunDir(tmp_path, "red")
+    assert [run.run_name for run in run_dir.seeds()] == ["red-s2", "red-s10"]
+    assert run_dir.of_seed(2).path == tmp_path / "red-s2"
+    assert RunDir(tmp_path / "none", "red").seeds() == []
