@@ -9,6 +9,11 @@ and the same process plays on for the next learner of the run, wherever that is.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.jobs.signals import hold_signals
+
+    hold_signals()
+
 import argparse
 import functools
 import time

@@ -7,6 +7,11 @@ acknowledges it once it is on disk, the sampling thread keeps one batch ready, t
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.jobs.signals import hold_signals
+
+    hold_signals()
+
 import argparse
 import ctypes
 import os
@@ -217,6 +222,9 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     """
     prepare_process(config)
     stop = StopFlag().install()
+    if stop:
+        print(f"{stop.reason}: stopping before anything was read", flush=True)
+        return stop.exit_code
     deadline = job_deadline(config.max_runtime_seconds, job_started)
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), job_token)
     print(trainer.restored, flush=True)

@@ -9,6 +9,11 @@ die, shows how far the run is, and ends all of them when the run is complete or 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.jobs.signals import hold_signals
+
+    hold_signals()
+
 import argparse
 import math
 import signal
@@ -22,7 +27,7 @@ from cluster_rl.configs.files import config_name
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, EXITS_WELL, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
-from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag
+from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.layout import RunDir
@@ -45,6 +50,9 @@ def launch(config: Config, run_dir: RunDir) -> int:
     Raises `UserError`, before anything is created, for a ROM, savestate or earlier run that does not fit.
     """
     with open_job(config, run_dir) as stop:
+        if stop:
+            print(f"{stop.reason}: nothing was started", flush=True)
+            return stop.exit_code
         return _Job(config, run_dir, stop).run()
 
 
@@ -100,19 +108,23 @@ class _Job:
             self._actors.note(event)
 
     def _end(self, view: StatusView) -> None:
-        """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here."""
+        """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here.
+
+        One that is killed while it still starts has read nothing and loses nothing.
+        """
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
         grace_sec = _WARNED_GRACE_SEC if number in WARNING_SIGNALS else _STOP_GRACE_SEC
-        for event in self._supervisor.stop_all(number, grace_sec):
-            # A child that is still starting up dies of the signal, as it may.
-            if event.exit_code in (*EXITS_WELL, -number, -signal.SIGTERM):
-                continue
-            view.say(event.line)
-            if event.name == LEARNER and self._stop:
-                self._code = EXIT_FAILURE
+        ended = self._supervisor.stop_all(number, grace_sec)
         progress = read_progress(self._run_dir.progress)
         job = progress.jobs[-1] if progress is not None and progress.jobs else None
-        if progress is not None and job is not None and job.token == self._token and job.ended is None:
+        began = job is not None and job.token == self._token
+        for event in ended:
+            if event.exit_code in EXITS_WELL:
+                continue
+            view.say(event.line)
+            if event.name == LEARNER and self._stop and began:
+                self._code = EXIT_FAILURE
+        if progress is not None and job is not None and began and job.ended is None:
             progress.end_job(f"{self._stop.reason or 'failure'}; the learner ended without a checkpoint")
             save_progress(self._run_dir.progress, progress)
 
@@ -139,6 +151,7 @@ def main() -> int:
         known.config = _DEFAULT_CONFIG if Path(_DEFAULT_CONFIG).exists() else config_name(_DEFAULT_CONFIG)
     config, run_dir = load_run(known, rest)
     if known.dry_run:
+        release_signals()
         dry_run(config, run_dir)
         return EXIT_OK
     return launch(config, run_dir)

@@ -9,6 +9,11 @@ two runs with one seed are identical on a CPU. In and out: as `train_cluster`, i
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.jobs.signals import hold_signals
+
+    hold_signals()
+
 import argparse
 import os
 import subprocess
@@ -25,7 +30,7 @@ from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
 from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
-from cluster_rl.jobs.signals import StopFlag, die_with_parent
+from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.trainer import Trainer
@@ -118,9 +123,13 @@ def main() -> int:
         known.config = _default_config()
     config, run_dir = load_run(known, rest)
     if known.dry_run:
+        release_signals()
         dry_run(config, run_dir)
         return EXIT_OK
     with open_job(config, run_dir) as stop:
+        if stop:
+            print(f"{stop.reason}: nothing was started", flush=True)
+            return stop.exit_code
         train(config, run_dir, stop)
     if not known.no_video and config.log_episodes_for_replay and stop.signal_number is None:
         _render(config, run_dir, StopFlag().install())

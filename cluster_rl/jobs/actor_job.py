@@ -9,6 +9,11 @@ learner's job has written to the run's config.json.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.jobs.signals import hold_signals
+
+    hold_signals()
+
 import argparse
 import os
 import signal
@@ -40,6 +45,8 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
     stop = StopFlag().install()
     config = _wait_for_run(run_dir.require(), job, stop, wait_sec)
     if config is None:
+        if stop:
+            print(f"{stop.reason}: nothing was started", flush=True)
         return stop.exit_code
     deadline = job_deadline(config.max_runtime_seconds, started)
     supervisor = Supervisor(run_dir.logs, config.max_restarts)

@@ -24,6 +24,19 @@ _WAIT_SLICE_SEC = 0.05
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def hold_signals() -> None:
+    """Has the stop signals wait for `StopFlag.install`: for a program's first line, as its imports take seconds.
+
+    It holds for the process that calls it, or that it becomes by exec, and for processes that this one starts.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def release_signals() -> None:
+    """Undoes `hold_signals`: what has come meanwhile is delivered now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
 class StopFlag:
     """Set once, by a signal or by `set(reason)`; the first reason stays."""
 
@@ -34,9 +47,13 @@ class StopFlag:
         self._exit_code = EXIT_OK
 
     def install(self) -> StopFlag:
-        """Takes over the stop signals of this process. Main thread only. Call it before any child is started."""
+        """Takes over the stop signals of this process, and those that `hold_signals` had wait.
+
+        Main thread only. Call it before any child is started.
+        """
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
+        release_signals()
         return self
 
     def uninstall(self) -> None:

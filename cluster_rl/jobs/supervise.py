@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError
-from cluster_rl.jobs.signals import die_with_parent
+from cluster_rl.jobs.signals import die_with_parent, hold_signals
 
 BACKOFF_FIRST_SEC = 0.5
 BACKOFF_MAX_SEC = 30.0
@@ -68,7 +68,10 @@ class _Child:
 
 
 class Supervisor:
-    """Children of this process. Start them from the main thread: they are told when the starting thread ends."""
+    """Children of this process. Start them from the main thread: they are told when the starting thread ends.
+
+    Stop signals wait in a child until it takes them, see `hold_signals`: none ends it in the middle of its imports.
+    """
 
     def __init__(self, log_dir: Path, max_restarts: int) -> None:
         """`max_restarts` is the budget of each child; its logs are `log_dir/<name>.log`, appended to."""
@@ -211,11 +214,16 @@ def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) 
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                preexec_fn=lambda: die_with_parent(parent_pid),
+                preexec_fn=lambda: _become_child(parent_pid),
             )
             return process, start_bytes
     except OSError as error:
         raise UserError(f"cannot start {argv[0]} with log {log_path}: {error.strerror}") from None
+
+
+def _become_child(parent_pid: int) -> None:
+    die_with_parent(parent_pid)
+    hold_signals()
 
 
 def describe_exit(code: int) -> str:

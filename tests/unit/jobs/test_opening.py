@@ -13,7 +13,7 @@ import torch
 
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError
+from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import STOP_SIGNALS
@@ -21,7 +21,7 @@ from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
-from cluster_rl.runs.progress import Progress, save_progress
+from cluster_rl.runs.progress import Progress, read_progress, save_progress
 from cluster_rl.train_cluster import launch
 
 
@@ -140,6 +140,28 @@ def test_after_a_warning_there_is_time_for_a_checkpoint(
     [(sent, grace_sec)] = graces
     assert sent == number
     assert least_sec <= grace_sec <= most_sec
+
+
+@pytest.mark.usefixtures("signals_kept")
+@pytest.mark.parametrize(("began", "code"), [(False, EXIT_OK), (True, EXIT_FAILURE)])
+def test_a_learner_killed_while_it_starts_has_lost_nothing(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, began: bool, code: int
+) -> None:
+    progress = Progress(run_name="r", target_total_steps=1)
+
+    def start(_: Supervisor, name: str, argv: list[str], environment: object = None) -> None:
+        if name == "learner" and began:
+            progress.continue_job(argv[argv.index("--job-token") + 1], "new run")
+            save_progress(run_dir.progress, progress)
+        signal.raise_signal(signal.SIGTERM)
+
+    killed = ChildEvent("learner", "stopped", "learner did not end and was killed", -signal.SIGKILL, run_dir.logs)
+    monkeypatch.setattr(Supervisor, "start", start)
+    monkeypatch.setattr(Supervisor, "stop_all", lambda *_: [killed])
+    assert launch(_config("device=cpu"), run_dir) == code
+    after = read_progress(run_dir.progress)
+    reasons = [job.reason for job in after.jobs] if after is not None else []
+    assert reasons == ["signal SIGTERM; the learner ended without a checkpoint"] * began
 
 
 def _cuda(monkeypatch: pytest.MonkeyPatch, available: bool, built: bool = True, visible: str | None = None) -> None:

@@ -17,7 +17,8 @@ from cluster_rl.jobs import supervise
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor, describe_exit, first_error
 
-SLEEP = ["sleep", "60"]
+TAKE_SIGNALS = "import signal, sys, time\nsignal.pthread_sigmask(signal.SIG_SETMASK, [])\n"
+SLEEP = [sys.executable, "-S", "-c", f"{TAKE_SIGNALS}time.sleep(60)"]
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ def test_the_error_shown_is_that_of_the_last_life(supervisor: Supervisor, tmp_pa
 def test_stop_all_is_soft_then_hard(supervisor: Supervisor, tmp_path: Path) -> None:
     ready = "open({!r}, 'w').close()\nwhile True: time.sleep(0.01)"
     soft, hard = tmp_path / "soft", tmp_path / "hard"
-    heed = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(0))\n"
+    heed = f"{TAKE_SIGNALS}signal.signal(signal.SIGTERM, lambda *a: sys.exit(0))\n"
     supervisor.start("soft", python(heed + ready.format(str(soft))))
     ignore = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     supervisor.start("hard", python(ignore + ready.format(str(hard))))
@@ -180,6 +181,15 @@ def test_stop_all_is_soft_then_hard(supervisor: Supervisor, tmp_path: Path) -> N
     assert not any(is_alive(pid) for pid in pids)
     assert supervisor.poll() == []
     assert supervisor.stop_all(signal.SIGTERM, 0.5) == []
+
+
+def test_a_child_that_is_starting_gets_its_signals_later(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Sent before it has even become the program that it will be."""
+    take = "from cluster_rl.jobs.signals import StopFlag; print(StopFlag().install().reason)"
+    pid = supervisor.start("actor-0", [sys.executable, "-c", take])
+    os.kill(pid, signal.SIGUSR2)
+    assert events_until(supervisor, "finished")[0].exit_code == 0
+    assert (tmp_path / "actor-0.log").read_text() == "signal SIGUSR2\n"
 
 
 def test_a_child_that_waits_for_its_restart_is_not_started_by_stop(supervisor: Supervisor) -> None:
@@ -196,12 +206,12 @@ def test_a_program_that_is_not_there_is_bad_input(supervisor: Supervisor) -> Non
         supervisor.start("x", ["no-such-program"])
 
 
-LAUNCHER = """
+LAUNCHER = f"""
 import sys, time
 from pathlib import Path
 from cluster_rl.jobs.supervise import Supervisor
 supervisor = Supervisor(Path(sys.argv[1]), 1)
-print(supervisor.start("child", ["sleep", "60"]), flush=True)
+print(supervisor.start("child", {SLEEP!r}), flush=True)
 time.sleep(60)
 """
 

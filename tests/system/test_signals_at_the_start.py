@@ -1,0 +1,75 @@
+"""A signal while a program, or its learner, still imports means what it means later: no traceback, its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_fixtures import Launcher, environment, overrides, processes_of
+
+from cluster_rl.config import Config, config_to_json
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.jobs.signals import STOP_SIGNALS
+from cluster_rl.runs.layout import RunDir
+
+
+def _holds(pid: int) -> bool:
+    """Whether the process has its stop signals wait."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+    return all(blocked >> (number - 1) & 1 for number in STOP_SIGNALS)
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code", "words"),
+    [
+        ("train_cluster", signal.SIGUSR1, EXIT_UNFINISHED, "nothing was started"),
+        ("train_slim", signal.SIGINT, EXIT_OK, "nothing was started"),
+        ("jobs.actor_job", signal.SIGTERM, EXIT_OK, "nothing was started"),
+        ("learner", signal.SIGUSR2, EXIT_UNFINISHED, "stopping before anything was read"),
+    ],
+)
+def test_a_signal_during_the_imports(
+    tmp_path: Path, module: str, number: signal.Signals, code: int, words: str
+) -> None:
+    run_dir = RunDir(tmp_path / "cluster_runs", "tiny").create()
+    run_dir.config.write_bytes(config_to_json(Config()))
+    of_module = {
+        "jobs.actor_job": ["--run-name", "tiny"],
+        "learner": ["--run-dir", str(run_dir.path)],
+    }
+    arguments = of_module.get(module, ["--config", "quickstart", "--run-name", "tiny"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"cluster_rl.{module}", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not _holds(process.pid):
+        time.sleep(0.001)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert output.splitlines()[-1] == f"signal {number.name}: {words}"
+    assert "Traceback" not in output
+
+
+def test_ctrl_c_while_learner_and_actors_start(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, *overrides(num_actors=1))
+    while not ((learner := launcher.children("learner")) and (actor := launcher.children("actor"))):
+        assert launcher.process.poll() is None
+        time.sleep(0.005)
+    for pid in (launcher.process.pid, *learner, *actor):
+        os.kill(pid, signal.SIGINT)
+    assert launcher.wait() == EXIT_OK, launcher.output
+    logs = {path.name: path.read_text() for path in launcher.run_dir.logs.iterdir()}
+    assert "Traceback" not in launcher.output + "".join(logs.values())
+    assert launcher.progress() is None  # no job that would count as one without progress
+    assert processes_of(launcher.run_dir) == []
