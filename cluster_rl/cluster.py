@@ -29,7 +29,7 @@ from cluster_rl.batch_system.submission import check_plan, make_plan, submit
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
-from cluster_rl.runs.arguments import add_run_name, run_name_of_config
+from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config, whole_number
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
@@ -223,15 +223,14 @@ def _job_line(job: QueuedJob) -> str:
 
 def main() -> int:
     """`python -m cluster_rl.cluster`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.cluster",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="whether a job would be accepted and could run", allow_abbrev=False)
-    start = commands.add_parser("submit", help="check, then submit the run's jobs", allow_abbrev=False)
+    check = commands.add_parser("check", help="whether a job would be accepted and could run")
+    start = commands.add_parser("submit", help="check, then submit the run's jobs")
     for command in (check, start):
         command.add_argument(
             "--chain", action="store_true", help="requeue until the target is reached, not one job only"
@@ -240,7 +239,9 @@ def main() -> int:
         command.add_argument(
             "--script", default="train_gpu", metavar="NAME", help="job script in slurm/ (default: train_gpu)"
         )
-        command.add_argument("--actor-jobs", type=int, default=0, metavar="N", help="jobs of actors alone beside it")
+        command.add_argument(
+            "--actor-jobs", type=whole_number(0), default=0, metavar="N", help="jobs of actors alone beside it"
+        )
         command.add_argument(
             "--seeds", metavar="N", help="as an array, runs NAME-s1 to NAME-sN with these base seeds; A-B: A to B"
         )
@@ -252,7 +253,7 @@ def main() -> int:
             help="of sbatch, such as --sbatch=--time=1:00:00",
         )
     for name in ("status", "cancel"):
-        commands.add_parser(name, help=f"{name} of a run's jobs", allow_abbrev=False)
+        commands.add_parser(name, help=f"{name} of a run's jobs")
     for command in commands.choices.values():
         add_run_name(command)
         command.set_defaults(runs=None)  # a word that is given goes before settings.env, which goes before the default
@@ -263,7 +264,7 @@ def main() -> int:
     after.add_argument("trainer", nargs="*", help="the trainer's arguments, after --")
     known, rest = parser.parse_known_args()
     if known.command == "after-job":
-        of_trainer = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        of_trainer = Arguments(add_help=False)
         add_run_name(of_trainer, "the config's name")
         of_trainer.add_argument("--config")
         of_trainer.add_argument("--job", type=int, default=1)

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from cluster_rl.configs.files import find_config, read_config_file
 from cluster_rl.configs.names import meant
+from cluster_rl.configs.values import problem_of_value
 from cluster_rl.errors import UserError
 
 _SHOWN = 30  # unknown keys named in an answer: a file that is no config may have any number
 
 
-def _key(help_text: str, unit: str = "", **bounds: Any) -> msgspec.Meta:
-    return msgspec.Meta(description=help_text, extra={"unit": unit}, **bounds)
+def _key(help_text: str, unit: str = "", *, opens: str = "", **bounds: Any) -> msgspec.Meta:
+    """`opens` is the title of the group of keys that begins with this one."""
+    return msgspec.Meta(description=help_text, extra={"unit": unit, "opens": opens}, **bounds)
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,7 +37,9 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class RewardWeights(_Section, frozen=True):
     """Weight of each reward term; a term's value is a count or a fraction, see `rewards.py`."""
 
-    event: Annotated[float, _key("each event flag set for the first time in the episode", "reward")] = 1.0
+    event: Annotated[
+        float, _key("each event flag set for the first time in the episode", "reward", opens="Rewards")
+    ] = 1.0
     milestone: Annotated[float, _key("each milestone first reached in the episode, on top of its event", "reward")] = (
         2.0
     )
@@ -79,18 +82,16 @@ class ModelConfig(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """One run. The values here are the defaults; `cluster_config.json` holds the same ones for editing."""
 
-    # How long the run is.
-    target_total_steps: Annotated[int, _key("the run ends when this many steps are logged", "env steps", ge=1)] = (
-        25_000_000
-    )
+    target_total_steps: Annotated[
+        int, _key("the run ends when this many steps are logged", "env steps", ge=1, opens="How long the run is")
+    ] = 25_000_000
     total_episodes: Annotated[int, _key("the run ends after this many episodes; 0 is unlimited", "episodes", ge=0)] = 0
     max_runtime_seconds: Annotated[
         int, _key("one job stops softly after this long: checkpoint, then exit; 0 is unlimited", "seconds", ge=0)
     ] = 13_500
     base_seed: Annotated[int, _key("seed from which every other seed is derived", "", ge=0, le=2**31 - 1)] = 1
 
-    # The game.
-    rom: Annotated[str, _key("path of the ROM; empty plays the embedded cartridge", "path")] = ""
+    rom: Annotated[str, _key("path of the ROM; empty plays the embedded cartridge", "path", opens="The game")] = ""
     initial_state: Annotated[
         str, _key("savestate in which episodes start, or school:LESSON; empty starts after boot", "path")
     ] = ""
@@ -100,8 +101,7 @@ class Config(_Section, frozen=True):
         int, _key("frames waited at random at an episode's start, so that actors differ", "frames", ge=0, le=600)
     ] = 60
 
-    # Actors.
-    num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256)] = 6
+    num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256, opens="Actors")] = 6
     actor_jobs: Annotated[
         int, _key("jobs of actors alone beside the learner's, each with num_actors more", "jobs", ge=0, le=63)
     ] = 0
@@ -116,9 +116,12 @@ class Config(_Section, frozen=True):
     ] = 0
     wander_steps: Annotated[int, _key("length of such a random stretch, on average", "env steps", ge=1)] = 50
 
-    # What the agent sees and may do.
     start_button: Annotated[
-        bool, _key("whether the agent may press START; its menus cost a beginner much of its time")
+        bool,
+        _key(
+            "whether the agent may press START; its menus cost a beginner much of its time",
+            opens="What the agent sees and may do",
+        ),
     ] = True
     occupancy_crop_radius: Annotated[int, _key("radius of the map-memory crop", "tiles", ge=1, le=16)] = 4
     affordance_fail_threshold: Annotated[
@@ -133,15 +136,15 @@ class Config(_Section, frozen=True):
     affordance_memory_entries: Annotated[int, _key("situations remembered by one emulator", "entries", ge=1)] = 20_000
     rewards: RewardWeights = msgspec.field(default_factory=RewardWeights)
 
-    # Sequences.
-    unroll_length: Annotated[int, _key("trained positions of a sequence", "env steps", ge=1, le=1024)] = 80
+    unroll_length: Annotated[
+        int, _key("trained positions of a sequence", "env steps", ge=1, le=1024, opens="Sequences")
+    ] = 80
     burn_in: Annotated[int, _key("positions before them that only warm the state", "env steps", ge=0, le=1024)] = 40
     n_step: Annotated[int, _key("steps of the return before bootstrapping", "env steps", ge=1, le=64)] = 5
 
-    # Replay.
-    replay_capacity_transitions: Annotated[int, _key("trained positions kept in the replay", "env steps", ge=1)] = (
-        5_000_000
-    )
+    replay_capacity_transitions: Annotated[
+        int, _key("trained positions kept in the replay", "env steps", ge=1, opens="Replay")
+    ] = 5_000_000
     replay_dir: Annotated[str, _key("folder of the replay log; empty is replay/ in the run directory", "path")] = ""
     min_replay_transitions: Annotated[int, _key("positions in the replay before updates start", "env steps", ge=1)] = (
         50_000
@@ -156,8 +159,7 @@ class Config(_Section, frozen=True):
     importance_beta: Annotated[float, _key("exponent of the importance weights", "", ge=0, le=1)] = 0.6
     priority_eta: Annotated[float, _key("share of the largest TD error in a sequence's priority", "", ge=0, le=1)] = 0.9
 
-    # Learner.
-    batch_size: Annotated[int, _key("sequences of one update", "sequences", ge=1, le=4096)] = 64
+    batch_size: Annotated[int, _key("sequences of one update", "sequences", ge=1, le=4096, opens="Learner")] = 64
     gamma: Annotated[float, _key("discount of one step", "", ge=0, le=1)] = 0.997
     learning_rate: Annotated[float, _key("step size of Adam", "", gt=0, le=1)] = 1e-4
     # R2D2's 1e-3 goes with a loss that sums over 80 steps; ours is their mean, and its gradients are so much smaller.
@@ -181,14 +183,16 @@ class Config(_Section, frozen=True):
     mixed_precision: Annotated[bool, _key("bfloat16 autocast where CUDA is used")] = True
     learner_threads: Annotated[int, _key("CPU threads of the learner; 0 is one per free core", "threads", ge=0)] = 0
 
-    # Model.
-    use_spatial_attention: Annotated[bool, _key("attention over the conv features, with positions (unified)")] = True
+    use_spatial_attention: Annotated[
+        bool, _key("attention over the conv features, with positions (unified)", opens="Model")
+    ] = True
     lstm_hidden_size: Annotated[int, _key("units of the recurrent cell", "units", ge=8, le=4096)] = 512
     num_quantiles: Annotated[int, _key("quantiles of the value head", "quantiles", ge=1, le=256)] = 32
     model: ModelConfig = msgspec.field(default_factory=ModelConfig)
 
-    # What is written.
-    log_episodes_for_replay: Annotated[bool, _key("write an episode log for each episode")] = True
+    log_episodes_for_replay: Annotated[bool, _key("write an episode log for each episode", opens="What is written")] = (
+        True
+    )
     ram_hash_interval_steps: Annotated[int, _key("steps between full RAM hashes in a log", "env steps", ge=1)] = 64
     progress_interval_seconds: Annotated[float, _key("time between writes of progress.json", "seconds", gt=0)] = 5.0
     metrics_interval_seconds: Annotated[float, _key("time between rows of metrics.jsonl", "seconds", gt=0)] = 10.0
@@ -197,11 +201,12 @@ class Config(_Section, frozen=True):
     )
     checkpoint_interval_seconds: Annotated[float, _key("time between checkpoints", "seconds", gt=0)] = 300.0
 
-    # Between processes.
     bind_host: Annotated[
         str,
         _key(
-            "address the learner listens on, 0.0.0.0 for all; empty: loopback, with actor_jobs this node's name", "host"
+            "address the learner listens on, 0.0.0.0 for all; empty: loopback, with actor_jobs this node's name",
+            "host",
+            opens="Between processes",
         ),
     ] = ""
     credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = (
@@ -307,6 +312,16 @@ def config_keys(section: type = Config, prefix: str = "") -> dict[str, msgspec.M
     return keys
 
 
+def config_groups() -> dict[str, dict[str, msgspec.Meta]]:
+    """`config_keys` under the titles of their groups, in the schema's order."""
+    groups: dict[str, dict[str, msgspec.Meta]] = {}
+    title = ""
+    for key, meta in config_keys().items():
+        title = (meta.extra or {})["opens"] or title
+        groups.setdefault(title, {})[key] = meta
+    return groups
+
+
 @cache
 def _key_names() -> tuple[str, ...]:
     """Every dotted key; the schema is walked once."""
@@ -356,26 +371,13 @@ def _problems(raw: Mapping[Any, Any], section: type | None, prefix: str) -> Iter
             answer = meant(str(name), (prefix + sibling for sibling in hints), _key_names())
             yield key, f"unknown key; {answer}" if answer else ""
         else:
-            problem = _problem_of_value(value, hint)
+            problem = problem_of_value(value, hint)
             if problem:
                 yield key, problem
 
 
 def _is_section(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, _Section)
-
-
-def _problem_of_value(value: Any, hint: Any) -> str:
-    try:
-        converted = msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError as error:
-        kind = next(iter(get_args(hint)), None)  # of an Annotated; a section has none
-        choices = f"; it is one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else ""
-        return str(error).replace(" - at `$", ", at `") + choices
-    # NaN passes every bound, and no key means anything when infinite.
-    if isinstance(converted, float) and not math.isfinite(converted):
-        return f"must be a finite number, not {converted}"
-    return ""
 
 
 def _check_together(config: Config, source: str) -> None:

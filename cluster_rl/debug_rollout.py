@@ -28,7 +28,7 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
-from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cluster_rl.debug_rollout", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=200, help="steps to play; 0 only decodes the first state")
+    parser = Arguments(prog="python -m cluster_rl.debug_rollout", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--steps", type=whole_number(0), default=200, help="steps to play; 0 only decodes the first state"
+    )
     parser.add_argument(
         "--flags", action="store_true", help="print the decoded state, and each event flag as it changes"
     )
@@ -80,17 +82,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"record the game at its own speed, as {MP4}, {GIF} or the file named",
     )
     parser.add_argument(
-        "--video-fps", type=int, help=f"frames a second of the video (default {_MP4_FPS}; with a GIF {_GIF_FPS})"
+        "--video-fps",
+        type=whole_number(1, _MP4_FPS),
+        help=f"frames a second of the video (default {_MP4_FPS}; with a GIF {_GIF_FPS})",
     )
-    parser.add_argument("--max-frames", type=int, default=500, help="frames of the video at most (default 500)")
+    parser.add_argument(
+        "--max-frames", type=whole_number(1), default=500, help="frames of the video at most (default 500)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--state", default="", metavar="FILE", help="start from this snapshot or PyBoy savestate")
     parser.add_argument("--rom", default="", help="path of the ROM; the embedded cartridge if not given")
     parser.add_argument("--config", default=None, help="configuration file or preset")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the game's start and of the policy")
+    parser.add_argument("--seed", type=whole_number(0), default=1, help="seed of the game's start and of the policy")
     options = parser.parse_args(arguments)
-    if options.steps < 0 or options.max_frames < 1:
-        raise UserError("--steps must be 0 or more and --max-frames 1 or more")
     if options.video is not None and not options.steps:
         raise UserError("--video needs --steps of 1 or more")
     if options.checkpoint is not None and options.run_name is not None:
@@ -271,8 +275,8 @@ class _Video:
         self._fps = options.video_fps if options.video_fps is not None else _GIF_FPS if gif else _MP4_FPS
         self._max_frames: int = options.max_frames
         self._game_frames = 0
-        if not 1 <= self._fps <= (_GIF_FPS_MAX if gif else _MP4_FPS):
-            raise UserError(f"--video-fps {self._fps}: must be 1 to {_MP4_FPS}, and at most {_GIF_FPS_MAX} with a GIF")
+        if gif and self._fps > _GIF_FPS_MAX:
+            raise UserError(f"--video-fps {self._fps}: must be at most {_GIF_FPS_MAX} with a GIF")
         for path in self._paths:
             if path.suffix not in ENCODERS:
                 raise UserError(f"video {path}: give mp4, gif, both, or the name of a file that ends in .mp4 or .gif")

@@ -9,7 +9,6 @@ greedy, without noise in the network; `--random` plays valid buttons at random i
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -28,9 +27,8 @@ from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
 from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
-from cluster_rl.jobs.opening import OVERRIDES_HELP
 from cluster_rl.model import QNetwork
-from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, whole_number
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
 
@@ -214,24 +212,21 @@ def _with_interval(value: dict[str, float | None]) -> str:
 
 def main() -> int:
     """`python -m cluster_rl.evaluate`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.evaluate",
         description="Greedy episodes of a run.",
         epilog=OVERRIDES_HELP,
-        allow_abbrev=False,
     )
     add_run_name(parser)
-    parser.add_argument("--episodes", type=int, default=20, help="episodes to play (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the episodes (default: %(default)s)")
-    parser.add_argument("--max-steps", type=int, help="truncate episodes after this many steps (default: the run's)")
+    parser.add_argument("--episodes", type=whole_number(1), default=20, help="episodes to play (default: %(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=1, help="seed of the episodes (default: %(default)s)")
+    parser.add_argument(
+        "--max-steps", type=whole_number(1), help="truncate episodes after this many steps (default: the run's)"
+    )
     parser.add_argument("--random", action="store_true", help="play at random, for comparison")
     parser.add_argument("--logs", type=Path, help="write episode logs into this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     known, rest = parser.parse_known_args()
-    if known.episodes < 1:
-        raise UserError(f"--episodes {known.episodes}: must be at least 1")
-    if known.seed < 0:
-        raise UserError(f"--seed {known.seed}: must not be negative")
     if known.logs is not None:
         try:
             known.logs.mkdir(parents=True, exist_ok=True)

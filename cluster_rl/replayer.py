@@ -13,7 +13,6 @@ Nothing here imports torch, so it runs wherever the emulator does.
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import contextlib
 import hashlib
@@ -41,8 +40,10 @@ from cluster_rl.game.world import World
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
+from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
+from cluster_rl.runs.layout import RunDir
 
 
 def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
@@ -208,9 +209,9 @@ def _size(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line."""
+    """The command line. `logs` is a folder of them, or the logs themselves."""
 
-    logs: Path
+    logs: Path | list[Path]
     out: Path
     fps: int
     rom: str
@@ -263,10 +264,7 @@ def read_logs(options: Options, rom: Rom) -> Plan:
 
     Raises `UserError` for a folder that is missing or has no logs.
     """
-    paths = sorted(options.logs.glob(f"*{SUFFIX}"))
-    if not paths:
-        what = f"no *{SUFFIX} files in it" if options.logs.is_dir() else "no such folder"
-        raise UserError(f"--logs {options.logs}: {what}; give the episode_logs folder of a run")
+    paths = _log_files(options.logs)
     visits = VisitCounts()
     jobs: list[Job] = []
     episodes = finished = bad = 0
@@ -289,6 +287,18 @@ def read_logs(options: Options, rom: Rom) -> Plan:
     # Newest first: --limit then shows what the agent does now.
     jobs.sort(key=lambda job: job.log.stat().st_mtime_ns, reverse=True)
     return Plan(jobs, visits, episodes, finished, bad)
+
+
+def _log_files(logs: Path | list[Path]) -> list[Path]:
+    if isinstance(logs, list):
+        return logs
+    paths = sorted(logs.glob(f"*{SUFFIX}"))
+    if not paths:
+        what = f"no *{SUFFIX} files in it" if logs.is_dir() else "no such folder or file"
+        inside = logs / "episode_logs"
+        give = f"give {inside}" if inside.is_dir() else "give the episode_logs folder of a run, or a log in it"
+        raise UserError(f"--logs {logs}: {what}; {give}")
+    return paths
 
 
 def _outcomes(jobs: list[Job], options: Options) -> Iterator[Outcome]:
@@ -336,33 +346,46 @@ def _say(line: str, code: int = EXIT_OK) -> None:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
-    """The command line as `Options`; argparse prints its own errors and leaves with code 2."""
-    parser = argparse.ArgumentParser(prog="python -m cluster_rl.replayer", description="Episode logs to MP4 and maps.")
-    parser.add_argument("--logs", type=Path, required=True, help="folder of episode logs (*.eplog)")
-    parser.add_argument("--out", type=Path, help="folder for videos and maps; not needed with --check")
-    parser.add_argument("--fps", type=int, default=30, choices=range(1, 121), metavar="1..120", help="default 30")
+    """The command line as `Options`. Raises `UserError`, for a run that does not exist too."""
+    parser = Arguments(prog="python -m cluster_rl.replayer", description="Episode logs to MP4 and maps.")
+    add_run_name(parser, "--logs says which episodes")
+    parser.add_argument(
+        "--logs", type=Path, nargs="+", metavar="PATH", help="folder of episode logs, or some *.eplog, without maps"
+    )
+    parser.add_argument("--out", type=Path, help="folder for videos and maps (default: videos/ of the run)")
+    parser.add_argument("--fps", type=whole_number(1, 120), default=30, help="frames a second, 1 to 120 (default: 30)")
     parser.add_argument("--rom", default="", help="ROM the logs were recorded with; default is the embedded cartridge")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes; default is one a core ({cores} here)")
-    parser.add_argument("--limit", type=int, default=0, help="render only this many of the newest episodes; 0 is all")
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=cores, help=f"processes; default is one a core ({cores} here)"
+    )
+    parser.add_argument(
+        "--limit", type=whole_number(0), default=0, help="render only this many of the newest episodes; 0 is all"
+    )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--maps-only", action="store_true", help="draw maps, render nothing")
     kinds.add_argument("--no-maps", action="store_true", help="render, draw no maps")
     kinds.add_argument("--check", action="store_true", help="replay and compare only; write nothing")
     given = parser.parse_args(arguments)
-    if given.out is None and not given.check:
-        parser.error("--out is needed, unless --check is given")
-    if given.workers < 1 or given.limit < 0:
-        parser.error("--workers must be at least 1, and --limit at least 0")
+    if (given.logs is None) == (given.run_name is None):
+        parser.error("give --run-name or --logs: a run, or a folder of episode logs")
+    if given.run_name is not None:
+        given.logs = [RunDir(given.runs, given.run_name).require().episode_logs]
+    files = len(given.logs) > 1 or given.logs[0].is_file()
+    folder = given.logs[0].parent if files else given.logs[0]
+    out = given.out or (folder.parent / "videos" if folder.absolute().name == "episode_logs" else None)
+    if out is None and not given.check:
+        parser.error("--out is needed where the logs are not those of a run, unless --check is given")
     return Options(
-        logs=given.logs,
-        out=given.out or Path(),
+        logs=given.logs if files else folder,
+        out=out or Path(),
         fps=given.fps,
         rom=given.rom,
         workers=given.workers,
         limit=given.limit,
         videos=not (given.maps_only or given.check),
-        maps=not (given.no_maps or given.check),
+        # The maps of a few episodes would take the place of those of the whole folder.
+        maps=given.maps_only or not (files or given.no_maps or given.check),
         check=given.check,
     )
 

@@ -26,10 +26,11 @@ from cluster_rl.config import Config
 from cluster_rl.configs.files import config_name
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, EXITS_WELL, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
-from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
+from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress, save_progress
 
@@ -139,11 +140,11 @@ def _late_at(started: float, max_runtime_seconds: float) -> float:
 
 def main() -> int:
     """`python -m cluster_rl.train_cluster`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.train_cluster",
         description="Train on this machine: actors and a learner, supervised. The same command goes on with the run.",
-        epilog=OVERRIDES_HELP,
-        allow_abbrev=False,
+        epilog=config_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_arguments(parser, _DEFAULT_CONFIG)
     known, rest = parser.parse_known_args()

@@ -29,9 +29,10 @@ from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
-from cluster_rl.jobs.opening import OVERRIDES_HELP, add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
+from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.trainer import Trainer
 
@@ -110,11 +111,11 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
 
 def main() -> int:
     """`python -m cluster_rl.train_slim`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.train_slim",
         description="Train in one process; the same command goes on with the run.",
-        epilog=OVERRIDES_HELP,
-        allow_abbrev=False,
+        epilog=config_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_arguments(parser, "slim; slim_cpu without a GPU")
     parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")

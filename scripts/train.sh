@@ -13,13 +13,13 @@ render=()
 arguments=("$@")
 for ((i = 0; i < ${#arguments[@]}; i++)); do
     case ${arguments[i]} in
-        --run-name) run_name=${arguments[i + 1]:-} ;;
-        --run-name=*) run_name=${arguments[i]#*=} ;;
+        --run-name | --run_name) run_name=${arguments[i + 1]:-} ;;
+        --run-name=* | --run_name=*) run_name=${arguments[i]#*=} ;;
         --runs) runs=${arguments[i + 1]:-} ;;
         --runs=*) runs=${arguments[i]#*=} ;;
         --rom) render+=(--rom "${arguments[i + 1]:-}") ;;
         --rom=*) render+=("${arguments[i]}") ;;
-        --dry-run | -h | --help) exec "$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" ;;
+        --dry-run | --dry_run | -h | --help) exec "$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" ;;
     esac
 done
 

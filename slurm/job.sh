@@ -60,7 +60,7 @@ run_job() {
     fi
     [ -z "${CLUSTER_RL_RUNS:-}" ] || set -- --runs "$CLUSTER_RL_RUNS" "$@"
     # These end before there is a job that another could follow.
-    case " $* " in *' --dry-run '* | *' --help '* | *' -h '*) exec "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" ;; esac
+    case " $* " in *' --dry-run '* | *' --dry_run '* | *' --help '* | *' -h '*) exec "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" ;; esac
     trap 'warned=1; [ -z "$pid" ] || kill -USR2 "$pid" 2>/dev/null' USR1 USR2
     trap 'cancelled=--cancelled; [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null' TERM INT
     "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" &

@@ -320,7 +320,7 @@ def _take_config(trainer: Sequence[str], preset: str, slim: bool) -> tuple[str, 
             preset = words.pop(0)
         elif word.startswith("--config="):
             preset = word.removeprefix("--config=")
-        elif word != "--no-video" or not slim:
+        elif word.replace("_", "-") != "--no-video" or not slim:
             rest.append(word)
     return preset, rest
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 # By our key: what it is called in earlier configs of this project, PokemonRedExperiments, pokemonred_puffer, Acme's
 # R2D2, JORLDY and Stable-Baselines3. Only names whose spelling does not lead to ours.
 _NAMES_ELSEWHERE = {
-    "target_total_steps": "total_timesteps run_step num_steps max_env_steps",
+    "target_total_steps": "total_timesteps timesteps num_timesteps run_step num_steps steps max_env_steps",
     "total_episodes": "num_episodes",
-    "max_runtime_seconds": "max_time time_limit walltime",
+    "max_runtime_seconds": "max_time time_limit walltime time runtime duration timeout",
     "base_seed": "seed random_seed rng_seed",
     "rom": "rom_path rom_file gb_path gb_file game game_path",
     "initial_state": "state state_path state_file state_dir savestate",
@@ -21,7 +21,7 @@ _NAMES_ELSEWHERE = {
     "episode_max_steps": "max_steps max_steps_per_episode ep_length episode_length segment_length",
     "start_idle_frames_max": "no_op noop_max",
     "num_actors": "num_workers workers n_workers num_cpu",
-    "envs_per_actor": "num_envs n_envs",
+    "envs_per_actor": "num_envs n_envs envs",
     "epsilon_base": "epsilon_init epsilon_actor_start epsilon_actor_end",
     "epsilon_alpha": "epsilon_decay epsilon_decay_steps num_epsilons exploration_fraction",
     "epsilon_hold_steps_max": "sticky_actions sticky_action_prob",
@@ -35,6 +35,8 @@ _NAMES_ELSEWHERE = {
     "prioritized_alpha": "alpha per_alpha prio_alpha priority_exponent",
     "importance_beta": "beta per_beta prio_beta0 prioritized_beta prioritized_beta_frames importance_sampling_exponent",
     "priority_eta": "eta",
+    "batch_size": "batch bs",
+    "device": "gpu use_gpu cuda use_cuda",
     "gamma": "discount discount_factor",
     "learning_rate": "lr step_size",
     "adam_epsilon": "eps",

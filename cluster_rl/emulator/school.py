@@ -9,7 +9,6 @@ task is then over; the event flags PASSWORD_RIGHT and PASSWORD_WRONG tell which,
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from cluster_rl.emulator.console import BUTTON_HELD_FRAMES, Console
@@ -19,6 +18,7 @@ from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
 
 SCHOOL_PREFIX = "school:"
@@ -63,7 +63,7 @@ def school_snapshot(lesson: str, rom: Rom) -> bytes:
 
 def main() -> int:
     """`python -m cluster_rl.emulator.school`."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.emulator.school", description="Write a lesson's start as a savestate."
     )
     parser.add_argument("lesson", help=f"one of: {', '.join(SCHOOL_MAPS)}")

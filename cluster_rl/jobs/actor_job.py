@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
     hold_signals()
 
-import argparse
 import os
 import signal
 import time
@@ -25,7 +24,7 @@ from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import Supervisor
-from cluster_rl.runs.arguments import add_run_name
+from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import target_reached
@@ -111,11 +110,11 @@ def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag, wait_sec: float | N
 
 def main() -> int:
     """`python -m cluster_rl.jobs.actor_job`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster_rl.jobs.actor_job", description="Actors that join a run's learner.", allow_abbrev=False
-    )
+    parser = Arguments(prog="python -m cluster_rl.jobs.actor_job", description="Actors that join a run's learner.")
     add_run_name(parser)
-    parser.add_argument("--job", type=int, default=1, help="which of the run's actor jobs, from 1 (default: 1)")
+    parser.add_argument(
+        "--job", type=whole_number(1), default=1, help="which of the run's actor jobs, from 1 (default: 1)"
+    )
     parser.add_argument(
         "--learner_wait_seconds",
         type=float,
@@ -123,8 +122,6 @@ def main() -> int:
         help="for the first learner (default: what the run's config says, and an hour for a new run)",
     )
     known = parser.parse_args()
-    if known.job < 1:
-        raise UserError(f"--job {known.job}: a run's actor jobs are numbered from 1")
     wait_sec = known.learner_wait_seconds
     if wait_sec is not None and not 0 <= wait_sec < float("inf"):
         raise UserError(f"--learner_wait_seconds {wait_sec}: must be at least 0, and finite")

@@ -35,10 +35,6 @@ from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import changed_settings, check_resumable
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
-OVERRIDES_HELP = (
-    "Every config key may be given as --key value (docs/config.md lists them), for example --rewards.badge 10."
-)
-
 
 def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
     """The options that name a config and a run. `default_config` says in words the one for none."""

@@ -56,7 +56,7 @@ def test_the_slim_agent_by_the_path_of_a_preset(name: str) -> None:
 
 
 def test_the_slim_agent_without_a_word(tmp_path: Path) -> None:
-    out, said = _plan(tmp_path, "cluster_rl.train_slim")
+    out, said = _plan(tmp_path, "cluster_rl.train_slim --no_video")
     assert said == ""
     assert out[0].startswith("config: slim_cpu, as CUDA cannot be used: ")
     assert out[2] == "run: nowhere/slim_cpu, new"
@@ -79,6 +79,20 @@ def test_a_config_of_an_earlier_project_is_answered_at_once(tmp_path: Path) -> N
         "  unknown, with nothing like it here: headless",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["cluster_config.json"]
+
+
+def test_words_of_other_programs_are_answered_with_ours(tmp_path: Path) -> None:
+    words = ["--run_name", "x", "--steps", "300", "--lr", "3", "--device", "gpu", "--max-runtime-seconds", "2m"]
+    done = _run(tmp_path, "-m", "cluster_rl.train_cluster", "--config", "quickstart", *words, "--dry_run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: quickstart and overrides: 4 keys are wrong",
+        "  max_runtime_seconds: must be a whole number of seconds, not '2m'; write 120",
+        "  steps: unknown key; did you mean target_total_steps?",
+        "  lr: unknown key; did you mean learning_rate?",
+        "  device: Invalid enum value 'gpu'; it is one of auto, cpu, cuda",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_run_of_another_config_is_not_gone_on_with(tmp_path: Path) -> None:

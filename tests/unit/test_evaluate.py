@@ -255,9 +255,9 @@ def test_command_writes_words_and_logs(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--episodes", "0"), "--episodes 0"),
-        (("--seed", "-1"), "--seed -1"),
-        (("--max-steps", "0"), "episode_max_steps"),
+        (("--episodes", "0"), "--episodes: must be at least 1, not 0"),
+        (("--seed", "-1"), "--seed: must be at least 0, not -1"),
+        (("--max_steps", "0"), "--max-steps: must be at least 1, not 0"),
         (("--logs", __file__), "cannot be made a folder"),
         (("--run-name", "two"), "two"),
         (("--nonsense", "1"), "nonsense"),

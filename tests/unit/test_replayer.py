@@ -33,6 +33,7 @@ from cluster_rl.game.world import World
 from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
 from cluster_rl.report.video import find_encoder
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
+from cluster_rl.runs.layout import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAME_SKIP = 24
@@ -338,6 +339,52 @@ def test_nothing_to_replay_is_bad_input(tmp_path: Path, name: str, words: str) -
     with pytest.raises(UserError, match=re.escape(words)):
         run_here("--logs", tmp_path / name, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- which logs, and where to ---
+
+
+def test_a_log_by_itself_is_rendered_and_leaves_the_maps_alone(logs: Path, rom: Rom) -> None:
+    first, second = next(logs.iterdir()), record(logs, rom, seed=2, steps=8)
+    record(logs, rom, seed=3, steps=8)
+    out = logs.parent / "videos"
+    assert run_here("--logs", first, "--fps", 2) == 0
+    assert sorted(path.suffix for path in out.iterdir() if path.stem == first.stem) == [".json", ".mp4", ".png"]
+    assert run_here("--logs", first, second, "--fps", 2) == 0
+    assert {path.stem for path in out.glob("*.mp4")} == {first.stem, second.stem}
+    assert not (out / "maps").exists()
+
+
+def test_the_logs_of_a_run_and_its_videos_by_its_name(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path, "mine").create()
+    for option in ("--run-name", "--run_name"):
+        options = parse_arguments(["--runs", str(tmp_path), option, "mine"])
+        assert (options.logs, options.out, options.maps) == (run_dir.episode_logs, run_dir.videos, True)
+    assert parse_arguments(["--logs", "episode_logs"]).out == Path("videos")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run-name", "x"], "run 'x': not found in .*; runs there are mine"),
+        ([], "give --run-name or --logs"),
+        (["--run-name", "mine", "--logs", "a"], "give --run-name or --logs"),
+        (["--logs", "a"], "--out is needed where the logs are not those of a run"),
+        (["--run-name", "mine", "--fps", "0"], "argument --fps: must be 1 to 120, not 0;"),
+        (["--run-name", "mine", "--workers", "0"], "argument --workers: must be at least 1, not 0;"),
+        (["--run-name", "mine", "--wrkers", "1"], "unrecognized arguments: --wrkers 1;"),
+    ],
+)
+def test_what_is_asked_for_must_make_sense(tmp_path: Path, arguments: list[str], words: str) -> None:
+    RunDir(tmp_path, "mine").create()
+    with pytest.raises(UserError, match=words):
+        parse_arguments(["--runs", str(tmp_path), *arguments])
+
+
+def test_the_folder_of_a_run_in_place_of_its_logs(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path, "mine").create()
+    with pytest.raises(UserError, match=re.escape(f"give {run_dir.episode_logs}")):
+        run_here("--logs", run_dir.path, "--out", tmp_path / "out")
 
 
 # --- as a command ---

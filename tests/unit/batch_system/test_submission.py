@@ -71,7 +71,7 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
-        (["--actor_jobs", "2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
+        (["actor_jobs=2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
         (["--rom", "missing.gb"], "missing.gb"),
         (["--seeds", "0"], "--seeds 0: give how many"),
         (["--seeds", "7-3"], "--seeds 7-3: give how many"),

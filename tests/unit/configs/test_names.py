@@ -49,6 +49,11 @@ def test_the_table_holds_only_what_spelling_does_not_find(monkeypatch: pytest.Mo
         ("gamma", "gamma"),  # of a section that is not ours
         ("badge", "rewards.badge"),
         ("runname", "--run-name"),
+        ("steps", "target_total_steps"),
+        ("timesteps", "target_total_steps"),
+        ("lr", "learning_rate"),
+        ("timeout", "max_runtime_seconds"),
+        ("gpu", "device"),
     ],
 )
 def test_nearest(written: str, key: str) -> None:
