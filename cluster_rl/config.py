@@ -22,7 +22,7 @@ from cluster_rl.configs.names import meant
 from cluster_rl.configs.values import problem_of_value
 from cluster_rl.errors import UserError
 
-_SHOWN = 30  # unknown keys named in an answer: a file that is no config may have any number
+_SHOWN = 30  # wrong keys of a kind named in an answer: a file that is no config may have any number
 
 
 def _key(help_text: str, unit: str = "", *, opens: str = "", **bounds: Any) -> msgspec.Meta:
@@ -260,6 +260,8 @@ def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
     """
     problems = list(_problems(raw, Config, ""))
     lines = [f"{key}: {problem}" for key, problem in problems if problem]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more such keys"]
     unlike = [key for key, problem in problems if not problem]
     if unlike:
         more = f" and {len(unlike) - _SHOWN} more" if len(unlike) > _SHOWN else ""
@@ -275,7 +277,10 @@ def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
 
 def config_to_json(config: Config) -> bytes:
     """The resolved config as indented JSON, every key present."""
-    return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    try:
+        return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    except UnicodeEncodeError:  # bytes of a path that are no text: escapes, which `load_config` reads as they were
+        return json.dumps(msgspec.to_builtins(config), indent=2).encode() + b"\n"
 
 
 def split_overrides(arguments: Sequence[str]) -> list[str]:
@@ -344,7 +349,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise UserError(f"override {override!r}: write key=value")
     try:
         return name, json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or none that Python reads: numbers of thousands of digits, say
         return name, text
 
 

@@ -235,6 +235,11 @@ def _lead_nowhere(number: int) -> None:
         os.close(nowhere)
 
 
+def as_text(words: str) -> str:
+    """Words for what takes text alone (JSON, a picture): bytes of a path that are no text become a mark."""
+    return os.fsencode(words).decode(errors="replace")
+
+
 _AS_GIVEN = "cluster_rl.as_given"
 
 

@@ -35,7 +35,7 @@ from rich.progress import Progress
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
 from cluster_rl.emulator.rom import Rom, load_rom
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, run_command
 from cluster_rl.game.world import World
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
@@ -114,7 +114,7 @@ def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
     picture, header = _path_picture(video), log.header
     picture.unlink(missing_ok=True)
     milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
-    title = f"{video.stem}: {header.steps} steps, return {header.episode_return:.1f}"
+    title = f"{as_text(video.stem)}: {header.steps} steps, return {header.episode_return:.1f}"
     drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture)
     return picture.stat().st_size if drawn else 0
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cluster_rl.errors import UserError
 
 PRESET_DIR = Path(__file__).parent
 _SUFFIXES = (".json", ".yaml", ".yml")
+_MAX_VALUES = 100_000  # a config has about a hundred
 
 
 def find_config(path: str | Path) -> Path:
@@ -54,20 +57,65 @@ def config_name(path: str | Path) -> str:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """What a JSON or YAML file holds. Raises `UserError` where that is no mapping."""
+    """What a JSON or YAML file holds. Raises `UserError` where that is no mapping, or says anything twice."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark that it is UTF-8
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
         raise UserError(f"config {path}: cannot be read: {error}") from None
     try:
-        raw = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
+        if path.suffix == ".json":
+            raw = json.loads(text, object_pairs_hook=_pairs)
+        else:
+            raw = yaml.load(text, _Loader)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {_words(error)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         raise UserError(f"config {path}: must be a mapping of keys to values, not {type(raw).__name__}")
+    if _is_endless(raw):
+        raise UserError(f"config {path}: a part of it holds itself, or it holds more than {_MAX_VALUES} values")
     return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which YAML would take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        _once(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        return node
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _once(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _once(keys: Iterable[str]) -> None:
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise ValueError(f"key {key!r} is written {count} times in one place; leave one")
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if "integer string conversion" in str(error):
+        return "a number of more than 4,300 digits"
+    return str(error)
+
+
+def _is_endless(raw: Any) -> bool:
+    """Whether a mapping, with all that YAML's aliases repeat, is larger than any config, or has no end."""
+    ahead, seen = [raw], 0
+    while ahead and seen <= _MAX_VALUES:
+        value, seen = ahead.pop(), seen + 1
+        if isinstance(value, dict | list):
+            ahead.extend(value.values() if isinstance(value, dict) else value)
+    return bool(ahead)
 
 
 def _shipped() -> dict[str, Path]:

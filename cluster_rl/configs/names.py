@@ -91,7 +91,8 @@ def meant(name: str, siblings: Iterable[str], keys: Iterable[str]) -> str:
     known = _KEY_OF | ours
     if word not in known and word in _OPTION_OF:
         return f"that is the option {_OPTION_OF[word]}"
-    near = [word] if word in known else difflib.get_close_matches(word, [*ours, *_OPTION_OF], n=1, cutoff=0.7)
-    # What looks a little like another project's name is most often yet another one's.
-    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.85)
+    # Another project's name a letter off goes before one of ours that looks a little like it.
+    ways = ((known, 0.85), ([*ours, *_OPTION_OF], 0.7))
+    tries = ([word] if word in known else difflib.get_close_matches(word, names, 1, ratio) for names, ratio in ways)
+    near = next(filter(None, tries), [])
     return f"did you mean {known.get(near[0]) or _OPTION_OF[near[0]]}?" if near else ""

@@ -134,7 +134,7 @@ def draw_path(
     edges = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
     axes.imshow(picture, extent=edges, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
 
     places = path_places(positions, world)
     walked, walked_at, jumped = [], [], []

@@ -17,7 +17,7 @@ from types import TracebackType
 import filelock
 import msgspec
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, as_text
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.slurm_job import slurm_job_id
@@ -42,7 +42,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
             host=socket.gethostname(),
             slurm_job_id=slurm_job_id(),
             since=time.time(),
-            command=" ".join(sys.argv)[:500],
+            command=as_text(" ".join(sys.argv))[:500],
         )
 
     def __str__(self) -> str:

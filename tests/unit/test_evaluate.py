@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -268,3 +270,12 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(UserError, match=words):
         command(monkeypatch, run, *arguments)
+
+
+def test_a_reader_that_leaves_ends_nothing(run: Path, tmp_path: Path) -> None:
+    words = ["--runs", str(run.parent), "--run-name", run.name, "--episodes", "2", "--logs", str(tmp_path / "logs")]
+    command = shlex.join([sys.executable, "-m", "cluster_rl.evaluate", *words, "--json"])
+    line = f"{command} 2>&1 | head -c 1; exit $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+    assert len(list((tmp_path / "logs").glob("*.eplog"))) == 2

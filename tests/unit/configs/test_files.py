@@ -1,13 +1,14 @@
-"""Which config file is meant by a path that may not be there."""
+"""Which config file is meant by a path that may not be there, and what a file holds."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from cluster_rl.config import Config, load_config
-from cluster_rl.configs.files import PRESET_DIR, config_name, find_config
+from cluster_rl.configs.files import PRESET_DIR, config_name, find_config, read_config_file
 from cluster_rl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,3 +83,47 @@ def test_an_empty_path_is_no_default() -> None:
 def test_name_of_a_config() -> None:
     names = ["gpu", "a/slim.yml", "v1.5.json", "v1.5"]
     assert [config_name(name) for name in names] == ["gpu", "slim", "v1.5", "v1.5"]
+
+
+BOMB = "a: &a {k: x, l: x, m: x}\n" + "".join(
+    f"{here}: &{here} {{k: *{before}, l: *{before}, m: *{before}}}\n" for before, here in pairwise("abcdefghijklmno")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.json", b"{", "not valid json: "),
+        ("a.yaml", b"a: [1", "not valid yaml: "),
+        ("a.yaml", b"- 1", "must be a mapping of keys to values, not list"),
+        ("a.json", b"[]", "must be a mapping of keys to values, not list"),
+        ("a.json", b"[" * 99_999, "not valid json: nested too deep"),
+        ("a.yaml", b"[" * 3_000, "not valid yaml: nested too deep"),
+        ("a.json", b'{"gamma": ' + b"1" * 5_000 + b"}", "not valid json: a number of more than 4,300 digits"),
+        ("a.yaml", b"gamma: " + b"1" * 5_000, "not valid yaml: a number of more than 4,300 digits"),
+        ("a.yaml", b"gamma: 2001-99-99", "not valid yaml: month must be in 1..12"),
+        ("a.yaml", b"a: &a [*a]", "a part of it holds itself"),
+        ("a.yaml", b"a: &a {b: *a}", "a part of it holds itself"),
+        ("a.yaml", BOMB.encode(), "or it holds more than 100000 values"),
+        ("a.json", b'{"gamma": 1, "n_step": 3, "gamma": 2}', "key 'gamma' is written 2 times in one place; leave one"),
+        ("a.json", b'{"rewards": {"step": 1, "step": 2}}', "key 'step' is written 2 times in one place; leave one"),
+        ("a.yaml", b"gamma: 1\n'gamma': 1\n", "key 'gamma' is written 2 times in one place; leave one"),
+        ("a.yml", b"rewards:\n  step: 1\n  step: 2\n", "key 'step' is written 2 times in one place; leave one"),
+        ("a.json", '{"gamma": 1}'.encode("utf-16"), "is not UTF-8 text (byte 0); save it as UTF-8"),
+        ("a.yaml", b"rom: caf\xe9", "is not UTF-8 text (byte 8); save it as UTF-8"),
+    ],
+)
+def test_a_bad_file_is_one_line(name: str, data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read_config_file(tmp_path / name)
+    assert str(error.value).startswith(f"config {tmp_path / name}: ")
+    assert words in str(error.value)
+
+
+def test_a_mark_of_utf_8_and_what_yaml_repeats_are_read(tmp_path: Path) -> None:
+    for name, text in (("a.json", '{"gamma": 1}'), ("a.yaml", "gamma: 1")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert read_config_file(tmp_path / name) == {"gamma": 1}
+    (tmp_path / "b.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2, y: 3}\nc: *a\n")
+    assert read_config_file(tmp_path / "b.yaml") == {"a": {"x": 1}, "b": {"x": 2, "y": 3}, "c": {"x": 1}}
