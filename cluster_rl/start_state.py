@@ -12,18 +12,20 @@ that the state after any of its steps is had exactly, and is compared with the r
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.playback import Diverged, state_after
-from cluster_rl.emulator.rom import load_rom
+from cluster_rl.emulator.rom import game_warning, load_rom
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.new_game import NewGame, check_name, screen_text
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.runs.arguments import Arguments, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import read_log
 
@@ -89,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     rom = load_rom(options.rom)
     world = World.for_rom(rom.sha1)
+    warning = game_warning(rom.sha1, rom.title)
+    if warning:
+        print(warning, file=sys.stderr, flush=True)
     if options.log is None:
         with Console(rom, _FRAME_SKIP) as console:
             data = new_game(console, world, options.name)
@@ -108,16 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m cluster_rl.start_state",
         description="Write a savestate to start episodes from: a new game's first room, or a step of an episode.",
-        allow_abbrev=False,
     )
     parser.add_argument("out", type=Path, metavar="OUT.state", help="the file to write; it must not be there yet")
     parser.add_argument("--rom", default="", help="path of the ROM; the embedded cartridge if not given")
     parser.add_argument("--name", default="", help="the player's, 1 to 7 letters A to Z (default: the game's first)")
     parser.add_argument("--from", dest="log", type=Path, metavar="LOG", help="an episode log (*.eplog) instead")
-    parser.add_argument("--step", type=int, metavar="N", help="the state after this step of it; 0 is its start")
+    parser.add_argument(
+        "--step", type=whole_number(0), metavar="N", help="the state after this step of it; 0 is its start"
+    )
     options = parser.parse_args(arguments)
     if (options.log is None) != (options.step is None):
         raise UserError("--from LOG and --step N belong together; give both, or neither for a new game")

@@ -27,6 +27,7 @@ from cluster_rl.configs.files import config_name
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, EXITS_WELL, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
@@ -146,10 +147,11 @@ def main() -> int:
         epilog=config_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_run_arguments(parser, _DEFAULT_CONFIG)
+    add_run_arguments(parser, f"{_DEFAULT_CONFIG}; for Red red, red_cpu without a GPU")
     known, rest = parser.parse_known_args()
     if known.config is None:
-        known.config = _DEFAULT_CONFIG if Path(_DEFAULT_CONFIG).exists() else config_name(_DEFAULT_CONFIG)
+        default = _DEFAULT_CONFIG if Path(_DEFAULT_CONFIG).exists() else config_name(_DEFAULT_CONFIG)
+        known.config = choose_config(known.default_config or default, rest)
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         release_signals()

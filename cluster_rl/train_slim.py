@@ -30,6 +30,7 @@ from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
+from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.arguments import Arguments, config_help
@@ -117,11 +118,12 @@ def main() -> int:
         epilog=config_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_run_arguments(parser, "slim; slim_cpu without a GPU")
+    add_run_arguments(parser, "slim; without a GPU slim_cpu, for Red red_cpu")
     parser.add_argument("--no-video", action="store_true", help="do not render the newest episodes at the end")
     known, rest = parser.parse_known_args()
     if known.config is None:
-        known.config = _default_config()
+        default, why = (known.default_config, "") if known.default_config else _default_config()
+        known.config = choose_config(default, rest, why)
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         release_signals()
@@ -137,12 +139,10 @@ def main() -> int:
     return stop.exit_code
 
 
-def _default_config() -> str:
-    """The preset for this machine, and says which."""
+def _default_config() -> tuple[str, str]:
+    """The preset for this machine, and why."""
     problem = why_no_cuda()
-    name, reason = ("slim", "there is a GPU") if problem is None else ("slim_cpu", f"CUDA cannot be used: {problem}")
-    print(f"config: {name}, as {reason}", flush=True)
-    return name
+    return ("slim", "there is a GPU") if problem is None else ("slim_cpu", f"CUDA cannot be used: {problem}")
 
 
 def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:

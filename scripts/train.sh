@@ -7,7 +7,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/scripts/python_env.sh"
 prepare_python "" torch
 
-run_name=quickstart
+run_name=
+config=
+rom=
+show=
 runs=${CLUSTER_RL_RUNS:-cluster_runs}
 render=()
 arguments=("$@")
@@ -17,14 +20,26 @@ for ((i = 0; i < ${#arguments[@]}; i++)); do
         --run-name=* | --run_name=*) run_name=${arguments[i]#*=} ;;
         --runs) runs=${arguments[i + 1]:-} ;;
         --runs=*) runs=${arguments[i]#*=} ;;
-        --rom) render+=(--rom "${arguments[i + 1]:-}") ;;
-        --rom=*) render+=("${arguments[i]}") ;;
-        --dry-run | --dry_run | -h | --help) exec "$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" ;;
+        --config | --config=*) config=given ;;
+        --rom) rom=${arguments[i + 1]:-} ;;
+        --rom=*) rom=${arguments[i]#*=} ;;
+        --dry-run | --dry_run | -h | --help) show=yes ;;
     esac
 done
 
+train=("$PYTHON" -m cluster_rl.train_cluster --default-config quickstart)
+if [ -n "$rom" ]; then
+    render=(--rom "$rom")
+    # Red's preset, which is taken then, is for longer jobs.
+    [ -n "$config" ] || train+=(--max_runtime_seconds 300)
+    [ -n "$config" ] || run_name=${run_name:-red_cpu}
+fi
+run_name=${run_name:-quickstart}
+train+=(--run-name "$run_name" "$@")
+[ -z "$show" ] || exec "${train[@]}"
+
 status=0
-"$PYTHON" -m cluster_rl.train_cluster --config quickstart --run-name "$run_name" "$@" || status=$?
+"${train[@]}" || status=$?
 # 85: the time is up and the run goes on with the next job.
 [ $status -eq 0 ] || [ $status -eq 85 ] || exit $status
 

@@ -20,6 +20,12 @@ from cluster_rl.game.savestate import PINNED_VERSION, ram_image
 RED_SHA1 = "ea9bcae617fdf159b045185467ae58b2e4a48b9a"
 """SHA-1 of Pokémon Red, US/Europe, as dumps of it are listed."""
 
+_DOUBTS = {
+    "POKEMON RED": "it has Red's title and another SHA-1, so it is another language, a revision or a hack",
+    "POKEMON BLUE": "the two are built from one source, but nobody has tried Blue here",
+    "POKEMON YELLOW": "Yellow keeps nearly all of it elsewhere",
+}
+
 RomKind = Literal["red", "cartridge", "unknown"]
 
 _RAM_BYTES = {0: 0, 1: 0x800, 2: 0x2000, 3: 0x8000, 4: 0x20000, 5: 0x10000}
@@ -62,7 +68,22 @@ def describe_rom(rom: Rom) -> str:
         return f"embedded cartridge {rom.title}"
     if rom.kind == "red":
         return "Pokémon Red"
-    return f"unknown game {rom.title!r}, read as if it were Pokémon Red"
+    return f"{_game_name(rom.title)}, read as if it were Pokémon Red"
+
+
+def game_warning(sha1: str, title: str) -> str:
+    """What is to be feared of a ROM that is neither Red nor the cartridge, in one line; empty for those two."""
+    if _kind(sha1) != "unknown":
+        return ""
+    doubt = _DOUBTS.get(title, "where it keeps place, party, flags and progress is not known, and may be elsewhere")
+    return (
+        f"WARNING: {_game_name(title)} is not Pokémon Red, but its RAM is read at Red's addresses: {doubt}; what the "
+        "agent is told, its rewards and milestones may mean nothing"
+    )
+
+
+def _game_name(title: str) -> str:
+    return f"the game {title!r}" if title else "a game without a title"
 
 
 def preflight(rom: Rom) -> str:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
+from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
@@ -39,6 +41,11 @@ from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
     """The options that name a config and a run. `default_config` says in words the one for none."""
     parser.add_argument("--config", help=f"JSON or YAML file, or the name of a preset (default: {default_config})")
+    parser.add_argument(
+        "--default-config",
+        metavar="NAME",
+        help="the config where none is given, unless Red is played; for scripts",
+    )
     add_run_name(parser, "the config's name")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
@@ -109,6 +116,8 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
+        for line in warnings_of_game(config, rom):
+            print(_loud(line), flush=True)
         for line in [device.line, *changes]:
             print(line, flush=True)
         if config.actor_jobs:
@@ -125,7 +134,7 @@ def dry_run(config: Config, run_dir: RunDir) -> None:
     rom = check_job(config, run_dir)
     check_free(run_dir)
     for line in _plan(config, run_dir, rom):
-        print(line, flush=True)
+        print(_loud(line) if line.startswith("WARNING") else line, flush=True)
 
 
 def check_free(run_dir: RunDir) -> None:
@@ -161,6 +170,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
         f"at most {config.max_runtime_seconds / 3600:.2f} h" if config.max_runtime_seconds else "without a time limit"
     )
     yield f"game: {preflight(rom)}"
+    yield from warnings_of_game(config, rom)
     yield f"run: {run_dir.path}, {_where_run_stands(run_dir)}"
     yield from _changes_plan(config, run_dir)
     yield f"target: {config.target_total_steps:,} env steps; this job {hours}"
@@ -237,6 +247,11 @@ def _gpu_plan(need: GpuEstimate) -> str:
         f"{_size(need.saved)} kept for the backward pass), allowed for CUDA and its libraries "
         f"{_size(need.allowance)}"
     )
+
+
+def _loud(line: str) -> str:
+    """In bold on a terminal."""
+    return f"\033[1m{line}\033[0m" if sys.stdout.isatty() else line
 
 
 def _size(count: int) -> str:

@@ -12,9 +12,12 @@ from types import TracebackType
 from rich.console import Console as Terminal
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from cluster_rl.config import Config
+from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import UserError
+from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
 
@@ -30,6 +33,8 @@ class StatusView:
         self._config = config
         self._token = job_token
         self._restored = ""
+        identity = read_identity(run_dir.identity)
+        self._warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
         self._terminal = Terminal(file=sys.stdout)
         self._live = Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
         self._started = time.monotonic()
@@ -100,10 +105,13 @@ class StatusView:
             f"({progress.rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} "
             f"({progress.rates.updates_per_sec:.1f}/s), episodes {progress.episodes:,}, return "
             f"{'-' if mean_return is None else f'{mean_return:.2f}'}, milestones {len(progress.milestones)}"
+            f"{f'; {self._warning}' if self._warning else ''}"
         )
 
     def _table(self, progress: Progress) -> Table:
         table = Table(title=f"run {self._run_dir.run_name}", show_header=False)
+        if self._warning:
+            table.add_row("", Text(self._warning, style="bold"))
         rates, replay = progress.rates, progress.replay
         mean_return = progress.mean_return_recent
         newest = sorted(progress.milestones.items(), key=lambda item: item[1])[-3:]

@@ -114,7 +114,7 @@ def test_a_log_that_plays_otherwise_gives_no_state(
         ("--from LOG out.state", "belong together"),
         ("--step 3 out.state", "belong together"),
         ("--from LOG --step 61 out.state", "has 60 steps; give 0 to 60"),
-        ("--from LOG --step -1 out.state", "has 60 steps; give 0 to 60"),
+        ("--from LOG --step -1 out.state", "--step: must be at least 0, not -1"),
         ("--from LOG --step 3 --name RED out.state", "--name is for a new game"),
         ("--from there.state --step 3 out.state", "not an episode log"),
         ("--name Red out.state", "give 1 to 7 letters, A to Z"),

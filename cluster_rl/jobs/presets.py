@@ -1,0 +1,61 @@
+"""Which config a trainer takes that was given none, and what is said of one that does not suit the game.
+
+The trainers ask, and `cluster`, before anything is created. In: the default of the command or job script, and the
+overrides. Out: the name of a config: the default where the cartridge is played, else Red's preset for the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster_rl.config import Config, load_config, split_overrides
+from cluster_rl.configs.files import config_name
+from cluster_rl.emulator.rom import Rom, describe_rom, game_warning, load_rom
+
+_GENERAL = "cluster_config"
+_FOR_RED = {"gpu": "red", "cpu": "red_cpu", "slim_cpu": "red_cpu", "quickstart": "red_cpu"}
+"""Without `slim`, which suits both games."""
+_SHORT_EPISODE_STEPS = 1000
+
+
+def choose_config(default: str, arguments: Sequence[str], why_default: str = "") -> str:
+    """The config for a trainer with these arguments and no `--config`; says which, but for a default without a why.
+
+    Raises `UserError` for a ROM or arguments that the trainer would refuse.
+    """
+    overrides = split_overrides(arguments)
+    config = load_config(default, overrides)
+    rom = load_rom(config.rom)
+    preset = "" if rom.kind == "cartridge" else _preset_for_red(default, config)
+    if preset:
+        print(f"config: {preset}, as this is {describe_rom(rom)}, and no --config was given", flush=True)
+    elif why_default:
+        print(f"config: {default}, as {why_default}", flush=True)
+    return preset or default
+
+
+def warnings_of_game(config: Config, rom: Rom) -> list[str]:
+    """What must not be missed of this game with this config, a line each."""
+    lines = [game_warning(rom.sha1, rom.title)]
+    if rom.kind != "cartridge":
+        short = config.episode_max_steps <= _SHORT_EPISODE_STEPS
+        unlike = ["START is off"] if not config.start_button else []
+        unlike += [f"episodes end after {config.episode_max_steps:,} steps"] if short else []
+        if unlike:
+            lines.append(
+                f"WARNING: {' and '.join(unlike)}: settings for the embedded cartridge, not for this game; "
+                "the presets for Pokémon Red are red and red_cpu (--config)"
+            )
+    return [line for line in lines if line]
+
+
+def _preset_for_red(default: str, config: Config) -> str:
+    """Empty where the default is to be kept."""
+    name = config_name(default)
+    if name == _GENERAL:
+        if load_config(default) != Config():
+            return ""  # somebody has written it for a game of theirs
+        from cluster_rl.jobs.devices import why_no_cuda  # torch takes seconds
+
+        name = "cpu" if config.device == "cpu" or why_no_cuda() is not None else "gpu"
+    return _FOR_RED.get(name, "")
