@@ -3,8 +3,8 @@
 `--dry-run` shows it before a job is queued. In: a config and the shape of the observation. Out: bytes. Nothing here
 needs a GPU. Sizes that follow from shapes are added up. What an update allocates on its way is noted while the update
 itself runs, under the autocast of the GPU, on tensors that have shapes and no contents (`ShapesOnly`): the bytes alive
-after each tensor operation, of which the most counts. So no size of batch makes it need memory, and no processor makes
-it slow; weights are real, and what they are takes their memory and the time to draw them.
+after each tensor operation, of which the most counts. The weights too are shapes alone. So no size of batch or network
+makes it need memory, and no processor makes it slow.
 
 What cannot be seen this way is an allowance: the CUDA context, workspaces of the libraries, losses of the allocator.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_iter
 from cluster_rl.config import Config
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
-from cluster_rl.model import ObservationSpec
+from cluster_rl.model import ObservationSpec, build_model
 from cluster_rl.replay_buffer import BATCHES_KEPT
 
 CONTEXT_BYTES = 512 * 2**20
@@ -39,7 +39,10 @@ ALLOCATOR_LOSS = 0.10
 in float32 on a GPU and in bfloat16 on the CPU, whose operations are counted."""
 
 BATCHES_ON_DEVICE = 2  # the one being trained on, and the next
-_KERNEL_POSITIONS = 64  # how much of the recurrent kernel's work is done to see what it keeps
+# How much of the recurrent kernel's work is done to see what it keeps, and of how wide a cell.
+_KERNEL_POSITIONS, _KERNEL_WIDTH = 64, 1024
+# Where the states end, and where the number of units is, among the arguments of PyTorch's mkldnn_rnn_layer.
+_STATES_END, _UNITS = 7, 10
 
 # Bytes of one position in the log without its recurrent state. Taken from the figures of scripts/bench/replay.py in
 # docs/results.md: 118 and 223 bytes a transition with 65 positions for 40 transitions and states of 128 units.
@@ -94,8 +97,9 @@ class UpdateMemory:
 
 def estimate_gpu(config: Config, spec: ObservationSpec) -> GpuEstimate:
     """What the learner of this config takes of a GPU. A second or two, most of it imports of PyTorch's own."""
-    learner = R2D2(config, spec, "cpu", seed=0)
-    with ShapesOnly():
+    shapes = ShapesOnly()
+    learner = _LearnerOfShapes(config, spec, shapes)
+    with shapes:
         update = measure_update(learner, full_batch(config, spec, config.batch_size))
     weights = tensor_bytes(learner.online.parameters())
     return GpuEstimate(
@@ -191,12 +195,24 @@ class ShapesOnly(TorchDispatchMode):
 
     PyTorch's fake tensors do it, and what is given true they take as it is. Two things stay true, because operations
     read their contents: results of true tensors alone, and integers made of nothing. Lengths of sequences and the
-    indices for packing them are of both kinds; the weights are true too, and no operation writes to them.
+    indices for packing them are of both kinds.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def take(self, module: nn.Module) -> None:
+        """Has a module that was built on the meta device be one of the CPU, its tensors shapes alone."""
+        for part in module.modules():
+            for name, weight in list(part.named_parameters(recurse=False)):
+                setattr(part, name, nn.Parameter(self._like(weight), requires_grad=weight.requires_grad))
+            for name, buffer in list(part.named_buffers(recurse=False)):
+                setattr(part, name, self._like(buffer))
+
+    def _like(self, meta: Tensor) -> Tensor:
+        with self._fake:
+            return torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -224,14 +240,32 @@ class ShapesOnly(TorchDispatchMode):
     def _rnn_workspace(self, func: Any, args: Any) -> Tensor:
         """What oneDNN's recurrent kernel keeps for the backward pass: only running it tells, so it runs for few steps.
 
-        Every step adds the same, but for the memory pages that it rounds to: these count where sequences are few.
+        Every step adds the same, but for the memory pages that it rounds to: these count where sequences are few. What a
+        wide cell keeps grows with its width, so that a narrower one tells it.
         """
-        inputs, *others = args
-        true = [torch.zeros(each.shape) if isinstance(each, FakeTensor) else each for each in others]
-        few = max(1, _KERNEL_POSITIONS // inputs.shape[1])
-        less, more = (len(func(torch.zeros(steps, *inputs.shape[1:]), *true)[3]) for steps in (few, 2 * few))
+        inputs, units, rest = args[0], args[_UNITS], args[_UNITS + 1 :]
+        steps, count, width = inputs.shape
+        times = max(1, max(units, width) // _KERNEL_WIDTH)
+        units, width = units // times, width // times
+        weights = [torch.zeros(4 * units, width), torch.zeros(4 * units, units), *torch.zeros(2, 4 * units)]
+        states = [torch.zeros(1, count, units)] * 2
+        others = [*weights, *states, *args[_STATES_END:_UNITS], units, *rest]
+        few = max(1, _KERNEL_POSITIONS // count)
+        less, more = (len(func(torch.zeros(length, count, width), *others)[3]) for length in (few, 2 * few))
         with self._fake:
-            return torch.empty(less + (len(inputs) - few) * (more - less) // few, dtype=torch.uint8)
+            return torch.empty(times * (less + (steps - few) * (more - less) // few), dtype=torch.uint8)
+
+
+class _LearnerOfShapes(R2D2):
+    """A learner that can go through an update's loss and gradients, all its tensors being shapes alone."""
+
+    def __init__(self, config: Config, spec: ObservationSpec, shapes: ShapesOnly) -> None:
+        self.config, self.spec = config, spec
+        self.device, self.autocast = torch.device("cpu"), False
+        with torch.device("meta"):
+            self.online, self.target = build_model(config, spec), build_model(config, spec).requires_grad_(False)
+        for network in (self.online, self.target):
+            shapes.take(network)
 
 
 class _LiveBytes(TorchDispatchMode):

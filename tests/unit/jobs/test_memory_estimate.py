@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from cluster_rl.config import Config, ModelConfig, load_config
 from cluster_rl.configs.files import PRESET_DIR
 from cluster_rl.emulator.spaces import observation_spec
+from cluster_rl.jobs import memory_estimate
 from cluster_rl.jobs.memory_estimate import (
     BATCHES_ON_DEVICE,
     ShapesOnly,
@@ -102,6 +103,16 @@ def test_estimate_does_not_need_the_memory() -> None:
     spec = observation_spec(config)
     # Weights and their gradients do not grow.
     assert estimate_gpu(large, spec).update == pytest.approx(64 * estimate_gpu(config, spec).update, rel=0.01)
+    wide = load_config("gpu", ["model.conv_channels=[1024,1024,1024,1024,1024,1024]", "lstm_hidden_size=4096"])
+    estimate = estimate_gpu(wide, spec)
+    assert estimate.networks == 3 * 4 * estimate.parameters > 2e9  # more than there is
+    assert estimate.update > 20 * estimate_gpu(config, spec).update
+
+
+def test_what_a_wide_cell_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_estimate, "_KERNEL_WIDTH", 128)
+    config = msgspec.structs.replace(UNIFIED, lstm_hidden_size=512)
+    _assert_estimate_is_what_an_update_takes(config, SPEC)
 
 
 def test_update_ends_with_its_gradients() -> None:
