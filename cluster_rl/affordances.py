@@ -8,7 +8,8 @@ false. There are two sources:
 - a memory of what was tried in this very situation and changed nothing: neither the picture nor the RAM that
   `GameState` reads, but for the clock. It expires, is lifted at random now and then, and is bounded.
 
-A masked button is meant to do just what no button does; a test presses masked buttons and compares.
+A masked button is meant to do just what no button does; a test presses masked buttons and compares. One button
+is masked for another reason, and elsewhere: where the config's `start_button` is false, `Env` takes START out.
 """
 
 from __future__ import annotations

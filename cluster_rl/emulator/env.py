@@ -6,9 +6,11 @@ action, an index into `BUTTONS`. Out: a `Step`. Equal seeds and actions give equ
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import gymnasium
 import msgspec
@@ -17,10 +19,11 @@ import numpy.typing as npt
 
 from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
-from cluster_rl.config import Config
+from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
 from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.emulator.school import start_snapshot
+from cluster_rl.errors import UserError
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
@@ -28,10 +31,14 @@ from cluster_rl.game.world import World
 from cluster_rl.occupancy_memory import OccupancyMemory
 from cluster_rl.rewards import RewardCalculator
 
-MAX_SHADE = 3
+SHADE_GREY = np.uint8(85)
+"""A shade of gymnasium's screen, of 255."""
+
 _START = BUTTONS.index("start")
 _A_AND_B = [BUTTONS.index("a"), BUTTONS.index("b")]
 _SEED_LIMIT = 2**31
+_FRAMES_PER_SEC = 60
+_RENDER_MODES = ("rgb_array",)
 
 
 class Observation(NamedTuple):
@@ -86,13 +93,13 @@ class Recorder(Protocol):
 class Env(gymnasium.Env[dict[str, Any], np.int64]):
     """One emulator with one agent in it.
 
-    `start` and `advance` are the compact form; `reset` and `step` are gymnasium's, with the same meaning and context as
-    float32. The button memory outlives episodes, everything else the agent knows begins anew with each.
-    The observation's mask is for the agent to heed: a button that is masked is pressed all the same, START too where
-    `start_button` forbids it.
+    `start` and `advance` are the compact form; `reset` and `step` are gymnasium's, with the same meaning, in the forms
+    of `observation_space`. The button memory outlives episodes, everything else the agent knows begins anew with each.
+    The observation's mask is for the agent to heed: a button that is masked is pressed all the same, START too, which
+    `_observe` takes out of every mask where the config's `start_button` is false.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012  (gymnasium's own type)
+    metadata = {"render_modes": list(_RENDER_MODES), "render_fps": _FRAMES_PER_SEC}  # noqa: RUF012  (gymnasium's type)
 
     def __init__(
         self,
@@ -103,7 +110,17 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         recorder: Recorder | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Boots the console, or loads `config.initial_state`. Raises `UserError` where that does not fit the ROM."""
+        """Boots the console, or loads `config.initial_state`.
+
+        Raises `UserError` where that does not fit the ROM, and for a render mode that is not `rgb_array`.
+        """
+        if render_mode is not None and render_mode not in _RENDER_MODES:
+            raise UserError(
+                f"render_mode {render_mode!r}: there is no window; take 'rgb_array' and draw what render() returns, or "
+                "watch a run's episodes with python -m cluster_rl.replayer"
+            )
+        # Pictures are of steps, not of frames: at this rate a video of one picture a step has the game's speed.
+        self.metadata = type(self).metadata | {"render_fps": _FRAMES_PER_SEC / config.frame_skip}
         self._config = config
         self._world = world
         self._recorder = recorder
@@ -123,6 +140,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.action_space = gymnasium.spaces.Discrete(NUM_BUTTONS)
         self.observation_space = observation_space(config)
         self._open = False
+        self._closed = False
         self._seed(seed)
 
     @property
@@ -136,7 +154,12 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         return self._latch
 
     def start(self) -> Observation:
-        """Begins the next episode, ending one that is still open as `stopped`."""
+        """Begins the next episode, ending one that is still open as `stopped`.
+
+        Raises RuntimeError after `close`.
+        """
+        if self._closed:
+            raise RuntimeError("the environment is closed: make another")
         self.stop()
         self.episode_seed = int(self.np_random.integers(_SEED_LIMIT))
         self.console.load(self._start_snapshot)
@@ -156,7 +179,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         return self.observation
 
     def advance(self, action: int, on_frame: Callable[[Frame], None] | None = None) -> Step:
-        """Presses a button for one step. Raises RuntimeError where no episode is open.
+        """Presses a button for one step. Raises as `press` does.
 
         `on_frame` is handed every frame, as `Console.step` does; the step is the same.
         """
@@ -168,11 +191,13 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
         An actor does this for all its emulators and then looks at all: taking turns between the emulator's code and
         Python's throws the one out of the processor's caches for the other.
+        Raises RuntimeError where no episode is open, `UserError` for what is no index into `BUTTONS`.
         """
         if not self._open:
             raise RuntimeError("no episode is open: call start() or reset() first")
-        self.console.step(action, on_frame)
-        self._pressed = (action, self.console.image(), self.console.screen())
+        button = _button(action)
+        self.console.step(button, on_frame)
+        self._pressed = (button, self.console.image(), self.console.screen())
 
     def look(self) -> Step:
         """The second half of `advance`: what the press led to."""
@@ -210,19 +235,26 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Gymnasium's form of `advance`. `info` holds new milestones, and the summary with the last step."""
-        step = self.advance(int(action))
+        step = self.advance(action)
         info: dict[str, Any] = {"milestones": step.milestones}
         if step.summary is not None:
             info["summary"] = msgspec.to_builtins(step.summary)
         return _as_dict(step.observation), step.reward, step.terminated, step.truncated, info
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """The mask of the last observation, bool [A]; the name is the one that sb3-contrib's MaskablePPO asks for."""
+        if not hasattr(self, "observation"):
+            raise RuntimeError("no episode has begun: call start() or reset() first")
+        return self.observation.mask
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """The picture, uint8 [144, 160, 3], in render mode `rgb_array`."""
         return self.console.rgb() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Ends the open episode as `stopped` and frees the emulator."""
+        """Ends the open episode as `stopped` and frees the emulator; a second call does nothing."""
         self.stop()
+        self._closed = True
         self.console.close()
 
     def _make_start_snapshot(self, rom: Rom) -> bytes:
@@ -260,33 +292,65 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
 
 
 def observation_space(config: Config) -> gymnasium.spaces.Dict:
-    """The space of gymnasium observations: screen, context as float32, crop, action_mask."""
+    """The space of gymnasium observations, in the forms that other libraries' default networks take.
+
+    `screen` is a picture of one channel, 85 times the shade; `context` and `crop` are floats, 255 of their bytes being
+    1: a crop of bytes would be taken for a picture too, and given to a convolution that it is too small for. All are
+    boxes, which is what can be stacked and normalised.
+    """
     side = 2 * config.occupancy_crop_radius + 1
     box = gymnasium.spaces.Box
     return gymnasium.spaces.Dict(
         {
-            "screen": box(0, MAX_SHADE, SCREEN_SHAPE, np.uint8),
+            "screen": box(0, 255, (1, *SCREEN_SHAPE), np.uint8),
             "context": box(0.0, 1.0, (cluster_map_features.CONTEXT_SIZE,), np.float32),
-            "crop": box(0, 255, (2, side, side), np.uint8),
-            "action_mask": gymnasium.spaces.MultiBinary(NUM_BUTTONS),
+            "crop": box(0.0, 1.0, (2, side, side), np.float32),
+            "action_mask": box(0, 1, (NUM_BUTTONS,), np.int8),
         }
     )
 
 
-def make_env(config: Config, index: int, recorder: Recorder | None = None, render_mode: str | None = None) -> Env:
+def given_config(config: Config | str | Path) -> Config:
+    """The config itself, or the one in the preset or file of that name. Raises `UserError` where it is neither."""
+    if isinstance(config, str | Path):
+        return load_config(config)
+    if not isinstance(config, Config):
+        raise UserError(f"config {config!r}: give a Config, the name of a preset or the path of a config file")
+    return config
+
+
+def make_env(
+    config: Config | str | Path, index: int, recorder: Recorder | None = None, render_mode: str | None = None
+) -> Env:
     """The environment number `index` of a run: its ROM, tables and a seed of its own, from `base_seed`.
 
-    Raises `UserError` for a ROM or savestate that does not fit.
+    `config` may also be the name of a preset, or the path of a config file. Raises `UserError` for a config that cannot
+    be had, an index that is no number from 0, and a ROM or savestate that does not fit.
     """
+    config = given_config(config)
+    if not isinstance(index, SupportsIndex) or operator.index(index) < 0:
+        raise UserError(f"index {index!r}: give the number of the environment in its run: 0, 1, 2, ...")
     rom = load_rom(config.rom)
-    seed = int(np.random.SeedSequence([config.base_seed, index]).generate_state(1)[0]) % _SEED_LIMIT
+    seed = int(np.random.SeedSequence([config.base_seed, operator.index(index)]).generate_state(1)[0]) % _SEED_LIMIT
     return Env(config, rom, World.for_rom(rom.sha1), seed, recorder, render_mode)
+
+
+def _button(action: SupportsIndex) -> int:
+    """The action as an index into `BUTTONS`; numpy's integers and arrays of one number without an axis are such too."""
+    try:
+        button = operator.index(action)
+    except TypeError:
+        button = -1
+    if not 0 <= button < NUM_BUTTONS:
+        allowed = ", ".join(f"{number} {name}" for number, name in enumerate(BUTTONS))
+        raise UserError(f"action {action!r}: must be one whole number: {allowed}")
+    return button
 
 
 def _as_dict(observation: Observation) -> dict[str, Any]:
     return {
-        "screen": observation.screen,
+        "screen": observation.screen[np.newaxis] * SHADE_GREY,
         "context": observation.context.astype(np.float32) / np.float32(255),
-        "crop": observation.crop,
+        "crop": observation.crop.astype(np.float32) / np.float32(255),
         "action_mask": observation.mask.astype(np.int8),
     }

@@ -32,7 +32,7 @@ class _NumericInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, numbers
 
 
-def make_puffer_env(config: Config | None = None, buf: Any = None, seed: int = 0) -> Any:
+def make_puffer_env(config: Config | str | None = None, buf: Any = None, seed: int = 0) -> Any:
     """A `pufferlib.emulation.GymnasiumPufferEnv` of the environment number `seed`; PufferLib hands in `buf` and `seed`.
 
     Raises `UserError` where PufferLib is not installed.

@@ -30,7 +30,7 @@ from cluster_rl import learner
 from cluster_rl.acting.exploration import Exploration
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, config_from_builtins, config_to_json
-from cluster_rl.emulator.env import Env, make_env
+from cluster_rl.emulator.env import SHADE_GREY, Env, make_env
 from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import NUM_BUTTONS
@@ -186,7 +186,8 @@ def _play_randomly(config: Config, recorder: Recorder, directed: bool) -> int:
         masks = observations["action_mask"].astype(np.bool_)
         weights = masks.astype(np.float64)
         if directed:
-            weights = wander_weights(masks, observations["crop"], observations["context"])
+            crops = np.rint(observations["crop"] * 255).astype(np.uint8)
+            weights = wander_weights(masks, crops, observations["context"])
         actions = exploration.select(values, masks, weights, epsilons, rng)
         observations, _, ended, infos = env.step(actions)
         for row in np.flatnonzero(ended):
@@ -214,9 +215,9 @@ def _train_ppo(agent: str, config: Config, recorder: Recorder) -> int:
 
         def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
             features: torch.Tensor = self.network.encode_shades(
-                observations["screen"].byte(),
+                (observations["screen"][:, 0] / int(SHADE_GREY)).round().byte(),
                 (observations["context"] * 255.0).round().byte(),
-                observations["crop"].byte(),
+                (observations["crop"] * 255.0).round().byte(),
                 observations["prev_action"][:, 0].long(),
                 observations["prev_reward"][:, 0],
             )

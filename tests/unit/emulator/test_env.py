@@ -129,6 +129,45 @@ def test_truncation(env: Env) -> None:
         env.advance(0)
 
 
+@pytest.mark.parametrize(
+    "action",
+    [99, 7, -1, np.int64(7), np.uint8(200), 3.0, np.float32(3), None, "a", [1], np.array([3]), np.array(3.0)],
+    ids=repr,
+)
+def test_what_is_no_action_is_told_with_those_that_are(env: Env, action: Any) -> None:
+    env.start()
+    allowed = "must be one whole number: 0 down, 1 left, 2 right, 3 up, 4 a, 5 b, 6 start"
+    for press in (env.step, env.advance):
+        with pytest.raises(UserError, match=allowed):
+            press(action)
+    assert env.episode_steps == 0
+    env.step(0)  # and the episode goes on
+
+
+@pytest.mark.parametrize("action", [3, np.int64(3), np.uint8(3), np.array(3), np.int32(3)], ids=repr)
+def test_whole_numbers_of_any_kind_are_actions(env: Env, action: Any) -> None:
+    env.reset(seed=0)
+    by_int, *_ = env.step(3)
+    env.reset(seed=0)
+    observation, *_ = env.step(action)
+    np.testing.assert_array_equal(observation["screen"], by_int["screen"])
+
+
+def test_calls_out_of_order_say_what_to_call_first() -> None:
+    env = make_env("quickstart", 0)
+    for call in (env.action_masks, lambda: env.step(0), lambda: env.advance(0)):
+        with pytest.raises(RuntimeError, match=r"call start\(\) or reset\(\) first"):
+            call()
+    env.reset()
+    env.close()
+    env.close()
+    with pytest.raises(RuntimeError, match="no episode is open"):
+        env.step(0)
+    for call in (env.reset, env.start):
+        with pytest.raises(RuntimeError, match="closed: make another"):
+            call()
+
+
 def test_the_end_of_the_task_terminates_before_the_step_limit() -> None:
     env = new_env(episode_max_steps=1)
     env.start()
