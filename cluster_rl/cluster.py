@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 
 from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
-from cluster_rl.batch_system.job_script import SCRIPTS, read_request
+from cluster_rl.batch_system.job_script import is_trainers_script
 from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import check_plan, make_plan, submit
@@ -200,13 +200,8 @@ def _jobs_of(run_dir: RunDir, queue: Sequence[QueuedJob]) -> list[QueuedJob]:
     holder = current_holder(run_dir)
     training = holder.slurm_job_id if holder is not None else None
     return [
-        job for job in queue if is_of_run(job, run_dir) or (job.job_id == training and _is_trainers_script(job.name))
+        job for job in queue if is_of_run(job, run_dir) or (job.job_id == training and is_trainers_script(job.command))
     ]
-
-
-def _is_trainers_script(name: str) -> bool:
-    """An interactive session or a notebook server that trains is not ours to end."""
-    return (SCRIPTS / f"{name}.sbatch").is_file() and read_request(name).trains
 
 
 def _ago(seconds: float) -> str:

@@ -45,7 +45,7 @@ fi
 # USR2 (or USR1) is SLURM's warning before the time limit: checkpoint, and go on in the next job. TERM is scancel, or the
 # limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it.
 run_job() {
-    local pid='' cancelled='' warned='' trained=0 code=0 pause_sec=0 module=$1
+    local pid='' cancelled='' warned='' trained=0 code=0 pause_sec=0 answer='' module=$1
     shift
     # What a script says that was submitted before the module moved: SLURM keeps its old text.
     [ "$module" != actor_job ] || module=jobs.actor_job
@@ -93,13 +93,22 @@ run_job() {
         [ "$trained" -ne 85 ] || exit 0
         exit "$trained"
     fi
+    if ! command -v scontrol >/dev/null; then
+        echo "no scontrol on this job's PATH ($PATH), so it cannot go back into the queue; submit it again" >&2
+        exit "$trained"
+    fi
     echo "job $job_id goes back into the queue, and then goes on with the run"
     # SLURM's controller may be away for a moment; the warning has left minutes.
     for pause_sec in 5 15 40 60 0; do
         # Requeueing ends this script, and scontrol with it; so does scancel, after which nothing may start again.
-        if [ -n "$cancelled" ] || scontrol requeue "$job_id"; then
+        [ -z "$cancelled" ] || exit 0
+        # What a user sets for calls of scontrol is not meant for this one.
+        if answer=$(unset "${!SCONTROL_@}" && exec scontrol requeue "$job_id" 2>&1); then
+            echo "$answer"
             exit 0
         fi
+        echo "$answer" >&2
+        case $answer in *disabled*) break ;; esac # submitted with --no-requeue: it will never be allowed
         sleep "$pause_sec" &
         wait $!
     done

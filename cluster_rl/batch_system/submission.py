@@ -26,7 +26,6 @@ from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.runs.atomic import nearest_existing
 from cluster_rl.runs.layout import RunDir
 
-LOGS = SCRIPTS / "logs"
 _ACTORS_SCRIPT = "actors"
 _PYTHON_TIMEOUT_SEC = 120.0
 _LEAST_WORK_SEC = 60.0
@@ -78,12 +77,14 @@ def make_plan(
         raise UserError(f"--sbatch: {error}") from None
     if actor_jobs < 0:
         raise UserError(f"--actor-jobs {actor_jobs}: must be at least 0")
-    own = _site_options(settings, read_request(script, sbatch_options)) + sbatch_options
+    # What the user types comes later, and holds.
+    ours = ["--requeue"] if chain else []  # SBATCH_NO_REQUEUE would keep a chain from going on
+    if seeds is not None:
+        ours.append(f"--output={LOGS}/%x-%A_%a.out")
+    own = _site_options(settings, read_request(script, sbatch_options)) + ours + sbatch_options
     request = read_request(script, own)
-    if request.array:
-        raise UserError(
-            f"{request.script}: --array={request.array}: give --seeds, which makes an array with a run each"
-        )
+    if chain and request.requeues is False:
+        raise UserError("--sbatch=--no-requeue: a chain goes on by requeueing; leave --chain out")
     if not request.trains:
         raise UserError(f"{request.script}: trains nothing, so cluster cannot check it; submit it with sbatch")
     if actor_jobs and request.module != "train_cluster":
@@ -101,11 +102,11 @@ def make_plan(
     chained = "yes" if chain else "no"
     common = [f"--comment={job_comment(run_dir, seeds)}", f"--export=ALL,CLUSTER_RL_CHAIN={chained}"]
     if seeds is not None:
-        common += [array_option(seeds, tasks_at_once), f"--output={LOGS}/%x-%A_%a.out"]
+        common.append(array_option(seeds, tasks_at_once))
     named = ["--run-name", run_name, "--runs", runs]
     requests, commands = [request], [_command(request, [*common, *own]) + named + arguments]
     if actor_jobs:
-        options = _site_options(settings, read_request(_ACTORS_SCRIPT))
+        options = _site_options(settings, read_request(_ACTORS_SCRIPT)) + ours
         joining = read_request(_ACTORS_SCRIPT, options)
         command = _command(joining, [*common, *options]) + named
         requests += [joining] * actor_jobs
@@ -125,6 +126,11 @@ def make_plan(
 def check_plan(plan: Plan) -> None:
     """Prints a line for each thing that is checked. Raises `UserError` with everything that will not work."""
     problems: list[str] = []
+    for note in dict.fromkeys(note for request in plan.requests for note in request.notes):
+        print(f"--  {note}", flush=True)
+    variables = sorted({variable for request in plan.requests for variable in request.variables})
+    if variables:
+        print(f"--  environment: {', '.join(variables)}: goes before the scripts' own; unset what you do not mean")
 
     def look(what: str, check: Callable[[], str]) -> None:
         try:
@@ -151,16 +157,30 @@ def submit(plan: Plan) -> None:
             "no SLURM on this machine; submit from the cluster's login node, or train here with: "
             f"bash {plan.requests[0].script} --run-name {plan.run_dir.run_name}"
         )
-    LOGS.mkdir(parents=True, exist_ok=True)  # a job whose log folder is missing fails before its first line
+    for request in plan.requests:
+        _make_log_folders(request)
     for run_dir, _ in plan.runs:
         run_dir.create()
     for command, request in zip(plan.commands, plan.requests, strict=True):
         try:
-            job_id = slurm.run_slurm(command).strip().split(";")[0]
+            job_id = slurm.submit_job(command)
         except SlurmError as error:
             raise UserError(f"{request.script}: {error}") from None
-        what, tasks = ("job", "") if plan.seeds is None else ("array", "_*")
-        print(f"submitted {what} {job_id}: {request.script}, log {LOGS}/*-{job_id}{tasks}.out", flush=True)
+        log = str(request.logs[0])
+        for pattern, stands_for in (("%j", job_id), ("%A", job_id), ("%x", "*"), ("%a", "*")):
+            log = log.replace(pattern, stands_for)
+        what = "job" if plan.seeds is None else "array"
+        print(f"submitted {what} {job_id}: {request.script}, log {log}", flush=True)
+
+
+def _make_log_folders(request: JobRequest) -> None:
+    """A job whose log folder is missing fails before its first line. Raises `UserError`."""
+    for log in request.logs:
+        folder = next(parent for parent in log.parents if "%" not in str(parent))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: the folder of a job's log cannot be made: {error.strerror}") from None
 
 
 def _command(request: JobRequest, options: Sequence[str]) -> list[str]:
@@ -183,17 +203,21 @@ def _check_limits(plan: Plan) -> str:
         )
         for what, amount, limit, name in asked:
             if amount > limit:
-                raise UserError(f"{request.script} asks for {amount:g} {what}; a job may have {limit:g} ({name})")
+                raise UserError(f"{request} asks for {amount:g} {what}; a job may have {limit:g} ({name})")
         if request.time_sec <= request.warning_sec + _LEAST_WORK_SEC:
             minutes, warning = request.time_sec / 60, request.warning_sec / 60
             raise UserError(
-                f"{request.script} asks for {minutes:g} minutes and is warned {warning:g} minutes before their end; "
+                f"{request} asks for {minutes:g} minutes and is warned {warning:g} minutes before their end; "
                 "ask for more --time, or another --signal"
             )
     first = plan.requests[0]
-    hours = "no time limit" if math.isinf(first.time_sec) else f"{first.time_sec / 3600:g} h"
-    gpu = f", a GPU with {first.gpumem_gb:g} GB for it" if first.wants_gpu else ""
-    return f"{first.script}: partition {first.partition}, {first.cpus} CPUs, {hours}{gpu}"
+    hours = "no time limit of its own" if math.isinf(first.time_sec) else f"{first.time_sec / 3600:.3g} h"
+    memory = f", {first.memory_gb:g} GB of memory" if first.memory_gb else ""
+    gpu = ""
+    if first.wants_gpu:
+        gpu = ", a GPU" if first.gpus == 1 else f", {first.gpus} GPUs"
+        gpu += f" with {first.gpumem_gb:g} GB" if first.gpumem_gb else ""
+    return f"{first}: partition {first.partition or 'of SLURM'}, {first.cpus} CPUs{memory}, {hours}{gpu}"
 
 
 def _check_queue(plan: Plan) -> str:
@@ -331,9 +355,10 @@ def _check_with_slurm(plan: Plan) -> str:
     for command, request in zip(plan.commands, plan.requests, strict=True):
         try:
             # On stderr it says: "sbatch: Job 17 to start at 2026-11-22T15:04:05 using 8 processors on nodes ..."
-            done = slurm.run_slurm([command[0], "--test-only", *command[2:]], stderr=True)
+            said = slurm.run_slurm([command[0], "--test-only", *command[2:]], stderr=True)
         except SlurmError as error:
             raise UserError(f"{request.script}: SLURM would refuse it: {error}") from None
         if request is plan.requests[0]:
-            words = " ".join(done.split()) or "accepted"
+            starts = [line for line in said.splitlines() if " to start at " in line]
+            words = starts[-1] if starts else "accepted"
     return words.removeprefix("sbatch: ")

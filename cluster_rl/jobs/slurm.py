@@ -18,11 +18,15 @@ import msgspec
 from cluster_rl.runs.slurm_job import slurm_job_id
 
 _TIMEOUT_SEC = 30.0
-_QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k"
+_QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k\t%o"
+# Variables by which a user's own calls are set up, and with which ours would miss jobs or answer in another form.
+_OF_THE_USER = ("SQUEUE_", "SCONTROL_", "SACCT_", "SCANCEL_")
+OF_THE_CALL = ("SBATCH_DEBUG", "SBATCH_WAIT")  # those of sbatch that concern the call; the rest is the job's
 # [days-]hours[:minutes[:seconds]], minutes, minutes:seconds or hours:minutes:seconds, see `man sbatch`.
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 _RESTARTS = re.compile(r"\bRestarts=(\d+)\b")
+_ROW = re.compile(r"\d+([_+]\S+)?\t")
 
 
 class SlurmError(Exception):
@@ -30,7 +34,8 @@ class SlurmError(Exception):
 
 
 class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One job of this user that waits or runs. `nodes` is empty while it waits, `left_sec` infinite without a limit."""
+    """One job of this user that waits or runs. `nodes` is empty while it waits, `left_sec` infinite without a limit;
+    `command` is its script's path with arguments, or what an interactive session runs."""
 
     job_id: str
     name: str
@@ -39,6 +44,7 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     nodes: str
     left_sec: float
     comment: str
+    command: str
 
 
 def installed() -> bool:
@@ -47,9 +53,19 @@ def installed() -> bool:
 
 
 def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
-    """What a command of SLURM prints, on stderr if asked. Raises `SlurmError` with its last lines if it fails."""
+    """What a command of SLURM prints, on stderr if asked. Raises `SlurmError` with its last lines if it fails.
+
+    The user's settings for such commands do not hold, but sbatch's for jobs (`SBATCH_TIMELIMIT`).
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OF_THE_USER) and name not in OF_THE_CALL
+    }
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SEC, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_SEC, check=False, env=environment
+        )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
@@ -68,10 +84,12 @@ def queued_jobs() -> list[QueuedJob]:
     printed = run_slurm(["squeue", "--noheader", "--array", "--user", me, "--sort", "i", "-o", _QUEUE_FIELDS])
     jobs = []
     for line in printed.splitlines():
-        fields = line.split("\t", 6)
-        if len(fields) != 7:
+        if not _ROW.match(line):
+            continue  # a line of the site's or the cluster's name
+        fields = line.split("\t", 7)
+        if len(fields) != 8:
             raise SlurmError(f"squeue: {line!r} is not what was asked for")
-        job_id, name, state, reason, nodes, left, comment = fields
+        job_id, name, state, reason, nodes, left, comment, script = fields
         jobs.append(
             QueuedJob(
                 job_id=job_id,
@@ -81,6 +99,7 @@ def queued_jobs() -> list[QueuedJob]:
                 nodes=nodes,
                 left_sec=_left_sec(left),
                 comment="" if comment == "(null)" else comment,
+                command="" if script == "(null)" else script,
             )
         )
     return jobs
@@ -88,10 +107,22 @@ def queued_jobs() -> list[QueuedJob]:
 
 def time_left_sec(job_id: str) -> float:
     """Seconds until SLURM ends a running job; infinite if it has no limit. Raises `SlurmError`."""
-    printed = run_slurm(["squeue", "--noheader", "--jobs", job_id, "-o", "%L"]).split()
-    if not printed:
+    printed = run_slurm(["squeue", "--noheader", "--jobs", job_id, "-o", "left:%L"]).split()
+    left = [word.removeprefix("left:") for word in printed if word.startswith("left:")]
+    if not left:
         raise SlurmError(f"squeue knows no job {job_id}")
-    return _left_sec(printed[0])
+    return _left_sec(left[0])
+
+
+def submit_job(command: Sequence[str]) -> str:
+    """The number of the job that an `sbatch --parsable` submits, whatever else is printed beside it. Raises
+    `SlurmError`."""
+    printed = run_slurm(command)
+    numbers = re.findall(r"^\s*(\d+)(?:;\S+)?\s*$", printed, re.MULTILINE)
+    if not numbers:
+        said = "; ".join(printed.split("\n")).strip("; ") or "nothing"
+        raise SlurmError(f"{command[0]} printed {said!r} and no job's number; look with squeue whether there is one")
+    return str(numbers[-1])
 
 
 def was_requeued() -> bool:

@@ -82,13 +82,13 @@ class Slurm:
 
 
 def cluster(
-    slurm: Slurm, home: Path, *arguments: str, python: str = sys.executable
+    slurm: Slurm, home: Path, *arguments: str, python: str = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m cluster_rl.cluster`, called in `home` as on the login node; `python` is the jobs'."""
     return subprocess.run(
         [sys.executable, "-m", "cluster_rl.cluster", *arguments],
         cwd=home,
-        env=slurm.environment(CLUSTER_RL_PYTHON=python, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)),
+        env=slurm.environment(CLUSTER_RL_PYTHON=python, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)) | environment,
         capture_output=True,
         text=True,
         check=False,

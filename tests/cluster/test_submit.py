@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from run_fixtures import overrides
+from sbatch_scripts import CASES
 from slurm_fixtures import Slurm, cluster
 
+from cluster_rl.jobs.slurm import duration_sec
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.lock import RunLock
 from cluster_rl.runs.progress import Progress, read_progress
 
 TINY = ["--config", "quickstart", *overrides()]
@@ -45,6 +48,71 @@ def test_too_large_a_job(slurm: Slurm, home: Path, option: str, says: str) -> No
     assert checked.returncode == 2
     assert says in checked.stderr
     assert checked.stderr.count("\n") == 1
+
+
+def test_scripts_are_read_as_slurm_reads_them(slurm: Slurm, home: Path) -> None:
+    """What `tests/unit/batch_system/test_job_script.py` expects of our own reading."""
+    for case in CASES:
+        (home / "own.sbatch").write_text(f"#!/bin/bash\n{case.lines}\nsleep 60\n", encoding="utf-8")
+        variables = dict(word.split("=") for word in case.variables.split())
+        job = slurm.submit("own.sbatch", cwd=home, options=["--hold", *case.options.split()], **variables)
+        shown = slurm.call("scontrol", "show", "job", str(job), "--oneliner", cwd=home).stdout
+        slurm.call("scancel", str(job), cwd=home)
+        fields = dict(part.split("=", 1) for part in shown.split() if "=" in part)
+        assert (int(fields["NumCPUs"]), duration_sec(fields["TimeLimit"]) / 60) == (case.cpus, case.minutes), case
+        if case.memory_gb:  # else the cluster's default is shown
+            assert f"mem={case.memory_gb:g}G," in fields["TRES"], case
+
+
+def test_the_callers_environment(slurm: Slurm, home: Path, tmp_path: Path) -> None:
+    """What a user has set for the own calls of SLURM's commands: jobs get what sbatch takes of it, and are found."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text(f'#!/bin/sh\necho "Welcome to 2026"\nexec {slurm.folder}/bin/sbatch "$@"\n')
+    (tools / "sbatch").chmod(0o755)
+    users = {
+        "PATH": f"{tools}:{slurm.environment()['PATH']}",
+        "SBATCH_TIMELIMIT": "20",
+        "SBATCH_NO_REQUEUE": "1",
+        "SBATCH_EXPORT": "NONE",
+        "SBATCH_WAIT": "1",
+        "SQUEUE_STATES": "RUNNING",
+        "SQUEUE_PARTITION": "gpu-linuxlab",
+        "SQUEUE_FORMAT": "%A",
+        "SCANCEL_STATE": "RUNNING",
+    }
+    python = a_python(home)
+    arguments = ["--script", "train_cpu", "--chain", *TINY]
+    submitted = cluster(
+        slurm, home, "submit", "--run-name", "one", *arguments, "--sbatch=--hold", python=python, **users
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    assert "--  environment: SBATCH_TIMELIMIT=20: goes before" in submitted.stdout
+    job = int(submitted.stdout.rsplit("submitted job ", 1)[1].split(":")[0])
+    assert (slurm.field(job, "TimeLimit"), slurm.field(job, "Requeue")) == ("00:20:00", "1")
+    status = cluster(slurm, home, "status", "--run-name", "one", python=python, **users)
+    assert f"job {job} train_cpu: waits (JobHeldUser)" in status.stdout
+    cancelled = cluster(slurm, home, "cancel", "--run-name", "one", python=python, **users)
+    assert f"cancelled: {job};" in cancelled.stdout
+    slurm.wait_for_state(job, "CANCELLED")
+
+
+def test_a_script_that_nobody_can_read_is_shown_and_cancelled(
+    slurm: Slurm, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submitted by hand and under a name of its own, and since then edited."""
+    script = home / "my jobs" / "own.sbatch"
+    script.parent.mkdir()
+    text = (home / "slurm" / "train_cpu.sbatch").read_text()
+    script.write_text(text)
+    job = slurm.submit(str(script), "--run-name", "one", cwd=home, options=["--hold"], SBATCH_JOB_NAME="mine")
+    script.write_text(text.replace("--time=04:00:00", '--time="04:00:00   # max'))
+    monkeypatch.setenv("SLURM_JOB_ID", str(job))
+    with RunLock(RunDir(home / "cluster_runs", "one").create()):
+        status = cluster(slurm, home, "status", "--run-name", "one")
+        assert f"job {job} mine: waits" in status.stdout, status.stderr
+        assert f"cancelled: {job};" in cluster(slurm, home, "cancel", "--run-name", "one").stdout
+    slurm.wait_for_state(job, "CANCELLED")
 
 
 def test_a_fifth_job(slurm: Slurm, home: Path) -> None:

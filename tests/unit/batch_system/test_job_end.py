@@ -72,6 +72,30 @@ def test_a_requeue_that_fails_is_tried_again_and_then_told(home: Path, code: int
     assert (home / "tries").read_text().count("tried") == 5
 
 
+@pytest.mark.parametrize("answer", ["Requested operation is presently disabled for job 7", None])
+def test_a_requeue_that_cannot_come_is_not_waited_for(home: Path, answer: str | None) -> None:
+    """No scontrol on the PATH of the node; a job that was submitted with --no-requeue."""
+    if answer:
+        put_program(job_programs(home), "scontrol", f"echo tried >> tries; echo '{answer}' >&2; exit 1")
+    put_program(job_programs(home), "sleep", "echo slept >> tries")
+    bare = home / "bare"  # a SLURM may be installed in /usr/bin
+    bare.mkdir()
+    for name in ("bash", "basename", "env"):
+        (bare / name).symlink_to(shutil.which(name, path="/usr/bin:/bin") or name)
+    ended, said = run_script(home, 85, "slurm_script", SLURM_JOB_ID="7", PATH=f"{job_programs(home)}:{bare}")
+    assert ended == 85
+    assert (answer or "no scontrol on this job's PATH") in said
+    assert "submit it again" in said
+    assert not answer or (home / "tries").read_text() == "tried\n"
+
+
+def test_a_requeue_is_not_set_up_by_the_user(home: Path) -> None:
+    put_program(job_programs(home), "scontrol", "env")
+    _, said = run_script(home, 85, "slurm_script", SLURM_JOB_ID="7", SCONTROL_ALL="1", SCONTROL_SIBLING="1")
+    assert "SLURM_JOB_ID=7" in said
+    assert "SCONTROL_" not in said
+
+
 def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
     put_program(job_programs(home), "scontrol", "echo tried >> tries; kill -TERM $PPID; exit 1")
     put_program(job_programs(home), "sleep", "true")

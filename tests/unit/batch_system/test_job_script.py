@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from sbatch_scripts import CASES, Case
 
-from cluster_rl.batch_system.job_script import read_request
+from cluster_rl.batch_system.job_script import is_trainers_script, read_request
 from cluster_rl.errors import UserError
 
 
@@ -31,6 +33,111 @@ def test_the_job_scripts(home: Path, name: str, module: str, preset: str, cpus: 
 def test_options_go_before_the_script(home: Path) -> None:
     request = read_request("train_gpu", ["-c", "4", "-t30", "--partition=other", "--gres=gpumem:512M", "--exclusive"])
     assert (request.cpus, request.time_sec, request.partition, request.gpumem_gb) == (4, 1800, "other", 0.5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.lines.strip())
+def test_scripts_of_others(home: Path, case: Case) -> None:
+    Path("slurm/own.sbatch").write_text(f"#!/bin/bash\n{case.lines}\n", encoding="utf-8")
+    variables = dict(word.split("=") for word in case.variables.split())
+    request = read_request("own", case.options.split(), variables)
+    assert (request.cpus, math.ceil(request.time_sec / 60)) == (case.cpus, case.minutes)
+    assert (request.memory_gb, request.gpus, request.gpumem_gb) == (case.memory_gb, case.gpus, case.gpumem_gb)
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        ("#SBATCH --moon=full -c 2", "slurm/own.sbatch: --moon is not known here and passed over; sbatch judges it"),
+        ("#SBATCH --moon full -c 2", "slurm/own.sbatch: --moon is not known here"),
+        ("#SBATCH -Z 2 -c 2", "slurm/own.sbatch: -Z is not known here"),
+        ("#SBATCH: -c 2", "slurm/own.sbatch: ':' is not known here"),
+        ("#SBATCH and -c 2", "slurm/own.sbatch: 'and' is not known here"),
+        ("#SBATCH -c 2 --time=soon", "--time: 'soon' is not a time of SLURM; write HH:MM:SS; it is not counted"),
+        ("#SBATCH -c 2 --mem=much", "--mem: 'much': no amount of memory"),
+        ("#SBATCH -c 2 -n many", "--ntasks: 'many': not a number"),
+        ("#SBATCH -c 2 --exclusive", "slurm/own.sbatch: --exclusive: the node's other CPUs are not counted here"),
+        ("#SBATCH -c 2\n#SBATCH hetjob\n#SBATCH -c 3", "line 3: hetjob: only the part before it is looked at"),
+        ("#SBATCH -c 2 --comment=\udcff", ""),
+    ],
+)
+def test_what_is_not_known_is_passed_over_with_a_word(home: Path, line: str, note: str) -> None:
+    Path("slurm/own.sbatch").write_text(f"#!/bin/bash\n{line}\n", encoding="utf-8", errors="surrogateescape")
+    request = read_request("own", (), {})
+    assert request.cpus == 2
+    assert [said for said in request.notes if note not in said] == []
+    assert bool(request.notes) == bool(note)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('#SBATCH --comment="unended', "line 2: a quote has no end, so sbatch refuses"),
+        ("#SBATCH -c 2\r", "has the line ends of Windows, which sbatch refuses"),
+        ("#SBATCH --array=1-3", r"slurm/own.sbatch: --array=1-3: its tasks would train"),
+        ("#SBATCH --wait", "slurm/own.sbatch: --wait: submit would wait"),
+        ("#SBATCH -D /elsewhere", "slurm/own.sbatch: --chdir=/elsewhere: a job starts where it is submitted"),
+        ("#SBATCH --signal=B:KILL@60", "--signal=B:KILL@60: a job expects USR2 as its warning"),
+    ],
+)
+def test_scripts_that_cannot_work(home: Path, line: str, says: str) -> None:
+    with Path("slurm/own.sbatch").open("w", encoding="utf-8", newline="") as file:
+        file.write(f"#!/bin/bash\n{line}\n")
+    with pytest.raises(UserError, match=says):
+        read_request("own", (), {})
+
+
+@pytest.mark.parametrize("line", ["--chdir={home}", "--comment=mine", "--export=NONE", "--signal=SIGUSR1@60"])
+def test_lines_that_do_no_harm(home: Path, line: str) -> None:
+    Path("slurm/own.sbatch").write_text(f"#SBATCH {line.format(home=home)}\n", encoding="utf-8")
+    assert read_request("own", (), {}).notes == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--comment=mine", "--comment mine", "--export=NONE", "--export-file=env", "--wrap=true", "-a 1-3", "-M all"),
+        *("--array=1-3", "--wait", "-W", "-Q", "--test-only", "--version", "-h", "--usage", "--chdir=/tmp", "--comm=x"),
+        *("--signal=KILL@60", "--signal=B:TERM@60", "-HW"),
+    ],
+)
+def test_options_that_undo_what_the_commands_rely_on(home: Path, option: str) -> None:
+    with pytest.raises(UserError, match=r"^--sbatch=--\S+.*: .* "):
+        read_request("train_gpu", option.split(), {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "counts"),
+    [
+        ("SBATCH_TIMELIMIT=20", True),
+        ("SBATCH_NO_REQUEUE=", True),
+        ("SBATCH_NO_REQUEUE=no", False),
+        ("SBATCH_EXPORT=NONE", False),
+        ("SBATCH_WAIT=1", False),
+        ("SQUEUE_STATES=RUNNING", False),
+    ],
+)
+def test_variables_that_count(home: Path, variable: str, counts: bool) -> None:
+    request = read_request("train_gpu", (), dict([variable.split("=")]))
+    assert request.variables == [variable] * counts
+    assert (str(request) == f"slurm/train_gpu.sbatch with {variable}") == counts
+    assert request.requeues == (variable != "SBATCH_NO_REQUEUE=")
+    assert request.notes == []
+
+
+def test_variables_that_cannot_work(home: Path) -> None:
+    with pytest.raises(UserError, match=r"^SBATCH_ARRAY_INX=1-2 in the environment: its tasks would"):
+        read_request("train_gpu", (), {"SBATCH_ARRAY_INX": "1-2"})
+
+
+def test_whose_command_trains(home: Path) -> None:
+    (home / "my jobs").mkdir()
+    own = home / "my jobs" / "own run.sbatch"
+    own.write_text('#SBATCH --time="\nrun_job train_slim --config slim "$@"\n', encoding="utf-8")
+    assert is_trainers_script(f"{own} --run-name one two")
+    assert is_trainers_script(f"{home}/slurm/train_gpu.sbatch")
+    others = ["jupyter.sbatch", "actors.sbatch --run-name one", "gone.sbatch", "", "/bin/sh", "\0"]
+    assert not any(is_trainers_script(f"{home}/slurm/{other}") for other in others)
+    assert not any(is_trainers_script(command) for command in ("", "bash", "/bin/sh -i"))
 
 
 @pytest.mark.parametrize(

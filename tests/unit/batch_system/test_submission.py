@@ -33,7 +33,7 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
     done = cluster("submit", "--run-name", "one", "--dry-run", "--chain", *more)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 4 h, a GPU with 10 GB for it"
+        "ok  limits: slurm/train_gpu.sbatch: partition gpu-linuxlab, 8 CPUs, 16 GB of memory, 4 h, a GPU with 10 GB"
         in done.stdout
     )
     assert "3 job(s) more; no SLURM on this machine" in done.stdout
@@ -68,6 +68,16 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--script", "train_cpu", "--device", "cuda"], r"device cuda, but slurm/train_cpu\.sbatch asks for no GPU"),
         (["--script", "train_cpu", "--no-video"], "no_video: unknown key; that is the option --no-video of train_slim"),
         (["--sbatch=--time=05:00:00"], "asks for 5 hours; a job may have 4"),
+        (
+            ["--sbatch=--comment=mine"],
+            "--sbatch=--comment=mine: the run's jobs are known by their comment; name them with",
+        ),
+        (
+            ["--sbatch=--export=NONE"],
+            "--sbatch=--export=NONE: the job gets all variables of your shell; set NAME=value",
+        ),
+        (["--sbatch=--no-requeue", "--chain"], "--sbatch=--no-requeue: a chain goes on by requeueing; leave --chain"),
+        (["--script", "train_cpu", "--sbatch=-N 2"], "asks for 16 CPUs"),
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
@@ -78,8 +88,8 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--seeds", "1,2"], "--seeds 1,2: give how many"),
         (["--seeds", "1001"], "--seeds 1001: a task of an array has a number of at most 1000"),
         (["--seeds", "2", "--base_seed", "7"], "--base_seed: with --seeds each run has its own"),
-        (["--sbatch=--array=1-5"], r"--array=1-5: give --seeds, which makes an array with a run each"),
-        (["--sbatch=-a 1-5", "--seeds", "5"], r"--array=1-5: give --seeds"),
+        (["--sbatch=--array=1-5"], r"--array=1-5: .*; give --seeds, which makes an array with a run each"),
+        (["--sbatch=-a 1-5", "--seeds", "5"], r"--array=1-5: .*; give --seeds"),
         (["--seeds", "2", "--actor-jobs", "4"], "5 jobs; a user may have 4"),
         (["--batch_siz", "8"], "batch_siz: unknown key"),
     ],
@@ -87,6 +97,68 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
 def test_what_check_refuses(home: Path, arguments: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {"SBATCH_TIMELIMIT": "5:00:00"},
+            r"train_cpu.sbatch with SBATCH_TIMELIMIT=5:00:00 asks for 5 hours; a job may",
+        ),
+        ({"SBATCH_TIMELIMIT": "15"}, r"with SBATCH_TIMELIMIT=15 asks for 15 minutes and is warned 15 minutes before"),
+        ({"SBATCH_GRES": "gpumem:21G"}, r"with SBATCH_GRES=gpumem:21G asks for 21 GB of GPU memory"),
+        (
+            {"SBATCH_ARRAY_INX": "1-3"},
+            "SBATCH_ARRAY_INX=1-3 in the environment: its tasks would all train one run",
+        ),
+        ({"SBATCH_SIGNAL": "KILL@60"}, "SBATCH_SIGNAL=KILL@60 in the environment: a job expects USR2"),
+    ],
+)
+def test_what_check_refuses_of_the_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        check(script="train_cpu")
+
+
+def test_check_says_what_counts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "20")
+    monkeypatch.setenv("SBATCH_NO_REQUEUE", "1")
+    monkeypatch.setenv("SBATCH_CPUS_PER_TASK", "4")
+    script = home / "slurm" / "train_cpu.sbatch"
+    script.write_text(script.read_text().replace("--mem=16G", "--moon=full --mem=16G   # ours\n#SBATCH\t--nodes=1"))
+    check("--chain", script="train_cpu")
+    said = capsys.readouterr().out.splitlines()
+    assert said[:4] == [
+        "--  slurm/train_cpu.sbatch: --moon is not known here and passed over; sbatch judges it",
+        "--  environment: SBATCH_CPUS_PER_TASK is no variable of sbatch's and changes nothing",
+        "--  environment: SBATCH_TIMELIMIT=20: goes before the scripts' own; unset what you do not mean",
+        "ok  limits: slurm/train_cpu.sbatch with SBATCH_TIMELIMIT=20: "
+        "partition linuxlab, 8 CPUs, 16 GB of memory, 0.333 h",
+    ]
+
+
+def test_submitting(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    put_program(job_programs(home), "squeue", "true")
+    answer = 'case "$*" in *--test-only*) echo "sbatch: Job 8 to start at noon" >&2; echo "thank you" >&2; exit ;; esac'
+    put_program(job_programs(home), "sbatch", f"{answer}\necho 'Welcome to 2026!'; echo '7;local'")
+    monkeypatch.setenv("SBATCH_OUTPUT", "my/logs/%x/%j.out")
+    from cluster_rl import cluster as commands
+
+    arguments = ["submit", "--script", "train_cpu", "--run-name", "one", "--chain", "--sbatch=--error=errors/%j"]
+    monkeypatch.setattr(sys, "argv", ["cluster", *arguments])
+    assert commands.main() == 0
+    said = capsys.readouterr().out
+    assert "ok  sbatch: Job 8 to start at noon\n" in said
+    assert said.endswith("submitted job 7: slurm/train_cpu.sbatch, log my/logs/*/7.out\n")
+    # A job whose log folder is missing fails before its first line.
+    assert (home / "my" / "logs").is_dir()
+    assert (home / "errors").is_dir()
 
 
 def check(*arguments: str, script: str = "train_gpu") -> None:
@@ -128,7 +200,7 @@ def test_actor_jobs_where_the_login_node_has_no_address(home: Path, monkeypatch:
 
 
 def test_the_queue_of_this_user_counts(home: Path) -> None:
-    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t(null)\n"
+    line = r"\tname\tRUNNING\tNone\tcpu01\t1:00\t(null)\t(null)\n"
     put_program(job_programs(home), "squeue", f"printf '1{line}2{line}3{line}4{line}'")
     with pytest.raises(UserError, match="4 jobs are in the queue and 1 more would be; a user may have 4"):
         check()
@@ -139,7 +211,7 @@ def test_the_queue_of_this_user_counts(home: Path) -> None:
 
 def test_a_run_has_one_job_at_a_time(home: Path) -> None:
     fields = ["7", "train_gpu", "PENDING", "BeginTime", "", "4:00:00"]
-    line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}"])
+    line = r"\t".join([*fields, f"cluster_rl:{home / 'cluster_runs' / 'one'}", "(null)"])
     put_program(job_programs(home), "squeue", f"printf '{line}'")
     with pytest.raises(UserError, match=r"job 7 \(train_gpu\) of run 'one' is in the queue already"):
         check()
@@ -176,7 +248,7 @@ def test_seeds_are_an_array(home: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_seed_that_is_in_the_queue_already(home: Path) -> None:
     line = r"\t".join(["7_3", "train_cpu", "PENDING", "Priority", "", "4:00:00"])
     comment = f"cluster_rl:{home / 'cluster_runs' / 'one'}-s%%a"
-    put_program(job_programs(home), "squeue", f"printf '{line}\\t{comment}'")
+    put_program(job_programs(home), "squeue", f"printf '{line}\\t{comment}\\t(null)'")
     put_program(job_programs(home), "sbatch", "true")
     with pytest.raises(UserError, match=r"job 7_3 \(train_cpu\) of run 'one-s3' is in the queue already"):
         check("--seeds", "3-4", script="train_cpu")
@@ -206,9 +278,9 @@ def test_the_seeds_of_a_run_are_rows(
     # Task 1 was made by `submit`; task 3 by hand, and trains.
     comment = f"cluster_rl:{home / 'cluster_runs' / 'one'}-s%%a"
     lines = [
-        f"7_1\\tslim_cpu\\tPENDING\\tPriority\\t\\t1:00\\t{comment}",
-        r"7_2\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)",
-        r"8_3\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)",
+        f"7_1\\tslim_cpu\\tPENDING\\tPriority\\t\\t1:00\\t{comment}\\t(null)",
+        r"7_2\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\t(null)",
+        rf"8_3\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\t{home}/slurm/slim_cpu.sbatch --run-name one",
     ]
     put_program(job_programs(home), "squeue", "printf '" + r"\n".join(lines) + "'")
     put_program(job_programs(home), "scancel", 'echo "$@" > cancelled')
@@ -300,17 +372,25 @@ def test_a_job_that_trains_is_known_and_a_notebook_server_is_not_ours(
     put_program(job_programs(home), "scancel", 'echo "$@" > cancelled')
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with RunLock(run_dir):
-        put_program(job_programs(home), "squeue", r"printf '7\tjupyter\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        put_program(
+            job_programs(home),
+            "squeue",
+            rf"printf '7\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\t{home}/slurm/jupyter.sbatch\n'",
+        )
         cancel(run_dir)
         assert not (home / "cancelled").exists()
-        put_program(job_programs(home), "squeue", r"printf '7\tslim_cpu\tRUNNING\tNone\tcpu01\t1:00\t(null)\n'")
+        put_program(
+            job_programs(home),
+            "squeue",
+            rf"printf '7\tname\tRUNNING\tNone\tcpu01\t1:00\t(null)\t{home}/slurm/slim_cpu.sbatch --run-name one\n'",
+        )
         print_status(run_dir)
         cancel(run_dir)
         assert (home / "cancelled").read_text() == "7\n"
         put_program(job_programs(home), "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
         print_status(run_dir)
     said = capsys.readouterr().out
-    assert "job 7 slim_cpu: running on cpu01, 1 min left" in said
+    assert "job 7 name: running on cpu01, 1 min left" in said
     assert f"trained by process {os.getpid()}" in said
     assert "the queue cannot be shown: squeue failed: Unable to contact" in said
     assert said.count("progress: none yet") == 2

@@ -41,13 +41,67 @@ def test_the_queue(programs: Path) -> None:
     put_program(
         programs,
         "squeue",
-        r"printf '7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\tcluster_rl:/r/one\n"
-        r"8\tcpu\tPENDING\tPriority\t\tUNLIMITED\t(null)\n'",
+        r"printf '7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\tcluster_rl:/r/one\t/s/my job.sbatch --run-name one\n"
+        r"8\tcpu\tPENDING\tPriority\t\tUNLIMITED\t(null)\t(null)\n'",
     )
     running, waiting = slurm.queued_jobs()
     assert (running.job_id, running.nodes, running.left_sec) == ("7", "gpu01", 14_340)
     assert running.comment == "cluster_rl:/r/one"
     assert (waiting.state, waiting.reason, waiting.left_sec, waiting.comment) == ("PENDING", "Priority", math.inf, "")
+
+
+USERS = {
+    "SQUEUE_STATES": "RUNNING",
+    "SQUEUE_PARTITION": "other",
+    "SQUEUE_FORMAT": "%A",
+    "SQUEUE_NAMES": "other",
+    "SCANCEL_STATE": "PENDING",
+    "SCANCEL_INTERACTIVE": "true",
+    "SCONTROL_ALL": "1",
+    "SACCT_FORMAT": "jobid",
+    "SBATCH_DEBUG": "1",
+    "SBATCH_WAIT": "1",
+}
+
+
+def test_what_users_set_for_their_own_calls_does_not_hold(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (USERS | {"SBATCH_TIMELIMIT": "20", "SLURM_CONF": "/c"}).items():
+        monkeypatch.setenv(name, value)
+    put_program(programs, "sbatch", "env")
+    seen = dict(line.split("=", 1) for line in slurm.run_slurm(["sbatch"]).splitlines() if "=" in line)
+    assert not USERS.keys() & seen.keys()
+    assert (seen["SBATCH_TIMELIMIT"], seen["SLURM_CONF"]) == ("20", "/c")
+
+
+def test_a_banner_beside_the_answer(programs: Path) -> None:
+    row = r"7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\t(null)\t(null)"
+    banner = r"Maintenance on 2026-12-01!\nCLUSTER: local\n\n"
+    put_program(programs, "squeue", f"printf '{banner}{row}\\n{banner}'")
+    assert [job.job_id for job in slurm.queued_jobs()] == ["7"]
+    put_program(programs, "squeue", rf"printf '{banner}left:1:00\n'")
+    assert slurm.time_left_sec("7") == 60
+
+
+@pytest.mark.parametrize(
+    ("printed", "number"),
+    [
+        ("7", "7"),
+        ("7;local", "7"),
+        ("Welcome to 2026, please read\nhttps://here/7\n\n7\n", "7"),
+        ("lua: your default account is used\n7;local\nthank you\n", "7"),
+        ("1 job of yours waits\r\n7\r\n", "7"),
+    ],
+)
+def test_the_number_of_a_submitted_job(programs: Path, printed: str, number: str) -> None:
+    (programs / "printed").write_text(printed)
+    put_program(programs, "sbatch", f"cat {programs}/printed")
+    assert slurm.submit_job(["sbatch", "--parsable"]) == number
+
+
+def test_a_submission_without_a_number(programs: Path) -> None:
+    put_program(programs, "sbatch", "echo Submitted; echo you will hear from us")
+    with pytest.raises(SlurmError, match="sbatch printed 'Submitted; you will hear from us' and no job's number; look"):
+        slurm.submit_job(["sbatch", "--parsable"])
 
 
 def test_a_failing_command_is_no_empty_queue(programs: Path) -> None:
@@ -66,15 +120,15 @@ def test_a_job_ends_at_the_first_of_its_limits(
     assert not job_deadline(0, now).is_over()
     assert job_deadline(100, now - 101).is_over()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    put_program(programs, "squeue", "echo 1:00:00")
+    put_program(programs, "squeue", "echo left:1:00:00")
     assert job_deadline(100, now) == (now + 100, "max_runtime_seconds reached")
     # An hour less five minutes.
     by_slurm = job_deadline(7200, now)
     assert by_slurm.at_sec == pytest.approx(now + 3300, abs=5)
     assert by_slurm.reason == "the end of SLURM job 7 is near"
-    put_program(programs, "squeue", "echo 10:00")
+    put_program(programs, "squeue", "echo left:10:00")
     assert job_deadline(0, now).at_sec == pytest.approx(now + 540, abs=5)
-    put_program(programs, "squeue", "echo UNLIMITED")
+    put_program(programs, "squeue", "echo left:UNLIMITED")
     assert job_deadline(0, now).at_sec == math.inf
     put_program(programs, "squeue", "exit 1")
     assert job_deadline(100, now).at_sec == now + 100
@@ -101,7 +155,11 @@ def test_a_job_that_slurm_ends_and_starts_again(
 
 def test_the_deadline_is_that_of_the_task(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the array's number squeue tells of all tasks, one that waits first."""
-    put_program(programs, "squeue", r'case "$*" in *"--jobs 7_3 "*) echo 10:00 ;; *) printf "4:00:00\n10:00\n" ;; esac')
+    put_program(
+        programs,
+        "squeue",
+        r'case "$*" in *"--jobs 7_3 "*) echo left:10:00 ;; *) printf "left:4:00:00\nleft:10:00\n" ;; esac',
+    )
     for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "3")):
         monkeypatch.setenv(name, value)
     deadline = job_deadline(0, time.monotonic())
