@@ -73,7 +73,7 @@ def test_what_is_not_known_is_passed_over_with_a_word(home: Path, line: str, not
     [
         ('#SBATCH --comment="unended', "line 2: a quote has no end, so sbatch refuses"),
         ("#SBATCH -c 2\r", "has the line ends of Windows, which sbatch refuses"),
-        ("#SBATCH --array=1-3", r"slurm/own.sbatch: --array=1-3: its tasks would train"),
+        ("#SBATCH --array=1-3", r"slurm/own.sbatch: --array=1-3: its tasks would all train"),
         ("#SBATCH --wait", "slurm/own.sbatch: --wait: submit would wait"),
         ("#SBATCH -D /elsewhere", "slurm/own.sbatch: --chdir=/elsewhere: a job starts where it is submitted"),
         ("#SBATCH --signal=B:KILL@60", "--signal=B:KILL@60: a job expects USR2 as its warning"),
