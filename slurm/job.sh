@@ -14,9 +14,15 @@ if [ -z "${CLUSTER_RL_PYTHON:-}" ]; then
     CLUSTER_RL_PYTHON=$(command -v python3) || CLUSTER_RL_PYTHON=
 fi
 # The package alone would be found in this folder by any Python; what it needs would not.
-if ! "$CLUSTER_RL_PYTHON" -c 'import msgspec, zmq, cluster_rl' 2>/dev/null; then
-    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl and what it needs;" \
-        "scripts/env_setup.sh makes an environment and names it in slurm/settings.env" >&2
+if ! said=$("$CLUSTER_RL_PYTHON" -c 'import msgspec, zmq, cluster_rl' 2>&1); then
+    why=$(grep Error <<<"$said" | tail -n 1) || :
+    why=${why:-${said##*$'\n'}}
+    # Python's own variables go before the environment, wherever they came from: a module, a login file.
+    for name in PYTHONPATH PYTHONHOME; do
+        [ -z "${!name:-}" ] || why+="; $name is set (${!name}): if what lies there is not for this Python, unset it"
+    done
+    echo "error: CLUSTER_RL_PYTHON (${CLUSTER_RL_PYTHON:-none}) cannot import cluster_rl and what it needs:" \
+        "$why; scripts/env_setup.sh makes an environment and names it in slurm/settings.env" >&2
     exit 2
 fi
 

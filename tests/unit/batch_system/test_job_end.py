@@ -194,17 +194,56 @@ def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[st
     assert conclude(run_dir, None, EXIT_OK, cancelled=False) == EXIT_OK
 
 
-def test_a_python_without_what_the_package_needs(home: Path) -> None:
-    put_program(job_programs(home), "bare-python", "exit 1")
+@pytest.mark.parametrize(
+    ("program", "environment", "words"),
+    [
+        ("exit 1", {}, ""),
+        ("echo one >&2; echo libx.so: no such file >&2; echo >&2; exit 127", {}, "libx.so: no such file"),
+        (f'exec {sys.executable} -S "$@"', {}, "ModuleNotFoundError: No module named 'msgspec'"),
+        # Packages of another Python: a half of zmq that this one cannot load.
+        (
+            f'exec {sys.executable} "$@"',
+            {"PYTHONPATH": "stale"},
+            "ImportError: built for another Python; PYTHONPATH is set (stale): if what lies there is not for this "
+            "Python, unset it",
+        ),
+        (
+            f'exec {sys.executable} "$@"',
+            {"PYTHONHOME": "/nowhere"},
+            "No module named 'encodings'; PYTHONHOME is set "
+            "(/nowhere): if what lies there is not for this Python, unset it",
+        ),
+    ],
+)
+def test_a_python_without_what_the_package_needs(
+    home: Path, program: str, environment: dict[str, str], words: str
+) -> None:
+    put_program(job_programs(home), "bare-python", program)
+    (home / "stale" / "zmq").mkdir(parents=True)
+    (home / "stale" / "zmq" / "__init__.py").write_text("raise ImportError('built for another Python')")
     done = subprocess.run(
         ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one"],
-        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(job_programs(home) / "bare-python")},
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": str(job_programs(home) / "bare-python"), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "cannot import cluster_rl and what it needs" in done.stderr
+    assert "cannot import cluster_rl and what it needs: " in done.stderr
+    assert f"{words}; scripts/env_setup.sh" in done.stderr
+
+
+def test_no_python_at_all(home: Path) -> None:
+    done = subprocess.run(
+        ["/bin/bash", "slurm/train_cpu.sbatch", "--run-name", "one"],
+        env={"PATH": "/usr/bin:/bin", "CLUSTER_RL_PYTHON": "/nowhere/python"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "what it needs: slurm/job.sh: line" in done.stderr
+    assert "/nowhere/python: No such file or directory; scripts/env_setup.sh makes" in done.stderr
 
 
 def test_not_in_the_repository(tmp_path: Path) -> None:
