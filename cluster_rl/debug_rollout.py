@@ -28,6 +28,7 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.report.bars import Bar
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
 
@@ -185,6 +186,7 @@ def _rollout(config: Config, model: Path | None, options: argparse.Namespace) ->
         report: dict[str, Any] = {"preflight": preflight(env.console.rom)}
         report["policy"] = "random" if model is None else f"greedy, {model}"
         player: _Player = _RandomPlayer(env, options.seed) if model is None else _GreedyPlayer(env, config, model)
+        bar = stack.enter_context(Bar("playing", options.steps, "steps"))
         video = stack.enter_context(_Video(options)) if options.video is not None else None
         tally = _Tally()
         player.start()
@@ -198,6 +200,7 @@ def _rollout(config: Config, model: Path | None, options: argparse.Namespace) ->
                 flags.look(step_number, env, quiet=options.json)
             if step.summary is not None:
                 player.start()
+            bar.to(step_number, f"{video.frames:,} frames of video" if video is not None else "")
         seconds = time.perf_counter() - began
         report |= {"steps": options.steps, "seconds": round(seconds, 3)}
         if options.steps:
@@ -290,8 +293,12 @@ class _Video:
         self._writers = [self._open.enter_context(VideoWriter(path, self._fps)) for path in self._paths]
 
     @property
+    def frames(self) -> int:
+        return self._writers[0].frames
+
+    @property
     def full(self) -> bool:
-        return self._writers[0].frames >= self._max_frames
+        return self.frames >= self._max_frames
 
     def on_frame(self, frame: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         from cluster_rl.report.video import video_frames

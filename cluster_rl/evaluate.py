@@ -28,6 +28,7 @@ from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.model import QNetwork
+from cluster_rl.report.bars import Bar
 from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, whole_number
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.layout import RunDir
@@ -64,21 +65,27 @@ def play_episodes(
     for row in playing:
         rollout.start(row)
     begun = count
-    while playing:
-        _, quantiles = rollout.act()
-        values = acting_values(quantiles, config.value_rescaling)
-        actions = select_actions(values, rollout.mask, epsilons, rng).tolist()
-        ended = []
-        for row, step in rollout.play(actions, playing):
-            if step.summary is not None:
-                summaries.append(step.summary)
-                ended.append(row)
-        for row in ended:
-            if begun < episodes:
-                rollout.start(row)
-                begun += 1
-            else:
-                playing.remove(row)
+    left_steps = episodes * config.episode_max_steps
+    with Bar("playing", left_steps, "steps") as bar:
+        while playing:
+            _, quantiles = rollout.act()
+            values = acting_values(quantiles, config.value_rescaling)
+            actions = select_actions(values, rollout.mask, epsilons, rng).tolist()
+            left_steps -= len(playing)
+            ended = []
+            for row, step in rollout.play(actions, playing):
+                if step.summary is not None:
+                    summaries.append(step.summary)
+                    ended.append(row)
+                    # An episode that ended early counts whole.
+                    left_steps -= config.episode_max_steps - step.summary.episode_steps
+            bar.to(episodes * config.episode_max_steps - left_steps, f"{len(summaries)} of {episodes} episodes")
+            for row in ended:
+                if begun < episodes:
+                    rollout.start(row)
+                    begun += 1
+                else:
+                    playing.remove(row)
     for env in envs:
         env.close()
     return summaries

@@ -22,21 +22,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import filelock
 import msgspec
-from rich.progress import Progress
 
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
 from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, run_command
 from cluster_rl.game.world import World
+from cluster_rl.report.bars import Bar
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
@@ -44,6 +45,8 @@ from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
 from cluster_rl.runs.layout import RunDir
+
+_POLL_SEC = 0.2
 
 
 def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
@@ -69,12 +72,12 @@ class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Job:
-    """One log to play again. `video` is None where it is only checked."""
+    """One log to play again, `frames` of the game. `video` is None where it is only checked."""
 
     log: Path
     video: Path | None
     fps: int
-    steps: int
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,14 @@ def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
 
 _rom: Rom
 _stop: Event
+_frames: Synchronized[int]  # of the game, replayed by all workers together
 
 
-def _start_worker(rom_path: str, stop: Event) -> None:
+def _start_worker(rom_path: str, stop: Event, frames: Synchronized[int]) -> None:
     """Runs once in each worker: loads the ROM, and sees to it that no worker outlives the main process."""
-    global _rom, _stop
+    global _rom, _stop, _frames
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process tells us to stop
-    _rom, _stop = load_rom(rom_path), stop
+    _rom, _stop, _frames = load_rom(rom_path), stop, frames
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -142,13 +146,19 @@ def _start_worker(rom_path: str, stop: Event) -> None:
 
 def _work(job: Job) -> Outcome:
     source = str(job.log)
+
+    def stopping() -> bool:
+        with _frames.get_lock():  # after every step
+            _frames.value += log.header.frame_skip
+        return _stop.is_set()
+
     try:
         data = job.log.read_bytes()
         log = parse_log(data, source)
         if job.video is None:
-            replay(log, _rom, source, _stop.is_set)
+            replay(log, _rom, source, stopping)
             return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
-        seen = render(log, _rom, source, _stop.is_set, job.video, job.fps)
+        seen = render(log, _rom, source, stopping, job.video, job.fps)
         record = VideoRecord(
             log_sha256=hashlib.sha256(data).hexdigest(),
             fps=job.fps,
@@ -241,7 +251,9 @@ def run(options: Options) -> int:
     Raises `UserError` where there is nothing to begin with.
     """
     rom = load_rom(options.rom)
-    plan = read_logs(options, rom)
+    paths = _log_files(options.logs)
+    with Bar("reading", len(paths), "logs") as bar:
+        plan = read_logs(options, rom, paths, bar)
     codes = [EXIT_BAD_INPUT if plan.bad else EXIT_OK]
     if plan.episodes == 0:
         return EXIT_BAD_INPUT
@@ -249,7 +261,8 @@ def run(options: Options) -> int:
         find_encoder(".mp4")  # told once, not for every video
     with contextlib.nullcontext() if options.check else _sole_writer(options.out):
         if options.maps:
-            drawn = draw_maps(plan.visits, World.for_rom(rom.sha1), options.out / "maps")
+            with Bar("drawing maps"):
+                drawn = draw_maps(plan.visits, World.for_rom(rom.sha1), options.out / "maps")
             _say(f"{options.out / 'maps'}: {len(drawn)} maps of {plan.visits.steps} steps in {plan.episodes} episodes")
         if plan.finished:
             _say(f"{plan.finished} of {plan.episodes} videos are finished already")
@@ -259,16 +272,13 @@ def run(options: Options) -> int:
     return max(codes)
 
 
-def read_logs(options: Options, rom: Rom) -> Plan:
-    """Reads and checks all logs, says what is wrong with which, and plans the rest.
-
-    Raises `UserError` for a folder that is missing or has no logs.
-    """
-    paths = _log_files(options.logs)
+def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Plan:
+    """Reads and checks all logs, says what is wrong with which, and plans the rest."""
     visits = VisitCounts()
     jobs: list[Job] = []
     episodes = finished = bad = 0
-    for path in paths:
+    for number, path in enumerate(paths):
+        bar.to(number)
         try:
             data = path.read_bytes()
             log = parse_log(data, str(path))
@@ -283,13 +293,14 @@ def read_logs(options: Options, rom: Rom) -> Plan:
         if video is not None and _is_finished(video, hashlib.sha256(data).hexdigest(), options.fps):
             finished += 1
         elif options.videos or options.check:
-            jobs.append(Job(path, video, options.fps, log.header.steps))
+            jobs.append(Job(path, video, options.fps, log.header.steps * log.header.frame_skip))
     # Newest first: --limit then shows what the agent does now.
     jobs.sort(key=lambda job: job.log.stat().st_mtime_ns, reverse=True)
     return Plan(jobs, visits, episodes, finished, bad)
 
 
 def _log_files(logs: Path | list[Path]) -> list[Path]:
+    """Raises `UserError` for a folder that is missing or has no logs."""
     if isinstance(logs, list):
         return logs
     paths = sorted(logs.glob(f"*{SUFFIX}"))
@@ -307,14 +318,17 @@ def _outcomes(jobs: list[Job], options: Options) -> Iterator[Outcome]:
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(min(options.workers, len(jobs)), context, _start_worker, (options.rom, stop))
-    with Progress(disable=not sys.stdout.isatty()) as progress:
-        bar = progress.add_task("checking" if options.check else "rendering", total=sum(job.steps for job in jobs))
+    frames = context.Value("q", 0)
+    pool = ProcessPoolExecutor(min(options.workers, len(jobs)), context, _start_worker, (options.rom, stop, frames))
+    with Bar("checking" if options.check else "rendering", sum(job.frames for job in jobs), "frames") as bar:
         try:
-            waiting = {pool.submit(_work, job): job for job in jobs}
-            for future in concurrent.futures.as_completed(waiting):
-                yield future.result()
-                progress.advance(bar, waiting[future].steps)
+            waiting = {pool.submit(_work, job) for job in jobs}
+            while waiting:
+                ended, waiting = concurrent.futures.wait(waiting, _POLL_SEC, FIRST_COMPLETED)
+                for future in ended:
+                    yield future.result()
+                # Past the lock: a worker may have died with it.
+                bar.to(frames.get_obj().value, f"{len(jobs) - len(waiting)} of {len(jobs)} episodes")
         except BrokenProcessPool:
             yield Outcome(EXIT_FAILURE, "failed: a worker process died (out of memory?); run again to do the rest")
         finally:

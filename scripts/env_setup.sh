@@ -72,13 +72,14 @@ conda)
     export CONDA_ENVS_DIRS=${CONDA_ENVS_DIRS:-$HOME/.conda/envs} CONDA_PKGS_DIRS=${CONDA_PKGS_DIRS:-$HOME/.conda/pkgs}
     prefix=${prefix:-${CONDA_ENVS_DIRS%%:*}/cluster_rl}
     CLUSTER_RL_PYTHON=$prefix/bin/python
-    [ -x "$CLUSTER_RL_PYTHON" ] || "$conda" create --yes --quiet --prefix "$prefix" -c conda-forge python=3.11 pip
+    [ -x "$CLUSTER_RL_PYTHON" ] || run_long "$conda create" "$conda" create --yes --prefix "$prefix" -c conda-forge python=3.11 pip
     ;;
 venv)
     prefix=${prefix:-$HOME/.venvs/cluster_rl}
     CLUSTER_RL_PYTHON=$prefix/bin/python
     if [ ! -x "$CLUSTER_RL_PYTHON" ]; then
         find_python
+        echo "Making a virtual environment in $prefix"
         "$BASE_PYTHON" -m venv "$prefix" || fail "'$BASE_PYTHON -m venv' failed; load a newer Python, or use conda"
     fi
     ;;

@@ -11,6 +11,30 @@ find_python() {
     exit 2
 }
 
+LINE_INTERVAL_SEC=60
+
+# run_long WHAT COMMAND...: runs a command that takes minutes. A terminal shows all that it writes; elsewhere it is a line
+# a minute, with its newest words.
+run_long() {
+    local what=$1 line='' newest='' began=$SECONDS due=$((SECONDS + LINE_INTERVAL_SEC))
+    shift
+    if [ -t 1 ]; then
+        "$@"
+        return
+    fi
+    "$@" | while :; do
+        if IFS= read -rt 1 line; then
+            newest=${line//[^[:print:]]/}
+        elif [ $? -le 128 ]; then # not its time limit: the end
+            break
+        fi
+        if [ $SECONDS -ge $due ]; then
+            due=$((SECONDS + LINE_INTERVAL_SEC))
+            echo "$what: $((SECONDS - began)) s, ${newest:0:100}"
+        fi
+    done
+}
+
 # Sets $PYTHON to an interpreter that has the package installed, making .venv on the first call. $1: extras to install,
 # such as "" or "[dev]"; $2: a module that shows they are there.
 prepare_python() {
@@ -38,7 +62,7 @@ prepare_python() {
     want=$(cat "$ROOT/setup.cfg" "$ROOT/constraints.txt" | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ] || ! (cd / && "$PYTHON" -c "import cluster_rl, $probe" 2>/dev/null); then
         echo "Installing cluster_rl$extras (the first time takes a few minutes)"
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT$extras"
+        run_long "installing" "$PYTHON" -m pip install --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT$extras"
         echo "$want" >"$stamp"
     fi
 }

@@ -23,6 +23,7 @@ from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.slurm import SlurmError
+from cluster_rl.report.bars import Bar
 from cluster_rl.runs.atomic import nearest_existing
 from cluster_rl.runs.layout import RunDir
 
@@ -132,21 +133,16 @@ def check_plan(plan: Plan) -> None:
     variables = sorted({variable for request in plan.requests for variable in request.variables})
     if variables:
         print(f"--  environment: {', '.join(variables)}: goes before the scripts' own; unset what you do not mean")
-
-    def look(what: str, check: Callable[[], str]) -> None:
-        try:
-            print(f"ok  {what}: {check()}", flush=True)
-        except UserError as error:
-            print(f"NO  {what}: {error}", flush=True)
-            problems.append(str(error))
-
-    look("limits", lambda: _check_limits(plan))
-    look("queue", lambda: _check_queue(plan))
-    look("python", lambda: _check_python(plan))
-    look("folders", lambda: _check_folders(plan))
-    look("run", lambda: _check_run(plan))
-    if not problems:  # SLURM's own view, of a request that makes sense
-        look("sbatch", lambda: _check_with_slurm(plan))
+    with Bar("checking", len(_CHECKS), "checks") as bar:
+        for number, (what, check) in enumerate(_CHECKS.items()):
+            if check is _check_with_slurm and problems:
+                break  # SLURM's own view, of a request that makes sense
+            bar.to(number, what)
+            try:
+                print(f"ok  {what}: {check(plan)}", flush=True)
+            except UserError as error:
+                print(f"NO  {what}: {error}", flush=True)
+                problems.append(str(error))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -363,3 +359,13 @@ def _check_with_slurm(plan: Plan) -> str:
             starts = [line for line in said.splitlines() if " to start at " in line]
             words = starts[-1] if starts else "accepted"
     return words.removeprefix("sbatch: ")
+
+
+_CHECKS: dict[str, Callable[[Plan], str]] = {
+    "limits": _check_limits,
+    "queue": _check_queue,
+    "python": _check_python,
+    "folders": _check_folders,
+    "run": _check_run,
+    "sbatch": _check_with_slurm,
+}

@@ -28,6 +28,7 @@ from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
+from cluster_rl.report.bars import Bar
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
@@ -36,6 +37,8 @@ from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import changed_settings, check_resumable
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
+
+_CHECKING = "checking ROM, savestate, network and folders"
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
@@ -110,7 +113,8 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     process trains.
     """
     device = learner_device(config)
-    rom = check_job(config, run_dir)
+    with Bar(_CHECKING):
+        rom = check_job(config, run_dir)
     changes = _changes_plan(config, run_dir)
     stop = StopFlag().install()
     run_dir.create()
@@ -131,10 +135,12 @@ def dry_run(config: Config, run_dir: RunDir) -> None:
 
     Raises `UserError` as `open_job` would, but for a GPU that only the job needs to have: the plan says so.
     """
-    rom = check_job(config, run_dir)
-    check_free(run_dir)
-    for line in _plan(config, run_dir, rom):
-        print(_loud(line) if line.startswith("WARNING") else line, flush=True)
+    with Bar(_CHECKING):
+        rom = check_job(config, run_dir)
+        check_free(run_dir)
+    with Bar("working out the plan"):
+        for line in _plan(config, run_dir, rom):
+            print(_loud(line) if line.startswith("WARNING") else line, flush=True)
 
 
 def check_free(run_dir: RunDir) -> None:

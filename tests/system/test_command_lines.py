@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_fixtures import environment
+from terminals import on_terminal
 
 import cluster_rl
 
@@ -40,6 +41,16 @@ def test_training_with_the_config_of_a_folder_where_it_is_not() -> None:
     out, said = _plan(ROOT, "cluster_rl.train_cluster --config cluster_rl/cluster_config.json")
     assert said == "cluster_rl/cluster_config.json is not there; using cluster_config.json\n"
     assert out[1] == "run: nowhere/cluster_config, new"
+
+
+def test_on_a_terminal_a_dry_run_says_what_it_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cluster_rl.train_cluster", "--config", "quickstart", "--dry-run"]
+    command += ["--runs", str(tmp_path)]
+    shown, out = on_terminal(command, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+    assert "checking ROM, savestate, network and folders: 0 s" in shown
+    assert "working out the plan: 0 s" in shown
+    assert "\x1b" not in out
+    assert out.splitlines()[-1] == "dry run: all checks passed; nothing was started or created"
 
 
 def test_training_from_another_folder(tmp_path: Path) -> None:

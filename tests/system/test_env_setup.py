@@ -65,8 +65,7 @@ def test_twice_with_conda(tmp_path: Path) -> None:
         done = env_setup(repository, "--torch", "cpu", **where)
         assert done.returncode == 0, done.stderr
     assert (home / "calls").read_text() == (
-        f"{home}/envs:/shared/envs {home}/.conda/pkgs "
-        f"create --yes --quiet --prefix {prefix} -c conda-forge python=3.11 pip\n"
+        f"{home}/envs:/shared/envs {home}/.conda/pkgs create --yes --prefix {prefix} -c conda-forge python=3.11 pip\n"
     )
     assert f"CLUSTER_RL_PYTHON={python}\n" in (repository / "slurm" / "settings.env").read_text()
     assert f"conda activate {prefix}, or: export PATH={prefix}/bin:$PATH" in done.stdout

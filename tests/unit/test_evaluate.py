@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cartridge_fixtures import new_env, play
+from terminals import on_terminal
 
 from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import config_to_json, load_config
@@ -237,6 +239,13 @@ def test_command_prints_one_json_object(
     assert json.loads(capsys.readouterr().out)["played"] == found["played"]
     assert command(monkeypatch, run, "--episodes", "3", "--max-steps", "12", "--seed", "2", "--json") == 0
     assert json.loads(capsys.readouterr().out)["played"] != found["played"]
+
+
+def test_on_a_terminal_a_bar_moves_and_stdout_is_json_alone(run: Path) -> None:
+    words = ["--runs", str(run.parent), "--run-name", run.name, "--episodes", "9", "--json"]
+    shown, out = on_terminal([sys.executable, "-m", "cluster_rl.evaluate", *words])
+    assert json.loads(out)["episodes"] == 9
+    assert re.search(r"playing: (?!0|270)\d+ of 270 steps, [08] of 9 episodes, \d+ s", shown)
 
 
 def test_command_writes_words_and_logs(

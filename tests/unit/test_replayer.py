@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import pytest
 from processes import session_members
+from terminals import on_terminal
 
 from cluster_rl.config import config_from_builtins
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
@@ -388,6 +389,16 @@ def test_the_folder_of_a_run_in_place_of_its_logs(tmp_path: Path) -> None:
 
 
 # --- as a command ---
+
+
+def test_rendering_on_a_terminal_moves_by_frames(logs: Path, rom: Rom) -> None:
+    record(logs, rom, seed=2, steps=8)
+    command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", str(logs), "--workers", "1", "--no-maps"]
+    shown, out = on_terminal(command)
+    assert re.fullmatch(r"(\S+: \d+ steps, \d+ frames\n){2}", out)
+    frames = (STEPS + 8) * FRAME_SKIP
+    seen = re.findall(rf"rendering: ([\d,]+) of {frames:,} frames, (\d) of 2 episodes, \d+ s", shown)
+    assert len({count for count, episodes in seen if episodes == "0" and count != "0"}) > 1, shown
 
 
 def test_killed_render_leaves_no_video_and_no_worker_and_is_done_by_the_next(logs: Path, replayer: Replayer) -> None:

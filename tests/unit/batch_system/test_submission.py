@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from slurm_programs import REPOSITORY, job_programs, put_program
+from terminals import on_terminal
 
 from cluster_rl.batch_system import submission
 from cluster_rl.batch_system.settings import read_settings
@@ -25,6 +27,15 @@ def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cluster_rl.cluster", *arguments]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+def test_check_on_a_terminal_says_what_it_looks_at(home: Path) -> None:
+    command = [sys.executable, "-m", "cluster_rl.cluster", "check", "--script", "train_cpu", "--run-name", "one"]
+    shown, out = on_terminal(command, PYTHONPATH=str(REPOSITORY))
+    assert re.search(r"checking: 4 of 6 checks, run, \d+ s, about \d+ s left", shown)
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        *("ok  limits", "ok  queue", "ok  python", "ok  folders", "ok  run", "ok  sbatch")
+    ]
 
 
 def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""Bars on a real terminal, lines in a file, and stdout that has neither."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from terminals import on_terminal
+
+from cluster_rl.report import bars
+from cluster_rl.report.bars import Bar, duration_words, is_live
+
+WORK = """
+import sys, time
+from cluster_rl.report import bars
+bars.LINE_INTERVAL_SEC = 0.2
+with bars.Bar("rendering", 4000, "frames") as bar:
+    for part in range(1, 6):
+        bar.to(800 * part, f"{part} of 5 [episodes]")
+        print("made", part, flush=True)
+        time.sleep(0.25)
+print("all made")
+"""
+
+
+def test_a_bar_on_a_terminal_and_nothing_of_it_on_stdout() -> None:
+    shown, out = on_terminal([sys.executable, "-c", WORK])
+    assert out == "".join(f"made {part}\n" for part in range(1, 6)) + "all made\n"
+    assert re.search(r"rendering: 3,200 of 4,000 frames, 4 of 5 \[episodes\], 1 s, about 0 s left .*━", shown)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_a_terminal_that_cannot_be_drawn_on_gets_lines() -> None:
+    shown, _ = on_terminal([sys.executable, "-c", WORK], TERM="dumb")
+    assert "\x1b" not in shown
+    assert "rendering: 4,000 of 4,000 frames, 5 of 5 [episodes], 1 s\r\n" in shown
+
+
+def test_lines_in_a_file_without_control_characters(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        environment = os.environ | {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "TERM": "xterm"}
+        subprocess.run([sys.executable, "-c", WORK], stdout=log, stderr=log, env=environment, check=True)
+    text = (tmp_path / "log").read_text()
+    assert not re.search(r"[^\x20-\x7e\n]", text)
+    assert len(re.findall(r"^rendering: [\d,]+ of 4,000 frames, \d of 5 \[episodes\], \d s", text, re.M)) >= 4
+    assert text.endswith("all made\n")
+
+
+def test_nobody_reads_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "LINE_INTERVAL_SEC", 0.01)
+    with Path(os.devnull).open() as not_to_be_written:
+        monkeypatch.setattr(sys, "stderr", not_to_be_written)
+        with Bar("working"):
+            time.sleep(0.05)
+
+
+def test_work_of_unknown_length(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "LINE_INTERVAL_SEC", 0.05)
+    with Bar("working") as bar:
+        bar.to(0, "on it")
+        time.sleep(0.12)
+    said = capsys.readouterr()
+    assert set(said.err.splitlines()) == {"working: on it, 0 s"}
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    assert not is_live(sys.stderr)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (119, "119 s"), (121, "2 min"), (7100, "118 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration_words(seconds) == words
