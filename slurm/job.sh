@@ -49,9 +49,10 @@ fi
 # `cluster_rl.cluster after-job` whether the run's next job should follow.
 #
 # USR2 (or USR1) is SLURM's warning before the time limit: checkpoint, and go on in the next job. TERM is scancel, or the
-# limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it.
+# limit itself: checkpoint, and end for good. If TERM went on with the chain, nobody could cancel it. HUP is a terminal
+# that was closed, and with it what this script writes to; under nohup the shell goes on ignoring it.
 run_job() {
-    local pid='' cancelled='' warned='' trained=0 code=0 pause_sec=0 answer='' module=$1
+    local pid='' cancelled='' warned='' terminal='' trained=0 code=0 pause_sec=0 answer='' module=$1
     shift
     # What a script says that was submitted before the module moved: SLURM keeps its old text.
     [ "$module" != actor_job ] || module=jobs.actor_job
@@ -69,6 +70,8 @@ run_job() {
     case " $* " in *' --dry-run '* | *' --dry_run '* | *' --help '* | *' -h '*) exec "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" ;; esac
     trap 'warned=1; [ -z "$pid" ] || kill -USR2 "$pid" 2>/dev/null' USR1 USR2
     trap 'cancelled=--cancelled; [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null' TERM INT
+    [ ! -t 1 ] || terminal=1
+    trap 'cancelled=--cancelled; [ -z "$terminal" ] || exec >/dev/null 2>&1; [ -z "$pid" ] || kill -HUP "$pid"' HUP
     "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" &
     pid=$!
     # What came before there was a process to tell.

@@ -1,4 +1,4 @@
-"""What a process does on TERM, INT, USR1 and USR2: it notes the reason and goes on until it looks.
+"""What a process does on TERM, INT, HUP, USR1 and USR2: it notes the reason and goes on until it looks.
 
 Used by the launcher and its children. In: signals. Out: a flag with a reason. A handler does nothing else, so it can
 neither tear a write nor deadlock, and SLURM may deliver the same signal twice.
@@ -15,8 +15,9 @@ from typing import Any
 
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-# A batch system's warning that the job's time is nearly over. TERM and INT are somebody's wish that it ends.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# A batch system's warning that the job's time is nearly over. TERM and INT are somebody's wish that it ends, HUP says
+# that the terminal is gone.
 WARNING_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 _WAIT_SLICE_SEC = 0.05
@@ -49,9 +50,12 @@ class StopFlag:
     def install(self) -> StopFlag:
         """Takes over the stop signals of this process, and those that `hold_signals` had wait.
 
-        Main thread only. Call it before any child is started.
+        Main thread only. Call it before any child is started. A hang-up that is ignored, as by `nohup`,
+        stays so.
         """
         for number in STOP_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._handle)
         release_signals()
         return self

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from run_fixtures import overrides
 from slurm_fixtures import Slurm
 
@@ -96,3 +97,49 @@ def test_a_crashing_job_gives_up_at_the_third(slurm: Slurm, home: Path) -> None:
     assert text.count("goes back into the queue") == 2
     assert "3 jobs in a row crashed, the last with exit code 9" in text
     assert json.loads((home / "cluster_runs" / RUN / "chain.json").read_text())["crashes"] == 0
+
+
+@pytest.fixture
+def urgent(slurm: Slurm, home: Path) -> str:
+    """A partition whose jobs take the nodes of others, which are requeued."""
+    conf = slurm.folder / "etc" / "slurm.conf"
+    if "urgent" not in conf.read_text():
+        with conf.open("a", encoding="utf-8") as file:
+            file.write("PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n")
+            file.write("PartitionName=urgent Nodes=cpu01 PriorityTier=10 DefMemPerCPU=1000 State=UP\n")
+        assert slurm.call("scontrol", "reconfigure", cwd=home).returncode == 0
+    return "urgent"
+
+
+@pytest.mark.parametrize("by", ["requeue", "pre-emption", "scancel"])
+def test_a_job_that_slurm_takes_back_says_so(slurm: Slurm, home: Path, by: str, urgent: str) -> None:
+    # In the place of Python: a trainer that waits for its end, and then takes a moment to end well.
+    waiting = home / "python"
+    program = 'trap "sleep 0.5; exit 0" TERM; echo trains; sleep 300 & wait; exit'
+    waiting.write_text(
+        f'#!/bin/sh\ncase "$*" in *cluster_rl.train_cluster*) {program} ;; esac\nexec {sys.executable} "$@"\n',
+        encoding="utf-8",
+    )
+    waiting.chmod(0o755)
+    (home / "idle.sh").write_text("#!/bin/sh\nsleep 60\n", encoding="utf-8")
+    node = ["-w", "cpu01"]
+    jobs = [
+        slurm.submit(
+            "slurm/train_cpu.sbatch", "--run-name", RUN, cwd=home, options=node, CLUSTER_RL_PYTHON=str(waiting)
+        )
+    ]
+    path = home / "slurm" / "logs" / f"train_cpu-{jobs[0]}.out"
+    try:
+        slurm.wait_for(lambda: path.exists() and "trains" in path.read_text(), "it does not start")
+        if by == "pre-emption":
+            jobs.append(slurm.submit("idle.sh", cwd=home, options=[*node, "-p", urgent, "--exclusive", "-t", "5"]))
+        else:
+            slurm.call(*(["scontrol", "requeue"] if by == "requeue" else ["scancel"]), str(jobs[0]), cwd=home)
+        slurm.wait_for(lambda: f"run {RUN}: " in path.read_text(), path.read_text())
+        said = path.read_text()
+        again = "SLURM has put this job back into the queue; it goes on with the run when it starts again"
+        assert (again in said) == (by != "scancel")
+        assert ("cancelled; submit it again to go on" in said) == (by == "scancel")
+        slurm.wait_for_state(jobs[0], "CANCELLED" if by == "scancel" else "PENDING")
+    finally:
+        slurm.call("scancel", *map(str, jobs), cwd=home)

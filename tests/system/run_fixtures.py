@@ -122,7 +122,7 @@ class Launcher:
                 continue
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
             if parent == self.process.pid and f"cluster_rl.{module}" in line:
@@ -136,7 +136,7 @@ def processes_of(run_dir: RunDir) -> list[str]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 cwd = (folder / "cwd").resolve()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue  # it has ended meanwhile
