@@ -50,8 +50,7 @@ class StopFlag:
     def install(self) -> StopFlag:
         """Takes over the stop signals of this process, and those that `hold_signals` had wait.
 
-        Main thread only. Call it before any child is started. A hang-up that is ignored, as by `nohup`,
-        stays so.
+        Main thread only. Call it before any child is started. A hang-up that is ignored, as by `nohup`, stays so.
         """
         for number in STOP_SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
