@@ -1,5 +1,6 @@
 """Jobs of a batch system: check, submit, look at and cancel those of a run, and say what follows when one has ended.
 
+    python -m cluster_rl.cluster init
     python -m cluster_rl.cluster check  --run-name NAME [--script train_cpu] [--actor-jobs N] [--sbatch=OPTION] [...]
     python -m cluster_rl.cluster submit --run-name NAME [--chain] [--dry-run] [the same options] [--key value ...]
     python -m cluster_rl.cluster submit --run-name NAME --seeds N [...]       # runs NAME-s1 to NAME-sN, as an array
@@ -7,8 +8,9 @@
     python -m cluster_rl.cluster cancel --run-name NAME
     python -m cluster_rl.cluster after-job --module NAME --exit-code N [--cancelled] -- ARGUMENTS OF THE TRAINER
 
-From the repository's folder. `--script` names a job script in `slurm/`; what is left over goes to the trainer. `status`
-and `cancel` of NAME mean the runs NAME-s1, NAME-s2, ... too.
+From the repository's folder, or from one where `init` has written the job scripts of an installed package. `--script`
+names a job script in `slurm/`; what is left over goes to the trainer. `status` and `cancel` of NAME mean the runs
+NAME-s1, NAME-s2, ... too.
 `after-job` is for the job scripts: it prints a line for the job's log, and exits with code 85 if the run's next job
 should follow, else with the code to end with. Without SLURM, `check`, `submit --dry-run` and `status` do what they can
 and say so.
@@ -18,13 +20,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
-from cluster_rl.batch_system.job_script import is_trainers_script
+from cluster_rl.batch_system.job_files import write_job_files
+from cluster_rl.batch_system.job_script import SCRIPTS, is_trainers_script
 from cluster_rl.batch_system.seeds import is_of_run, read_seeds
-from cluster_rl.batch_system.settings import ClusterSettings, read_settings
+from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import check_plan, make_plan, submit
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
@@ -252,6 +257,7 @@ def main() -> int:
     for command in commands.choices.values():
         add_run_name(command)
         command.set_defaults(runs=None)  # a word that is given goes before settings.env, which goes before the default
+    commands.add_parser("init", help="write the job scripts and their settings to slurm/ here", allow_abbrev=False)
     after = commands.add_parser("after-job", help="whether the run's next job should follow; for the job scripts")
     after.add_argument("--module", required=True, help="the trainer, such as train_cluster")
     after.add_argument("--exit-code", type=int, required=True, help="of the trainer")
@@ -271,18 +277,28 @@ def main() -> int:
         # A job that runs since before the module moved calls it by its old name.
         actor_job = named.job if known.module.rpartition(".")[2] == "actor_job" else None
         return conclude(RunDir(named.runs, run_name), actor_job, known.exit_code, known.cancelled)
+    if known.command == "init":
+        _refuse(known, rest)
+        for path in write_job_files(Path(), sys.executable):
+            print(f"written: {path}")
+        print(f"look at {SETTINGS_FILE} and at the #SBATCH lines of {SCRIPTS}/*.sbatch; they stay as you change them")
+        return EXIT_OK
     settings = read_settings()
     known.runs = known.runs or settings.runs or str(DEFAULT_ROOT)
     run_dir = RunDir(known.runs, known.run_name)
     if known.command in ("status", "cancel"):
-        if rest:
-            raise UserError(f"{rest[0]}: {known.command} does not know this option")
+        _refuse(known, rest)
         if known.command == "status":
             print_status(run_dir)
         else:
             cancel(run_dir)
         return EXIT_OK
     return _check_or_submit(settings, known, rest)
+
+
+def _refuse(known: argparse.Namespace, rest: Sequence[str]) -> None:
+    if rest:
+        raise UserError(f"{rest[0]}: {known.command} does not know this option")
 
 
 def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, trainer: Sequence[str]) -> int:
@@ -307,5 +323,10 @@ def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, train
     return EXIT_OK
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-cluster`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

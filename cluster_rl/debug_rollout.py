@@ -331,5 +331,10 @@ def _print_report(report: dict[str, Any], as_json: bool) -> None:
         print(f"{name}: {text}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-debug-rollout`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

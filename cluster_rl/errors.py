@@ -126,7 +126,7 @@ def _run(main: Callable[[], int]) -> int:
             answer = (
                 EXIT_FAILURE,
                 "this is a mistake in cluster_rl, not in what it was given; please report it, with the lines above, "
-                "the command line and the version (`git rev-parse HEAD`)",
+                "the command line and the version (`--version`, and `git rev-parse HEAD` in a checkout)",
             )
         _say(answer[1])
         return answer[0]

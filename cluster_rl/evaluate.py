@@ -262,5 +262,10 @@ def main() -> int:
     return EXIT_OK
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-evaluate`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -409,5 +409,10 @@ def main() -> int:
     return run(parse_arguments())
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-replayer`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

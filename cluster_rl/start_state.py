@@ -138,5 +138,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-start-state`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

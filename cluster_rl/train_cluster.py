@@ -160,5 +160,10 @@ def main() -> int:
     return launch(config, run_dir)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-train`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -159,5 +159,10 @@ def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:
         print(f"rendering ended with exit code {process.returncode}", flush=True)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`cluster-rl-train-slim`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -45,7 +45,10 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
         with path.open(encoding="utf-8", newline="") as file:
             lines = file.read().split("\n")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; call this from the repository's folder") from None
+        raise UserError(
+            f"{path}: no such file; call this from the repository's folder, or make it here with: "
+            "python -m cluster_rl.cluster init"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     found: dict[str, tuple[str, str]] = {}  # name -> value, and where it is from

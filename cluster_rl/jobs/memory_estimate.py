@@ -240,8 +240,8 @@ class ShapesOnly(TorchDispatchMode):
     def _rnn_workspace(self, func: Any, args: Any) -> Tensor:
         """What oneDNN's recurrent kernel keeps for the backward pass: only running it tells, so it runs for few steps.
 
-        Every step adds the same, but for the memory pages that it rounds to: these count where sequences are few. What a
-        wide cell keeps grows with its width, so that a narrower one tells it.
+        Every step adds the same, but for the memory pages that it rounds to: these count where sequences are few. What
+        a wide cell keeps grows with its width, so that a narrower one tells it.
         """
         inputs, units, rest = args[0], args[_UNITS], args[_UNITS + 1 :]
         steps, count, width = inputs.shape

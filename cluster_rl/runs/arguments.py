@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster_rl import __version__
 from cluster_rl.config import Config, config_groups, config_values
 from cluster_rl.configs.files import config_name
 from cluster_rl.configs.values import bounds_words, default_words
@@ -23,10 +25,16 @@ _KEY_COLUMNS = 36
 
 
 class Arguments(argparse.ArgumentParser):
-    """Options are written in full, with dashes or underscores; what is wrong with one is a `UserError` of one line."""
+    """Options are written in full, with dashes or underscores; what is wrong with one is a `UserError` of one line.
+
+    Every command has `--version`, as it has `--help`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        if self.add_help:
+            words = f"cluster_rl {__version__}, Python {platform.python_version()}"
+            self.add_argument("--version", action="version", version=words, help="print it and end")
 
     def parse_known_args(  # type: ignore[override]  # typeshed has an overload for each kind of namespace
         self, args: Sequence[str] | None = None, namespace: Any = None

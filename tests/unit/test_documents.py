@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+import cluster_rl
 from cluster_rl.emulator.registration import LANTERNVALE_ID, RED_ID
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,6 @@ def test_the_citation_is_of_this_version() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert (citation["version"], citation["license"]) == (setup["metadata"]["version"], setup["metadata"]["license"])
+    assert (citation["version"], citation["license"]) == (cluster_rl.__version__, setup["metadata"]["license"])
     (pyboy,) = (work for work in citation["references"] if work["type"] == "software")
     assert f"pyboy=={pyboy['version']}" in setup["options"]["install_requires"].split()
