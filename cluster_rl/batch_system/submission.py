@@ -27,7 +27,7 @@ from cluster_rl.report.bars import Bar
 from cluster_rl.runs.atomic import nearest_existing
 from cluster_rl.runs.layout import RunDir
 
-_LOGS = SCRIPTS / "logs"
+LOGS = SCRIPTS / "logs"
 _ACTORS_SCRIPT = "actors"
 _PYTHON_TIMEOUT_SEC = 120.0
 _LEAST_WORK_SEC = 60.0
@@ -82,7 +82,7 @@ def make_plan(
     # What the user types comes later, and holds.
     ours = ["--requeue"] if chain else []  # SBATCH_NO_REQUEUE would keep a chain from going on
     if seeds is not None:
-        ours.append(f"--output={_LOGS}/%x-%A_%a.out")
+        ours.append(f"--output={LOGS}/%x-%A_%a.out")
     own = _site_options(settings, read_request(script, sbatch_options)) + ours + sbatch_options
     request = read_request(script, own)
     if chain and request.requeues is False:
