@@ -31,10 +31,13 @@ from cluster_rl.batch_system.job_script import SCRIPTS, is_trainers_script
 from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import check_plan, make_plan, submit
+from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
+from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
 from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config, whole_number
+from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
@@ -152,7 +155,11 @@ def _print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_run(run_dir: RunDir) -> None:
-    """Who trains it, and its progress."""
+    """What is to be feared of its game, who trains it, and its progress."""
+    identity = read_identity(run_dir.identity)
+    warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
+    if warning:
+        print(warning)
     now = time.time()
     learner = read_rendezvous(run_dir.rendezvous)
     if learner is None:
@@ -268,8 +275,15 @@ def main() -> int:
         of_trainer = Arguments(add_help=False)
         add_run_name(of_trainer, "the config's name")
         of_trainer.add_argument("--config")
+        of_trainer.add_argument("--default-config")
+        of_trainer.add_argument("--rom", default="")
         of_trainer.add_argument("--job", type=int, default=1)
         named, _ = of_trainer.parse_known_args(known.trainer)
+        if named.run_name is None and named.config is None and named.default_config is not None:
+            try:
+                named.config = choose_config(named.default_config, [f"--rom={named.rom}"])
+            except UserError:  # the trainer has told of it, and there is no run
+                return int(known.exit_code)
         # Job scripts of trainers name a config; actors have a run only by its name.
         if named.run_name is None and named.config is None:
             return int(known.exit_code)

@@ -26,15 +26,16 @@ from cluster_rl.errors import UserError
 from cluster_rl.jobs.slurm import duration_sec
 
 SCRIPTS = Path("slurm")
-_RUNS = re.compile(r"^run_job ([\w.]+)(?: --config (\S+))? .*\"\$@\"$", re.MULTILINE)
+_RUNS = re.compile(r"^run_job ([\w.]+)(?: --config (\S+)| --default-config (\S+))? .*\"\$@\"$", re.MULTILINE)
 _GPUMEM = re.compile(r"gpumem[:=](\d+(?:\.\d+)?)([KMGT]?)", re.IGNORECASE)
 _UNIT_GB = {"": 2.0**-30, "K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
 _T = TypeVar("_T")
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a script asks of SLURM, and the module of cluster_rl that it runs with which preset (empty: none).
+    """What a script asks of SLURM, and the module of cluster_rl that it runs.
 
+    `preset` is its config, `default_preset` the one for a trainer that is given none; empty: none.
     CPUs, GPUs and memory (0 if not said) are those of the whole job. `requeues` is None where nothing was said of it.
     `logs` are the files of its output, with SLURM's `%j` and the like in them. `variables` are those of the environment
     that count, as `NAME=value`; `notes` say what was passed over.
@@ -43,6 +44,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     script: Path
     module: str
     preset: str
+    default_preset: str
     partition: str
     cpus: int
     time_sec: float
@@ -100,13 +102,14 @@ def read_request(name: str, options: Sequence[str] = (), environment: Mapping[st
     values = _Values(asked, notes)
     if "exclusive" in asked:
         notes.append(f"{asked['exclusive'].where}: --exclusive: the node's other CPUs are not counted here")
-    module, preset = _module_and_preset(text)
+    module, preset, default_preset = _module_and_presets(text)
     cpus, gpus, gpumem_gb, memory_gb = _amounts(values)
     logs = [values.get("output", str, "slurm-%j.out"), values.get("error", str, "")]
     return JobRequest(
         script=script,
         module=module,
         preset=preset,
+        default_preset=default_preset,
         partition=values.get("partition", str, ""),
         cpus=cpus,
         time_sec=values.get("time", _time_sec, math.inf),
@@ -130,14 +133,15 @@ def is_trainers_script(command: str) -> bool:
             text = Path(" ".join(words[:end])).read_text(encoding="utf-8", errors="replace")
         except (OSError, ValueError):
             continue
-        return _is_trainer(_module_and_preset(text)[0])
+        return _is_trainer(_module_and_presets(text)[0])
     return False
 
 
-def _module_and_preset(text: str) -> tuple[str, str]:
-    """The module of cluster_rl that a job script of this text runs, and with which preset; empty: none."""
+def _module_and_presets(text: str) -> tuple[str, str, str]:
+    """The module of cluster_rl that a job script of this text runs, with which preset, and with which one where none is
+    given; empty: none."""
     runs = _RUNS.search(text)
-    return (runs[1], runs[2] or "") if runs else ("", "")
+    return (runs[1], runs[2] or "", runs[3] or "") if runs else ("", "", "")
 
 
 def _is_trainer(module: str) -> bool:

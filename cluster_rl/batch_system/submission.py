@@ -22,6 +22,7 @@ from cluster_rl.batch_system.settings import ClusterSettings
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import slurm
+from cluster_rl.jobs.presets import choose_config, warnings_of_game
 from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.report.bars import Bar
 from cluster_rl.runs.atomic import nearest_existing
@@ -98,7 +99,7 @@ def make_plan(
     overrides = split_overrides(rest)
     if seeds is not None and any(override.partition("=")[0] == "base_seed" for override in overrides):
         raise UserError("--base_seed: with --seeds each run has its own; leave it out")
-    config = load_config(preset, overrides)
+    config = load_config(preset or choose_config(request.default_preset, rest), overrides)
     tasks = 1 if seeds is None else len(seeds)
     tasks_at_once = int(min(tasks, max(1, settings.max_jobs / (1 + actor_jobs))))
     chained = "yes" if chain else "no"
@@ -320,6 +321,7 @@ def _check_run(plan: Plan) -> str:
         opening.check_free(run_dir)
     words = "" if plan.seeds is None else f"{plan.runs[0][0].run_name} to {plan.runs[-1][0].run_name}: "
     words += f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
+    words += "".join(f"; {line}" for line in warnings_of_game(config, rom))
     if request.wants_gpu and config.device != "cpu":
         need_gb = opening.gpu_need(config).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"

@@ -70,7 +70,7 @@ def test_a_job_submitted_from_inside_of_a_task_is_no_task(slurm: Slurm, home: Pa
     job = slurm.submit("slurm/train_cpu.sbatch", "--run-name", "red", cwd=home, CLUSTER_RL_PYTHON=trainer, **inherited)
     log = home / "slurm" / "logs" / f"train_cpu-{job}.out"
     slurm.wait_for(lambda: log.exists() and "trains: " in log.read_text(), "it trains nothing")
-    assert log.read_text().strip().endswith("--config cpu --run-name red")
+    assert log.read_text().strip().endswith("--default-config cpu --run-name red")
     slurm.call("scancel", str(job), cwd=home)
     slurm.wait_for_state(job, "CANCELLED")
 

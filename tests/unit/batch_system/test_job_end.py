@@ -163,7 +163,7 @@ def test_a_dry_run_is_no_job(home: Path) -> None:
         text=True,
         check=True,
     )
-    assert "-m cluster_rl.train_cluster --config cpu --run-name one --dry-run" in done.stdout
+    assert "-m cluster_rl.train_cluster --default-config cpu --run-name one --dry-run" in done.stdout
     assert "after-job" not in done.stdout
 
 

@@ -24,7 +24,8 @@ from cluster_rl.errors import UserError
 )
 def test_the_job_scripts(home: Path, name: str, module: str, preset: str, cpus: int, gpumem_gb: float) -> None:
     request = read_request(name)
-    assert (request.module, request.preset, request.gpumem_gb) == (module, preset, gpumem_gb)
+    assert (request.module, request.default_preset, request.gpumem_gb) == (module, preset, gpumem_gb)
+    assert request.preset == ""
     assert (request.cpus, request.time_sec, request.wants_gpu) == (cpus, 4 * 3600, gpumem_gb > 0)
     assert request.warning_sec == (300 if name == "actors" else 900)
     assert request.partition == ("gpu-linuxlab" if gpumem_gb else "linuxlab")
