@@ -94,14 +94,19 @@ def script_words(text: str, where: str) -> tuple[list[str], list[str]]:
     """The words of a script's `#SBATCH` lines up to its first command, and notes. Raises `UserError` for a line that
     sbatch refuses to read."""
     words: list[str] = []
+    notes: list[str] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.startswith("#SBATCH"):
             if line.strip() and not line.lstrip().startswith("#"):
                 break
+            if not notes and re.match(r"#(PBS|BSUB)\s", line):
+                notes.append(
+                    f"{where}, line {number}: sbatch reads lines of {line.split()[0]} too, and here they do not count"
+                )
             continue
         rest = line.removeprefix("#SBATCH").strip()
         if re.match(r"(het|pack)job\b", rest):
-            return words, [f"{where}, line {number}: {rest}: only the part before it is looked at"]
+            return words, [*notes, f"{where}, line {number}: {rest}: only the part before it is looked at"]
         lexer = shlex.shlex(rest, posix=True, punctuation_chars=False)
         lexer.whitespace_split = True
         lexer.escapedquotes = "\"'"  # unlike the shell's, a backslash of sbatch holds within '...' too
@@ -109,21 +114,22 @@ def script_words(text: str, where: str) -> tuple[list[str], list[str]]:
             words += list(lexer)
         except ValueError:
             raise UserError(f"{where}, line {number}: a quote has no end, so sbatch refuses it") from None
-    return words, []
+    return words, notes
 
 
 def read_options(words: Sequence[str], where: str) -> tuple[Options, list[str]]:
     """`--name=value`, `--name value`, `-x value`, `-xvalue` and flags as long names, and notes on what is unknown.
 
-    Raises `UserError` for what is no option, if `where` says that it was typed.
+    Raises `UserError` for what is no option, or has no value, if `where` says that it was typed.
     """
     found: Options = {}
     notes: list[str] = []
     rest = list(words)
 
     def value_of(name: str) -> str:
-        known = name in _WITH_VALUE
-        return rest.pop(0) if rest and (known or not rest[0].startswith("-")) else ""
+        if name in _WITH_VALUE and not rest and where == TYPED:  # sbatch would take the script's path for it
+            raise UserError(f"{where}=--{name}: its value is missing; write --{name}=VALUE")
+        return rest.pop(0) if rest and (name in _WITH_VALUE or not rest[0].startswith("-")) else ""
 
     def unknown(word: str) -> None:
         notes.append(f"{where}: {word} is not known here and passed over; sbatch judges it")

@@ -81,7 +81,8 @@ def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
 def queued_jobs() -> list[QueuedJob]:
     """This user's jobs, oldest first; of an array each task, as SLURM counts them. Raises `SlurmError`."""
     me = str(os.getuid())
-    printed = run_slurm(["squeue", "--noheader", "--array", "--user", me, "--sort", "i", "-o", _QUEUE_FIELDS])
+    # --all: those in partitions that are hidden, or closed to this user by now, too.
+    printed = run_slurm(["squeue", "--all", "--noheader", "--array", "--user", me, "--sort", "i", "-o", _QUEUE_FIELDS])
     jobs = []
     for line in printed.splitlines():
         if not _ROW.match(line):
@@ -107,7 +108,7 @@ def queued_jobs() -> list[QueuedJob]:
 
 def time_left_sec(job_id: str) -> float:
     """Seconds until SLURM ends a running job; infinite if it has no limit. Raises `SlurmError`."""
-    printed = run_slurm(["squeue", "--noheader", "--jobs", job_id, "-o", "left:%L"]).split()
+    printed = run_slurm(["squeue", "--all", "--noheader", "--jobs", job_id, "-o", "left:%L"]).split()
     left = [word.removeprefix("left:") for word in printed if word.startswith("left:")]
     if not left:
         raise SlurmError(f"squeue knows no job {job_id}")

@@ -58,6 +58,7 @@ def test_scripts_of_others(home: Path, case: Case) -> None:
         ("#SBATCH -c 2 -n many", "--ntasks: 'many': not a number"),
         ("#SBATCH -c 2 --exclusive", "slurm/own.sbatch: --exclusive: the node's other CPUs are not counted here"),
         ("#SBATCH -c 2\n#SBATCH hetjob\n#SBATCH -c 3", "line 3: hetjob: only the part before it is looked at"),
+        ("#PBS -l nodes=1:ppn=3\n#SBATCH -c 2", "slurm/own.sbatch, line 2: sbatch reads lines of #PBS too"),
         ("#SBATCH -c 2 --comment=\udcff", ""),
     ],
 )
@@ -143,7 +144,13 @@ def test_whose_command_trains(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["9"], "'9' is no option"), (["-c", "many"], "'many': not a number"), (["--time=soon"], "--time: 'soon'")],
+    [
+        (["9"], "'9' is no option"),
+        (["-c", "2", "-p"], "--sbatch=--partition: its value is missing; write --partition=VALUE"),
+        (["--qos"], "--sbatch=--qos: its value is missing"),
+        (["-c", "many"], "'many': not a number"),
+        (["--time=soon"], "--time: 'soon'"),
+    ],
 )
 def test_options_that_are_not_understood(home: Path, options: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):

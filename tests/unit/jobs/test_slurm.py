@@ -104,6 +104,12 @@ def test_a_submission_without_a_number(programs: Path) -> None:
         slurm.submit_job(["sbatch", "--parsable"])
 
 
+def test_jobs_in_hidden_partitions_are_asked_for(programs: Path) -> None:
+    row = r"7\tgpu\tRUNNING\tNone\tgpu01\t3:59:00\t(null)\t(null)"
+    put_program(programs, "squeue", f"""case "$*" in *--all*) printf '{row}' ;; esac""")
+    assert [job.job_id for job in slurm.queued_jobs()] == ["7"]
+
+
 def test_a_failing_command_is_no_empty_queue(programs: Path) -> None:
     put_program(programs, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(SlurmError, match=r"squeue failed: .*Unable to contact"):
