@@ -40,6 +40,7 @@ from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
+from cluster_rl.report.positions import known_places
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
@@ -105,7 +106,8 @@ def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool],
             while writer.frames < video_frames(game_frames, fps):
                 writer.write(frame)
 
-        replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last))
+        known = iter(known_places(log.positions).tolist())
+        replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last) if next(known) else None)
     return seen
 
 

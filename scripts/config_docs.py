@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cluster_rl.config import Config, config_groups, config_to_json, config_values
-from cluster_rl.configs.values import bounds_words, default_words
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the schema beside these files, whatever cluster_rl is installed
+
+from cluster_rl.config import Config, config_groups, config_to_json, config_values  # noqa: E402
+from cluster_rl.configs.values import bounds_words, default_words  # noqa: E402
 
 
 def markdown() -> str:

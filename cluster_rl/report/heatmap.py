@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cluster_rl.game.world import World
 from cluster_rl.report.figures import save_png
+from cluster_rl.report.positions import known_places
 
 _MAP_TILES = 256  # coordinates are bytes
 _DPI = 100
@@ -29,8 +30,9 @@ class VisitCounts:
         """Map id to counts, int64 [256, 256] by (y, x)."""
 
     def add(self, positions: npt.NDArray[np.uint8]) -> None:
-        """Counts an episode: uint8 [steps, 3] of (map id, x, y)."""
+        """Counts an episode: uint8 [steps, 3] of (map id, x, y). Steps whose place is not known count on no tile."""
         self.steps += len(positions)
+        positions = positions[known_places(positions)]
         for map_id in np.unique(positions[:, 0]).tolist():
             here = positions[positions[:, 0] == map_id].astype(np.int64)
             tiles = np.bincount(here[:, 2] * _MAP_TILES + here[:, 1], minlength=_MAP_TILES**2)
@@ -60,8 +62,7 @@ def draw_maps(visits: VisitCounts, world: World, folder: Path) -> list[Path]:
 def map_grid(counts: npt.NDArray[np.int64], world: World, map_id: int) -> npt.NDArray[np.int64]:
     """A map's counts cut to its size, int64 [height, width]; to what was visited where its size is not known.
 
-    For a moment after a door the game has the new map's id with the old map's coordinates: a step that ends there
-    counts for no tile if it lies outside.
+    What lies outside of the map counts for no tile.
     """
     size = world.maps.size(map_id)
     if size is None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.figures import save_png
+from cluster_rl.report.positions import known_places
 
 CELL_PIXELS = 16
 _PLAYER_COLUMN, _PLAYER_ROW = 4, 4
@@ -94,14 +95,15 @@ class SeenMap:
 def path_places(positions: npt.NDArray[np.uint8], world: World) -> list[Place | None]:
     """Where each step ended, as canvas cells; None on maps that have no place there.
 
-    In: uint8 [steps, 3] of (map id, x, y). For a moment after a door the game has the new map's id with the old map's
-    coordinates: a step that ends outside of its map stays where the one before it was.
+    In: uint8 [steps, 3] of (map id, x, y). A step whose place is not known, or outside of its map, stays where the one
+    before it was.
     """
     places: list[Place | None] = []
-    for map_id, x, y in positions.tolist():
+    for (map_id, x, y), known in zip(positions.tolist(), known_places(positions).tolist(), strict=True):
         size = world.maps.size(map_id)
         outside = size is not None and not (x < size[0] and y < size[1])
-        places.append(places[-1] if outside and places else world.global_position(map_id, x, y))
+        stays = (outside or not known) and places
+        places.append(places[-1] if stays else world.global_position(map_id, x, y))
     return places
 
 

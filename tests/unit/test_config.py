@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,27 @@ def test_shipped_config_and_docs_are_the_schema() -> None:
         [sys.executable, str(ROOT / "scripts/config_docs.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_documents_are_held_against_their_own_checkout(tmp_path: Path) -> None:
+    """Another checkout's package is on the path, as it is where that one is installed."""
+    for name in ("scripts/config_docs.py", "docs/config.md", "cluster_config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(PACKAGE, tmp_path / "cluster_rl", ignore=shutil.ignore_patterns("__pycache__", "cartridge"))
+    command = [sys.executable, str(tmp_path / "scripts/config_docs.py"), "--check"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    schema = tmp_path / "cluster_rl" / "config.py"
+    changed = schema.read_text(encoding="utf-8").replace("badge: Annotated[", "medal: Annotated[")
+    schema.write_text(changed, encoding="utf-8")
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines() == [
+        "docs/config.md is stale; run python scripts/config_docs.py",
+        "cluster_config.json is stale; run python scripts/config_docs.py",
+    ]
 
 
 def test_every_key_has_a_reader_a_help_line_and_a_unit() -> None:
