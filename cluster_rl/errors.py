@@ -141,14 +141,15 @@ def _answer(error: Exception) -> tuple[int, str] | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     words = " ".join(str(error).split())
     if isinstance(error, OSError):
-        words = error.strerror or words or type(error).__name__
+        words, hint = error.strerror or words or type(error).__name__, ""
         if error.filename is not None:
             path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
-            words = f"{path}: {words}"
-            hint = mend(error, path)
-            if hint:
-                return EXIT_BAD_INPUT, f"{words}; {hint}"
-        hint = _LIMITS.get(error.errno or 0) or (_MENDS[errno.ENOSPC] if error.errno == errno.ENOSPC else "")
+            words, hint = f"{path}: {words}", mend(error, path)
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):  # of a file that was opened before
+            words, hint = f"{words}{_place(error)}", _MENDS[error.errno]
+        if hint:
+            return EXIT_BAD_INPUT, f"{words}; {hint}"
+        hint = _LIMITS.get(error.errno or 0, "")
         return EXIT_FAILURE, f"{words}{_place(error)}" + (f"; {hint}" if hint else "")
     if isinstance(error, MemoryError):
         return EXIT_FAILURE, f"not enough memory{': ' if words else ''}{words}{_place(error)}; {_LIMITS[errno.ENOMEM]}"

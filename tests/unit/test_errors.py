@@ -47,6 +47,10 @@ def ended(main: Callable[[], int]) -> int:
             "and start again\n",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "error: No space left on device; free some space and start again\n",
+        ),
+        (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             "error: No module named 'torch'; a package is missing or broken, install it anew\n",
         ),
@@ -82,7 +86,6 @@ def no_thread() -> int:
     ("main", "words"),
     [
         (lambda: raising(OSError(errno.EIO, "Input/output error", "/data")), "/data: Input/output error"),
-        (lambda: raising(OSError(errno.ENOSPC, "No space left on device")), r"No space left on device; free some .*"),
         (lambda: raising(BrokenPipeError(errno.EPIPE, "Broken pipe")), "Broken pipe"),  # another one than stdout
         (too_many_files, "/dev/null: Too many open files; .*`ulimit -n`.*"),
         (lambda: len(bytes(1 << 60)), "not enough memory; give it more .*"),
