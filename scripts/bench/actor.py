@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from cluster_rl.config import load_config
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.rom import load_rom
 from cluster_rl.emulator.spaces import observation_spec
+from cluster_rl.errors import run_command
 from cluster_rl.learning.r2d2 import R2D2
 
 GOAL = 0.6
@@ -113,4 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -25,7 +25,7 @@ import torch
 
 from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import load_config
-from cluster_rl.errors import EXITS_WELL
+from cluster_rl.errors import EXITS_WELL, run_command
 from cluster_rl.evaluate import play_episodes, wilson_interval
 from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.runs.layout import RunDir
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
