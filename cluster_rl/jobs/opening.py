@@ -24,6 +24,7 @@ from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.job_record import write_job_record
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
@@ -155,6 +156,7 @@ def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     remove_temporaries(run_dir.path)
     ensure_identity(run_dir.identity, rom.sha1, rom.title)
     write_atomic(run_dir.config, config_to_json(config))
+    write_job_record(config, run_dir)
     # A learner that was killed leaves it behind, and actors would knock at a closed port first.
     run_dir.rendezvous.unlink(missing_ok=True)
 

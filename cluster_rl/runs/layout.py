@@ -47,6 +47,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.logs = self.path / "logs"
+        self.jobs = self.path / "jobs"
         self.rendezvous = self.path / "rendezvous.json"
         self.lock = self.path / "run.lock"
         self.keys = self.path / "keys"
@@ -66,6 +67,10 @@ class RunDir:
         names = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
         return [self.of_seed(seed) for seed in sorted(int(match[1]) for match in map(found.fullmatch, names) if match)]
 
+    def job_record(self, number: int) -> Path:
+        """With what the job of this number was made, `jobs/NNN.json`."""
+        return self.jobs / f"{number:03}.json"
+
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 
@@ -79,7 +84,7 @@ class RunDir:
         Raises `UserError` if they cannot be made. `keys/` is made by `wire.keys` with its own permissions.
         """
         try:
-            for folder in (self.checkpoint, self.replay, self.episode_logs, self.logs, self.tensorboard):
+            for folder in (self.checkpoint, self.replay, self.episode_logs, self.logs, self.tensorboard, self.jobs):
                 folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
             raise UserError(f"{error.filename}: a file lies where the run needs a folder; move it away") from None

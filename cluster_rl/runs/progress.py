@@ -50,6 +50,7 @@ class Job(msgspec.Struct, kw_only=True):
     reason: str = ""
     token: str = ""  # names the job to a learner that was restarted within it
     restored: str = ""  # what its newest start brought back
+    config_sha256: str = ""  # of the resolved config; empty in jobs of older programs
     env_steps_end: int | None = None
     updates_end: int | None = None
 
@@ -73,12 +74,15 @@ class Progress(msgspec.Struct, kw_only=True):
     jobs: list[Job] = msgspec.field(default_factory=list)
     updated: float = 0.0  # Unix seconds
 
-    def begin_job(self) -> Job:
-        """Appends a job that starts now, with the counters as they are. A job left open by a crash is closed first."""
+    def begin_job(self, number: int = 0) -> Job:
+        """Appends a job that starts now, with the counters as they are. A job left open by a crash is closed first.
+
+        Its id is the `number` of its record, or the next one if that is another job's.
+        """
         if self.jobs and self.jobs[-1].ended is None:
             self._close(self.jobs[-1], REASON_UNKNOWN, self.updated)
         job = Job(
-            id=1 + (self.jobs[-1].id if self.jobs else 0),
+            id=max(number, 1 + (self.jobs[-1].id if self.jobs else 0)),
             host=socket.gethostname(),
             pid=os.getpid(),
             slurm_job_id=slurm_job_id(),
@@ -89,9 +93,9 @@ class Progress(msgspec.Struct, kw_only=True):
         self.jobs.append(job)
         return job
 
-    def continue_job(self, token: str, restored: str) -> Job:
-        """The last job if `token` is its own (its learner was started again), else a new one that starts now."""
-        job = self.jobs[-1] if self.jobs and self.jobs[-1].token == token else self.begin_job()
+    def continue_job(self, token: str, restored: str, number: int = 0) -> Job:
+        """The last job if `token` is its own (its learner was started again), else a new one, see `begin_job`."""
+        job = self.jobs[-1] if self.jobs and self.jobs[-1].token == token else self.begin_job(number)
         job.token, job.restored, job.pid = token, restored, os.getpid()
         return job
 

@@ -19,6 +19,7 @@ from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
 from cluster_rl.jobs.deadline import Deadline
 from cluster_rl.jobs.devices import learner_device
+from cluster_rl.jobs.job_record import config_sha256, newest_number
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
@@ -321,5 +322,6 @@ class Trainer:
         # Not what the file says: it may be a copy of another run's.
         progress.run_name, progress.target_total_steps = self.run_dir.run_name, self.config.target_total_steps
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
-        progress.continue_job(job_token, self.restored)
+        job = progress.continue_job(job_token, self.restored, newest_number(self.run_dir))
+        job.config_sha256 = config_sha256(self.config)
         return progress

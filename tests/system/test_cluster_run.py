@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -78,6 +79,10 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     assert progress.episodes > stopped.episodes
     assert progress.updates > stopped.updates
     assert second.reason == "target_total_steps reached"
+    records = [json.loads((run_dir.jobs / name).read_bytes()) for name in ("001.json", "002.json")]
+    assert [record["config_sha256"] for record in records] == [first.config_sha256, second.config_sha256]
+    assert records[1]["config"]["target_total_steps"] == target
+    assert "cluster_rl.train_cluster" in records[1]["command"]
     distinct, counted, episodes = logged_positions(run_dir)
     assert distinct == counted == progress.env_steps
     assert episodes == progress.episodes

@@ -52,6 +52,7 @@ def test_nothing_exists_until_create(tmp_path: Path) -> None:
     assert sorted(p.name for p in run_dir.path.iterdir()) == [
         "checkpoint",
         "episode_logs",
+        "jobs",
         "logs",
         "replay",
         "tensorboard",
