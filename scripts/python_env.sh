@@ -1,13 +1,30 @@
 # shellcheck shell=bash
-# Sourced by train.sh, test.sh and env_setup.sh.
+# Sourced by train.sh, test.sh, test_pythons.sh and env_setup.sh.
 
-# Sets $BASE_PYTHON to an interpreter of version 3.11 or newer.
+# What the tests run on; setup.cfg says the same.
+PYTHON_VERSIONS="3.11 3.12 3.13"
+
+# The version of interpreter $1, such as 3.11.7; nothing if it does not run.
+python_version() {
+    "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
+}
+
+# Whether a version such as 3.11.7 is one of these.
+is_supported() {
+    case " $PYTHON_VERSIONS " in *" ${1%.*} "*) return 0 ;; *) return 1 ;; esac
+}
+
+# Sets $BASE_PYTHON to an interpreter of a supported version.
 find_python() {
+    local version='' others=''
     # Version managers leave commands that exist but do not run, so each one is tried.
-    for BASE_PYTHON in python3 python3.13 python3.12 python3.11 none; do
-        "$BASE_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
+    for BASE_PYTHON in python3 python3.13 python3.12 python3.11; do
+        version=$(python_version "$BASE_PYTHON") || continue
+        ! is_supported "$version" || return 0
+        others=" ($BASE_PYTHON is $version)"
     done
-    echo "error: no Python of version 3.11 or newer found; install python3.11 and run this again" >&2
+    echo "error: no Python of ${PYTHON_VERSIONS// /, } found$others; install one of them beside what is there" \
+        "(your distribution's package, your cluster's module, conda or uv) and run this again" >&2
     exit 2
 }
 
@@ -35,18 +52,16 @@ run_long() {
     done
 }
 
+# Sets $PYTHON to the interpreter of the environment that is used here, which may have to be made.
+choose_python() {
+    PYTHON=${CLUSTER_RL_PYTHON:-${VIRTUAL_ENV:-$ROOT/.venv}/bin/python}
+}
+
 # Sets $PYTHON to an interpreter that has the package installed, making .venv on the first call. $1: extras to install,
 # such as "" or "[dev]"; $2: a module that shows they are there.
 prepare_python() {
     local extras=$1 probe=$2
-    PYTHON=${CLUSTER_RL_PYTHON:-}
-    if [ -z "$PYTHON" ]; then
-        if [ -n "${VIRTUAL_ENV:-}" ]; then
-            PYTHON=$VIRTUAL_ENV/bin/python
-        else
-            PYTHON=$ROOT/.venv/bin/python
-        fi
-    fi
+    choose_python
     if [ ! -x "$PYTHON" ]; then
         find_python
         echo "Making a virtual environment in $ROOT/.venv"
@@ -55,6 +70,13 @@ prepare_python() {
             exit 2
         }
         PYTHON=$ROOT/.venv/bin/python
+    fi
+    local version
+    version=$(python_version "$PYTHON") || version="no Python that runs"
+    if ! is_supported "$version"; then
+        echo "error: $PYTHON is $version, and this needs one of ${PYTHON_VERSIONS// /, }; activate another environment" \
+            "or none, or delete this one" >&2
+        exit 2
     fi
     # A stamp of the requirements keeps later calls from asking pip; the probe catches a broken environment.
     local stamp want
