@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cluster_rl.game.buttons import BUTTONS, STEP_OF
 from cluster_rl.game.state import GameState
+from cluster_rl.game.whereabouts import Whereabouts
 
 # Plane 0 is 255 (1 - 2^-n) after n visits, rounded up: the first visit, which matters most, makes half of the way, and
 # eight look like any more.
@@ -67,6 +68,7 @@ class OccupancyMemory:
         self._radius = radius
         self._shape = (2, 2 * radius + 1, 2 * radius + 1)
         self._maps: dict[int, _MapMemory] = {}
+        self._whereabouts = Whereabouts()
         self._here: tuple[int, int, int] | None = None
         self._facing = ""
         self._free = False
@@ -74,6 +76,7 @@ class OccupancyMemory:
     def start(self, state: GameState) -> None:
         """Forgets the last episode; the first cell counts as visited."""
         self._maps.clear()
+        self._whereabouts = Whereabouts()
         self._here = None
         self._free = False
         self._arrive(state)
@@ -92,8 +95,9 @@ class OccupancyMemory:
                 self._maps[state.map_id].mark_wall(x, y)
 
     def crop(self, state: GameState) -> npt.NDArray[np.uint8]:
-        """uint8 [2, S, S] around the player, all zero where there is no map or the position is off it."""
-        here = self._maps.get(state.map_id)
+        """uint8 [2, S, S] around the player, all zero where the player has not arrived on the map or is off it."""
+        arrived = self._here is not None and self._here[0] == state.map_id
+        here = self._maps.get(state.map_id) if arrived else None
         if here is None or not here.holds(state.x, state.y) or here.size != state.map_size:
             return np.zeros(self._shape, np.uint8)
         side = self._shape[1]
@@ -113,8 +117,7 @@ class OccupancyMemory:
         return 8 - (255 - int(here.planes[0, y + self._radius, x + self._radius])).bit_length()
 
     def _arrive(self, state: GameState) -> None:
-        # Between cells, in scripts and while a map loads, map and position do not belong together.
-        self._free = state.in_game and not (state.walk_counter or state.joy_ignore or state.interface_up)
+        self._free = self._whereabouts.known(state) and not state.interface_up
         self._facing = state.facing
         if not self._free:
             return

@@ -17,6 +17,7 @@ import msgspec
 from cluster_rl.config import RewardWeights
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
+from cluster_rl.game.whereabouts import Whereabouts
 
 _MEMBERS = tuple(ram.image_index(ram.wPartyMons + ram.PARTY_MON_BYTES * slot) for slot in range(ram.PARTY_SLOTS))
 
@@ -29,6 +30,7 @@ INTRINSIC_TERMS = ("novelty", "talk")
 class EpisodeMemory:
     """What an episode has seen so far; the terms read it and bring it up to date."""
 
+    whereabouts: Whereabouts = field(default_factory=Whereabouts)
     maps: set[int] = field(default_factory=set)
     visits: dict[tuple[int, int, int], int] = field(default_factory=dict)
     here: tuple[int, int, int] | None = None
@@ -53,7 +55,7 @@ class EpisodeMemory:
 
 def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
     """1 where a map is entered for the first time."""
-    if not _settled(state) or state.map_id in memory.maps:
+    if not memory.whereabouts.known(state) or state.map_id in memory.maps:
         return 0
     memory.maps.add(state.map_id)
     return 1
@@ -62,7 +64,7 @@ def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
 def arrival(state: GameState, memory: EpisodeMemory) -> int:
     """How often the cell that was just entered has been entered, 0 where none was: standing still enters nothing."""
     here = (state.map_id, state.x, state.y)
-    if not _settled(state) or here == memory.here:
+    if not memory.whereabouts.known(state) or here == memory.here:
         return 0
     memory.here = here
     memory.visits[here] = memory.visits.get(here, 0) + 1
@@ -140,11 +142,6 @@ def levels_total(state: GameState) -> int:
     """Sum of the party's levels, 0 before the game."""
     image = state.image
     return sum([image[at + 33] for at in _MEMBERS[: state.party_count]]) if state.in_game else 0
-
-
-def _settled(state: GameState) -> bool:
-    """Whether map and position belong together: not between cells, nor while a map loads or a script moves things."""
-    return state.in_game and not (state.walk_counter or state.joy_ignore)
 
 
 class RewardCalculator:
