@@ -71,7 +71,8 @@ run_job() {
     trap 'warned=1; [ -z "$pid" ] || kill -USR2 "$pid" 2>/dev/null' USR1 USR2
     trap 'cancelled=--cancelled; [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null' TERM INT
     [ ! -t 1 ] || terminal=1
-    trap 'cancelled=--cancelled; [ -z "$terminal" ] || exec >/dev/null 2>&1; [ -z "$pid" ] || kill -HUP "$pid"' HUP
+    trap 'cancelled=--cancelled; [ -z "$terminal" ] || exec >/dev/null 2>&1
+        [ -z "$pid" ] || kill -HUP "$pid" 2>/dev/null' HUP
     "$CLUSTER_RL_PYTHON" -m "cluster_rl.$module" "$@" &
     pid=$!
     # What came before there was a process to tell.

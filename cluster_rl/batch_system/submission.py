@@ -356,7 +356,11 @@ def _check_with_slurm(plan: Plan) -> str:
             # On stderr it says: "sbatch: Job 17 to start at 2026-11-22T15:04:05 using 8 processors on nodes ..."
             said = slurm.run_slurm([command[0], "--test-only", *command[2:]], stderr=True)
         except SlurmError as error:
-            raise UserError(f"{request.script}: SLURM would refuse it: {error}") from None
+            fewer = ""
+            if plan.seeds is not None and plan.tasks_at_once < len(plan.seeds):
+                some = f"{plan.seeds[0]}-{plan.seeds[plan.tasks_at_once - 1]}"
+                fewer = f"; if it counts tasks that wait too, give --seeds {some} first"
+            raise UserError(f"{request.script}: SLURM would refuse it: {error}{fewer}") from None
         if request is plan.requests[0]:
             starts = [line for line in said.splitlines() if " to start at " in line]
             words = starts[-1] if starts else "accepted"

@@ -123,3 +123,4 @@ def test_more_seeds_than_jobs_at_a_time_looked_at_and_cancelled(slurm: Slurm, ho
     assert checked.returncode == 2
     assert "SLURM would refuse it" in checked.stderr
     assert "5 more asked, 4 allowed for a user" in checked.stderr
+    assert checked.stderr.endswith("; if it counts tasks that wait too, give --seeds 1-4 first\n")
