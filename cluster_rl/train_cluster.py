@@ -71,6 +71,7 @@ class _Job:
         self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
         self._actors = ActorChildren(self._supervisor, run_dir, job=0)
         self._code: int | None = None
+        self._failure = ""  # whose end ended the job
 
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
@@ -100,17 +101,17 @@ class _Job:
         self._supervisor.start(LEARNER, command)
 
     def _look_at(self, event: ChildEvent) -> None:
-        if event.kind == "bad_input":
-            self._code = EXIT_BAD_INPUT
-        elif event.kind == "gave_up":
-            self._code = EXIT_FAILURE
+        if event.kind in ("bad_input", "gave_up"):
+            self._code = EXIT_BAD_INPUT if event.kind == "bad_input" else EXIT_FAILURE
+            self._failure = event.line.splitlines()[0]
         elif event.kind == "finished" and event.name == LEARNER:
             self._code = event.exit_code
         else:
             self._actors.note(event)
 
     def _end(self, view: StatusView) -> None:
-        """Ends all children. A learner that has to be killed leaves its job without a reason: it is written here.
+        """Ends all children. Writes the job's reason where the learner could not, as it was killed, or knows only of a
+        signal, as another child has ended the job.
 
         One that is killed while it still starts has read nothing and loses nothing.
         """
@@ -126,8 +127,11 @@ class _Job:
             view.say(event.line)
             if event.name == LEARNER and self._stop and began:
                 self._code = EXIT_FAILURE
-        if progress is not None and job is not None and began and job.ended is None:
-            progress.end_job(f"{self._stop.reason or 'failure'}; the learner ended without a checkpoint")
+        if progress is not None and job is not None and began and (self._failure or job.ended is None):
+            reason = self._stop.reason or self._failure or "failure"
+            progress.end_job(f"{reason}; the learner ended without a checkpoint")
+            if self._failure and job.reason == f"signal {number.name}":
+                job.reason = self._failure
             save_progress(self._run_dir.progress, progress)
 
 

@@ -16,7 +16,7 @@ CUDA_ROOM_GB=15 CPU_ROOM_GB=4
 CPU_INDEX=${CLUSTER_RL_TORCH_INDEX-https://download.pytorch.org/whl/cpu}
 TESTS=(tests/unit tests/system/test_cluster_run.py -k "not test_cluster_run or killed_stopped_and_resumed or time_is_up")
 
-# The interpreter of version $1 (3.12): a command of that name, or the newest that pyenv has.
+# The interpreter of version $1 (3.12): a command, or one that pyenv has.
 interpreter() {
     local found
     for found in "python$1" python3 "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster_rl.config import load_config
 from cluster_rl.errors import EXIT_FAILURE, EXIT_UNFINISHED
-from cluster_rl.train_cluster import _late_at
+from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.status import StatusView
+from cluster_rl.jobs.supervise import ChildEvent
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, read_progress, save_progress
+from cluster_rl.train_cluster import _Job, _late_at
 
 # Python reads it before anything else of a process.
 SITE = """
@@ -59,6 +65,30 @@ def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_pa
     assert "exited with code 1: error: no luck; log " in lines[at]
     assert lines[at + 1 : at + 3] == ["    loading", "    error: no luck"]
     assert sum("starting it again" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("learners", "written"),
+    [
+        ("signal SIGTERM", "actor-0 died"),
+        ("target_total_steps reached", "target_total_steps reached"),
+        (None, "actor-0 died; the learner ended without a checkpoint"),
+    ],
+)
+def test_the_run_keeps_which_child_ended_its_job(tmp_path: Path, learners: str | None, written: str) -> None:
+    """The learner itself only sees that it is told to end."""
+    config, run_dir = load_config("quickstart"), RunDir(tmp_path, "one").create()
+    job = _Job(config, run_dir, StopFlag())
+    progress = Progress(run_name="one", target_total_steps=1)
+    progress.continue_job(job._token, "new")
+    if learners is not None:
+        progress.end_job(learners)
+    save_progress(run_dir.progress, progress)
+    job._look_at(ChildEvent("actor-0", "gave_up", "actor-0 died\n    last line", 1, tmp_path))
+    job._end(StatusView(run_dir, config, job._token))
+    kept = read_progress(run_dir.progress)
+    assert kept is not None
+    assert kept.jobs[-1].reason == written
 
 
 @pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 30), (1000, 100), (13500, 300), (0, float("inf"))])
