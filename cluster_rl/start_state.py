@@ -34,6 +34,7 @@ _STEPS_MAX = 1500
 """36,000 frames, ten minutes of the game; a person needs two or three."""
 _WALK_STEPS = 2
 """A press in a new direction may only turn the player."""
+_SHOWN_CHARACTERS = 150
 _FIRST_ROOMS = {"red": 38, "cartridge": 37}
 
 
@@ -68,6 +69,7 @@ def new_game(game: Game, world: World, name: str) -> bytes:
             print(f"frame {step * _FRAME_SKIP}: {told}", flush=True)
         game.step(None if button is None else BUTTONS.index(button))
     shown = " / ".join(" ".join(row.split()) for row in screen_text(GameState(game.image())) if row.strip())
+    shown = shown[:_SHOWN_CHARACTERS]
     raise UserError(
         f"no first step in {_STEPS_MAX * _FRAME_SKIP} frames; last there was {way.seen}, on its screen {shown!r}: play "
         "to the room by hand in PyBoy, and save a state there (key Z)"

@@ -105,7 +105,7 @@ class StatusView:
             f"({progress.rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} "
             f"({progress.rates.updates_per_sec:.1f}/s), episodes {progress.episodes:,}, return "
             f"{'-' if mean_return is None else f'{mean_return:.2f}'}, milestones {len(progress.milestones)}"
-            f"{f'; {self._warning}' if self._warning else ''}"
+            f"{'; WARNING: not Pokémon Red, see above' if self._warning else ''}"
         )
 
     def _table(self, progress: Progress) -> Table:

@@ -160,7 +160,7 @@ def test_a_job_of_another_game_says_so_from_beginning_to_end(
         assert warning in capsys.readouterr().out.splitlines()
         with StatusView(run_dir, config, "token") as view:
             progress = Progress(run_name="yellow", target_total_steps=1)
-            assert view._line(progress).endswith(warning)
+            assert view._line(progress).endswith("; WARNING: not Pokémon Red, see above")
             shown = io.StringIO()
             Terminal(file=shown, width=80, force_terminal=True).print(view._table(progress))
     assert "WARNING" in shown.getvalue()
