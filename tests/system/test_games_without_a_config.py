@@ -27,6 +27,7 @@ def _train_sh(folder: Path, *words: str, program: str = f'"{sys.executable}" "$@
         f"""#!/bin/sh
 case "$1 $2" in
 "-m cluster_rl."*) {program} ;;
+"-c "*version_info*) exec "{sys.executable}" "$@" ;;
 "-c "*) echo "{folder}" ;;
 esac
 """
