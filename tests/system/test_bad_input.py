@@ -46,7 +46,7 @@ def _make_roms(folder: Path) -> None:
         ("train_slim", ("--rom", "short.gb"), ("short.gb", "32768")),
         ("train_cluster", ("--rom", "text.gb"), ("text.gb", "not a Game Boy ROM")),
         ("train_slim", ("--bach_size", "3"), ("bach_size", "batch_size")),
-        ("train_cluster", ("--batch_size", "many"), ("batch_size", "int")),
+        ("train_cluster", ("--batch_size", "many"), ("batch_size", "whole number")),
         ("train_slim", ("--gamma", "1.5"), ("gamma", "1")),
         ("train_cluster", ("--config", "nothing.yaml"), ("nothing.yaml", "no such file")),
         ("train_slim", ("--config", "misspelt.json"), ("misspelt.json", "unroll_lenght", "unroll_length")),
