@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from run_fixtures import command, environment, logged_positions, overrides, processes_of
 
 from cluster_rl.runs.layout import RunDir
@@ -41,6 +41,9 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
+
+    def type(self, line: str) -> None:
+        os.write(self._master, line.encode() + b"\n")
 
     def wait_for(self, reached: Callable[[Progress], bool], timeout_sec: float = 120) -> Progress:
         """Reads along until the progress satisfies `reached`."""
@@ -82,10 +85,15 @@ def assert_ended_well(run_dir: RunDir, reason: str) -> None:
 
 
 def test_the_launcher_and_its_group_end_with_the_terminal(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, *command("train_cluster", *overrides(num_actors=1)))
+    """As typed to a shell, which tells the whole group: launcher, learner and actor at once."""
+    terminal = Terminal(tmp_path, "bash", "--norc", "-i")
+    terminal.type(shlex.join(command("train_cluster", *overrides(num_actors=1))))
     terminal.wait_for(lambda progress: progress.updates > 0)
     terminal.close()
-    assert terminal.ended() == 0
+    terminal.ended()
+    deadline = time.monotonic() + 60
+    while processes_of(terminal.run_dir) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert_ended_well(terminal.run_dir, "signal SIGHUP")
 
 
@@ -101,13 +109,11 @@ def test_a_job_script_ends_with_the_terminal(tmp_path: Path) -> None:
     assert terminal.run_dir.chain.exists(), "it was not concluded"
 
 
-@pytest.mark.parametrize(
-    "ignoring", [["nohup"], ["bash", "-c", 'trap "" HUP; exec "$@"', "bash"]], ids=["nohup", "trap"]
-)
-def test_a_run_that_ignores_hang_ups_goes_on(tmp_path: Path, ignoring: list[str]) -> None:
-    """By `trap` it is left with a terminal that takes no more output."""
+def test_a_run_under_nohup_goes_on(tmp_path: Path) -> None:
+    """Its output goes to the terminal all the same, which takes no more of it."""
+    to_terminal = ["sh", "-c", 'exec "$@" >/dev/tty 2>&1', "sh"]
     arguments = ["--no-video", *overrides(num_actors=1)]
-    terminal = Terminal(tmp_path, *ignoring, *command("train_slim", *arguments))
+    terminal = Terminal(tmp_path, "nohup", *to_terminal, *command("train_slim", *arguments))
     before = terminal.wait_for(lambda progress: progress.env_steps > 0)
     terminal.close()
     terminal.wait_for(lambda progress: progress.env_steps > before.env_steps + 500)
