@@ -31,11 +31,14 @@ from cluster_rl.batch_system.job_script import SCRIPTS, is_trainers_script
 from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import check_plan, make_plan, submit
+from cluster_rl.config import load_config
 from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
+from cluster_rl.jobs.status import line_of, milestones_of, time_of_job
+from cluster_rl.report.bars import duration_words
 from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config, whole_number
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
@@ -66,7 +69,6 @@ _REASONS = {
 
 _SEED_HEAD = ("run", "job", "env steps", "milestones", "return")
 _NO_JOB = "no job that `cluster submit` made for this run is in the queue, and no job script trains it"
-_SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
 
 
 def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: bool) -> int:
@@ -167,24 +169,25 @@ def _print_run(run_dir: RunDir) -> None:
         print(f"trained by {holder}" if holder is not None else "learner: none is running")
     else:
         of_job = f", SLURM job {learner.slurm_job_id}" if learner.slurm_job_id else ""
-        print(f"learner: {learner.endpoint} on {learner.host}{of_job}, since {_ago(now - learner.written_unix_sec)}")
+        since = duration_words(now - learner.written_unix_sec)
+        print(f"learner: {learner.endpoint} on {learner.host}{of_job}, since {since}")
     progress = read_progress(run_dir.progress)
     if progress is None:
         print("progress: none yet")
         return
-    rates = progress.rates
-    print(
-        f"progress: env_steps {progress.env_steps:,} of {progress.target_total_steps:,} "
-        f"({rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} ({rates.updates_per_sec:.1f}/s), episodes "
-        f"{progress.episodes:,}, milestones {len(progress.milestones)}"
-    )
-    silent_sec = now - progress.updated
-    if learner is not None and silent_sec > _SILENT_SEC:
-        print(f"the learner has written nothing for {_ago(silent_sec)}: its node or its job may be dead")
+    print(f"progress: {line_of(progress, milestones_of(run_dir, _initial_state(run_dir), progress))}")
     for job in progress.jobs[-3:]:
-        how = job.reason or ("running" if job.ended is None else "ended without a reason")
+        how = job.reason or (f"running, {time_of_job(job)}" if job.ended is None else "ended without a reason")
         where = f"SLURM job {job.slurm_job_id} on {job.host}" if job.slurm_job_id else job.host
         print(f"  job {job.id}: {where}, from env step {job.env_steps_start:,}: {how}")
+
+
+def _initial_state(run_dir: RunDir) -> str:
+    """Where the run's episodes start; empty where its config is not there or of another program's version."""
+    try:
+        return load_config(run_dir.config).initial_state
+    except UserError:
+        return ""
 
 
 def cancel(run_dir: RunDir) -> None:
@@ -214,10 +217,6 @@ def _jobs_of(run_dir: RunDir, queue: Sequence[QueuedJob]) -> list[QueuedJob]:
     return [
         job for job in queue if is_of_run(job, run_dir) or (job.job_id == training and is_trainers_script(job.command))
     ]
-
-
-def _ago(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _job_line(job: QueuedJob) -> str:

@@ -22,6 +22,9 @@ from cluster_rl.configs.names import meant
 from cluster_rl.configs.values import problem_of_value
 from cluster_rl.errors import UserError
 
+SCHOOL_PREFIX = "school:"
+"""Of an `initial_state` that names a lesson, not a file."""
+
 _SHOWN = 30  # wrong keys of a kind named in an answer: a file that is no config may have any number
 
 

@@ -109,6 +109,7 @@ class WireThread(threading.Thread):
                 links = [link for link in channel.actors.values() if link.connected]
                 self.connected_actors = len(links)
                 self.live_actors = sum(now - link.last_seen_sec < _LIVE_SEC for link in links)
+                self._trainer.connected_actors = len(links)
                 self._trainer.wire_row = self._counters(channel)
         finally:
             remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
@@ -228,6 +229,8 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     deadline = job_deadline(config.max_runtime_seconds, job_started)
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), job_token)
     print(trainer.restored, flush=True)
+    trainer.progress.jobs[-1].ends = deadline.unix_sec()
+    trainer.connected_actors = 0
     wire, sampler = WireThread(trainer, config, run_dir), SamplerThread(trainer)
     wire.publish(*trainer.publish())
     trainer.write_progress()

@@ -72,6 +72,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     token = uuid.uuid4().hex
     torch.set_num_threads(config.learner_threads or len(os.sched_getaffinity(0)))
     trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), token)
+    trainer.progress.jobs[-1].ends = deadline.unix_sec()
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
     links, actors = [], []
     for index in range(config.num_actors):

@@ -51,9 +51,11 @@ if compgen -G "$run/episode_logs/*" >/dev/null; then
 else
     echo "No episode was recorded, so there is nothing to render"
 fi
+done_words='Done.'
+! grep -q '^  "updates": 0,' "$run/progress.json" || done_words='Nothing was learned: progress.json says why. Go on with the same command.'
 cat <<END
 
-Done. Look at
+$done_words Look at
   $run/progress.json        what was reached, and why each job stopped
   $run/videos/              one MP4 an episode, and maps/ with where the agent has been
   $run/online_params.pt     the newest parameters, averaged over some 200 updates

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster_rl.config import SCHOOL_PREFIX
 from cluster_rl.emulator.console import BUTTON_HELD_FRAMES, Console
 from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.emulator.snapshot import load_savestate_file
@@ -21,7 +22,6 @@ from cluster_rl.game.world import World
 from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
 
-SCHOOL_PREFIX = "school:"
 SCHOOL_MAPS = {"password": "ECHO_HALL"}
 """Lessons, and the map that each begins on."""
 

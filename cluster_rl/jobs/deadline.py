@@ -28,6 +28,10 @@ class Deadline(NamedTuple):
         """Whether the moment has come."""
         return time.monotonic() >= self.at_sec
 
+    def unix_sec(self) -> float | None:
+        """The moment as a Unix time, None if there is no limit."""
+        return None if math.isinf(self.at_sec) else time.time() + self.at_sec - time.monotonic()
+
 
 def job_deadline(max_runtime_seconds: float, job_started: float) -> Deadline:
     """The first of the two limits. `job_started` is the job's start by `time.monotonic()`; 0 seconds is no limit.

@@ -121,7 +121,7 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        for line in warnings_of_game(config, rom):
+        for line in [*warnings_of_game(config, rom), *_warnings_of_target(config)]:
             print(_loud(line), flush=True)
         for line in [device.line, *changes]:
             print(line, flush=True)
@@ -179,6 +179,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
     )
     yield f"game: {preflight(rom)}"
     yield from warnings_of_game(config, rom)
+    yield from _warnings_of_target(config)
     yield f"run: {run_dir.path}, {_where_run_stands(run_dir)}"
     yield from _changes_plan(config, run_dir)
     yield f"target: {config.target_total_steps:,} env steps; this job {hours}"
@@ -193,6 +194,16 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
         yield _gpu_plan(gpu_need(config))
     passed = "all checks passed" if no_cuda is None else "all checks but that of the device passed"
     yield f"dry run: {passed}; nothing was started or created"
+
+
+def _warnings_of_target(config: Config) -> list[str]:
+    target, first = config.target_total_steps, config.min_replay_transitions
+    if target >= first:
+        return []
+    return [
+        f"WARNING: target_total_steps {target:,} is less than min_replay_transitions {first:,}: the run will end "
+        "before it learns anything"
+    ]
 
 
 def _actors_plan(config: Config) -> str:

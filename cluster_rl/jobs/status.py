@@ -1,12 +1,13 @@
 """How far a run is, for the person who started it: a live table on a terminal, else one line a minute.
 
-Runs in the launcher. In: progress.json, as the learner writes it. Out: text.
+Runs in the launcher; `cluster status` says the same in a line. In: progress.json, as the learner writes it. Out: text.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console as Terminal
@@ -14,15 +15,54 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster_rl.config import Config
+from cluster_rl.config import SCHOOL_PREFIX, Config
 from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import UserError
+from cluster_rl.game.world import World
+from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import Progress, read_progress
+from cluster_rl.runs.progress import Job, Progress, read_progress
 
-_LINE_INTERVAL_SEC = 60.0
 _LIVE_INTERVAL_SEC = 1.0
+_SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
+
+
+def line_of(progress: Progress, milestones: int) -> str:
+    """The run's counters, what is left of its target, and what goes on, in one line."""
+    mean_return = progress.mean_return_recent
+    return ", ".join(
+        [
+            f"env_steps {progress.env_steps:,} of {progress.target_total_steps:,} "
+            f"({progress.rates.env_steps_per_sec:.0f}/s{_left_of_target(progress, ', ')})",
+            f"updates {progress.updates:,} ({progress.rates.updates_per_sec:.1f}/s)",
+            f"episodes {progress.episodes:,}",
+            f"return {'-' if mean_return is None else f'{mean_return:.2f}'}",
+            f"milestones {len(progress.milestones)} of {milestones}",
+            *_doing(progress),
+        ]
+    )
+
+
+def time_of_job(job: Job) -> str:
+    """How long a job has run, and how long it will."""
+    if job.ended is not None:
+        return duration_words(job.ended - job.started)
+    now = time.time()
+    left = f", {duration_words(max(0.0, job.ends - now))} left" if job.ends is not None else ", without a limit"
+    return duration_words(now - job.started) + left
+
+
+def milestones_of(run_dir: RunDir, initial_state: str, progress: Progress) -> int:
+    """How many milestones there are in the part of the game that is played: in the game, or in a lesson.
+
+    Those that the run has reached count too, also where it began elsewhere.
+    """
+    identity = read_identity(run_dir.identity)
+    world = World.for_rom(identity.rom_sha1 if identity is not None else "")
+    lesson = initial_state.removeprefix(SCHOOL_PREFIX) if initial_state.startswith(SCHOOL_PREFIX) else ""
+    there = {milestone.name for milestone in world.milestones if milestone.lesson == lesson}
+    return len(there | set(progress.milestones))
 
 
 class StatusView:
@@ -35,10 +75,10 @@ class StatusView:
         self._restored = ""
         identity = read_identity(run_dir.identity)
         self._warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
-        self._terminal = Terminal(file=sys.stdout)
-        self._live = Live(console=self._terminal, auto_refresh=False) if self._terminal.is_terminal else None
+        self._live = Live(console=Terminal(file=sys.stdout), auto_refresh=False) if is_live(sys.stdout) else None
         self._started = time.monotonic()
-        self._due = self._started + _LIVE_INTERVAL_SEC
+        self._due = self._started
+        self._line_due = self._started + LINE_INTERVAL_SEC
 
     def __enter__(self) -> StatusView:
         if self._live is not None:
@@ -63,22 +103,19 @@ class StatusView:
         now = time.monotonic()
         if now < self._due:
             return
+        self._due = now + _LIVE_INTERVAL_SEC
         progress = self._read()
-        if progress is None:
-            self._due = now + _LIVE_INTERVAL_SEC
-            return
         if self._live is not None:
-            self._due = now + _LIVE_INTERVAL_SEC
             self._live.update(self._table(progress), refresh=True)
-        else:
-            self._due = now + _LINE_INTERVAL_SEC
-            self.say(self._line(progress))
+        elif now >= self._line_due:
+            self._line_due = now + LINE_INTERVAL_SEC
+            self.say(self._line(progress) if progress is not None else self._starting())
 
     def finish(self) -> None:
         """The last words: where the run stands and why the job stopped."""
         progress = self._read()
         if progress is None:
-            self.say("stopped before the learner was up")
+            self.say("stopped before the learner was up; nothing was learned")
             return
         job = progress.jobs[-1]
         self.say(f"{self._line(progress)}; stopped: {job.reason or 'the learner ended without a word'}")
@@ -94,36 +131,62 @@ class StatusView:
             return None
         if progress.jobs[-1].restored != self._restored:
             self._restored = progress.jobs[-1].restored
+            self._line_due = self._started  # a line as soon as the learner is up
             self.say(f"learner: {self._restored}")
         return progress
 
-    def _line(self, progress: Progress) -> str:
-        minutes = (time.monotonic() - self._started) / 60
-        mean_return = progress.mean_return_recent
-        return (
-            f"[{minutes:.0f} min] env_steps {progress.env_steps:,} of {progress.target_total_steps:,} "
-            f"({progress.rates.env_steps_per_sec:.0f}/s), updates {progress.updates:,} "
-            f"({progress.rates.updates_per_sec:.1f}/s), episodes {progress.episodes:,}, return "
-            f"{'-' if mean_return is None else f'{mean_return:.2f}'}, milestones {len(progress.milestones)}"
-            f"{'; WARNING: not Pokémon Red, see above' if self._warning else ''}"
-        )
+    def _starting(self) -> str:
+        return f"the learner starts: {duration_words(time.monotonic() - self._started)}"
 
-    def _table(self, progress: Progress) -> Table:
+    def _line(self, progress: Progress) -> str:
+        milestones = milestones_of(self._run_dir, self._config.initial_state, progress)
+        warning = "; WARNING: not Pokémon Red, see above" if self._warning else ""
+        return f"[{time_of_job(progress.jobs[-1])}] {line_of(progress, milestones)}{warning}"
+
+    def _table(self, progress: Progress | None) -> Table:
         table = Table(title=f"run {self._run_dir.run_name}", show_header=False)
         if self._warning:
             table.add_row("", Text(self._warning, style="bold"))
+        for name, value in [("now", self._starting())] if progress is None else self._rows(progress):
+            table.add_row(name, value)
+        return table
+
+    def _rows(self, progress: Progress) -> Iterator[tuple[str, str]]:
         rates, replay = progress.rates, progress.replay
         mean_return = progress.mean_return_recent
         newest = sorted(progress.milestones.items(), key=lambda item: item[1])[-3:]
-        for name, value in (
-            ("env steps", f"{progress.env_steps:,} of {progress.target_total_steps:,}"),
-            ("env steps/s", f"{rates.env_steps_per_sec:.0f}"),
-            ("updates", f"{progress.updates:,} ({rates.updates_per_sec:.1f}/s)"),
-            ("samples per insert", f"{progress.samples_per_insert:.2f} of {self._config.samples_per_insert:g}"),
-            ("replay", f"{replay.transitions:,} of {replay.capacity:,} transitions, {replay.bytes / 2**20:.0f} MiB"),
-            ("episodes", f"{progress.episodes:,}"),
-            ("recent return", "-" if mean_return is None else f"{mean_return:.3f}"),
-            ("milestones", ", ".join(f"{milestone} at {step:,}" for milestone, step in newest) or "none yet"),
-        ):
-            table.add_row(name, value)
-        return table
+        reached = ": " + ", ".join(f"{milestone} at {step:,}" for milestone, step in newest) if newest else ""
+        milestones = milestones_of(self._run_dir, self._config.initial_state, progress)
+        yield "now", ", ".join(_doing(progress)) or progress.jobs[-1].reason
+        yield "job", time_of_job(progress.jobs[-1])
+        yield "env steps", f"{progress.env_steps:,} of {progress.target_total_steps:,}{_left_of_target(progress, ', ')}"
+        yield "env steps/s", f"{rates.env_steps_per_sec:.0f}"
+        yield "updates", f"{progress.updates:,} ({rates.updates_per_sec:.1f}/s)"
+        yield "samples per insert", f"{progress.samples_per_insert:.2f} of {self._config.samples_per_insert:g}"
+        yield (
+            "replay",
+            f"{replay.transitions:,} of {replay.capacity:,} transitions, {replay.bytes / 2**20:.0f} MiB",
+        )
+        yield "episodes", f"{progress.episodes:,}"
+        yield "recent return", "-" if mean_return is None else f"{mean_return:.3f}"
+        yield "milestones", f"{len(progress.milestones)} of {milestones}{reached}"
+
+
+def _left_of_target(progress: Progress, before: str) -> str:
+    """By the mean rate of the newest job; empty where nothing tells it."""
+    if not progress.jobs:
+        return ""
+    job = progress.jobs[-1]
+    played, left = progress.env_steps - job.env_steps_start, progress.target_total_steps - progress.env_steps
+    if played <= 0 or left <= 0 or job.ended is not None:
+        return ""
+    return f"{before}about {duration_words(left * (progress.updated - job.started) / played)} left"
+
+
+def _doing(progress: Progress) -> list[str]:
+    """What goes on, as the learner says, and whether it has long said nothing."""
+    if not progress.jobs or progress.jobs[-1].ended is not None:
+        return []
+    silent_sec = time.time() - progress.updated
+    silent = f"the learner has written nothing for {duration_words(silent_sec)}: its node or its job may be dead"
+    return [*filter(None, [progress.activity]), *([silent] if silent_sec > _SILENT_SEC else [])]

@@ -53,6 +53,7 @@ class Job(msgspec.Struct, kw_only=True):
     config_sha256: str = ""  # of the resolved config; empty in jobs of older programs
     env_steps_end: int | None = None
     updates_end: int | None = None
+    ends: float | None = None  # when its time will be over; None without a limit
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -71,6 +72,7 @@ class Progress(msgspec.Struct, kw_only=True):
     replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
     milestones: dict[str, int] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
     mean_return_recent: float | None = None
+    activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
     jobs: list[Job] = msgspec.field(default_factory=list)
     updated: float = 0.0  # Unix seconds
 
@@ -100,9 +102,12 @@ class Progress(msgspec.Struct, kw_only=True):
         return job
 
     def end_job(self, reason: str) -> None:
-        """Closes the last job with its reason; the first reason stays."""
+        """Closes the last job with its reason, and says so where nothing was learned in it; the first reason stays."""
         if self.jobs and self.jobs[-1].ended is None:
+            if self.updates == self.jobs[-1].updates_start:
+                reason += "; nothing was learned" + (f": {self.activity}" if self.activity else "")
             self._close(self.jobs[-1], reason, time.time())
+            self.activity = ""
 
     def _close(self, job: Job, reason: str, ended: float) -> None:
         job.ended, job.reason = ended, reason

@@ -86,6 +86,7 @@ class Trainer:
         self.progress = self._start_job(job_token)
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
         self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
+        self.connected_actors: int | None = None  # set by the wire's thread; None where there is no wire
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
         self._arrivals = Arrivals(self.replay.found_episodes)
         self._newest_update: _Update | None = None
@@ -165,7 +166,9 @@ class Trainer:
             self._params_file_due = now + self.config.params_file_interval_seconds
             self.write_params_file()
         if now >= self._checkpoint_due:
+            self._tell("writing a checkpoint")
             self.checkpoint()
+            self._progress_due = now
             self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
 
     def finished(self, deadline: Deadline) -> tuple[str, int] | None:
@@ -180,6 +183,7 @@ class Trainer:
 
     def close(self, reason: str) -> None:
         """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
+        self._tell("writing the last checkpoint")
         self.write_params_file()
         self.checkpoint()
         self.write_progress(reason)
@@ -224,9 +228,28 @@ class Trainer:
         )
         progress.milestones = replay.milestones
         progress.mean_return_recent = self._arrivals.mean_return()
+        progress.activity = self._activity()
         if reason is not None:
             progress.end_job(reason)
         save_progress(self.run_dir.progress, progress)
+
+    def _tell(self, activity: str) -> None:
+        """For what takes long, and meanwhile writes no progress."""
+        self.progress.activity = activity
+        save_progress(self.run_dir.progress, self.progress)
+
+    def _activity(self) -> str:
+        """What goes on, or who waits for what: why a rate may be 0."""
+        limiter = self.limiter
+        if self.connected_actors == 0 and self.replay.env_steps == self.progress.jobs[-1].env_steps_start:
+            return f"waiting for actors, none of {self.config.total_actors} is connected"
+        if limiter.inserted < limiter.min_size:
+            return f"collecting {limiter.inserted:,} of {limiter.min_size:,} env steps before learning"
+        if self.sequences_wanted(self.connected_actors or 1) == 0:
+            return f"playing waits while {-limiter.ahead:,.0f} owed samples are learned (samples_per_insert)"
+        if self.connected_actors is None:
+            return "playing and learning in turn"
+        return "playing and learning" if self.may_sample() else "learning waits for env steps (samples_per_insert)"
 
     def write_metrics(self) -> None:
         """One row of metrics. What only a row needs is computed here, so that updates do not pay for it."""

@@ -118,7 +118,7 @@ def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     assert (code, seconds < 15) == (EXIT_UNFINISHED, True)
     stopped = launcher.progress()
     assert stopped is not None
-    assert stopped.jobs[-1].reason == "signal SIGUSR2"
+    assert stopped.jobs[-1].reason.startswith("signal SIGUSR2")
     assert "actor-1 was ended from outside" in launcher.output
 
 
@@ -129,7 +129,8 @@ def test_a_job_whose_time_is_up_says_so(tmp_path: Path, module: str) -> None:
     assert launcher.wait() == EXIT_UNFINISHED, launcher.output
     progress = launcher.progress()
     assert progress is not None
-    assert [job.reason for job in progress.jobs] == ["max_runtime_seconds reached"]
+    (job,) = progress.jobs
+    assert job.reason.startswith("max_runtime_seconds reached")  # on a slow machine nothing was learned by then
     assert (launcher.run_dir.checkpoint).exists()
 
 

@@ -47,6 +47,21 @@ def test_updates_that_are_owed_do_not_outlast_the_job(tmp_path: Path) -> None:
     assert progress.jobs[0].reason == "max_runtime_seconds reached"
 
 
+def test_a_job_without_an_update_says_that_nothing_was_learned(tmp_path: Path) -> None:
+    changes = overrides(num_actors=1, min_replay_transitions=5000, max_runtime_seconds=2, target_total_steps=4999)
+    launcher = Launcher(tmp_path, *changes, "--no-video", module="train_slim")
+    assert launcher.wait(60) == EXIT_UNFINISHED, launcher.output
+    progress = launcher.progress()
+    assert progress is not None
+    reason = (
+        "max_runtime_seconds reached; nothing was learned: "
+        f"collecting {progress.env_steps:,} of 5,000 env steps before learning"
+    )
+    assert (progress.updates, progress.jobs[0].reason) == (0, reason)
+    assert launcher.output.splitlines()[-1].endswith(f"; stopped: {reason}")
+    assert "WARNING: target_total_steps 4,999 is less than min_replay_transitions 5,000" in launcher.output
+
+
 def test_serial_run_goes_on(tmp_path: Path) -> None:
     stopped = _serial(tmp_path, 1).progress()
     assert stopped is not None

@@ -278,6 +278,7 @@ def test_the_seeds_of_a_run_are_rows(
     progress = Progress(run_name="one-s2", target_total_steps=9000, env_steps=1234, milestones={"door": 5})
     progress.mean_return_recent = 1.5
     progress.begin_job()
+    progress.updates += 1
     progress.end_job("signal SIGTERM")
     save_progress(family.of_seed(2).progress, progress)
     family.of_seed(4).progress.write_text("{")

@@ -161,7 +161,7 @@ def test_a_learner_killed_while_it_starts_has_lost_nothing(
     assert launch(_config("device=cpu"), run_dir) == code
     after = read_progress(run_dir.progress)
     reasons = [job.reason for job in after.jobs] if after is not None else []
-    assert reasons == ["signal SIGTERM; the learner ended without a checkpoint"] * began
+    assert reasons == ["signal SIGTERM; the learner ended without a checkpoint; nothing was learned"] * began
 
 
 def _cuda(monkeypatch: pytest.MonkeyPatch, available: bool, built: bool = True, visible: str | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer
 
 from cluster_rl.runs.layout import RunDir
@@ -75,3 +76,53 @@ def test_a_copied_run_says_its_own_name(tmp_path: Path) -> None:
     progress = read_progress(moved.progress)
     assert progress is not None
     assert (progress.run_name, len(progress.jobs)) == ("moved", 2)
+
+
+def test_why_a_rate_is_0_is_said(tmp_path: Path) -> None:
+    config = changed(min_replay_transitions=80, samples_per_insert=4.0, num_actors=1, envs_per_actor=1)
+    trainer = open_trainer(tmp_path, config)
+
+    def activity() -> str:
+        trainer.write_progress()
+        return trainer.progress.activity
+
+    trainer.connected_actors = 0
+    assert activity() == f"waiting for actors, none of {config.total_actors} is connected"
+    trainer.connected_actors = 1
+    assert activity() == "collecting 0 of 80 env steps before learning"
+    trainer.connected_actors = None
+    ingest(trainer, episodes(0, 3))
+    assert activity() == f"collecting {trainer.replay.env_steps} of 80 env steps before learning"
+    ingest(trainer, episodes(3, 10))
+    owed = 4 * trainer.replay.env_steps
+    assert activity() == f"playing waits while {owed:,} owed samples are learned (samples_per_insert)"
+    trainer.connected_actors = 1
+    assert activity().startswith("playing waits while ")
+    while trainer.may_sample():
+        trainer.update(trainer.sample())
+    assert activity() == "learning waits for env steps (samples_per_insert)"
+    trainer.connected_actors = None
+    assert activity() == "playing and learning in turn"
+    trainer.close("enough")
+    assert (trainer.progress.jobs[-1].reason, trainer.progress.activity) == ("enough", "")
+
+
+def test_a_checkpoint_is_told_of_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_trainer(tmp_path, changed(checkpoint_interval_seconds=1e-6))
+    trainer.config = changed(checkpoint_interval_seconds=3600)  # from the second on
+    told = []
+
+    def checkpoint() -> None:
+        progress = read_progress(trainer.run_dir.progress)
+        assert progress is not None
+        told.append(progress.activity)
+
+    monkeypatch.setattr(trainer, "checkpoint", checkpoint)
+    trainer.tick()
+    trainer.tick()  # what it does then is told at once
+    assert trainer.progress.activity != told[0]
+    trainer.close("time is over")
+    assert (told[0], told[-1]) == ("writing a checkpoint", "writing the last checkpoint")
+    assert trainer.progress.jobs[-1].reason == (
+        f"time is over; nothing was learned: collecting 0 of {trainer.limiter.min_size} env steps before learning"
+    )

@@ -1,0 +1,136 @@
+"""What the person who started a run sees of it: in a log, and on a terminal."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from terminals import on_terminal
+
+from cluster_rl.cluster import print_status
+from cluster_rl.config import config_to_json, load_config
+from cluster_rl.emulator.rom import load_rom
+from cluster_rl.jobs import status
+from cluster_rl.jobs.status import StatusView, line_of, milestones_of, time_of_job
+from cluster_rl.runs.identity import ensure_identity
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, Rates, save_progress
+
+TOKEN = "this job"
+CONFIG = load_config("quickstart")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    """A run of the cartridge, whose job has played 1,200 of 101,200 steps in 100 s, and has 200 s left."""
+    run_dir = RunDir(tmp_path, "r").create()
+    rom = load_rom("")
+    ensure_identity(run_dir.identity, rom.sha1, rom.title)
+    run_dir.config.write_bytes(config_to_json(CONFIG))
+    progress = Progress(run_name="r", target_total_steps=101_200)
+    job = progress.continue_job(TOKEN, "new run, nothing to restore")
+    job.started, job.ends = time.time() - 100, time.time() + 200
+    progress.env_steps, progress.episodes = 1200, 3
+    progress.rates = Rates(env_steps_per_sec=12.0)
+    progress.milestones = {"LEFT_HOME": 40}
+    progress.activity = "collecting 1,200 of 4,000 env steps before learning"
+    save_progress(run_dir.progress, progress)
+    return run_dir
+
+
+COUNTS = (
+    r"env_steps 1,200 of 101,200 \(12/s, about 2 h 19 min left\), updates 0 \(0\.0/s\), episodes 3, return -, "
+    r"milestones 1 of 9, collecting 1,200 of 4,000 env steps before learning"
+)
+
+
+def test_a_line_in_a_log_and_what_is_said_at_the_end(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    with StatusView(run_dir, CONFIG, TOKEN) as view:
+        view.refresh()
+        view.refresh()
+        restored, line = capsys.readouterr().out.splitlines()
+        assert restored == "learner: new run, nothing to restore"
+        assert re.fullmatch(rf"\[10\d s, (1\d\d s|3 min) left\] {COUNTS}", line), line
+        progress = status.read_progress(run_dir.progress)
+        assert progress is not None
+        progress.end_job("max_runtime_seconds reached")
+        save_progress(run_dir.progress, progress)
+        view.finish()
+    end = capsys.readouterr().out
+    assert re.match(r"\[10\d s\] env_steps ", end)
+    assert end.endswith(
+        "milestones 1 of 9; stopped: max_runtime_seconds reached; nothing was learned: collecting 1,200 of 4,000 env "
+        "steps before learning\n"
+    )
+
+
+def test_a_learner_that_is_not_up_yet(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "LINE_INTERVAL_SEC", 0.0)
+    with StatusView(run_dir, CONFIG, "another job") as view:
+        view.refresh()
+        view.finish()
+    starts, end = capsys.readouterr().out.splitlines()
+    assert (starts, end) == ("the learner starts: 0 s", "stopped before the learner was up; nothing was learned")
+
+
+def test_cluster_status_says_the_same(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    print_status(run_dir)
+    out = capsys.readouterr().out
+    assert re.search(rf"^progress: {COUNTS}$", out, re.M), out
+    assert re.search(r"^  job 1: .*: running, 10\d s, (1\d\d s|3 min) left$", out, re.M), out
+
+
+def test_a_learner_that_has_gone_silent(run_dir: RunDir) -> None:
+    progress = status.read_progress(run_dir.progress)
+    assert progress is not None
+    progress.updated -= 600
+    silent = "the learner has written nothing for 10 min: its node or its job may be dead"
+    assert line_of(progress, 9).endswith(f"before learning, {silent}")
+    progress.jobs[-1].ends = None
+    assert time_of_job(progress.jobs[-1]).endswith("s, without a limit")
+
+
+def test_milestones_of_a_lesson_and_those_reached_elsewhere(run_dir: RunDir) -> None:
+    progress = Progress(run_name="r", target_total_steps=1)
+    assert milestones_of(run_dir, "school:password", progress) == 1
+    progress.milestones = {"LEFT_HOME": 1}
+    assert milestones_of(run_dir, "school:password", progress) == 2
+
+
+VIEW = """
+import sys, time
+from cluster_rl.config import load_config
+from cluster_rl.jobs.status import StatusView
+from cluster_rl.runs.layout import RunDir
+for token in ("another job", "this job"):
+    with StatusView(RunDir(sys.argv[1], "r"), load_config("quickstart"), token) as view:
+        view.refresh()
+        view.say("actor 0 [died]")
+"""
+
+
+def test_a_table_on_a_terminal_and_none_in_a_file(run_dir: RunDir) -> None:
+    program = [sys.executable, "-c", VIEW, str(run_dir.root)]
+    shown, _ = on_terminal(["bash", "-c", 'exec "$0" "$@" >&2', *program])
+    rows = dict(re.findall(r"│ ([a-z][a-z /]*?) +│ ([^│]*?) +│", shown))
+    assert rows["now"] == "collecting 1,200 of 4,000 env steps before learning"
+    assert re.fullmatch(r"1\d\d s, (1\d\d s|3 min) left", rows["job"])
+    assert re.fullmatch(r"1,200 of 101,200, about 2 h 19 min left", rows["env steps"])
+    assert rows["milestones"] == "1 of 9: LEFT_HOME at 40"
+    assert "the learner starts: 0 s" in shown
+    assert "actor 0 [died]" in shown
+
+    log = subprocess.run(
+        program, capture_output=True, text=True, check=True, env={"FORCE_COLOR": "1", "TERM": "xterm", "PATH": ""}
+    )
+    assert not re.search(r"[^\x20-\x7e\n]", log.stdout)
+    assert log.stdout.count("milestones 1 of 9") == 1
