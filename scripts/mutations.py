@@ -36,6 +36,7 @@ TEST_FILES = (
     "tests/unit/test_affordances.py",
     "tests/unit/test_occupancy.py",
     "tests/unit/game/test_flags.py",
+    "tests/unit/game/test_whereabouts.py",
     "tests/unit/acting/test_exploration.py",
     "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
@@ -75,6 +76,7 @@ RECURRENT_CELL = "cluster_rl/networks/recurrent_cell.py"
 REWARDS = "cluster_rl/rewards.py"
 OCCUPANCY = "cluster_rl/occupancy_memory.py"
 AFFORDANCES = "cluster_rl/affordances.py"
+WHEREABOUTS = "cluster_rl/game/whereabouts.py"
 FLAGS = "cluster_rl/game/flags.py"
 ENV = "cluster_rl/emulator/env.py"
 TOTALS = "cluster_rl/replay/totals.py"
@@ -401,6 +403,8 @@ MUTATIONS = (
         for part, name in (("badges", "badges"), ("species", "species"), ("best levels", "best_levels_total"))
     ),
     _outlives("faints", "self._memory.was_fainted = old.was_fainted"),
+    Mutation("a door's fade is an arrival", WHEREABOUTS, "if state.warps and header == self._header:", "if False:"),
+    Mutation("a map that loads has a crop", OCCUPANCY, "if arrived else None", "if True else None"),
     Mutation("map memory outlives the episode", OCCUPANCY, "        self._maps.clear()\n", ""),
     Mutation("milestones outlive the episode", ENV, "self._latch.start(self.state)", "self._latch.update(self.state)"),
     Mutation(

@@ -48,7 +48,7 @@ def make_lanternvale(
 
 
 def make_red(
-    config: Config | str | Path = "cluster_config",
+    config: Config | str | Path = "red",
     rom: str | Path = "",
     index: int | None = None,
     render_mode: str | None = None,

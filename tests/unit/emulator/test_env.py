@@ -58,7 +58,7 @@ def test_sb3_checker() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sb3_checker.check_env(env)
-    # The crop is small, and the screen is no image to it: only warnings about its own CNN policy may come.
+    # The crop has an image's axes and is none: only warnings about its own CNN policy may come.
     assert all("image" in str(w.message) or "CnnPolicy" in str(w.message) for w in caught), [
         str(w.message) for w in caught
     ]

@@ -78,7 +78,7 @@ def test_a_specification_makes_the_same_environment_again() -> None:
 
 
 def test_red_takes_the_rom_that_it_is_given() -> None:
-    env = made(RED_ID, rom=cartridge.rom_path(), config="quickstart")
+    env = made(RED_ID, rom=cartridge.rom_path())
     env.reset(seed=0)
     env.close()
     env = made(RED_ID, config=Config(rom=str(cartridge.rom_path())))
