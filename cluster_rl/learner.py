@@ -55,8 +55,7 @@ class WireThread(threading.Thread):
         self._goodbye: tuple[str, bool] | None = None
         self._ended = threading.Event()
         self.error: BaseException | None = None
-        self.connected_actors = 0
-        self.live_actors = 0  # of these, who was heard lately: one that was killed is connected until it is missed
+        self.live_actors = 0  # who was heard lately: one that was killed is connected until it is missed
         self._refused_blocks = 0
 
     def publish(self, version: int, data: bytes) -> None:
@@ -107,7 +106,6 @@ class WireThread(threading.Thread):
                     channel.broadcast_stop(*self._goodbye)
                 now = time.monotonic()
                 links = [link for link in channel.actors.values() if link.connected]
-                self.connected_actors = len(links)
                 self.live_actors = sum(now - link.last_seen_sec < _LIVE_SEC for link in links)
                 self._trainer.connected_actors = len(links)
                 self._trainer.wire_row = self._counters(channel)
@@ -117,7 +115,7 @@ class WireThread(threading.Thread):
 
     def _counters(self, channel: LearnerChannel) -> dict[str, float]:
         return {
-            "wire/actors": self.connected_actors,
+            "wire/actors": self._trainer.connected_actors or 0,
             "wire/refused_blocks": self._refused_blocks,
             "wire/bad_messages": channel.bad_messages,
             "wire/refused_actors": channel.refused,

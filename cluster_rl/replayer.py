@@ -42,6 +42,7 @@ from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.positions import known_places
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
+from cluster_rl.report.video_record import VideoRecord, is_finished, path_picture, record_path
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
@@ -56,19 +57,6 @@ def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
     At 30 fps that is every second frame, and two in a row about every 4 seconds, since 59.7275 is less than 60.
     """
     return video_frames(steps * frame_skip, fps)
-
-
-class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The file beside a finished video: what it shows and how long it is."""
-
-    log_sha256: str
-    fps: int
-    steps: int
-    frames: int
-    complete: bool
-    video_bytes: int
-    path_bytes: int | None = None
-    """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
 
     A picture of an older recording goes first, so that none stays where this one cannot be drawn.
     """
-    picture, header = _path_picture(video), log.header
+    picture, header = path_picture(video), log.header
     picture.unlink(missing_ok=True)
     milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
     title = f"{as_text(video.stem)}: {header.steps} steps, return {header.episode_return:.1f}"
@@ -174,46 +162,20 @@ def _work(job: Job) -> Outcome:
             record = msgspec.structs.replace(record, path_bytes=_draw_path(log, _rom, seen, job.video))
         except Exception as error:  # noqa: BLE001  (told; whatever it is, the video is whole)
             made = f"{made}; failed: the picture of its path: {error or type(error).__name__}"
-        write_atomic(_record_path(job.video), msgspec.json.encode(record) + b"\n")
+        write_atomic(record_path(job.video), msgspec.json.encode(record) + b"\n")
         return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made)
     except UserError as error:
         return Outcome(EXIT_BAD_INPUT, f"error: {error}")
     except Diverged as error:
         if job.video is not None:  # an older video would show a recording that is no longer there
             job.video.unlink(missing_ok=True)
-            _record_path(job.video).unlink(missing_ok=True)
-            _path_picture(job.video).unlink(missing_ok=True)
+            record_path(job.video).unlink(missing_ok=True)
+            path_picture(job.video).unlink(missing_ok=True)
         return Outcome(EXIT_FAILURE, f"diverged: {error}")
     except OSError as error:
         return Outcome(EXIT_FAILURE, f"failed: {source}: {error}")
     except Stopped:
         return Outcome(EXIT_FAILURE, f"stopped: {source}")
-
-
-def _record_path(video: Path) -> Path:
-    return video.with_suffix(".json")
-
-
-def _path_picture(video: Path) -> Path:
-    return video.with_suffix(".png")
-
-
-def _is_finished(video: Path, log_sha256: str, fps: int) -> bool:
-    """Whether a video and the picture of its path are there, whole, and show this very log at this rate."""
-    try:
-        record = msgspec.json.decode(_record_path(video).read_bytes(), type=VideoRecord)
-    except (OSError, msgspec.MsgspecError):
-        return False
-    made = (record.log_sha256, record.fps, record.video_bytes, record.path_bytes)
-    return made == (log_sha256, fps, _size(video), _size(_path_picture(video)))
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 # --- main process ---
@@ -292,7 +254,7 @@ def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Pl
         episodes += 1
         visits.add(log.positions)
         video = None if options.check else options.out / f"{path.stem}.mp4"
-        if video is not None and _is_finished(video, hashlib.sha256(data).hexdigest(), options.fps):
+        if video is not None and is_finished(video, hashlib.sha256(data).hexdigest(), options.fps):
             finished += 1
         elif options.videos or options.check:
             jobs.append(Job(path, video, options.fps, log.header.steps * log.header.frame_skip))

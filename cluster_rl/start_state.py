@@ -25,6 +25,7 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.new_game import NewGame, check_name, screen_text
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.report.bars import Bar
 from cluster_rl.runs.arguments import Arguments, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import read_log
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data = new_game(console, world, options.name)
     else:
         try:
-            data = state_after(read_log(options.log), rom, str(options.log), options.step)
+            with Bar("replaying the log"):
+                data = state_after(read_log(options.log), rom, str(options.log), options.step)
         except Diverged as error:
             raise UserError(f"--from {error}; its states cannot be had again") from None
     with Console(rom, _FRAME_SKIP) as console:

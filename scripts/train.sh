@@ -52,7 +52,7 @@ else
     echo "No episode was recorded, so there is nothing to render"
 fi
 done_words='Done.'
-! grep -q '^  "updates": 0,' "$run/progress.json" || done_words='Nothing was learned: progress.json says why. Go on with the same command.'
+! grep -qs '^  "updates": 0,' "$run/progress.json" || done_words='Nothing was learned: progress.json says why. Go on with the same command.'
 cat <<END
 
 $done_words Look at

@@ -1,0 +1,51 @@
+"""What lies beside a finished video, so that it is not rendered again: `NAME.json`, and `NAME.png` with the path.
+
+The replayer uses it in all its processes. In: a video's path. Out: a `VideoRecord`, and whether it still holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The file beside a finished video: what it shows and how long it is."""
+
+    log_sha256: str
+    fps: int
+    steps: int
+    frames: int
+    complete: bool
+    video_bytes: int
+    path_bytes: int | None = None
+    """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn."""
+
+
+def record_path(video: Path) -> Path:
+    """`NAME.json` of `NAME.mp4`."""
+    return video.with_suffix(".json")
+
+
+def path_picture(video: Path) -> Path:
+    """`NAME.png` of `NAME.mp4`: the episode's path on the map."""
+    return video.with_suffix(".png")
+
+
+def is_finished(video: Path, log_sha256: str, fps: int) -> bool:
+    """Whether a video and the picture of its path are there, whole, and show this very log at this rate."""
+    try:
+        record = msgspec.json.decode(record_path(video).read_bytes(), type=VideoRecord)
+    except (OSError, msgspec.MsgspecError):
+        return False
+    made = (record.log_sha256, record.fps, record.video_bytes, record.path_bytes)
+    return made == (log_sha256, fps, _size(video), _size(path_picture(video)))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
