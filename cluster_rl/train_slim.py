@@ -128,9 +128,9 @@ def main() -> int:
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         release_signals()
-        dry_run(config, run_dir)
+        dry_run(config, run_dir, serial=True)
         return EXIT_OK
-    with open_job(config, run_dir) as stop:
+    with open_job(config, run_dir, serial=True) as stop:
         if stop:
             print(f"{stop.reason}: nothing was started", flush=True)
             return stop.exit_code

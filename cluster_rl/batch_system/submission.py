@@ -22,6 +22,7 @@ from cluster_rl.batch_system.settings import ClusterSettings
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import slurm
+from cluster_rl.jobs.machine import Limit
 from cluster_rl.jobs.presets import choose_config, warnings_of_game
 from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.report.bars import Bar
@@ -330,7 +331,33 @@ def _check_run(plan: Plan) -> str:
                 f"the config needs about {need_gb:.1f} GB of GPU memory and {request.script} asks for "
                 f"{request.gpumem_gb:g}; give a smaller --batch_size, or --sbatch=--gres=gpumem:{math.ceil(need_gb)}G"
             )
-    return words
+    return words + "".join(f"; {line}" for line in _host_needs(plan))
+
+
+def _host_needs(plan: Plan) -> list[str]:
+    """Memory and cores that each kind of job takes, and warnings. Raises `UserError` where a script asks for less."""
+    from cluster_rl.emulator.spaces import observation_spec
+    from cluster_rl.jobs import host_needs
+
+    config, lines = plan.config, []
+    for request in plan.requests[:2]:  # the others are like the second
+        device = "cuda" if request.wants_gpu and config.device != "cpu" else "cpu"
+        needs = host_needs.host_needs(
+            config,
+            observation_spec(config),
+            device,
+            serial=request.module == "train_slim",
+            learner=request.trains,
+        )
+        if request.memory_gb:
+            asked = Limit(2**30 * request.memory_gb, f"what {request.script} asks for")
+            wanted = f"--mem={math.ceil(1.1 * needs.total / 2**30)}G"
+            where = f"--sbatch={wanted}" if request.trains else f"{wanted} in {request.script}"
+            host_needs.check_memory(needs, asked, Limit(math.inf, ""), f", or {where}")
+        lines.append(str(needs))
+        if request.module != "train_slim":
+            lines.append(host_needs.core_warning(config, Limit(request.cpus, f"what {request.script} asks for")))
+    return [line for line in lines if line]
 
 
 def _take_config(trainer: Sequence[str], preset: str, slim: bool) -> tuple[str, list[str]]:

@@ -47,6 +47,7 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
         if stop:
             print(f"{stop.reason}: nothing was started", flush=True)
         return stop.exit_code
+    _check_needs(config)
     deadline = job_deadline(config.max_runtime_seconds, started)
     supervisor = Supervisor(run_dir.logs, config.max_restarts)
     actors = ActorChildren(supervisor, run_dir, job)
@@ -73,6 +74,16 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
     for event in supervisor.stop_all(signal.Signals(stop.signal_number or signal.SIGTERM), _STOP_GRACE_SEC):
         print(event.line, flush=True)
     return stop.exit_code if code is None else code
+
+
+def _check_needs(config: Config) -> None:
+    """Says what will be slow. Raises `UserError` if this machine has not the memory for the job's actors."""
+    # While it waits for a learner, the job has no use for torch, which they import.
+    from cluster_rl.emulator.spaces import observation_spec
+    from cluster_rl.jobs.host_needs import check_here
+
+    for line in check_here(config, observation_spec(config), "cpu", learner=False):
+        print(line, flush=True)
 
 
 def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag, wait_sec: float | None) -> Config | None:

@@ -179,6 +179,12 @@ def full_batch(config: Config, spec: ObservationSpec, size: int) -> Batch:
     )
 
 
+def parameter_bytes(config: Config, spec: ObservationSpec) -> int:
+    """Bytes of the weights of one network."""
+    with torch.device("meta"):
+        return tensor_bytes(build_model(config, spec).parameters())
+
+
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the elements of all `tensors`."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -24,7 +24,9 @@ from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.job_record import write_job_record
+from cluster_rl.jobs.machine import core_limit, memory_limit, process_limit
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
@@ -106,16 +108,17 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
 
 
 @contextlib.contextmanager
-def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
+def open_job(config: Config, run_dir: RunDir, serial: bool = False) -> Iterator[StopFlag]:
     """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
 
     Says what is played, on which device, and which settings are not those of the run's last job. Raises `UserError`,
-    before anything is created, for what `check_job` refuses, for a GPU that is not there, and for a run that another
-    process trains.
+    before anything is created, for what `check_job` refuses, for a GPU that is not there, for more memory than there
+    is, and for a run that another process trains. `serial`: all in this process.
     """
     device = learner_device(config)
     with Bar(_CHECKING):
         rom = check_job(config, run_dir)
+    slow = check_here(config, observation_spec(config), device.type, serial=serial)
     changes = _changes_plan(config, run_dir)
     stop = StopFlag().install()
     run_dir.create()
@@ -123,7 +126,7 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
         for line in [*warnings_of_game(config, rom), *_warnings_of_target(config)]:
             print(_loud(line), flush=True)
-        for line in [device.line, *changes]:
+        for line in [device.line, *slow, *changes]:
             print(line, flush=True)
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
@@ -131,7 +134,7 @@ def open_job(config: Config, run_dir: RunDir) -> Iterator[StopFlag]:
         yield stop
 
 
-def dry_run(config: Config, run_dir: RunDir) -> None:
+def dry_run(config: Config, run_dir: RunDir, serial: bool = False) -> None:
     """Does the checks of `open_job` and prints the plan, without creating or starting anything.
 
     Raises `UserError` as `open_job` would, but for a GPU that only the job needs to have: the plan says so.
@@ -140,7 +143,7 @@ def dry_run(config: Config, run_dir: RunDir) -> None:
         rom = check_job(config, run_dir)
         check_free(run_dir)
     with Bar("working out the plan"):
-        for line in _plan(config, run_dir, rom):
+        for line in _plan(config, run_dir, rom, serial):
             print(_loud(line) if line.startswith("WARNING") else line, flush=True)
 
 
@@ -167,7 +170,7 @@ def gpu_need(config: Config) -> GpuEstimate:
     return estimate_gpu(config, observation_spec(config))
 
 
-def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
+def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool) -> Iterator[str]:
     """What a job would do and take, a line each, as they become known."""
     spec = observation_spec(config)
     with torch.device("meta"):
@@ -189,6 +192,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom) -> Iterator[str]:
         f"({positions}) positions"
     )
     yield _replay_plan(config, run_dir)
+    yield from _host_plan(config, serial)
     yield _device_plan(config, no_cuda)
     if config.device != "cpu":
         yield _gpu_plan(gpu_need(config))
@@ -247,6 +251,17 @@ def _replay_plan(config: Config, run_dir: RunDir) -> str:
         f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {_size(free)}"
         + (", which may be too little" if free < high else "")
     )
+
+
+def _host_plan(config: Config, serial: bool) -> Iterator[str]:
+    """Memory and cores of this machine that the job would take. Raises `UserError` where it cannot have them."""
+    device = "cpu" if config.device == "cpu" or (config.device == "auto" and why_no_cuda() is not None) else "cuda"
+    needs, there = host_needs(config, observation_spec(config), device, serial=serial), memory_limit()
+    check_memory(needs, there, process_limit())
+    yield f"{needs}; there is {_size(int(there.amount))} ({there.source})"
+    cores = core_limit()
+    warning = "" if serial else core_warning(config, cores)
+    yield warning or f"cores: {cores.amount:g} ({cores.source})"
 
 
 def _device_plan(config: Config, no_cuda: str | None) -> str:

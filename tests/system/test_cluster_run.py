@@ -13,7 +13,10 @@ import pytest
 import torch
 from run_fixtures import Launcher, logged_positions, overrides, processes_of
 
+from cluster_rl.config import load_config
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_UNFINISHED
+from cluster_rl.jobs.host_needs import host_needs
 from cluster_rl.training.metrics import read_metrics
 
 METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -106,9 +109,20 @@ def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None
     assert code == 0
 
 
+def _assert_memory_is_as_reckoned(launcher: Launcher) -> None:
+    config = load_config(launcher.run_dir.config)
+    needs = host_needs(config, observation_spec(config), "cpu")
+    for module, reckoned in (("actor", needs.actor), ("learner", needs.learner)):
+        for pid in launcher.children(module):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            own = next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+            assert own < 1.15 * reckoned, (module, own, reckoned)
+
+
 def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, *overrides())
     launcher.wait_for(lambda p: p.env_steps > 0)
+    _assert_memory_is_as_reckoned(launcher)
     (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--slot 1"))
     os.kill(victim, signal.SIGTERM)
     launcher.wait_for(lambda p: victim not in launcher.children("actor"))

@@ -91,6 +91,17 @@ def test_check_and_submit_without_slurm(home: Path, monkeypatch: pytest.MonkeyPa
         (["--script", "train_cpu", "--sbatch=-N 2"], "asks for 16 CPUs"),
         (["--sbatch=--gres=gpumem:21G"], "asks for 21 GB of GPU memory; a job may have 20"),
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
+        (
+            ["--script", "train_cpu", "--num_actors", "100"],
+            r"memory: about 19\.5 GB: 100 actors .* 17\.2 GB is there \(what slurm/train_cpu\.sbatch asks for\); "
+            r"give at most --num_actors \d+, or --sbatch=--mem=20G",
+        ),
+        (["--script", "train_cpu", "--sbatch=--mem=800M"], r"839 MB is there .*; every job takes 845 MB, or"),
+        (["--script", "slim_cpu", "--sbatch=--mem=400M"], r"memory: about .*, or --sbatch=--mem=1G"),
+        (
+            ["--script", "train_cpu", "--num_actors=100", "--actor-jobs", "1", "--sbatch=--mem=32G"],
+            r"or --mem=\d+G in slurm/actors\.sbatch",
+        ),
         (["--actor-jobs", "4"], "5 jobs; a user may have 4"),
         (["actor_jobs=2"], "actor_jobs 2: give --actor-jobs 2, which submits them too"),
         (["--rom", "missing.gb"], "missing.gb"),

@@ -1,0 +1,173 @@
+"""Whether a job fits a machine: memory and cores of its launcher, learner, actors and their emulators.
+
+`--dry-run`, a job's start and `cluster check` ask before anything is started. In: a config and what there is. Out: a
+line for the plan and warnings, or a `UserError` with need, limit and the key to change. What cannot fit is refused,
+what is merely slow is warned of.
+
+Fixed parts were measured by `scripts/bench/memory.py` (docs/results.md); what grows with the config is added up. Memory
+counts that is a process's own, and once what all share. Pages of files that the kernel keeps are left out: it takes
+them back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from cluster_rl.config import Config
+from cluster_rl.errors import UserError
+from cluster_rl.jobs.machine import Limit, core_limit, memory_limit, process_limit
+from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay, parameter_bytes
+from cluster_rl.model import ObservationSpec
+
+LIBRARY_BYTES = 130e6  # pages of programs and libraries, which all processes share
+LAUNCHER_BYTES = 240e6
+LEARNER_BYTES = 300e6
+CUDA_BYTES = 2e9
+"""What CUDA and its libraries take of a learner's host memory: an allowance, not measured by us."""
+ACTOR_BYTES = 175e6  # without weights and emulators
+EMULATOR_BYTES = 1.5e6
+POSITION_BYTES = 6e3  # of an emulator's open sequence
+# Address space beyond a process's own memory, which `ulimit -v` counts too: libraries, stacks and arenas of threads.
+ADDRESS_SPACE_BYTES = 0.8e9
+
+_ACTOR_WEIGHTS = 3  # the network's, those that came, and one copy on the way
+_CHECKPOINT_COPIES = 2  # of all that is saved, while it is written and read back
+_HEAP_LOSS = 1.1  # the learner keeps freed memory, in pieces
+
+
+@dataclass(frozen=True)
+class HostNeeds:
+    """Bytes of a job's processes."""
+
+    learner: float  # 0 in a job of actors alone
+    of_batches: float  # of the learner's: what grows with `batch_size`
+    actor: float  # one of `actors`, its emulators included; in serial mode what they add to the one process
+    actors: int
+    launcher: float
+
+    @property
+    def total(self) -> float:
+        return LIBRARY_BYTES + self.launcher + self.learner + self.actors * self.actor
+
+    def __str__(self) -> str:
+        parts = [f"{counted(self.actors, 'actor')} of {gigabytes(self.actor)}"]
+        if self.learner:
+            parts.append(f"the learner {gigabytes(self.learner)}")
+        return f"memory: about {gigabytes(self.total)}: {', '.join(parts)}"
+
+
+def host_needs(
+    config: Config,
+    spec: ObservationSpec,
+    device: str,
+    *,
+    serial: bool = False,
+    learner: bool = True,
+    exactly: bool = True,
+) -> HostNeeds:
+    """What a job of this config takes, with its learner on `device` (`cpu` or `cuda`), if it has one.
+
+    `serial`: all in one process. `exactly` False: an update on the CPU is not counted by the shapes of its tensors,
+    which takes a second, but bounded from above.
+    """
+    weights = parameter_bytes(config, spec)
+    positions = config.burn_in + config.unroll_length + config.n_step
+    emulators = config.envs_per_actor * (EMULATOR_BYTES + positions * POSITION_BYTES)
+    actor = _ACTOR_WEIGHTS * weights + emulators
+    needs = HostNeeds(
+        0.0, 0.0, actor + (0.0 if serial else ACTOR_BYTES), config.num_actors, 0.0 if serial else LAUNCHER_BYTES
+    )
+    if not learner:
+        return needs
+    replay = estimate_replay(config, spec)
+    of_batches = float(replay.batches)
+    rest = LEARNER_BYTES + replay.index + _CHECKPOINT_COPIES * 5 * weights  # three networks and two moments
+    if device == "cuda":
+        rest += CUDA_BYTES
+    elif exactly:
+        update = estimate_gpu(msgspec.structs.replace(config, mixed_precision=False), spec)
+        of_batches += _HEAP_LOSS * (update.batches + update.update)
+        rest += update.networks + update.optimizer
+    else:
+        of_batches += config.batch_size * positions * _position_bound(config, spec) + 2 * weights
+        rest += 5 * weights
+    return HostNeeds(rest + of_batches, of_batches, needs.actor, needs.actors, needs.launcher)
+
+
+def check_memory(needs: HostNeeds, whole: Limit, process: Limit, advice: str = "") -> None:
+    """Raises `UserError` if the job's processes together, or one of them, cannot have what they need.
+
+    `advice` is another way out than a smaller job, in words.
+    """
+    if needs.total > whole.amount:
+        raise UserError(
+            f"{needs}; {gigabytes(whole.amount)} is there ({whole.source}); {_smaller(needs, whole)}{advice}"
+        )
+    for name, own in (("the learner", needs.learner), ("an actor", needs.actor)):
+        need = own + ADDRESS_SPACE_BYTES
+        if own and need > process.amount:
+            key = _smaller_learner(needs) if name == "the learner" else "--envs_per_actor"
+            raise UserError(
+                f"memory: {name} takes about {gigabytes(need)} of address space, and each process may have "
+                f"{gigabytes(process.amount)} ({process.source}); raise it, or give a smaller {key}"
+            )
+
+
+def core_warning(config: Config, cores: Limit) -> str:
+    """In words, that actors have to take turns; empty if each can have a core."""
+    if config.num_actors <= cores.amount:
+        return ""
+    return (
+        f"warning: {config.num_actors} actors on {counted(cores.amount, 'core')} ({cores.source}): they take turns, "
+        f"the learner too; --num_actors {max(1, math.floor(cores.amount))} would play as fast"
+    )
+
+
+def check_here(
+    config: Config, spec: ObservationSpec, device: str, *, serial: bool = False, learner: bool = True
+) -> list[str]:
+    """Holds a job against this machine, as it starts: warnings, or a `UserError`, see `check_memory`."""
+    whole, process = memory_limit(), process_limit()
+    bounded = host_needs(config, spec, device, serial=serial, learner=learner, exactly=False)
+    try:
+        check_memory(bounded, whole, process)
+    except UserError:
+        check_memory(host_needs(config, spec, device, serial=serial, learner=learner), whole, process)
+    warning = "" if serial else core_warning(config, core_limit())
+    return [warning] if warning else []
+
+
+def counted(number: float, noun: str) -> str:
+    """`1 actor`, `2 actors`."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def gigabytes(amount: float) -> str:
+    """Bytes in decimal units, those of the cluster's limits."""
+    return f"{amount / 1e9:.1f} GB" if amount >= 0.95e9 else f"{amount / 1e6:.0f} MB"
+
+
+def _position_bound(config: Config, spec: ObservationSpec) -> float:
+    """More bytes than an update on the CPU takes for a position; shipped networks take a tenth of it."""
+    channels = sum(config.model.conv_channels) * (1 + config.model.residual_blocks)
+    widths = config.lstm_hidden_size + config.model.trunk_width + config.model.context_width
+    return 20e3 * channels + 1e3 * spec.crop_size**2 + 500 * widths + 100 * config.num_quantiles**2
+
+
+def _smaller(needs: HostNeeds, limit: Limit) -> str:
+    """The key to change: of what takes most, beside what every job takes."""
+    of_actors = needs.actors * needs.actor
+    least = LIBRARY_BYTES + needs.launcher + (LEARNER_BYTES if needs.learner else 0.0) + ACTOR_BYTES
+    if least > limit.amount:
+        return f"every job takes {gigabytes(least)}"
+    if of_actors < needs.learner - LEARNER_BYTES:
+        return f"give a smaller {_smaller_learner(needs)}"
+    fitting = int((limit.amount - (needs.total - of_actors)) // needs.actor)
+    return f"give at most --num_actors {fitting}" if fitting >= 1 else "give a smaller --envs_per_actor"
+
+
+def _smaller_learner(needs: HostNeeds) -> str:
+    return "--batch_size" if 2 * needs.of_batches > needs.learner else "--model.conv_channels or --lstm_hidden_size"
