@@ -46,7 +46,7 @@ def test_record_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     versions = record["versions"]
     assert set(versions) == {"python", "cluster_rl", "torch", "numpy", "pyboy", "pyzmq", "cuda"}
     assert versions["numpy"] == np.__version__
-    assert versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions["torch"])  # its package's may lack the +cu130
     assert versions["pyboy"] == "2.8.1"
     assert (record["git"] is not None) == (ROOT / ".git").exists()
 
