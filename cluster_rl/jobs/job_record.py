@@ -28,7 +28,7 @@ from cluster_rl.runs.progress import DamagedProgressError, read_progress
 
 SCHEMA_VERSION = 1
 _GIT_TIMEOUT_SEC = 20.0
-_PACKAGES = ("cluster_rl", "torch", "numpy", "pyboy", "pyzmq")
+_PACKAGES = ("torch", "numpy", "pyboy", "pyzmq")
 _OF_SLURM = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "JOB_NODELIST")
 
 
@@ -102,7 +102,8 @@ def _last_id(run_dir: RunDir) -> int:
 
 def _versions() -> dict[str, str | None]:
     """Of Python, of what computes and plays here, and of the CUDA that PyTorch was built for; None: not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    # Of this package the one that runs: another may be installed.
+    found: dict[str, str | None] = {"python": platform.python_version(), "cluster_rl": cluster_rl.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

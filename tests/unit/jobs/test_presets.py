@@ -160,6 +160,7 @@ def test_a_job_of_another_game_says_so_from_beginning_to_end(
         assert warning in capsys.readouterr().out.splitlines()
         with StatusView(run_dir, config, "token") as view:
             progress = Progress(run_name="yellow", target_total_steps=1)
+            progress.begin_job()
             assert view._line(progress).endswith("; WARNING: not Pokémon Red, see above")
             shown = io.StringIO()
             Terminal(file=shown, width=80, force_terminal=True).print(view._table(progress))
@@ -173,4 +174,6 @@ def test_the_cartridge_is_trained_without_such_words(
     run_dir = RunDir(tmp_path / "runs", "own")
     with open_job(load_config("cpu"), run_dir):
         view = StatusView(run_dir, Config(), "token")
-        assert "WARNING" not in capsys.readouterr().out + view._line(Progress(run_name="own", target_total_steps=1))
+        progress = Progress(run_name="own", target_total_steps=1)
+        progress.begin_job()
+        assert "WARNING" not in capsys.readouterr().out + view._line(progress)
