@@ -87,11 +87,11 @@ def _dry_run(folder: Path, module: str, *arguments: str) -> str:
 @pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
 def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    out = _dry_run(tmp_path, module, "--config", "quickstart", "--device", "auto")
+    out = _dry_run(tmp_path, module, "--config", "quickstart", "--device", "auto", "--num_actors", "1")
     starts = [line.partition(":")[0] for line in out.splitlines()]
     waits = "estimating GPU memory"
-    plan = ["game", "run", "target", "actors", "network", "replay", "device", waits, "GPU memory", "dry run"]
-    assert starts == plan
+    machine = ["memory", "cores", "device"]
+    assert starts == ["game", "run", "target", "actors", "network", "replay", *machine, waits, "GPU memory", "dry run"]
     assert "device: CPU, as CUDA cannot be used: " in out
 
 
