@@ -338,7 +338,7 @@ def _check_or_submit(settings: ClusterSettings, known: argparse.Namespace, train
 
 def command() -> None:
     """`cluster-rl-cluster`."""
-    run_command(main)
+    run_command(main, only_logs=sys.argv[1:2] == ["after-job"])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _inodes_are_full(path: Path) -> bool:
     return False
 
 
-def run_command(main: Callable[[], int]) -> None:
+def run_command(main: Callable[[], int], only_logs: bool = False) -> None:
     """Runs a command's main function and leaves the process with its exit code.
 
     `UserError` becomes `error: <message>` on stderr, its details on indented lines below, and exit code 2. So does what
@@ -95,7 +95,7 @@ def run_command(main: Callable[[], int]) -> None:
 
     Output that nobody reads any more (`| head`, a terminal that was closed, `>&-`) is dropped: the work is done to its
     end, and the exit code is the work's. Where output was lost that somebody wants (a full disk) the work is done too,
-    but exit code 0 becomes 1, with a line.
+    but exit code 0 becomes 1, with a line; not where the program `only_logs`, so that its output is no result.
     """
     held = [_hold("stdout", 1), _hold("stderr", 2)]
     code = _run(main)
@@ -103,7 +103,8 @@ def run_command(main: Callable[[], int]) -> None:
     for descriptor in held:
         if descriptor is not None and descriptor.lost is not None:
             _say(f"{descriptor.name}: {descriptor.lost.strerror}; lines of it are lost, all else is done")
-            code = code or EXIT_FAILURE
+            if not only_logs:
+                code = code or EXIT_FAILURE
     sys.exit(code)
 
 

@@ -33,7 +33,7 @@ from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import read_progress, save_progress
+from cluster_rl.runs.progress import Progress, read_progress, save_progress
 
 _DEFAULT_CONFIG = "cluster_config.json"
 _POLL_SEC = 0.1
@@ -42,7 +42,7 @@ _STOP_GRACE_SEC = 12.0
 _WARNED_GRACE_SEC = 300.0
 # The learner ends itself at max_runtime_seconds. Where it hangs, or was never up, the launcher ends the job this much
 # later: a tenth of the job's time, within these bounds, in which a learner that is well has made its checkpoint.
-_LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 30.0, 300.0
+_LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 120.0, 300.0
 LEARNER = "learner"
 
 
@@ -72,6 +72,7 @@ class _Job:
         self._actors = ActorChildren(self._supervisor, run_dir, job=0)
         self._code: int | None = None
         self._failure = ""  # whose end ended the job
+        self._late = False
 
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
@@ -85,6 +86,7 @@ class _Job:
                     self._look_at(event)
                 self._actors.restart_missed(view.say)
                 if time.monotonic() >= self._late_at:
+                    self._late = True
                     self._stop.set("max_runtime_seconds reached, and the learner has not ended itself", EXIT_UNFINISHED)
                 view.refresh()
                 self._stop.wait(_POLL_SEC)
@@ -111,28 +113,33 @@ class _Job:
 
     def _end(self, view: StatusView) -> None:
         """Ends all children. Writes the job's reason where the learner could not, as it was killed, or knows only of a
-        signal, as another child has ended the job.
+        signal, as another child, or its time, has ended the job.
 
         One that is killed while it still starts has read nothing and loses nothing.
         """
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
-        grace_sec = _WARNED_GRACE_SEC if number in WARNING_SIGNALS else _STOP_GRACE_SEC
-        ended = self._supervisor.stop_all(number, grace_sec)
-        progress = read_progress(self._run_dir.progress)
-        job = progress.jobs[-1] if progress is not None and progress.jobs else None
-        began = job is not None and job.token == self._token
+        # A learner that is late and has begun may be writing its checkpoint.
+        patient = number in WARNING_SIGNALS or (self._late and self._begun() is not None)
+        ended = self._supervisor.stop_all(number, _WARNED_GRACE_SEC if patient else _STOP_GRACE_SEC)
+        progress = self._begun()
         for event in ended:
             if event.exit_code in EXITS_WELL:
                 continue
             view.say(event.line)
-            if event.name == LEARNER and self._stop and began:
+            if event.name == LEARNER and self._stop and progress is not None:
                 self._code = EXIT_FAILURE
-        if progress is not None and job is not None and began and (self._failure or job.ended is None):
+        cause = self._failure or ("" if self._stop.signal_number else self._stop.reason)  # that no signal tells
+        if progress is not None and (cause or progress.jobs[-1].ended is None):
             reason = self._stop.reason or self._failure or "failure"
             progress.end_job(f"{reason}; the learner ended without a checkpoint")
-            if self._failure and job.reason == f"signal {number.name}":
-                job.reason = self._failure
+            if cause:
+                progress.correct_reason(f"signal {number.name}", cause)
             save_progress(self._run_dir.progress, progress)
+
+    def _begun(self) -> Progress | None:
+        """The run's progress, if the learner has begun this job in it."""
+        progress = read_progress(self._run_dir.progress)
+        return progress if progress is not None and progress.jobs and progress.jobs[-1].token == self._token else None
 
 
 def _late_at(started: float, max_runtime_seconds: float) -> float:
@@ -166,7 +173,7 @@ def main() -> int:
 
 def command() -> None:
     """`cluster-rl-train`."""
-    run_command(main)
+    run_command(main, only_logs=True)
 
 
 if __name__ == "__main__":

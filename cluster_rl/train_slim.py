@@ -162,7 +162,7 @@ def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:
 
 def command() -> None:
     """`cluster-rl-train-slim`."""
-    run_command(main)
+    run_command(main, only_logs=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 
 SCHEMA_VERSION = 1
-_GIT_TIMEOUT_SEC = 20.0
+_GIT_TIMEOUT_SEC = 5.0
 _PACKAGES = ("torch", "numpy", "pyboy", "pyzmq")
 _OF_SLURM = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "JOB_NODELIST")
 
@@ -115,6 +115,7 @@ def _versions() -> dict[str, str | None]:
 def _git_state(folder: Path) -> GitState | None:
     """Of the checkout whose top is `folder`; None if it is none, or git is missing or does not answer."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"  # else `status` writes the index, which the user's own git may need now
 
     def git(*words: str) -> str:
         done = subprocess.run(

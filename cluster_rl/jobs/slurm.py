@@ -18,6 +18,7 @@ import msgspec
 from cluster_rl.runs.slurm_job import slurm_job_id
 
 _TIMEOUT_SEC = 30.0
+_ENDING_TIMEOUT_SEC = 3.0  # in a job that SLURM kills within 30 s
 _QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k\t%o"
 # Variables by which a user's own calls are set up, and with which ours would miss jobs or answer in another form.
 _OF_THE_USER = ("SQUEUE_", "SCONTROL_", "SACCT_", "SCANCEL_")
@@ -52,7 +53,7 @@ def installed() -> bool:
     return shutil.which("squeue") is not None
 
 
-def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
+def run_slurm(command: Sequence[str], stderr: bool = False, timeout_sec: float = _TIMEOUT_SEC) -> str:
     """What a command of SLURM prints, on stderr if asked. Raises `SlurmError` with its last lines if it fails.
 
     The user's settings for such commands do not hold, but sbatch's for jobs (`SBATCH_TIMELIMIT`).
@@ -64,12 +65,12 @@ def run_slurm(command: Sequence[str], stderr: bool = False) -> str:
     }
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_SEC, check=False, env=environment
+            command, capture_output=True, text=True, timeout=timeout_sec, check=False, env=environment
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {_TIMEOUT_SEC:.0f} s") from None
+        raise SlurmError(f"{command[0]} did not answer within {timeout_sec:.0f} s") from None
     except OSError as error:
         raise SlurmError(f"{command[0]}: {error.strerror}") from None
     if done.returncode != 0:
@@ -130,13 +131,13 @@ def was_requeued() -> bool:
     """Whether SLURM, which is ending this job, will start it again: it has counted that already.
 
     So it is after `scontrol requeue` and pre-emption, but not after `scancel` or at the time limit. False where SLURM
-    does not answer.
+    does not answer within 3 s: the job has more to do before it is killed.
     """
     job_id = slurm_job_id()
     if job_id is None:
         return False
     try:
-        shown = run_slurm(["scontrol", "show", "job", job_id, "--oneliner"])
+        shown = run_slurm(["scontrol", "show", "job", job_id, "--oneliner"], timeout_sec=_ENDING_TIMEOUT_SEC)
     except SlurmError:
         return False
     found = _RESTARTS.search(shown)

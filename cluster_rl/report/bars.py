@@ -46,6 +46,7 @@ class Bar:
         self._done, self._words = 0.0, ""
         self._started = time.monotonic()
         self._over = threading.Event()
+        self._teller = threading.Thread(target=self._tell, name="bar", daemon=True)  # where there is no terminal
         self._live: Progress | None = None
         if is_live(sys.stderr):
             self._live = Progress(
@@ -68,7 +69,7 @@ class Bar:
         if self._live is not None:
             self._live.start()
         else:
-            threading.Thread(target=self._tell, name="bar", daemon=True).start()
+            self._teller.start()
         return self
 
     def __exit__(
@@ -77,6 +78,8 @@ class Bar:
         self._over.set()
         if self._live is not None:
             self._live.stop()
+        else:
+            self._teller.join()
 
     def _line(self) -> str:
         spent_sec = time.monotonic() - self._started

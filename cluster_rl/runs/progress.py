@@ -19,6 +19,8 @@ from cluster_rl.runs.slurm_job import slurm_job_id
 
 SCHEMA_VERSION = 1
 REASON_UNKNOWN = "ended without a word (killed, or the node failed)"
+_NOTHING_LEARNED = "; nothing was learned"
+_NO_UPDATES = ("waiting for ", "collecting ", "learning waits ")  # how an activity begins in which none is made
 
 
 class Rates(msgspec.Struct, kw_only=True):
@@ -101,13 +103,24 @@ class Progress(msgspec.Struct, kw_only=True):
         job.token, job.restored, job.pid = token, restored, os.getpid()
         return job
 
-    def end_job(self, reason: str) -> None:
-        """Closes the last job with its reason, and says so where nothing was learned in it; the first reason stays."""
+    def end_job(self, reason: str, was_complete: bool = False) -> None:
+        """Closes the last job with its reason; the first one stays.
+
+        Says so where nothing was learned in it, unless the run `was_complete` when the job began.
+        """
         if self.jobs and self.jobs[-1].ended is None:
-            if self.updates == self.jobs[-1].updates_start:
-                reason += "; nothing was learned" + (f": {self.activity}" if self.activity else "")
+            if self.updates == self.jobs[-1].updates_start and not was_complete:
+                why = f": {self.activity}" if self.activity.startswith(_NO_UPDATES) else ""
+                reason += f"{_NOTHING_LEARNED}{why}"
             self._close(self.jobs[-1], reason, time.time())
             self.activity = ""
+
+    def correct_reason(self, told: str, reason: str) -> None:
+        """Puts `reason` where the last job ended for `told`; what is said of its learning stays."""
+        job = self.jobs[-1]
+        before, mark, learned = job.reason.partition(_NOTHING_LEARNED)
+        if before == told:
+            job.reason = f"{reason}{mark}{learned}"
 
     def _close(self, job: Job, reason: str, ended: float) -> None:
         job.ended, job.reason = ended, reason

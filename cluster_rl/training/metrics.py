@@ -49,6 +49,11 @@ class MetricsWriter:
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
+    @property
+    def newest_env_steps(self) -> int:
+        """Env steps of the newest row, of this job or an earlier one; -1 without any."""
+        return self._newest[0]
+
     def grown(self, env_steps: int, updates: int) -> bool:
         """Whether there are more env steps than in the newest row, or as many and more updates.
 

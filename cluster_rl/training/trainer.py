@@ -84,6 +84,7 @@ class Trainer:
         self._sampled_batches = self._trained_batches = 0  # each is advanced by one thread only
         self.restored = self._restore()
         self.progress = self._start_job(job_token)
+        self._was_complete = bool(self._complete())
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
         self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
         self.connected_actors: int | None = None  # set by the wire's thread; None where there is no wire
@@ -173,13 +174,20 @@ class Trainer:
 
     def finished(self, deadline: Deadline) -> tuple[str, int] | None:
         """Why the job is over and the exit code that says so, or None: 0 where the run is complete."""
-        if self.replay.env_steps >= self.config.target_total_steps:
-            return "target_total_steps reached", EXIT_OK
-        if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
-            return "total_episodes reached", EXIT_OK
+        complete = self._complete()
+        if complete:
+            return complete, EXIT_OK
         if deadline.is_over():
             return deadline.reason, EXIT_UNFINISHED
         return None
+
+    def _complete(self) -> str:
+        """Why the run needs no more of anything; empty while it does."""
+        if self.replay.env_steps >= self.config.target_total_steps:
+            return "target_total_steps reached"
+        if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
+            return "total_episodes reached"
+        return ""
 
     def close(self, reason: str) -> None:
         """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
@@ -230,7 +238,7 @@ class Trainer:
         progress.mean_return_recent = self._arrivals.mean_return()
         progress.activity = self._activity()
         if reason is not None:
-            progress.end_job(reason)
+            progress.end_job(reason, self._was_complete)
         save_progress(self.run_dir.progress, progress)
 
     def _tell(self, activity: str) -> None:
@@ -313,6 +321,13 @@ class Trainer:
 
     def _restore(self) -> str:
         """Brings back the newest checkpoint and says in one line what was restored."""
+        restored = self._restore_newest()
+        newest = self.metrics.newest_env_steps
+        if self.replay.env_steps < newest:  # an older copy of the run was put back
+            restored += f"; metrics go on at env step {newest}, where the last row is"
+        return restored
+
+    def _restore_newest(self) -> str:
         found = load_checkpoint(self.run_dir.checkpoint)
         for note in self.replay.notes + (found.notes if found is not None else []):
             print(note, flush=True)

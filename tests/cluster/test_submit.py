@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_fixtures import overrides
+from run_fixtures import ended_for, overrides
 from sbatch_scripts import CASES
 from slurm_fixtures import Slurm, cluster
 
@@ -148,7 +148,7 @@ def test_one_job_from_submit_to_its_end(slurm: Slurm, home: Path) -> None:
     log = (home / "slurm" / "logs" / f"slim_cpu-{job}.out").read_text()
     assert "one job was asked for" in log
     assert slurm.field(job, "Restarts") == "0"
-    assert [one.reason.split(";")[0] for one in progress(home, "one").jobs] == ["max_runtime_seconds reached"]
+    assert [ended_for(job, "max_runtime_seconds reached") for job in progress(home, "one").jobs] == [True]
     ended = cluster(slurm, home, "status", "--run-name", "one")
     assert "and no job script trains it" in ended.stdout
     assert "max_runtime_seconds reached" in ended.stdout

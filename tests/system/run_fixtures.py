@@ -18,7 +18,7 @@ from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import Progress, read_progress
+from cluster_rl.runs.progress import Job, Progress, read_progress
 
 # A network and sequences so small that a core does hundreds of steps a second with several processes on it.
 TINY = {
@@ -128,6 +128,13 @@ class Launcher:
             if parent == self.process.pid and f"cluster_rl.{module}" in line:
                 found[int(folder.name)] = line
         return found
+
+
+def ended_for(job: Job, reason: str) -> bool:
+    """Whether that is all its reason says; of one without an update it also says that nothing was learned."""
+    if job.updates_end != job.updates_start:
+        return job.reason == reason
+    return job.reason.startswith(f"{reason}; nothing was learned")
 
 
 def processes_of(run_dir: RunDir) -> list[str]:

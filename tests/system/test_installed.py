@@ -76,10 +76,11 @@ def test_every_program_is_a_command_and_knows_its_version(installed: Installed) 
     *lines, last = installed.run(str(installed.bin / "python"), "-c", ALL_VERSIONS).splitlines()
     version = last.split()[0]
     python = ".".join(map(str, sys.version_info[:3]))
-    names = {program: f"cluster-rl-{program.replace('_', '-')}" for program in PROGRAMS}
-    names["train_cluster"] = "cluster-rl-train"
+    modules = {f"cluster-rl-{program.replace('_', '-')}": f"cluster_rl.{program}" for program in PROGRAMS}
+    del modules["cluster-rl-train-cluster"]
+    modules |= dict.fromkeys(("cluster-rl-train", "cluster-rl-train-slim"), "cluster_rl.commands")
     assert sorted(lines) == sorted(
-        f"{name} cluster_rl.{program} cluster_rl {version}, Python {python}" for program, name in names.items()
+        f"{name} {module} cluster_rl {version}, Python {python}" for name, module in modules.items()
     )
     assert len(lines) >= 7
 

@@ -25,27 +25,34 @@ def _holds(pid: int) -> bool:
     return all(blocked >> (number - 1) & 1 for number in STOP_SIGNALS)
 
 
+def _console(command: str) -> list[str]:
+    """What pip writes into the program of that name."""
+    return ["-c", f"import sys; from cluster_rl.commands import {command}; sys.exit({command}())"]
+
+
 @pytest.mark.parametrize(
-    ("module", "number", "code", "words"),
+    ("program", "number", "code", "words"),
     [
-        ("train_cluster", signal.SIGUSR1, EXIT_UNFINISHED, "nothing was started"),
-        ("train_slim", signal.SIGINT, EXIT_OK, "nothing was started"),
-        ("jobs.actor_job", signal.SIGTERM, EXIT_OK, "nothing was started"),
-        ("learner", signal.SIGUSR2, EXIT_UNFINISHED, "stopping before anything was read"),
+        (["-m", "cluster_rl.train_cluster"], signal.SIGUSR1, EXIT_UNFINISHED, "nothing was started"),
+        (["-m", "cluster_rl.train_slim"], signal.SIGINT, EXIT_OK, "nothing was started"),
+        (_console("train"), signal.SIGUSR2, EXIT_UNFINISHED, "nothing was started"),
+        (_console("train_slim"), signal.SIGTERM, EXIT_OK, "nothing was started"),
+        (["-m", "cluster_rl.jobs.actor_job"], signal.SIGTERM, EXIT_OK, "nothing was started"),
+        (["-m", "cluster_rl.learner"], signal.SIGUSR2, EXIT_UNFINISHED, "stopping before anything was read"),
     ],
 )
 def test_a_signal_during_the_imports(
-    tmp_path: Path, module: str, number: signal.Signals, code: int, words: str
+    tmp_path: Path, program: list[str], number: signal.Signals, code: int, words: str
 ) -> None:
     run_dir = RunDir(tmp_path / "cluster_runs", "tiny").create()
     run_dir.config.write_bytes(config_to_json(Config()))
     of_module = {
-        "jobs.actor_job": ["--run-name", "tiny"],
-        "learner": ["--run-dir", str(run_dir.path)],
+        "cluster_rl.jobs.actor_job": ["--run-name", "tiny"],
+        "cluster_rl.learner": ["--run-dir", str(run_dir.path)],
     }
-    arguments = of_module.get(module, ["--config", "quickstart", "--run-name", "tiny"])
+    arguments = of_module.get(program[1], ["--config", "quickstart", "--run-name", "tiny"])
     process = subprocess.Popen(
-        [sys.executable, "-m", f"cluster_rl.{module}", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -53,6 +60,7 @@ def test_a_signal_during_the_imports(
         text=True,
     )
     while not _holds(process.pid):
+        assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)

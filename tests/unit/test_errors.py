@@ -194,6 +194,13 @@ run_command(main)
 """
 
 
+def test_lost_lines_of_a_log_fail_no_work() -> None:
+    script = "from cluster_rl.errors import run_command; run_command(lambda: print('a line') or 0, only_logs=True)"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, "lines of it are lost" in done.stderr) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("python", "redirection", "code"),
     [

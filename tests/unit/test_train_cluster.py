@@ -53,7 +53,33 @@ def test_a_job_whose_learner_hangs_ends_in_time(tmp_path: Path) -> None:
     assert returncode == EXIT_UNFINISHED, output
     assert "max_runtime_seconds reached, and the learner has not ended itself: stopping" in output
     assert "learner did not end within 1 s and was killed" in output
-    assert output.splitlines()[-1] == "stopped before the learner was up"
+    assert output.splitlines()[-1] == "stopped before the learner was up; nothing was learned"
+
+
+# A learner that has begun its job, has learned, and takes longer for its last checkpoint than after a signal it may.
+SLOW = """
+from pathlib import Path
+from cluster_rl.runs.progress import Progress, save_progress
+path = Path(sys.orig_argv[sys.orig_argv.index("--run-dir") + 1]) / "progress.json"
+progress = Progress(run_name="one", target_total_steps=1000)
+progress.continue_job(sys.orig_argv[sys.orig_argv.index("--job-token") + 1], "new")
+save_progress(path, progress)
+signal.sigwait([signal.SIGTERM])
+signal.sigtimedwait([signal.SIGUSR2], 3)
+progress.updates = 5
+progress.end_job("signal SIGTERM")
+save_progress(path, progress)
+os._exit(85)
+"""
+
+
+def test_a_late_learner_may_finish_its_checkpoint(tmp_path: Path) -> None:
+    returncode, output = launch(tmp_path, SLOW, "--max_runtime_seconds=2", "--run-name=one")
+    assert returncode == EXIT_UNFINISHED, output
+    assert "was killed" not in output
+    assert output.splitlines()[-1].endswith(
+        "; stopped: max_runtime_seconds reached, and the learner has not ended itself"
+    )
 
 
 def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_path: Path) -> None:
@@ -67,6 +93,7 @@ def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_pa
     assert sum("starting it again" in line for line in lines) == 2
 
 
+@pytest.mark.parametrize("updates", [0, 5])
 @pytest.mark.parametrize(
     ("learners", "written"),
     [
@@ -75,12 +102,16 @@ def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_pa
         (None, "actor-0 died; the learner ended without a checkpoint"),
     ],
 )
-def test_the_run_keeps_which_child_ended_its_job(tmp_path: Path, learners: str | None, written: str) -> None:
+def test_the_run_keeps_which_child_ended_its_job(
+    tmp_path: Path, learners: str | None, written: str, updates: int
+) -> None:
     """The learner itself only sees that it is told to end."""
     config, run_dir = load_config("quickstart"), RunDir(tmp_path, "one").create()
     job = _Job(config, run_dir, StopFlag())
     progress = Progress(run_name="one", target_total_steps=1)
     progress.continue_job(job._token, "new")
+    progress.updates = updates
+    progress.activity = "collecting 0 of 9 env steps before learning"
     if learners is not None:
         progress.end_job(learners)
     save_progress(run_dir.progress, progress)
@@ -88,9 +119,10 @@ def test_the_run_keeps_which_child_ended_its_job(tmp_path: Path, learners: str |
     job._end(StatusView(run_dir, config, job._token))
     kept = read_progress(run_dir.progress)
     assert kept is not None
-    assert kept.jobs[-1].reason == written
+    nothing = "" if updates else "; nothing was learned: collecting 0 of 9 env steps before learning"
+    assert kept.jobs[-1].reason == written + nothing
 
 
-@pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 30), (1000, 100), (13500, 300), (0, float("inf"))])
+@pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 120), (2000, 200), (13500, 300), (0, float("inf"))])
 def test_how_much_later_the_launcher_ends_a_job(limit_sec: float, late_sec: float) -> None:
     assert _late_at(5.0, limit_sec) - 5.0 - limit_sec == late_sec

@@ -167,6 +167,13 @@ def test_a_dry_run_is_no_job(home: Path) -> None:
     assert "after-job" not in done.stdout
 
 
+def test_a_log_on_a_full_disk_fails_no_complete_run(home: Path) -> None:
+    command = [sys.executable, "-m", "cluster_rl.cluster", "after-job", "--module", "train_slim", "--exit-code", "0"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, "--", "--run-name", "one"], env={"PYTHONPATH": str(REPOSITORY)}, stdout=full)
+    assert done.returncode == EXIT_OK
+
+
 def test_a_job_without_a_run_name_concludes_the_run_of_its_config(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

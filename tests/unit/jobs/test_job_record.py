@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,9 +69,12 @@ def test_state_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (checkout / "notes.txt").touch()
     # Of a hook or an alias, whose repository is not ours.
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    index = (checkout / ".git" / "index").read_bytes()
+    os.utime(checkout / "a.py", (1e9, 1e9))  # so that git would like to note the new time
     state = _git_state(checkout)
     assert state is not None
     assert (len(state.commit), state.dirty) == (40, False)
+    assert (checkout / ".git" / "index").read_bytes() == index  # a job takes no lock from the user's own git
     (checkout / "a.py").write_text("2\n")
     state = _git_state(checkout)
     assert state is not None

@@ -141,6 +141,16 @@ def test_a_job_ends_at_the_first_of_its_limits(
     assert "the end of SLURM job 7 is not known" in capsys.readouterr().out
 
 
+def test_a_slurm_that_does_not_answer_leaves_time_before_the_job_is_killed(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    put_program(programs, "scontrol", "exec /bin/sleep 20")
+    began = time.monotonic()
+    assert not slurm.was_requeued()
+    assert time.monotonic() - began < 15
+
+
 @pytest.mark.parametrize(
     ("restarts", "before", "expected"),
     [("Restarts=1", None, True), ("Restarts=0", None, False), ("Restarts=2", "2", False), ("Restarts=3", "2", True)],

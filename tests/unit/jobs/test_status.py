@@ -25,15 +25,17 @@ CONFIG = load_config("quickstart")
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
-    """A run of the cartridge, whose job has played 1,200 of 101,200 steps in 100 s, and has 200 s left."""
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A run of the cartridge, whose job has played 1,200 of 101,200 steps in 100 s, and has 200 s left. Time stands."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     run_dir = RunDir(tmp_path, "r").create()
     rom = load_rom("")
     ensure_identity(run_dir.identity, rom.sha1, rom.title)
     run_dir.config.write_bytes(config_to_json(CONFIG))
     progress = Progress(run_name="r", target_total_steps=101_200)
     job = progress.continue_job(TOKEN, "new run, nothing to restore")
-    job.started, job.ends = time.time() - 100, time.time() + 200
+    job.started, job.ends = now - 100, now + 200
     progress.env_steps, progress.episodes = 1200, 3
     progress.rates = Rates(env_steps_per_sec=12.0)
     progress.milestones = {"LEFT_HOME": 40}
@@ -43,8 +45,8 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 COUNTS = (
-    r"env_steps 1,200 of 101,200 \(12/s, about 2 h 19 min left\), updates 0 \(0\.0/s\), episodes 3, return -, "
-    r"milestones 1 of 9, collecting 1,200 of 4,000 env steps before learning"
+    "env_steps 1,200 of 101,200 (12/s, about 2 h 19 min left), updates 0 (0.0/s), episodes 3, return -, "
+    "milestones 1 of 9, collecting 1,200 of 4,000 env steps before learning"
 )
 
 
@@ -54,14 +56,14 @@ def test_a_line_in_a_log_and_what_is_said_at_the_end(run_dir: RunDir, capsys: py
         view.refresh()
         restored, line = capsys.readouterr().out.splitlines()
         assert restored == "learner: new run, nothing to restore"
-        assert re.fullmatch(rf"\[10\d s, (1\d\d s|3 min) left\] {COUNTS}", line), line
+        assert line == f"[100 s, 3 min left] {COUNTS}"
         progress = status.read_progress(run_dir.progress)
         assert progress is not None
         progress.end_job("max_runtime_seconds reached")
         save_progress(run_dir.progress, progress)
         view.finish()
     end = capsys.readouterr().out
-    assert re.match(r"\[10\d s\] env_steps ", end)
+    assert end.startswith("[100 s] env_steps ")
     assert end.endswith(
         "milestones 1 of 9; stopped: max_runtime_seconds reached; nothing was learned: collecting 1,200 of 4,000 env "
         "steps before learning\n"
@@ -76,7 +78,8 @@ def test_a_learner_that_is_not_up_yet(
         view.refresh()
         view.finish()
     starts, end = capsys.readouterr().out.splitlines()
-    assert (starts, end) == ("the learner starts: 0 s", "stopped before the learner was up; nothing was learned")
+    assert re.fullmatch(r"the learner starts: \d+ s", starts)
+    assert end == "stopped before the learner was up; nothing was learned"
 
 
 def test_cluster_status_says_the_same(
@@ -85,8 +88,8 @@ def test_cluster_status_says_the_same(
     monkeypatch.setenv("PATH", "")
     print_status(run_dir)
     out = capsys.readouterr().out
-    assert re.search(rf"^progress: {COUNTS}$", out, re.M), out
-    assert re.search(r"^  job 1: .*: running, 10\d s, (1\d\d s|3 min) left$", out, re.M), out
+    assert f"\nprogress: {COUNTS}\n" in out
+    assert re.search(r"^  job 1: .*: running, 100 s, 3 min left$", out, re.M), out
 
 
 def test_a_learner_that_has_gone_silent(run_dir: RunDir) -> None:
@@ -123,10 +126,10 @@ def test_a_table_on_a_terminal_and_none_in_a_file(run_dir: RunDir) -> None:
     shown, _ = on_terminal(["bash", "-c", 'exec "$0" "$@" >&2', *program])
     rows = dict(re.findall(r"│ ([a-z][a-z /]*?) +│ ([^│]*?) +│", shown))
     assert rows["now"] == "collecting 1,200 of 4,000 env steps before learning"
-    assert re.fullmatch(r"1\d\d s, (1\d\d s|3 min) left", rows["job"])
+    assert re.fullmatch(r"(\d+ s|\d min), (\d+ s|\d min) left", rows["job"])
     assert re.fullmatch(r"1,200 of 101,200, about 2 h 19 min left", rows["env steps"])
     assert rows["milestones"] == "1 of 9: LEFT_HOME at 40"
-    assert "the learner starts: 0 s" in shown
+    assert re.search(r"the learner starts: \d+ s", shown)
     assert "actor 0 [died]" in shown
 
     log = subprocess.run(

