@@ -35,11 +35,11 @@ from cluster_rl.config import load_config
 from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
-from cluster_rl.jobs.presets import choose_config
+from cluster_rl.jobs.presets import run_of
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
-from cluster_rl.jobs.status import line_of, milestones_of, time_of_job
+from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job
 from cluster_rl.report.bars import duration_words
-from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config, whole_number
+from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
@@ -67,7 +67,8 @@ _REASONS = {
 }
 
 
-_SEED_HEAD = ("run", "job", "env steps", "milestones", "return")
+_SEED_HEAD = ("run", "job", "env steps", "milestones", "return", "now")
+_NOTHING_KNOWN = ("",) * (len(_SEED_HEAD) - 2)
 _NO_JOB = "no job that `cluster submit` made for this run is in the queue, and no job script trains it"
 
 
@@ -134,19 +135,20 @@ def _seed_row(run_dir: RunDir, jobs: Sequence[QueuedJob]) -> list[str]:
     try:
         progress = read_progress(run_dir.progress)
     except UserError:
-        return [run_dir.run_name, "progress.json cannot be read", "", "", ""]
+        return [run_dir.run_name, "progress.json cannot be read", *_NOTHING_KNOWN]
     state = "; ".join(_job_line(job).removeprefix("job ") for job in jobs)
     if not state and (holder := current_holder(run_dir)) is not None:
         state = f"trained by {holder}"
     if progress is None:
-        return [run_dir.run_name, state or "no job", "", "", ""]
+        return [run_dir.run_name, state or "no job", *_NOTHING_KNOWN]
     mean_return = progress.mean_return_recent
     return [
         run_dir.run_name,
         state or f"no job; {(progress.jobs and progress.jobs[-1].reason) or 'the last left no word'}",
         f"{progress.env_steps:,} of {progress.target_total_steps:,}",
-        str(len(progress.milestones)),
+        f"{len(progress.milestones)} of {milestones_of(run_dir, _initial_state(run_dir), progress)}",
         "" if mean_return is None else f"{mean_return:.2f}",
+        ", ".join(doing(progress)),
     ]
 
 
@@ -271,25 +273,7 @@ def main() -> int:
     after.add_argument("trainer", nargs="*", help="the trainer's arguments, after --")
     known, rest = parser.parse_known_args()
     if known.command == "after-job":
-        of_trainer = Arguments(add_help=False)
-        add_run_name(of_trainer, "the config's name")
-        of_trainer.add_argument("--config")
-        of_trainer.add_argument("--default-config")
-        of_trainer.add_argument("--rom", default="")
-        of_trainer.add_argument("--job", type=int, default=1)
-        named, _ = of_trainer.parse_known_args(known.trainer)
-        if named.run_name is None and named.config is None and named.default_config is not None:
-            try:
-                named.config = choose_config(named.default_config, [f"--rom={named.rom}"])
-            except UserError:  # the trainer has told of it, and there is no run
-                return int(known.exit_code)
-        # Job scripts of trainers name a config; actors have a run only by its name.
-        if named.run_name is None and named.config is None:
-            return int(known.exit_code)
-        run_name = run_name_of_config(named.config) if named.run_name is None else named.run_name
-        # A job that runs since before the module moved calls it by its old name.
-        actor_job = named.job if known.module.rpartition(".")[2] == "actor_job" else None
-        return conclude(RunDir(named.runs, run_name), actor_job, known.exit_code, known.cancelled)
+        return _after_job(known)
     if known.command == "init":
         _refuse(known, rest)
         for path in write_job_files(Path(), sys.executable):
@@ -307,6 +291,22 @@ def main() -> int:
             cancel(run_dir)
         return EXIT_OK
     return _check_or_submit(settings, known, rest)
+
+
+def _after_job(known: argparse.Namespace) -> int:
+    """The exit code for the job's script."""
+    try:
+        run_dir = run_of(known.trainer)
+    except UserError:  # the trainer has told of it
+        run_dir = None
+    if run_dir is None:
+        return int(known.exit_code)
+    of_actors = Arguments(add_help=False)
+    of_actors.add_argument("--job", type=int, default=1)
+    # A job that runs since before the module moved calls it by its old name.
+    is_actor_job = known.module.rpartition(".")[2] == "actor_job"
+    actor_job = of_actors.parse_known_args(known.trainer)[0].job if is_actor_job else None
+    return conclude(run_dir, actor_job, known.exit_code, known.cancelled)
 
 
 def _refuse(known: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -156,6 +156,7 @@ def _work(job: Job) -> Outcome:
             frames=expected_video_frames(log.header.steps, log.header.frame_skip, job.fps),
             complete=log.header.complete,
             video_bytes=job.video.stat().st_size,
+            path_bytes=None,
         )
         made = f"{job.video}: {record.steps} steps, {record.frames} frames"
         try:

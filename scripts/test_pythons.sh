@@ -77,8 +77,9 @@ for index in "${!found[@]}"; do
     fi
     echo "$version: making an environment with $program"
     if make_environment "$program" "$folder/$version"; then
-        "$folder/$version/bin/python" -m pytest "${TESTS[@]}" || status=1
-        echo "$version: $([ $status -eq 0 ] && echo tested || echo FAILED) on $(python_version "$program")"
+        verdict=tested
+        "$folder/$version/bin/python" -m pytest "${TESTS[@]}" || verdict=FAILED status=1
+        echo "$version: $verdict on $(python_version "$program")"
     else
         echo "$version: not tested: $why"
     fi

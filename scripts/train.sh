@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains about five minutes on this machine, then renders videos and maps. Typed again, it goes on where it stopped.
+# Trains on this machine, then renders videos and maps: about five minutes on the embedded cartridge, hours on Red (--rom).
+# Typed again, it goes on where it stopped.
 # usage: scripts/train.sh [--config FILE] [--run-name NAME] [--runs FOLDER] [--rom ROM] [--key value ...]
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -7,43 +8,30 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/scripts/python_env.sh"
 prepare_python "" torch
 
-run_name=
-config=
 rom=
 show=
-runs=${CLUSTER_RL_RUNS:-cluster_runs}
 render=()
 arguments=("$@")
 for ((i = 0; i < ${#arguments[@]}; i++)); do
     case ${arguments[i]} in
-        --run-name | --run_name) run_name=${arguments[i + 1]:-} ;;
-        --run-name=* | --run_name=*) run_name=${arguments[i]#*=} ;;
-        --runs) runs=${arguments[i + 1]:-} ;;
-        --runs=*) runs=${arguments[i]#*=} ;;
-        --config | --config=*) config=given ;;
         --rom) rom=${arguments[i + 1]:-} ;;
         --rom=*) rom=${arguments[i]#*=} ;;
-        --dry-run | --dry_run | -h | --help) show=yes ;;
+        --dry-run | --dry_run | -h | --help | --version) show=yes ;;
     esac
 done
+[ -z "$rom" ] || render=(--rom "$rom")
 
-train=("$PYTHON" -m cluster_rl.train_cluster --default-config quickstart)
-if [ -n "$rom" ]; then
-    render=(--rom "$rom")
-    # Red's preset, which is taken then, is for longer jobs.
-    [ -n "$config" ] || train+=(--max_runtime_seconds 300)
-    [ -n "$config" ] || run_name=${run_name:-red_cpu}
-fi
-run_name=${run_name:-quickstart}
-train+=(--run-name "$run_name" "$@")
-[ -z "$show" ] || exec "${train[@]}"
+train=(--default-config quickstart "$@")
+[ -z "$show" ] || exec "$PYTHON" -m cluster_rl.train_cluster "${train[@]}"
 
+echo "Training: five minutes on the cartridge, hours on Red, or --max_runtime_seconds; Ctrl-C ends it, with a checkpoint"
 status=0
-"${train[@]}" || status=$?
+"$PYTHON" -m cluster_rl.train_cluster "${train[@]}" || status=$?
 # 85: the time is up and the run goes on with the next job.
 [ $status -eq 0 ] || [ $status -eq 85 ] || exit $status
 
-run=$runs/$run_name
+# Its last line: before it comes which config was taken.
+run=$("$PYTHON" -c 'import sys; from cluster_rl.jobs.presets import run_of; print(run_of(sys.argv[1:]).path)' "${train[@]}" | tail -n 1)
 replay=("$PYTHON" -m cluster_rl.replayer --logs "$run/episode_logs" --out "$run/videos" --fps 30 "${render[@]}")
 if compgen -G "$run/episode_logs/*" >/dev/null; then
     echo "Rendering the newest episodes"

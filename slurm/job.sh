@@ -39,8 +39,8 @@ job_id=${SLURM_JOB_ID:-}
 seeds_of='' last_word=''
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     for word; do
-        [ "$last_word" != --run-name ] || seeds_of=$word
-        case $word in --run-name=*) seeds_of=${word#*=} ;; esac
+        case $last_word in --run-name | --run_name) seeds_of=$word ;; esac
+        case $word in --run-name=* | --run_name=*) seeds_of=${word#*=} ;; esac
         last_word=$word
     done
 fi

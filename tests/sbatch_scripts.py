@@ -49,4 +49,7 @@ CASES = [
     Case("#SBATCH -t 7 --gres=gpumem:2G", 1, 7, gpus=1, variables="SBATCH_GRES=gpu:1 SBATCH_GPUS=1"),
     Case("#SBATCH -t 7 --mem-per-cpu=1G -c 2", 2, 7, memory_gb=2, variables="SBATCH_MEM_PER_NODE=3G"),
     Case("#SBATCH -t 7 --mem=1G", 1, 7, memory_gb=3, variables="SBATCH_MEM_PER_NODE=3G"),
+    # A variable takes the place of the script's own option, and gives way to another way to ask.
+    Case("#SBATCH -t 7 --mem=1G -c 2", 2, 7, 4, options="--mem-per-cpu=2G", variables="SBATCH_MEM_PER_NODE=3G"),
+    Case("#SBATCH -t 7 -c 2", 2, 7, 2, options="--mem=2G", variables="SBATCH_MEM_PER_NODE=3G SBATCH_MEM_PER_CPU=4G"),
 ]

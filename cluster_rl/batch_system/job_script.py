@@ -18,9 +18,11 @@ from cluster_rl.batch_system.sbatch_options import (
     TYPED,
     Options,
     environment_options,
+    of_environment,
     read_options,
     refuse,
     script_words,
+    with_one_memory,
 )
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.slurm import duration_sec
@@ -95,8 +97,8 @@ def read_request(name: str, options: Sequence[str] = (), environment: Mapping[st
     words, notes = script_words(text, str(script))
     own, of_script = read_options(words, str(script))
     typed, of_typed = read_options(options, TYPED)
-    outer, of_variables = environment_options(environment, own, typed)
-    asked = own | outer | typed
+    outer, of_variables = environment_options(environment)
+    asked = with_one_memory(own | outer | typed)
     refuse(asked)
     notes = [*notes, *of_script, *of_variables, *of_typed]
     values = _Values(asked, notes)
@@ -119,7 +121,7 @@ def read_request(name: str, options: Sequence[str] = (), environment: Mapping[st
         memory_gb=memory_gb,
         requeues=asked["requeue"].value == "yes" if "requeue" in asked else None,
         logs=[Path(log) for log in logs if log],
-        variables=sorted(option.where for option in outer.values()),
+        variables=sorted(option.where for option in asked.values() if of_environment(option)),
         notes=notes,
     )
 

@@ -164,24 +164,37 @@ def read_options(words: Sequence[str], where: str) -> tuple[Options, list[str]]:
     return found, notes
 
 
-def environment_options(environment: Mapping[str, str], own: Options, typed: Options) -> tuple[Options, list[str]]:
-    """What sbatch would take from variables, where nothing typed goes before it; and notes on those it ignores.
-
-    They go before the script's `own` options, but a script that asks for memory in one way is not overruled in another.
-    """
-    memory = _MEMORY & own.keys()
+def environment_options(environment: Mapping[str, str]) -> tuple[Options, list[str]]:
+    """What sbatch would take from variables, and notes on those it ignores."""
     found: Options = {}
     notes = []
     for variable, value in sorted(environment.items()):
         name = _VARIABLES.get(variable)
         if name is not None:
             off = name in _FLAGS and value.lower() in ("0", "no")
-            overruled = name.removeprefix("no-") in typed or (name in _MEMORY and memory and name not in memory)
-            if not off and not overruled and name not in _GIVEN:
+            if not off and name not in _GIVEN:
                 _put(found, name, value, f"{variable}={value}")
         elif variable.startswith("SBATCH_") and variable not in _NO_OPTIONS:
             notes.append(f"environment: {variable} is no variable of sbatch's and changes nothing")
     return found, notes
+
+
+def with_one_memory(asked: Options) -> Options:
+    """The options without the variables that give way to another way to ask for memory, typed or in the script.
+
+    Raises `UserError` for two ways to ask, as sbatch does: what is typed replaces only the same option of the script.
+    """
+    ways = {name: option for name, option in sorted(asked.items()) if name in _MEMORY}
+    counted = {name: option for name, option in ways.items() if not of_environment(option)} or ways
+    if len(counted) > 1:
+        given = " and ".join(_given(name, option) for name, option in counted.items())
+        raise UserError(f"{given}: sbatch takes memory in one way alone; leave one out, or ask as the script does")
+    return {name: option for name, option in asked.items() if name not in ways or name in counted}
+
+
+def of_environment(option: Option) -> bool:
+    """Whether a variable gave it."""
+    return option.where.startswith("SBATCH_")
 
 
 def refuse(asked: Options) -> None:
@@ -201,7 +214,7 @@ def refuse(asked: Options) -> None:
 
 def _given(name: str, option: Option) -> str:
     value = f"={option.value}" if option.value else ""
-    if option.where.startswith("SBATCH_"):
+    if of_environment(option):
         return f"{option.where} in the environment"
     return f"{option.where}{'=' if option.where == TYPED else ': '}--{name}{value}"
 

@@ -1,7 +1,8 @@
-"""Which config a trainer takes that was given none, and what is said of one that does not suit the game.
+"""Which config and run a trainer takes that was given none, and what is said of a config that does not suit the game.
 
-The trainers ask, and `cluster`, before anything is created. In: the default of the command or job script, and the
-overrides. Out: the name of a config: the default where the cartridge is played, else Red's preset for the same machine.
+The trainers ask, and `cluster`, before anything is created; `train.sh` and `after-job` afterwards. In: the default of
+the command or job script, and the arguments. Out: the name of a config: the default where the cartridge is played, else
+Red's preset for the same machine; and a run's folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.configs.files import config_name
 from cluster_rl.emulator.rom import Rom, describe_rom, game_warning, load_rom
+from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config
+from cluster_rl.runs.layout import RunDir
 
 _GENERAL = "cluster_config"
 _FOR_RED = {"gpu": "red", "cpu": "red_cpu", "slim_cpu": "red_cpu", "quickstart": "red_cpu"}
@@ -32,6 +35,26 @@ def choose_config(default: str, arguments: Sequence[str], why_default: str = "")
     elif why_default:
         print(f"config: {default}, as {why_default}", flush=True)
     return preset or default
+
+
+def run_of(arguments: Sequence[str]) -> RunDir | None:
+    """The run of a trainer, or of a job of actors, with these arguments; None where they name neither run nor config.
+
+    Raises `UserError` for what the trainer would refuse.
+    """
+    parser = Arguments(add_help=False)
+    add_run_name(parser, "the config's name")
+    for option in ("--config", "--default-config"):
+        parser.add_argument(option)
+    parser.add_argument("--rom", default="")
+    named, _ = parser.parse_known_args(arguments)
+    if named.run_name is None:
+        if named.config is None and named.default_config is not None:
+            named.config = choose_config(named.default_config, [f"--rom={named.rom}"])
+        if named.config is None:
+            return None
+        named.run_name = run_name_of_config(named.config)
+    return RunDir(named.runs, named.run_name)
 
 
 def warnings_of_game(config: Config, rom: Rom) -> list[str]:

@@ -39,7 +39,7 @@ def line_of(progress: Progress, milestones: int) -> str:
             f"episodes {progress.episodes:,}",
             f"return {'-' if mean_return is None else f'{mean_return:.2f}'}",
             f"milestones {len(progress.milestones)} of {milestones}",
-            *_doing(progress),
+            *doing(progress),
         ]
     )
 
@@ -157,7 +157,7 @@ class StatusView:
         newest = sorted(progress.milestones.items(), key=lambda item: item[1])[-3:]
         reached = ": " + ", ".join(f"{milestone} at {step:,}" for milestone, step in newest) if newest else ""
         milestones = milestones_of(self._run_dir, self._config.initial_state, progress)
-        yield "now", ", ".join(_doing(progress)) or progress.jobs[-1].reason
+        yield "now", ", ".join(doing(progress)) or progress.jobs[-1].reason
         yield "job", time_of_job(progress.jobs[-1])
         yield "env steps", f"{progress.env_steps:,} of {progress.target_total_steps:,}{_left_of_target(progress, ', ')}"
         yield "env steps/s", f"{rates.env_steps_per_sec:.0f}"
@@ -183,7 +183,7 @@ def _left_of_target(progress: Progress, before: str) -> str:
     return f"{before}about {duration_words(left * (progress.updated - job.started) / played)} left"
 
 
-def _doing(progress: Progress) -> list[str]:
+def doing(progress: Progress) -> list[str]:
     """What goes on, as the learner says, and whether it has long said nothing."""
     if not progress.jobs or progress.jobs[-1].ended is not None:
         return []

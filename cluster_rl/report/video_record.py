@@ -19,8 +19,10 @@ class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     complete: bool
     video_bytes: int
-    path_bytes: int | None = None
-    """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn."""
+    path_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn.
+
+    Records of older programs leave it out; that the picture is there is then enough."""
 
 
 def record_path(video: Path) -> Path:
@@ -39,8 +41,9 @@ def is_finished(video: Path, log_sha256: str, fps: int) -> bool:
         record = msgspec.json.decode(record_path(video).read_bytes(), type=VideoRecord)
     except (OSError, msgspec.MsgspecError):
         return False
-    made = (record.log_sha256, record.fps, record.video_bytes, record.path_bytes)
-    return made == (log_sha256, fps, _size(video), _size(path_picture(video)))
+    picture_bytes = _size(path_picture(video))
+    has_path = picture_bytes > 0 if record.path_bytes is msgspec.UNSET else record.path_bytes == picture_bytes
+    return has_path and (record.log_sha256, record.fps, record.video_bytes) == (log_sha256, fps, _size(video))
 
 
 def _size(path: Path) -> int:

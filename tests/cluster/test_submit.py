@@ -39,6 +39,7 @@ def progress(home: Path, run: str) -> Progress:
         ("--cpus-per-task=9", "asks for 9 CPUs"),
         ("--time=05:00:00", "asks for 5 hours"),
         ("--gres=gpumem:21G", "asks for 21 GB of GPU memory"),
+        ("--mem-per-cpu=100M", "sbatch takes memory in one way alone"),
     ],
 )
 def test_too_large_a_job(slurm: Slurm, home: Path, option: str, says: str) -> None:

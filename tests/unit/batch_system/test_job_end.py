@@ -110,6 +110,8 @@ def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
     [
         (["--run-name", "red"], "red-s3", "3"),
         (["--batch_size", "8", "--run-name=red"], "red-s3", "3"),
+        (["--run_name", "red"], "red-s3", "3"),
+        (["--run_name=red", "--batch_size", "8"], "red-s3", "3"),
         (["--run-name", "red", "--base_seed", "9"], "red-s3", "9"),
         ([], "own-3", None),
     ],

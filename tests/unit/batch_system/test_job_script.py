@@ -77,6 +77,7 @@ def test_what_is_not_known_is_passed_over_with_a_word(home: Path, line: str, not
         ("#SBATCH -c 2\r", "has the line ends of Windows, which sbatch refuses"),
         ("#SBATCH --array=1-3", r"slurm/own.sbatch: --array=1-3: its tasks would all train"),
         ("#SBATCH --wait", "slurm/own.sbatch: --wait: submit would wait"),
+        ("#SBATCH --mem=1G --mem-per-gpu=1G", "--mem=1G and .*--mem-per-gpu=1G: sbatch takes memory in one way alone"),
         ("#SBATCH -D /elsewhere", "slurm/own.sbatch: --chdir=/elsewhere: a job starts where it is submitted"),
         ("#SBATCH --signal=B:KILL@60", "--signal=B:KILL@60: a job expects USR2 as its warning"),
     ],
@@ -129,6 +130,10 @@ def test_variables_that_count(home: Path, variable: str, counts: bool) -> None:
 def test_variables_that_cannot_work(home: Path) -> None:
     with pytest.raises(UserError, match=r"^SBATCH_ARRAY_INX=1-2 in the environment: its tasks would"):
         read_request("train_gpu", (), {"SBATCH_ARRAY_INX": "1-2"})
+    Path("slurm/own.sbatch").write_text("#SBATCH -c 2\n", encoding="utf-8")
+    memory = {"SBATCH_MEM_PER_NODE": "1G", "SBATCH_MEM_PER_GPU": "1G"}
+    with pytest.raises(UserError, match=r"^SBATCH_MEM_PER_NODE=1G in the environment and SBATCH_MEM_PER_GPU=1G in"):
+        read_request("own", (), memory)
 
 
 def test_whose_command_trains(home: Path) -> None:
@@ -150,6 +155,10 @@ def test_whose_command_trains(home: Path) -> None:
         (["--qos"], "--sbatch=--qos: its value is missing"),
         (["-c", "many"], "'many': not a number"),
         (["--time=soon"], "--time: 'soon'"),
+        (
+            ["--mem-per-cpu=1G"],
+            "slurm/train_gpu.sbatch: --mem=16G and --sbatch=--mem-per-cpu=1G: sbatch takes memory in",
+        ),
     ],
 )
 def test_options_that_are_not_understood(home: Path, options: list[str], says: str) -> None:

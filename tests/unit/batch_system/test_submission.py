@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -295,9 +296,14 @@ def test_the_seeds_of_a_run_are_rows(
     family.of_seed(4).progress.write_text("{")
     print_status(family)
     head, *rows = capsys.readouterr().out.splitlines()[1:]
-    assert (head.split(), len(rows)) == (["run", "job", "env", "steps", "milestones", "return"], 4)
-    assert rows[1].split() == ["one-s2", "no", "job;", "signal", "SIGTERM", "1,234", "of", "9,000", "1", "1.50"]
+    assert (re.split("  +", head), len(rows)) == (["run", "job", "env steps", "milestones", "return", "now"], 4)
+    assert re.split("  +", rows[1]) == ["one-s2", "no job; signal SIGTERM", "1,234 of 9,000", "1 of 73", "1.50"]
     assert "progress.json cannot be read" in rows[3]
+    progress.begin_job()
+    progress.activity, progress.updated = "learning", time.time()
+    save_progress(family.of_seed(4).progress, progress)
+    print_status(family)
+    assert re.split("  +", capsys.readouterr().out.splitlines()[-1])[-3:] == ["1 of 73", "1.50", "learning"]
     # Task 1 was made by `submit`; task 3 by hand, and trains.
     comment = f"cluster_rl:{home / 'cluster_runs' / 'one'}-s%%a"
     lines = [
