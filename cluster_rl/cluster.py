@@ -26,11 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster_rl.batch_system.chain import ChainState, after_job, read_chain, save_chain
+from cluster_rl.batch_system.checks import check_plan
 from cluster_rl.batch_system.job_files import write_job_files
 from cluster_rl.batch_system.job_script import SCRIPTS, is_trainers_script
 from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
-from cluster_rl.batch_system.submission import check_plan, make_plan, submit
+from cluster_rl.batch_system.submission import make_plan, submit
 from cluster_rl.config import load_config
 from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
@@ -229,8 +230,7 @@ def _job_line(job: QueuedJob) -> str:
     return f"job {job.job_id} {job.name}: {job.state.lower()} on {job.nodes or 'no node yet'}, {left}"
 
 
-def main() -> int:
-    """`python -m cluster_rl.cluster`."""
+def _parser() -> Arguments:
     parser = Arguments(
         prog="python -m cluster_rl.cluster",
         description=__doc__,
@@ -271,7 +271,12 @@ def main() -> int:
     after.add_argument("--exit-code", type=int, required=True, help="of the trainer")
     after.add_argument("--cancelled", action="store_true", help="somebody ended the job")
     after.add_argument("trainer", nargs="*", help="the trainer's arguments, after --")
-    known, rest = parser.parse_known_args()
+    return parser
+
+
+def main() -> int:
+    """`python -m cluster_rl.cluster`."""
+    known, rest = _parser().parse_known_args()
     if known.command == "after-job":
         return _after_job(known)
     if known.command == "init":

@@ -1,6 +1,6 @@
 """The job scripts as an installed package brings them, and how they come into a folder to work in.
 
-`python -m cluster_rl.cluster init` uses it, where there is no checkout. `job_files/` here is a link to the checkout's
+`python -m cluster_rl.cluster init` uses it, where there is no checkout. `shipped/` here is a link to the checkout's
 `slurm/`, and a copy of its files in an installed package. In: a folder. Out: its `slurm/`.
 """
 
@@ -14,7 +14,7 @@ from cluster_rl.batch_system.settings import SETTINGS_FILE
 from cluster_rl.batch_system.submission import LOGS
 from cluster_rl.runs.atomic import write_atomic
 
-_SHIPPED = Path(__file__).parent / "job_files"
+_SHIPPED = Path(__file__).parent / "shipped"
 _NO_PYTHON = b"CLUSTER_RL_PYTHON=\n"
 
 

@@ -40,8 +40,12 @@ def job_comment(run_dir: RunDir, seeds: range | None) -> str:
     return f"cluster_rl:{run_dir.path.absolute()}" + ("" if seeds is None else _OF_TASK)
 
 
+def own_comment(job: QueuedJob) -> str:
+    """The job's comment; of a task of an array the one that a job of its run alone would have."""
+    task = job.job_id.partition("_")[2]
+    return f"{job.comment.removesuffix(_OF_TASK)}-s{task}" if job.comment.endswith(_OF_TASK) else job.comment
+
+
 def is_of_run(job: QueuedJob, run_dir: RunDir) -> bool:
     """Whether `cluster submit` made this job, or this task of an array, for the run."""
-    task = job.job_id.partition("_")[2]
-    comment = f"{job.comment.removesuffix(_OF_TASK)}-s{task}" if job.comment.endswith(_OF_TASK) else job.comment
-    return comment == job_comment(run_dir, None)
+    return own_comment(job) == job_comment(run_dir, None)

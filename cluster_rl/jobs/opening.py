@@ -85,6 +85,13 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
     All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. Raises
     `UserError`, before anything is created.
     """
+    rom = check_config(config)
+    check_run(config, run_dir, rom)
+    return rom
+
+
+def check_config(config: Config) -> Rom:
+    """The part of `check_job` that is the same for all runs of a config."""
     rom = load_rom(config.rom)
     if config.initial_state:
         snapshot = start_snapshot(config.initial_state, rom)
@@ -95,6 +102,11 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
     resolve_bind_host(listening_host(config.bind_host, config.actor_jobs > 0))
     if config.replay_dir:
         _check_writable(Path(config.replay_dir), "replay_dir ")
+    return rom
+
+
+def check_run(config: Config, run_dir: RunDir, rom: Rom) -> None:
+    """The part of `check_job` that looks at the run's folder."""
     for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
         _check_writable(folder)
     check_resumable(run_dir, config)
@@ -104,7 +116,6 @@ def check_job(config: Config, run_dir: RunDir) -> Rom:
             f"run {run_dir.run_name!r} plays {identity.rom_title} (SHA-1 {identity.rom_sha1}), not {rom.title} "
             f"({rom.sha1}); give the same --rom, or another --run-name"
         )
-    return rom
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import random
 import re
 import shlex
 import shutil
@@ -19,57 +18,21 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import msgspec
-import numpy as np
 import pytest
 from processes import session_members
+from recorded_episodes import FRAME_SKIP, STEPS, flipped_direction, record
 from terminals import on_terminal
 
-from cluster_rl.config import config_from_builtins
-from cluster_rl.emulator.console import BUTTONS, Console, live_check
-from cluster_rl.emulator.env import Env
-from cluster_rl.emulator.playback import Diverged, replay
-from cluster_rl.emulator.rom import Rom, load_rom, pyboy_version
+from cluster_rl.emulator.console import BUTTONS
+from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.errors import UserError
-from cluster_rl.game.world import World
 from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
 from cluster_rl.report.video import find_encoder
-from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder, read_log
+from cluster_rl.runs.episode_log import EpisodeLog, read_log
 from cluster_rl.runs.layout import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
-FRAME_SKIP = 24
-STEPS = 64
-HASH_INTERVAL_STEPS = 16
 Replayer = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def identity_of(rom: Rom, incarnation: int) -> EpisodeIdentity:
-    return EpisodeIdentity(
-        rom_sha1=rom.sha1,
-        rom_kind=rom.kind,
-        pyboy_version=pyboy_version(),
-        frame_skip=FRAME_SKIP,
-        run="test",
-        actor=0,
-        incarnation=incarnation,
-        emulator=0,
-    )
-
-
-def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
-    """An unfinished episode of random buttons; returns its log."""
-    recorder = EpisodeRecorder(folder, identity_of(rom, seed), HASH_INTERVAL_STEPS)
-    buttons = random.Random(seed)
-    with Console(rom, FRAME_SKIP) as console:
-        console.boot()
-        recorder.start(console.save(), None, seed)
-        for _ in range(steps):
-            # The four directions more often than the rest: a menu would swallow most of a short episode.
-            action = buttons.choice([0, 1, 2, 3] * 3 + [4, 5])
-            console.step(action)
-            recorder.step(action, live_check(console.image()), console)
-    recorder.flush()
-    return recorder.path
 
 
 @pytest.fixture(scope="session")
@@ -117,17 +80,6 @@ def run_here(*arguments: object) -> int:
     return run(parse_arguments([str(argument) for argument in arguments]))
 
 
-def flipped_direction(log: EpisodeLog) -> tuple[EpisodeLog, int]:
-    """The log with one walked step turned the other way, and the number of that step (from 1)."""
-    for index in range(20, len(log.actions)):
-        moved = (log.positions[index] != log.positions[index - 1]).any()
-        if moved and log.actions[index] < 4 and log.positions[index][0] == log.positions[index - 1][0]:
-            actions = log.actions.copy()
-            actions[index] = 3 - actions[index]  # down and up, left and right
-            return dataclasses.replace(log, actions=actions), index + 1
-    raise AssertionError("the episode never walked: record another")
-
-
 # --- the frames of a video ---
 
 
@@ -147,13 +99,7 @@ def test_at_thirty_about_every_second_frame_is_shown() -> None:
     assert pairs == 2 * (shown[-1] - 500)  # each pair is half a frame more than every second one would give
 
 
-# --- replaying ---
-
-
-def test_the_log_says_what_happened(log: EpisodeLog) -> None:
-    assert log.header.steps == STEPS
-    assert len(log.ram_hashes) == STEPS // HASH_INTERVAL_STEPS
-    assert len({tuple(position) for position in log.positions.tolist()}) > 3
+# --- checking ---
 
 
 def test_another_process_replays_the_recording(logs: Path, replayer: Replayer) -> None:
@@ -161,48 +107,6 @@ def test_another_process_replays_the_recording(logs: Path, replayer: Replayer) -
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{STEPS} steps replay as recorded" in done.stdout
     assert [path.suffix for path in logs.iterdir()] == [".eplog"]
-
-
-def test_the_environments_own_episodes_replay(rom: Rom, tmp_path: Path) -> None:
-    config = config_from_builtins({"episode_max_steps": 40}, "test")
-    recorder = EpisodeRecorder(tmp_path, identity_of(rom, 5), HASH_INTERVAL_STEPS)
-    env = Env(config, rom, World.for_rom(rom.sha1), seed=3, recorder=recorder)
-    buttons = random.Random(0)
-    summaries = []
-    for steps in (40, 25):  # the second is stopped before its end
-        env.start()
-        for _ in range(steps):
-            step = env.advance(buttons.choice(np.flatnonzero(env.observation.mask).tolist()))
-        summaries.append(step.summary or env.stop())
-    env.close()
-    logs = [read_log(path) for path in sorted(tmp_path.iterdir())]
-    assert [(log.header.steps, log.header.reason) for log in logs] == [(40, "truncated"), (25, "stopped")]
-    for log, summary in zip(logs, summaries, strict=True):
-        assert summary is not None
-        assert (log.header.episode_return, log.header.terms) == (summary.episode_return, summary.terms)
-        assert [(milestone.name, milestone.step) for milestone in log.header.milestones] == summary.milestones
-        assert (log.header.complete, log.header.seed) == (True, summary.seed)
-        assert int(log.positions[-1, 0]) == summary.final_map
-        replay(log, rom, "x", lambda: False)
-
-
-def test_one_turned_button_is_found_at_its_step(log: EpisodeLog, rom: Rom) -> None:
-    changed, step = flipped_direction(log)
-    with pytest.raises(Diverged, match=f"left the recording at step {step} of {STEPS}: "):
-        replay(changed, rom, "x", lambda: False)
-
-
-def test_drawing_every_frame_changes_nothing_and_shows_them_all(log: EpisodeLog, rom: Rom) -> None:
-    shapes = []
-    replay(log, rom, "x", lambda: False, lambda frame: shapes.append(frame.shape))
-    assert shapes == [(144, 160, 3)] * (STEPS * FRAME_SKIP)
-
-
-def test_a_change_outside_the_checked_bytes_is_found_by_the_hash(log: EpisodeLog, rom: Rom) -> None:
-    hashes = log.ram_hashes.copy()
-    hashes[3] ^= 1
-    with pytest.raises(Diverged, match=f"at step {4 * HASH_INTERVAL_STEPS} of {STEPS}, or up to 15 steps before"):
-        replay(dataclasses.replace(log, ram_hashes=hashes), rom, "x", lambda: False)
 
 
 # --- videos and maps ---

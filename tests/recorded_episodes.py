@@ -1,0 +1,55 @@
+"""Episodes of random buttons on the real console, recorded for tests that replay them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+from cluster_rl.emulator.console import Console, live_check
+from cluster_rl.emulator.rom import Rom, pyboy_version
+from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder
+
+FRAME_SKIP = 24
+STEPS = 64
+HASH_INTERVAL_STEPS = 16
+
+
+def identity_of(rom: Rom, incarnation: int) -> EpisodeIdentity:
+    return EpisodeIdentity(
+        rom_sha1=rom.sha1,
+        rom_kind=rom.kind,
+        pyboy_version=pyboy_version(),
+        frame_skip=FRAME_SKIP,
+        run="test",
+        actor=0,
+        incarnation=incarnation,
+        emulator=0,
+    )
+
+
+def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
+    """An unfinished episode of random buttons; returns its log."""
+    recorder = EpisodeRecorder(folder, identity_of(rom, seed), HASH_INTERVAL_STEPS)
+    buttons = random.Random(seed)
+    with Console(rom, FRAME_SKIP) as console:
+        console.boot()
+        recorder.start(console.save(), None, seed)
+        for _ in range(steps):
+            # The four directions more often than the rest: a menu would swallow most of a short episode.
+            action = buttons.choice([0, 1, 2, 3] * 3 + [4, 5])
+            console.step(action)
+            recorder.step(action, live_check(console.image()), console)
+    recorder.flush()
+    return recorder.path
+
+
+def flipped_direction(log: EpisodeLog) -> tuple[EpisodeLog, int]:
+    """The log with one walked step turned the other way, and the number of that step (from 1)."""
+    for index in range(20, len(log.actions)):
+        moved = (log.positions[index] != log.positions[index - 1]).any()
+        if moved and log.actions[index] < 4 and log.positions[index][0] == log.positions[index - 1][0]:
+            actions = log.actions.copy()
+            actions[index] = 3 - actions[index]  # down and up, left and right
+            return dataclasses.replace(log, actions=actions), index + 1
+    raise AssertionError("the episode never walked: record another")
