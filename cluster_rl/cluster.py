@@ -39,7 +39,7 @@ from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import run_of
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
 from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job
-from cluster_rl.report.bars import duration_words
+from cluster_rl.report.bars import duration_words, say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
@@ -164,7 +164,7 @@ def _print_run(run_dir: RunDir) -> None:
     identity = read_identity(run_dir.identity)
     warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
     if warning:
-        print(warning)
+        say(warning)
     now = time.time()
     learner = read_rendezvous(run_dir.rendezvous)
     if learner is None:

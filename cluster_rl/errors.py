@@ -13,6 +13,7 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,6 +84,17 @@ def _inodes_are_full(path: Path) -> bool:
             found = os.statvfs(folder)
             return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
     return False
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, by the return code that `Popen` gives: `exited with code 1`, `was killed by SIGTERM`."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
 
 
 def run_command(main: Callable[[], int], only_logs: bool = False) -> None:

@@ -212,9 +212,9 @@ def _host_needs(plan: Plan) -> list[str]:
         )
         if request.memory_gb:
             asked = Limit(2**30 * request.memory_gb, f"what {request.script} asks for")
-            wanted = f"--mem={math.ceil(1.1 * needs.total / 2**30)}G"
+            wanted = f"--mem={math.ceil((1.1 * needs.total + needs.allowance) / 2**30)}G"
             where = f"--sbatch={wanted}" if request.trains else f"{wanted} in {request.script}"
-            host_needs.check_memory(needs, asked, Limit(math.inf, ""), f", or {where}")
+            lines.append(host_needs.check_memory(needs, asked, Limit(math.inf, ""), f", or {where}"))
         lines.append(str(needs))
         if request.module != "train_slim":
             lines.append(host_needs.core_warning(config, Limit(request.cpus, f"what {request.script} asks for")))

@@ -4,9 +4,9 @@ In come a ROM, a config and buttons; out go steps (what was seen, masks, rewards
 It runs in actors, in serial mode, in `evaluate`, the replayer and `debug_rollout`. It may import the parts that look at
 the game (`game`, `affordances`, `occupancy_memory`, `cluster_map_features`, `rewards`), but nothing that acts or
 learns, except for the shapes of what they see (`learning.sequences`, `model`). Importing it registers the environment
-with gymnasium (`registration`).
+with gymnasium (`registration`), now or once that is imported.
 """
 
-from cluster_rl.emulator.registration import register_envs
+from cluster_rl.emulator.registration import register_with_gymnasium
 
-register_envs()
+register_with_gymnasium()

@@ -14,9 +14,11 @@ if __name__ == "__main__":
 
     hold_signals()
 
+import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_UNFINISHED, UserError, run_command
@@ -24,6 +26,7 @@ from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import Supervisor
+from cluster_rl.report.bars import say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import current_holder
@@ -78,12 +81,18 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
 
 def _check_needs(config: Config) -> None:
     """Says what will be slow. Raises `UserError` if this machine has not the memory for the job's actors."""
-    # While it waits for a learner, the job has no use for torch, which they import.
+    # Only the size of the weights needs torch, which would stay in this process as long as the job.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other:
+        for line in other.submit(_needs, config).result():
+            say(line)
+
+
+def _needs(config: Config) -> list[str]:
+    """Warnings, or a `UserError`, see `check_here`."""
     from cluster_rl.emulator.spaces import observation_spec
     from cluster_rl.jobs.host_needs import check_here
 
-    for line in check_here(config, observation_spec(config), "cpu", learner=False):
-        print(line, flush=True)
+    return check_here(config, observation_spec(config), "cpu", learner=False)
 
 
 def _wait_for_run(run_dir: RunDir, job: int, stop: StopFlag, wait_sec: float | None) -> Config | None:

@@ -21,12 +21,15 @@ from cluster_rl.errors import UserError
 from cluster_rl.jobs.machine import Limit, core_limit, memory_limit, process_limit
 from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
+from cluster_rl.report.bars import size_words
 
 LIBRARY_BYTES = 130e6  # pages of programs and libraries, which all processes share
 LAUNCHER_BYTES = 240e6
+ACTOR_LAUNCHER_BYTES = 25e6  # of a job of actors alone, which imports no torch
 LEARNER_BYTES = 300e6
 CUDA_BYTES = 2e9
-"""What CUDA and its libraries take of a learner's host memory: an allowance, not measured by us."""
+"""What CUDA and its libraries take of a learner's host memory: an allowance, not measured by us, so no job is refused
+for it."""
 ACTOR_BYTES = 175e6  # without weights and emulators
 EMULATOR_BYTES = 1.5e6
 POSITION_BYTES = 6e3  # of an emulator's open sequence
@@ -47,16 +50,18 @@ class HostNeeds:
     actor: float  # one of `actors`, its emulators included; in serial mode what they add to the one process
     actors: int
     launcher: float
+    allowance: float = 0.0  # for what was not measured; not in the total
 
     @property
     def total(self) -> float:
         return LIBRARY_BYTES + self.launcher + self.learner + self.actors * self.actor
 
     def __str__(self) -> str:
-        parts = [f"{counted(self.actors, 'actor')} of {gigabytes(self.actor)}"]
+        parts = [f"{counted(self.actors, 'actor')} of {size_words(self.actor)}"]
         if self.learner:
-            parts.append(f"the learner {gigabytes(self.learner)}")
-        return f"memory: about {gigabytes(self.total)}: {', '.join(parts)}"
+            parts.append(f"the learner {size_words(self.learner)}")
+        more = f", and perhaps {size_words(self.allowance)} for CUDA" if self.allowance else ""
+        return f"memory: about {size_words(self.total)}: {', '.join(parts)}{more}"
 
 
 def host_needs(
@@ -77,16 +82,16 @@ def host_needs(
     positions = config.burn_in + config.unroll_length + config.n_step
     emulators = config.envs_per_actor * (EMULATOR_BYTES + positions * POSITION_BYTES)
     actor = _ACTOR_WEIGHTS * weights + emulators
-    needs = HostNeeds(
-        0.0, 0.0, actor + (0.0 if serial else ACTOR_BYTES), config.num_actors, 0.0 if serial else LAUNCHER_BYTES
-    )
+    if not serial:
+        actor += ACTOR_BYTES
     if not learner:
-        return needs
+        return HostNeeds(0.0, 0.0, actor, config.num_actors, ACTOR_LAUNCHER_BYTES)
     replay = estimate_replay(config, spec)
     of_batches = float(replay.batches)
+    allowance = 0.0
     rest = LEARNER_BYTES + replay.index + _CHECKPOINT_COPIES * 5 * weights  # three networks and two moments
     if device == "cuda":
-        rest += CUDA_BYTES
+        allowance = CUDA_BYTES
     elif exactly:
         update = estimate_gpu(msgspec.structs.replace(config, mixed_precision=False), spec)
         of_batches += _HEAP_LOSS * (update.batches + update.update)
@@ -94,26 +99,34 @@ def host_needs(
     else:
         of_batches += config.batch_size * positions * _position_bound(config, spec) + 2 * weights
         rest += 5 * weights
-    return HostNeeds(rest + of_batches, of_batches, needs.actor, needs.actors, needs.launcher)
+    launcher = 0.0 if serial else LAUNCHER_BYTES
+    return HostNeeds(rest + of_batches, of_batches, actor, config.num_actors, launcher, allowance)
 
 
-def check_memory(needs: HostNeeds, whole: Limit, process: Limit, advice: str = "") -> None:
-    """Raises `UserError` if the job's processes together, or one of them, cannot have what they need.
+def check_memory(needs: HostNeeds, whole: Limit, process: Limit, advice: str = "") -> str:
+    """A warning where a job fits only without the allowance, else nothing.
 
-    `advice` is another way out than a smaller job, in words.
+    Raises `UserError` if the job's processes together, or one of them, cannot have what they need. `advice` is another
+    way out than a smaller job, in words.
     """
     if needs.total > whole.amount:
         raise UserError(
-            f"{needs}; {gigabytes(whole.amount)} is there ({whole.source}); {_smaller(needs, whole)}{advice}"
+            f"{needs}; {size_words(whole.amount)} is there ({whole.source}); {_smaller(needs, whole)}{advice}"
         )
     for name, own in (("the learner", needs.learner), ("an actor", needs.actor)):
         need = own + ADDRESS_SPACE_BYTES
         if own and need > process.amount:
             key = _smaller_learner(needs) if name == "the learner" else "--envs_per_actor"
             raise UserError(
-                f"memory: {name} takes about {gigabytes(need)} of address space, and each process may have "
-                f"{gigabytes(process.amount)} ({process.source}); raise it, or give a smaller {key}"
+                f"memory: {name} takes about {size_words(need)} of address space, and each process may have "
+                f"{size_words(process.amount)} ({process.source}); raise it, or give a smaller {key}"
             )
+    if needs.total + needs.allowance <= whole.amount:
+        return ""
+    return (
+        f"WARNING: memory may be short: {size_words(whole.amount)} is there ({whole.source}), and with the "
+        f"{size_words(needs.allowance)} that CUDA may take the job has {size_words(needs.total + needs.allowance)}"
+    )
 
 
 def core_warning(config: Config, cores: Limit) -> str:
@@ -121,7 +134,7 @@ def core_warning(config: Config, cores: Limit) -> str:
     if config.num_actors <= cores.amount:
         return ""
     return (
-        f"warning: {config.num_actors} actors on {counted(cores.amount, 'core')} ({cores.source}): they take turns, "
+        f"WARNING: {config.num_actors} actors on {counted(cores.amount, 'core')} ({cores.source}): they take turns, "
         f"the learner too; --num_actors {max(1, math.floor(cores.amount))} would play as fast"
     )
 
@@ -133,21 +146,16 @@ def check_here(
     whole, process = memory_limit(), process_limit()
     bounded = host_needs(config, spec, device, serial=serial, learner=learner, exactly=False)
     try:
-        check_memory(bounded, whole, process)
+        tight = check_memory(bounded, whole, process)
     except UserError:
-        check_memory(host_needs(config, spec, device, serial=serial, learner=learner), whole, process)
-    warning = "" if serial else core_warning(config, core_limit())
-    return [warning] if warning else []
+        tight = check_memory(host_needs(config, spec, device, serial=serial, learner=learner), whole, process)
+    slow = "" if serial else core_warning(config, core_limit())
+    return [line for line in (tight, slow) if line]
 
 
 def counted(number: float, noun: str) -> str:
     """`1 actor`, `2 actors`."""
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
-
-
-def gigabytes(amount: float) -> str:
-    """Bytes in decimal units, those of the cluster's limits."""
-    return f"{amount / 1e9:.1f} GB" if amount >= 0.95e9 else f"{amount / 1e6:.0f} MB"
 
 
 def _position_bound(config: Config, spec: ObservationSpec) -> float:
@@ -162,7 +170,7 @@ def _smaller(needs: HostNeeds, limit: Limit) -> str:
     of_actors = needs.actors * needs.actor
     least = LIBRARY_BYTES + needs.launcher + (LEARNER_BYTES if needs.learner else 0.0) + ACTOR_BYTES
     if least > limit.amount:
-        return f"every job takes {gigabytes(least)}"
+        return f"every job takes {size_words(least)}"
     if of_actors < needs.learner - LEARNER_BYTES:
         return f"give a smaller {_smaller_learner(needs)}"
     fitting = int((limit.amount - (needs.total - of_actors)) // needs.actor)

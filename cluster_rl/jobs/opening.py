@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
-from cluster_rl.report.bars import Bar
+from cluster_rl.report.bars import Bar, say, size_words
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
@@ -135,10 +134,8 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False) -> Iterator[
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        for line in [*warnings_of_game(config, rom), *_warnings_of_target(config)]:
-            print(_loud(line), flush=True)
-        for line in [device.line, *slow, *changes]:
-            print(line, flush=True)
+        for line in [*warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *slow, *changes]:
+            say(line)
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
         begin_job(config, run_dir, rom)
@@ -155,7 +152,7 @@ def dry_run(config: Config, run_dir: RunDir, serial: bool = False) -> None:
         check_free(run_dir)
     with Bar("working out the plan"):
         for line in _plan(config, run_dir, rom, serial):
-            print(_loud(line) if line.startswith("WARNING") else line, flush=True)
+            say(line)
 
 
 def check_free(run_dir: RunDir) -> None:
@@ -257,9 +254,9 @@ def _replay_plan(config: Config, run_dir: RunDir) -> str:
     free = shutil.disk_usage(nearest_existing(folder)).free
     low, high = replay.log
     return (
-        f"replay: {capacity:,} transitions; in RAM index {_size(replay.index)} and batches "
-        f"{_size(replay.batches)}; when full about {_size(low)} to {_size(high)} on disk "
-        f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {_size(free)}"
+        f"replay: {capacity:,} transitions; in RAM index {size_words(replay.index)} and batches "
+        f"{size_words(replay.batches)}; when full about {size_words(low)} to {size_words(high)} on disk "
+        f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {size_words(free)}"
         + (", which may be too little" if free < high else "")
     )
 
@@ -268,8 +265,10 @@ def _host_plan(config: Config, serial: bool) -> Iterator[str]:
     """Memory and cores of this machine that the job would take. Raises `UserError` where it cannot have them."""
     device = "cpu" if config.device == "cpu" or (config.device == "auto" and why_no_cuda() is not None) else "cuda"
     needs, there = host_needs(config, observation_spec(config), device, serial=serial), memory_limit()
-    check_memory(needs, there, process_limit())
-    yield f"{needs}; there is {_size(int(there.amount))} ({there.source})"
+    tight = check_memory(needs, there, process_limit())
+    yield f"{needs}; there is {size_words(there.amount)} ({there.source})"
+    if tight:
+        yield tight
     cores = core_limit()
     warning = "" if serial else core_warning(config, cores)
     yield warning or f"cores: {cores.amount:g} ({cores.source})"
@@ -282,26 +281,16 @@ def _device_plan(config: Config, no_cuda: str | None) -> str:
     if device.type != "cuda":
         return device.line
     card = torch.cuda.get_device_properties(0)
-    return f"{device.line}, {card.name}, {_size(card.total_memory)}"
+    return f"{device.line}, {card.name}, {size_words(card.total_memory)}"
 
 
 def _gpu_plan(need: GpuEstimate) -> str:
     return (
-        f"GPU memory: about {_size(need.total)}: networks {_size(need.networks)}, optimiser "
-        f"{_size(need.optimizer)}, batches {_size(need.batches)}, an update {_size(need.update)} (of it "
-        f"{_size(need.saved)} kept for the backward pass), allowed for CUDA and its libraries "
-        f"{_size(need.allowance)}"
+        f"GPU memory: about {size_words(need.total)}: networks {size_words(need.networks)}, optimiser "
+        f"{size_words(need.optimizer)}, batches {size_words(need.batches)}, an update {size_words(need.update)} (of it "
+        f"{size_words(need.saved)} kept for the backward pass), allowed for CUDA and its libraries "
+        f"{size_words(need.allowance)}"
     )
-
-
-def _loud(line: str) -> str:
-    """In bold on a terminal."""
-    return f"\033[1m{line}\033[0m" if sys.stdout.isatty() else line
-
-
-def _size(count: int) -> str:
-    """Bytes in decimal units, those of the cluster's limits."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _check_writable(folder: Path, what: str = "") -> None:

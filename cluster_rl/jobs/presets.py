@@ -24,9 +24,10 @@ _SHORT_EPISODE_STEPS = 1000
 def choose_config(default: str, arguments: Sequence[str], why_default: str = "") -> str:
     """The config for a trainer with these arguments and no `--config`; says which, but for a default without a why.
 
-    Raises `UserError` for a ROM or arguments that the trainer would refuse.
+    Raises `UserError` for a ROM or device that the trainer would refuse; all other arguments are held against the
+    config that is taken, by the trainer.
     """
-    overrides = split_overrides(arguments)
+    overrides = [each for each in split_overrides(arguments) if each.partition("=")[0] in ("rom", "device")]
     config = load_config(default, overrides)
     rom = load_rom(config.rom)
     preset = "" if rom.kind == "cartridge" else _preset_for_red(default, config)

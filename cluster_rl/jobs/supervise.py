@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError, describe_exit
 from cluster_rl.jobs.signals import die_with_parent, hold_signals
 
 BACKOFF_FIRST_SEC = 0.5
@@ -224,16 +224,6 @@ def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) 
 def _become_child(parent_pid: int) -> None:
     die_with_parent(parent_pid)
     hold_signals()
-
-
-def describe_exit(code: int) -> str:
-    """`exit code 1`, or `was killed by SIGKILL` for a negative code."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def first_error(log_path: Path, start_bytes: int = 0) -> str:

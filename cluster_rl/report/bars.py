@@ -37,6 +37,19 @@ def duration_words(seconds: float) -> str:
     return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
 
 
+def size_words(amount: float) -> str:
+    """Bytes in decimal units, those of a cluster's limits: `1.2 GB`, `130 MB` or `3.4 MB`."""
+    if amount >= 0.95e9:
+        return f"{amount / 1e9:.1f} GB"
+    return f"{amount / 1e6:.{0 if amount >= 9.5e6 else 1}f} MB"
+
+
+def say(line: str) -> None:
+    """Prints a line on stdout; one that begins with `WARNING` is bold where a terminal can show it."""
+    loud = line.startswith("WARNING") and is_live(sys.stdout)
+    print(f"\033[1m{line}\033[0m" if loud else line, flush=True)
+
+
 class Bar:
     """One piece of work. A context manager; while it is open, what is printed appears above the bar."""
 

@@ -22,7 +22,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.errors import UserError, mend
+from cluster_rl.errors import UserError, describe_exit, mend
 
 HEIGHT, WIDTH = 144, 160
 
@@ -61,17 +61,10 @@ def find_encoder(suffix: str) -> str:
         raise UserError(f"videos need ffmpeg, and {ffmpeg} cannot be started: {error.strerror}; {advice}") from None
     if done.returncode:
         words = _shortly(done.stderr)
-        raise UserError(f"videos need ffmpeg, and {ffmpeg} {_end(done.returncode)}: {words}; {advice}")
+        raise UserError(f"videos need ffmpeg, and {ffmpeg} {describe_exit(done.returncode)}: {words}; {advice}")
     if not re.search(rf"^ V\S+ {_NEEDED[suffix]} ", done.stdout.decode(errors="replace"), re.MULTILINE):
         raise UserError(f"{suffix} videos need ffmpeg with {_NEEDED[suffix]}, which {ffmpeg} has not; {advice}")
     return ffmpeg
-
-
-def _end(code: int) -> str:
-    """How ffmpeg ended, by what `Popen` says."""
-    if code < 0:
-        return f"was ended by signal {-code}{' (out of memory?)' if code == -9 else ''}"
-    return f"ended with code {code}"
 
 
 def _shortly(words: bytes) -> str:
@@ -168,4 +161,4 @@ class VideoWriter:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         hint = f"; {mend(full, self.path)}" if (full.strerror or "").encode() in words else ""
         self.abort()
-        return UserError(f"video {self.path}: ffmpeg {_end(code)} and left no video: {_shortly(words)}{hint}")
+        return UserError(f"video {self.path}: ffmpeg {describe_exit(code)} and left no video: {_shortly(words)}{hint}")

@@ -84,6 +84,32 @@ def test_a_learner_that_wants_no_actors(run_dir: RunDir) -> None:
     assert said.count("\n") == 1
 
 
+def wanted(run_dir: RunDir) -> None:
+    """A run with an actor job, whose learner is thought to live."""
+    run_dir.config.write_bytes(config_to_json(load_config("quickstart", ["actor_jobs=1", "num_actors=1"])))
+    stale_rendezvous(run_dir)
+
+
+def test_it_has_no_torch_of_its_own(run_dir: RunDir) -> None:
+    """Its actors have; it waits for them as long as the job lasts."""
+    wanted(run_dir)
+    process = begin(run_dir)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("actors 1 to 1 of run ")
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+    process.terminate()
+    assert end(process)[0] == 0
+
+
+def test_actors_that_do_not_fit(run_dir: RunDir) -> None:
+    wanted(run_dir)
+    code, said = end(begin(run_dir, SLURM_MEM_PER_NODE="100"))
+    assert code == 2
+    assert said.startswith("error: memory: about ")
+    assert "(SLURM_MEM_PER_NODE)" in said
+    assert said.count("\n") == 1
+
+
 def test_requeued_after_the_run_is_complete(run_dir: RunDir) -> None:
     save_progress(run_dir.progress, Progress(run_name="tiny", target_total_steps=100, env_steps=100))
     started = time.monotonic()

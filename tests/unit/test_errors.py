@@ -18,7 +18,7 @@ import torch
 import zmq
 
 from cluster_rl import errors
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, UserError, mend, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, UserError, describe_exit, mend, run_command
 
 
 def raising(error: Exception) -> int:
@@ -285,3 +285,10 @@ def test_a_path_that_is_no_text_comes_out_as_it_came_in() -> None:
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         done = subprocess.run([sys.executable, "-c", script, name], env=environment, capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
+
+
+def test_exits_are_described() -> None:
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(-9) == "was killed by SIGKILL (out of memory?)"
+    assert describe_exit(-15) == "was killed by SIGTERM"
+    assert describe_exit(-99) == "was killed by signal 99"

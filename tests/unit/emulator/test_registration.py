@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium
 import pytest
 
-import cluster_rl.emulator
 from cluster_rl import cartridge
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env
@@ -41,6 +40,8 @@ def seeds(name: str, **arguments: Any) -> int:
         "import cluster_rl.emulator, gymnasium; gymnasium.make('cluster_rl/Lanternvale-v0')",
         "import gymnasium, cluster_rl.emulator; gymnasium.make('cluster_rl/Lanternvale-v0')",
         "import gymnasium; gymnasium.make('cluster_rl.emulator:cluster_rl/Lanternvale-v0')",
+        "import cluster_rl.emulator, importlib.util; assert importlib.util.find_spec('gymnasium'); "
+        "import gymnasium.spaces; gymnasium.make('cluster_rl/Lanternvale-v0')",
     ],
 )
 def test_names_exist_in_a_fresh_process(lines: str) -> None:
@@ -109,4 +110,3 @@ def test_wrong_arguments_are_told(name: str, arguments: dict[str, Any], said: st
 def test_registering_twice_says_nothing(recwarn: pytest.WarningsRecorder) -> None:
     register_envs()
     assert not recwarn.list
-    assert cluster_rl.emulator.register_envs is register_envs

@@ -67,6 +67,17 @@ def test_the_key_is_of_what_takes_most() -> None:
     )
 
 
+def test_what_was_not_measured_refuses_nothing() -> None:
+    settings = config()
+    needs = host_needs(settings, observation_spec(settings), "cuda")
+    assert str(needs).endswith(", and perhaps 2.0 GB for CUDA")
+    assert check_memory(needs, Limit(needs.total + 2.1e9, "a test"), NONE) == ""
+    words = check_memory(needs, Limit(needs.total + 1.9e9, "a test"), NONE)
+    assert words.startswith("WARNING: memory may be short: ")
+    assert "(a test), and with the 2.0 GB that CUDA may take the job has " in words
+    refusal(settings, 0.99 * needs.total, "cuda")
+
+
 def test_each_process_may_have_less() -> None:
     assert "the learner takes about 1.2 GB of address space, and each process may have 1.0 GB (ulimit -v)" in refusal(
         config(), 1e12, process=Limit(1e9, "ulimit -v")
@@ -77,7 +88,7 @@ def test_each_process_may_have_less() -> None:
 def test_more_actors_than_cores_are_slow() -> None:
     assert core_warning(config("num_actors=2"), Limit(2, "this machine")) == ""
     words = core_warning(config("num_actors=100"), Limit(2, "SLURM_CPUS_PER_TASK"))
-    assert words.startswith("warning: 100 actors on 2 cores (SLURM_CPUS_PER_TASK)")
+    assert words.startswith("WARNING: 100 actors on 2 cores (SLURM_CPUS_PER_TASK)")
     assert "--num_actors 2 would play as fast" in words
 
 
@@ -113,8 +124,8 @@ def test_slurms_word_refuses_before_anything_is_made(
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
     dry_run(config(), run_dir)
-    assert "warning: 2 actors on 1 core (SLURM_CPUS_PER_TASK)" in capsys.readouterr().out
-    assert "warning: 2 actors" in check_here(config(), observation_spec(config()), "cpu")[0]
+    assert "WARNING: 2 actors on 1 core (SLURM_CPUS_PER_TASK)" in capsys.readouterr().out
+    assert "WARNING: 2 actors" in check_here(config(), observation_spec(config()), "cpu")[0]
 
 
 def test_what_fits_after_counting_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from blank_rom import blank_rom
 from rich.console import Console as Terminal
 
-from cluster_rl.config import Config, config_values, load_config
+from cluster_rl.config import Config, config_values, load_config, split_overrides
 from cluster_rl.emulator import rom as rom_module
 from cluster_rl.emulator.rom import RED_SHA1, game_warning, load_rom
 from cluster_rl.errors import UserError
@@ -86,6 +86,15 @@ def test_the_cpu_is_asked_for_by_hand(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(devices, "why_no_cuda", lambda: None)
     rom = blank_rom(tmp_path, "POKEMON RED")
     assert choose_config("cluster_config", [f"--rom={rom}", "--device", "cpu"]) == "red_cpu"
+
+
+def test_overrides_are_held_against_the_config_that_is_taken(tmp_path: Path) -> None:
+    """Not against the default: `quickstart` has a smaller replay than this."""
+    arguments = [f"--rom={blank_rom(tmp_path, 'POKEMON RED')}", "--min_replay_transitions", "600000"]
+    assert choose_config("quickstart", arguments) == "red_cpu"
+    assert load_config("red_cpu", split_overrides(arguments)).min_replay_transitions == 600_000
+    with pytest.raises(UserError, match="device"):
+        choose_config("quickstart", ["--device", "gpu"])
 
 
 def test_a_default_that_somebody_has_edited_is_theirs(tmp_path: Path) -> None:

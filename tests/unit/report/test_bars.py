@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from terminals import on_terminal
 
 from cluster_rl.report import bars
-from cluster_rl.report.bars import Bar, duration_words, is_live
+from cluster_rl.report.bars import Bar, duration_words, is_live, size_words
 
 WORK = """
 import sys, time
@@ -36,6 +37,24 @@ def test_a_bar_on_a_terminal_and_nothing_of_it_on_stdout() -> None:
     assert out == "".join(f"made {part}\n" for part in range(1, 6)) + "all made\n"
     assert re.search(r"rendering: [\d,]+ of 4,000 frames, [1-4] of 5 \[episodes\], \d+ s, about \d+ s left .*━", shown)
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
+
+
+@pytest.mark.parametrize(("terminal", "begin"), [("xterm", "\x1b[1m"), ("dumb", "")])
+def test_a_warning_is_bold_where_that_can_be_shown(terminal: str, begin: str) -> None:
+    lines = "from cluster_rl.report.bars import say; say('WARNING: a cliff'); say('device: cpu')"
+    here, there = pty.openpty()
+    variables = os.environ | {"TERM": terminal}
+    subprocess.run([sys.executable, "-c", lines], stdout=there, env=variables, check=True, timeout=60)
+    os.close(there)
+    said = os.read(here, 4096).decode().splitlines()
+    os.close(here)
+    assert [line.removesuffix("\x1b[0m") for line in said] == [f"{begin}WARNING: a cliff", "device: cpu"]
+
+
+def test_bytes_in_words() -> None:
+    assert [size_words(each) for each in (0, 3_440_000, 188e6, 0.96e9, 1.24e12)] == [
+        *("0.0 MB", "3.4 MB", "188 MB", "1.0 GB", "1240.0 GB")
+    ]
 
 
 def test_a_terminal_that_cannot_be_drawn_on_gets_lines() -> None:

@@ -100,7 +100,7 @@ def test_a_failure_carries_ffmpegs_own_words(tmp_path: Path) -> None:
             for number in range(100):
                 video.write(frame_of(number))
 
-    with pytest.raises(UserError, match=r"missing/a\.mp4: ffmpeg ended with code \d+ .*No such file or directory"):
+    with pytest.raises(UserError, match=r"missing/a\.mp4: ffmpeg exited with code \d+ .*No such file or directory"):
         render()
 
 
@@ -169,12 +169,12 @@ LISTED = 'case "$*" in *-encoders*) exec $REAL "$@" ;; esac; '
     ("script", "words"),
     [
         ('exec $REAL "$@" | grep -v libx264', r"\.mp4 videos need ffmpeg with libx264, which .*/ffmpeg has not"),
-        ("echo libx.so: cannot open shared object >&2; exit 127", r"ended with code 127: libx\.so: cannot open"),
-        (LISTED + "head -c 200000 >/dev/null", "a.mp4: ffmpeg ended with code 0 and left no video: it said nothing"),
-        (LISTED + "cat >/dev/null", "a.mp4: ffmpeg ended with code 0 and left no video: it said nothing"),
+        ("echo libx.so: cannot open shared object >&2; exit 127", r"exited with code 127: libx\.so: cannot open"),
+        (LISTED + "head -c 200000 >/dev/null", "a.mp4: ffmpeg exited with code 0 and left no video: it said nothing"),
+        (LISTED + "cat >/dev/null", "a.mp4: ffmpeg exited with code 0 and left no video: it said nothing"),
         (LISTED + "head -c 9 >/dev/null; echo Conversion failed >&2; exit 69", "code 69 .*: Conversion failed$"),
-        (LISTED + "head -c 200000 >/dev/null; kill -9 $$", r"was ended by signal 9 \(out of memory\?\)"),
-        (LISTED + "kill -SEGV $$", "was ended by signal 11"),
+        (LISTED + "head -c 200000 >/dev/null; kill -9 $$", r"was killed by SIGKILL \(out of memory\?\)"),
+        (LISTED + "kill -SEGV $$", "was killed by SIGSEGV"),
     ],
 )
 def test_a_bad_ffmpeg_is_one_line(script: str, words: str, encoder: Encoder, tmp_path: Path) -> None:
