@@ -18,6 +18,11 @@ and say so.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.errors import end_quietly
+
+    end_quietly()
+
 import argparse
 import shlex
 import sys

@@ -8,6 +8,11 @@ and needs neither a ROM nor the emulator.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.errors import end_quietly
+
+    end_quietly()
+
 import argparse
 import json
 import os

@@ -9,6 +9,11 @@ greedy, without noise in the network; `--random` plays valid buttons at random i
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.errors import end_quietly
+
+    end_quietly()
+
 import json
 import math
 import time

@@ -13,6 +13,11 @@ Nothing here imports torch, so it runs wherever the emulator does.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.errors import end_quietly
+
+    end_quietly()
+
 import concurrent.futures
 import contextlib
 import hashlib

@@ -11,6 +11,11 @@ that the state after any of its steps is had exactly, and is compared with the r
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cluster_rl.errors import end_quietly
+
+    end_quietly()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -194,7 +194,7 @@ class ReplayLog:
             self.segments[-1].sync()
         number = self.segments[-1].number + 1 if self.segments else 0
         segment = create_segment(self.folder, number, SegmentHeader(self._owner, self._spec_items, self.totals))
-        segment.first_id = segment.end_id = self.totals.next_id
+        segment.end_id = self.totals.next_id
         self.segments.append(segment)
         return segment
 
@@ -207,7 +207,7 @@ class ReplayLog:
             content = path.read_bytes()
             segment.size_bytes = len(content)
             start = self._take_header(content, path)
-            segment.first_id = segment.end_id = self.totals.next_id
+            segment.end_id = self.totals.next_id
             damaged: list[tuple[int, int]] = []  # stretches [begin, end) of the file
             if start is None:
                 first_record = next_record(content, 0)

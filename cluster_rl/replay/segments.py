@@ -54,7 +54,7 @@ class Segment:
         self.fd = fd
         self.size_bytes = 0
         self.transitions = 0
-        self.first_id = self.end_id = 0  # ids [first_id, end_id) lie here
+        self.end_id = 0  # all ids in here are below it
         self.close = weakref.finalize(self, os.close, fd)
 
     def read(self, offset: int, length: int) -> bytes:

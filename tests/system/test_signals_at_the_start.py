@@ -18,11 +18,16 @@ from cluster_rl.jobs.signals import STOP_SIGNALS
 from cluster_rl.runs.layout import RunDir
 
 
+def _in_set(pid: int, name: str, number: int) -> bool:
+    """Whether a signal is in one of the kernel's sets of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    signals = int(next(line for line in status.splitlines() if line.startswith(name)).split()[1], 16)
+    return bool(signals >> (number - 1) & 1)
+
+
 def _holds(pid: int) -> bool:
     """Whether the process has its stop signals wait."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
-    return all(blocked >> (number - 1) & 1 for number in STOP_SIGNALS)
+    return all(_in_set(pid, "SigBlk", number) for number in STOP_SIGNALS)
 
 
 def _console(command: str) -> list[str]:
@@ -67,6 +72,25 @@ def test_a_signal_during_the_imports(
     assert process.returncode == code, output
     assert output.splitlines()[-1] == f"signal {number.name}: {words}"
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("module", ["evaluate", "replayer", "debug_rollout", "start_state", "cluster"])
+def test_ctrl_c_during_the_imports_of_a_short_command(tmp_path: Path, module: str) -> None:
+    """It has nothing to save, and ends by the signal, as shells expect it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"cluster_rl.{module}", "--help"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for python_handles_it in (True, False):
+        while _in_set(process.pid, "SigCgt", signal.SIGINT) != python_handles_it:
+            time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (-signal.SIGINT, "")
 
 
 def test_ctrl_c_while_learner_and_actors_start(tmp_path: Path) -> None:
