@@ -1,11 +1,12 @@
-"""The console commands `cluster-rl-train` and `cluster-rl-train-slim`.
+"""The console commands, `cluster-rl-train` and so on: each imports its program, which takes seconds.
 
-They hold the stop signals before they import their program, which takes seconds; so do the programs themselves where
-they are called as `python -m cluster_rl.train_cluster`.
+Before that, those of trainers hold the stop signals, and all others give up what Python makes of Ctrl-C; so do the
+programs themselves where they are called as `python -m cluster_rl.train_cluster`.
 """
 
 from __future__ import annotations
 
+from cluster_rl.errors import end_quietly
 from cluster_rl.jobs.signals import hold_signals
 
 
@@ -23,3 +24,43 @@ def train_slim() -> None:
     from cluster_rl import train_slim
 
     train_slim.command()
+
+
+def evaluate() -> None:
+    """`cluster-rl-evaluate`."""
+    end_quietly()
+    from cluster_rl import evaluate
+
+    evaluate.command()
+
+
+def replayer() -> None:
+    """`cluster-rl-replayer`."""
+    end_quietly()
+    from cluster_rl import replayer
+
+    replayer.command()
+
+
+def debug_rollout() -> None:
+    """`cluster-rl-debug-rollout`."""
+    end_quietly()
+    from cluster_rl import debug_rollout
+
+    debug_rollout.command()
+
+
+def start_state() -> None:
+    """`cluster-rl-start-state`."""
+    end_quietly()
+    from cluster_rl import start_state
+
+    start_state.command()
+
+
+def cluster() -> None:
+    """`cluster-rl-cluster`."""
+    end_quietly()
+    from cluster_rl import cluster
+
+    cluster.command()

@@ -76,11 +76,10 @@ def test_every_program_is_a_command_and_knows_its_version(installed: Installed) 
     *lines, last = installed.run(str(installed.bin / "python"), "-c", ALL_VERSIONS).splitlines()
     version = last.split()[0]
     python = ".".join(map(str, sys.version_info[:3]))
-    modules = {f"cluster-rl-{program.replace('_', '-')}": f"cluster_rl.{program}" for program in PROGRAMS}
-    del modules["cluster-rl-train-cluster"]
-    modules |= dict.fromkeys(("cluster-rl-train", "cluster-rl-train-slim"), "cluster_rl.commands")
+    names = {program: f"cluster-rl-{program.replace('_', '-')}" for program in PROGRAMS}
+    names["train_cluster"] = "cluster-rl-train"
     assert sorted(lines) == sorted(
-        f"{name} {module} cluster_rl {version}, Python {python}" for name, module in modules.items()
+        f"{name} cluster_rl.commands cluster_rl {version}, Python {python}" for name in names.values()
     )
     assert len(lines) >= 7
 

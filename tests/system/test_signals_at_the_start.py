@@ -74,11 +74,12 @@ def test_a_signal_during_the_imports(
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("module", ["evaluate", "replayer", "debug_rollout", "start_state", "cluster"])
-def test_ctrl_c_during_the_imports_of_a_short_command(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize("console", [False, True])
+@pytest.mark.parametrize("name", ["evaluate", "replayer", "debug_rollout", "start_state", "cluster"])
+def test_ctrl_c_during_the_imports_of_a_short_command(tmp_path: Path, name: str, console: bool) -> None:
     """It has nothing to save, and ends by the signal, as shells expect it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", f"cluster_rl.{module}", "--help"],
+        [sys.executable, *(_console(name) if console else ["-m", f"cluster_rl.{name}"]), "--help"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -87,6 +88,7 @@ def test_ctrl_c_during_the_imports_of_a_short_command(tmp_path: Path, module: st
     )
     for python_handles_it in (True, False):
         while _in_set(process.pid, "SigCgt", signal.SIGINT) != python_handles_it:
+            assert process.poll() is None
             time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
