@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_fixtures import Launcher, ended_for, logged_positions, overrides, processes_of
+from run_fixtures import Launcher, ended_for, logged_positions, logged_sequences, overrides, processes_of
 
 from cluster_rl.config import load_config
 from cluster_rl.emulator.spaces import observation_spec
@@ -121,15 +121,16 @@ def _assert_memory_is_as_reckoned(launcher: Launcher) -> None:
 
 def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, *overrides())
-    launcher.wait_for(lambda p: p.env_steps > 0)
+    # Both play.
+    launcher.wait_for(lambda p: all(logged_sequences(launcher.run_dir, actor) for actor in (0, 1)))
     _assert_memory_is_as_reckoned(launcher)
     (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--slot 1"))
     os.kill(victim, signal.SIGTERM)
     launcher.wait_for(lambda p: victim not in launcher.children("actor"))
-    launcher.wait_for(lambda p: len(launcher.children("actor")) == 2 and p.updates > 0, timeout_sec=40)
+    launcher.wait_for(lambda p: len(launcher.children("actor")) == 2 and p.updates > 0)
     # A batch system's warning: all is saved and the run is not complete.
-    code, seconds = launcher.terminate(signal.SIGUSR2)
-    assert (code, seconds < 15) == (EXIT_UNFINISHED, True)
+    code, _ = launcher.terminate(signal.SIGUSR2)  # after a warning there are minutes for a checkpoint
+    assert code == EXIT_UNFINISHED
     stopped = launcher.progress()
     assert stopped is not None
     assert stopped.jobs[-1].reason == "signal SIGUSR2"
