@@ -20,14 +20,16 @@ fi
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
-# The tests on a real SLURM mostly wait for it, so they run beside the others.
+# Two halves, one beside the other: the tests on a real SLURM mostly wait for it, and those of learning are sums alone,
+# which no time limit measures.
+BESIDE=(tests/cluster tests/learning)
 report=$(mktemp)
 trap 'rm -f "$report"; [ -z "${beside:-}" ] || { kill "$beside" && wait "$beside"; } 2>/dev/null' EXIT
-"$PYTHON" -m pytest tests/cluster >"$report" 2>&1 &
+"$PYTHON" -m pytest "${BESIDE[@]}" >"$report" 2>&1 &
 beside=$!
 status=0
-"$PYTHON" -m pytest --ignore=tests/cluster || status=$?
+"$PYTHON" -m pytest "${BESIDE[@]/#/--ignore=}" || status=$?
 wait "$beside" || status=$?
-echo "tests/cluster:"
+echo "${BESIDE[*]}:"
 cat "$report"
 exit "$status"
