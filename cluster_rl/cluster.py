@@ -38,13 +38,13 @@ from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import make_plan, submit
 from cluster_rl.config import load_config
-from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import run_of
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
 from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job
 from cluster_rl.report.bars import duration_words, say
+from cluster_rl.rom import game_warning
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir

@@ -27,13 +27,13 @@ import numpy as np
 
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator import snapshot
-from cluster_rl.emulator.rom import load_rom, preflight
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
+from cluster_rl.rom import load_rom, preflight
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
 

@@ -39,7 +39,6 @@ import msgspec
 
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
-from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, run_command
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
@@ -48,6 +47,7 @@ from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.positions import known_places
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
 from cluster_rl.report.video_record import VideoRecord, is_finished, path_picture, record_path
+from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log

@@ -24,13 +24,13 @@ from typing import Protocol
 
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.playback import Diverged, state_after
-from cluster_rl.emulator.rom import game_warning, load_rom
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.new_game import NewGame, check_name, screen_text
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
+from cluster_rl.rom import game_warning, load_rom
 from cluster_rl.runs.arguments import Arguments, whole_number
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import read_log

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from cluster_rl.emulator.console import Console, live_check
-from cluster_rl.emulator.rom import Rom, pyboy_version
+from cluster_rl.rom import Rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder
 
 FRAME_SKIP = 24

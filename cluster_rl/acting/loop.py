@@ -25,13 +25,13 @@ from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, EpisodeSummary, Step
-from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
+from cluster_rl.rom import load_rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.wire.codec import encode_block
 

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.emulator import snapshot
-from cluster_rl.emulator.rom import Rom
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
+from cluster_rl.rom import Rom
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the SDL package announces itself, and nothing here opens a window

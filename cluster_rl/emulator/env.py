@@ -21,7 +21,6 @@ from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
-from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.errors import UserError
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
@@ -30,6 +29,7 @@ from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.occupancy_memory import OccupancyMemory
 from cluster_rl.rewards import RewardCalculator
+from cluster_rl.rom import Rom, load_rom
 
 SHADE_GREY = np.uint8(85)
 """A shade of gymnasium's screen, of 255."""

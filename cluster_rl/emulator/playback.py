@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
-from cluster_rl.emulator.rom import Rom, pyboy_version
 from cluster_rl.errors import UserError
 from cluster_rl.game.state import GameState
+from cluster_rl.rom import Rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeLog
 
 

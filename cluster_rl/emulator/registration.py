@@ -1,20 +1,17 @@
 """The environment under gymnasium's names: `cluster_rl/Lanternvale-v0` and `cluster_rl/PokemonRed-v0`.
 
-Importing `cluster_rl.emulator` registers both, in whatever process trains with another library; one that does not
-import gymnasium is spared it. In: the arguments of `gymnasium.make`. Out: an `Env` in gymnasium's usual wrappers.
+Importing `cluster_rl.emulator` registers both. Any process that trains with another library may use them. In: the
+arguments of `gymnasium.make`. Out: an `Env` in gymnasium's usual wrappers.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from gymnasium.envs.registration import register, registry
 
 from cluster_rl.errors import UserError
 
@@ -30,40 +27,9 @@ _INDEX_LIMIT = 2**31
 
 def register_envs() -> None:
     """Makes both names known to gymnasium; a second call does nothing."""
-    from gymnasium.envs.registration import register, registry
-
     for name, maker in ((LANTERNVALE_ID, make_lanternvale), (RED_ID, make_red)):
         if name not in registry:
             register(name, entry_point=f"{__name__}:{maker.__name__}")
-
-
-class _Watch(MetaPathFinder):
-    """Registers as soon as gymnasium has been imported, by whomever."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "gymnasium":
-            return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((found for found in others if found is not None), None)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_register(module: ModuleType) -> None:
-                load(module)
-                register_envs()
-
-            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
-        return spec
-
-
-def register_with_gymnasium() -> None:
-    """Registers now if gymnasium is there, else when it is imported: it takes a tenth of a second and 12 MB."""
-    if "gymnasium" in sys.modules:
-        register_envs()
-    else:
-        sys.meta_path.insert(0, _Watch())
 
 
 def make_lanternvale(

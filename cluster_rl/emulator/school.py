@@ -13,12 +13,12 @@ from pathlib import Path
 
 from cluster_rl.config import SCHOOL_PREFIX
 from cluster_rl.emulator.console import BUTTON_HELD_FRAMES, Console
-from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.emulator.snapshot import load_savestate_file
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
 

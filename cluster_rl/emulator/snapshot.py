@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 import zstandard
 
-from cluster_rl.emulator.rom import Rom, pyboy_version
 from cluster_rl.errors import UserError
 from cluster_rl.game.savestate import PINNED_VERSION, import_state
+from cluster_rl.rom import Rom, pyboy_version
 
 _MAGIC = b"\x89GBSNAP\n"
 _LENGTH = struct.Struct("<I")

@@ -1,6 +1,6 @@
 """What a file is that was given for a ROM or a savestate and is neither, by its first bytes and its length.
 
-`emulator/rom.py` and the readers of savestates ask, once a file is not what they want. In: its bytes. Out: what it is
+`rom.py` and the readers of savestates ask, once a file is not what they want. In: its bytes. Out: what it is
 and what to do with it, in words.
 """
 

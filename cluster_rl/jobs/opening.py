@@ -18,7 +18,6 @@ import torch
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
 from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
-from cluster_rl.emulator.rom import Rom, load_rom, preflight
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
@@ -31,6 +30,7 @@ from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.report.bars import Bar, say, size_words
+from cluster_rl.rom import Rom, load_rom, preflight
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.configs.files import config_name
-from cluster_rl.emulator.rom import Rom, describe_rom, game_warning, load_rom
+from cluster_rl.rom import Rom, describe_rom, game_warning, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config
 from cluster_rl.runs.layout import RunDir
 

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster_rl.config import SCHOOL_PREFIX, Config
-from cluster_rl.emulator.rom import game_warning
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live
+from cluster_rl.rom import game_warning
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Job, Progress, read_progress

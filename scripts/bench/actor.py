@@ -24,10 +24,10 @@ import torch
 from cluster_rl.acting.loop import Actor
 from cluster_rl.config import load_config
 from cluster_rl.emulator.console import Console
-from cluster_rl.emulator.rom import load_rom
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import run_command
 from cluster_rl.learning.r2d2 import R2D2
+from cluster_rl.rom import load_rom
 
 GOAL = 0.6
 TURN_STEPS = 5

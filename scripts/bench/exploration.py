@@ -18,10 +18,10 @@ from cluster_rl.acting.exploration import Exploration
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.env import Env, EpisodeSummary
-from cluster_rl.emulator.rom import load_rom
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.evaluate import milestones_ahead, report
 from cluster_rl.game.world import World
+from cluster_rl.rom import load_rom
 
 EMULATORS = 8
 

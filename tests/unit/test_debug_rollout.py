@@ -28,11 +28,11 @@ from cluster_rl.config import config_to_json, load_config
 from cluster_rl.debug_rollout import main
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.env import Env
-from cluster_rl.emulator.rom import load_rom
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_BAD_INPUT, UserError
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.model import build_model
+from cluster_rl.rom import load_rom
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.layout import RunDir
 

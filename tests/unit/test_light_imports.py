@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-EMULATION = {"pyboy", "numpy"}
-LEARNING = {"torch", "gymnasium", "matplotlib", "tensorboard"}
+EMULATION = {"pyboy", "numpy", "gymnasium"}
+LEARNING = {"torch", "matplotlib", "tensorboard"}
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ LEARNING = {"torch", "gymnasium", "matplotlib", "tensorboard"}
     [
         ("cluster", LEARNING | EMULATION),
         ("jobs.actor_job", LEARNING | EMULATION),
-        ("emulator", LEARNING | EMULATION),
+        ("emulator", LEARNING | {"pyboy"}),
         ("replayer", LEARNING),
         ("start_state", LEARNING),
         ("debug_rollout", LEARNING | {"pyboy"}),

@@ -24,10 +24,10 @@ from recorded_episodes import FRAME_SKIP, STEPS, flipped_direction, record
 from terminals import on_terminal
 
 from cluster_rl.emulator.console import BUTTONS
-from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.errors import UserError
 from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
 from cluster_rl.report.video import find_encoder
+from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.episode_log import EpisodeLog, read_log
 from cluster_rl.runs.layout import RunDir
 

@@ -12,10 +12,10 @@ from fake_red import ROOM, ROOM_PLACE, FakeRed
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
 from cluster_rl.emulator.env import make_env
-from cluster_rl.emulator.rom import load_rom, pyboy_version
 from cluster_rl.errors import UserError
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.rom import load_rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder, read_log
 from cluster_rl.start_state import main, new_game
 

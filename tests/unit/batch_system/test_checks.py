@@ -14,9 +14,9 @@ from slurm_programs import REPOSITORY, job_programs, put_program
 from terminals import on_terminal
 
 from cluster_rl.batch_system import checks
-from cluster_rl.emulator.rom import load_rom
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import opening
+from cluster_rl.rom import load_rom
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster_rl.emulator import rom as rom_module
+from cluster_rl import rom as rom_module
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import Console, live_check
-from cluster_rl.emulator.rom import RED_SHA1, Rom, load_rom, preflight
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import PINNED_VERSION
 from cluster_rl.game.state import GameState
+from cluster_rl.rom import RED_SHA1, Rom, load_rom, preflight
 
 FRAME_SKIP = 24
 ROM = load_rom("")

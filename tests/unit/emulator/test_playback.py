@@ -13,8 +13,8 @@ from recorded_episodes import FRAME_SKIP, HASH_INTERVAL_STEPS, STEPS, flipped_di
 from cluster_rl.config import config_from_builtins
 from cluster_rl.emulator.env import Env
 from cluster_rl.emulator.playback import Diverged, replay
-from cluster_rl.emulator.rom import Rom, load_rom
 from cluster_rl.game.world import World
+from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.episode_log import EpisodeLog, EpisodeRecorder, read_log
 
 

@@ -18,9 +18,9 @@ import zstandard
 
 from cluster_rl import cartridge, debug_rollout
 from cluster_rl.emulator.console import Console
-from cluster_rl.emulator.rom import MOST_ROM_BYTES, load_rom
 from cluster_rl.emulator.snapshot import load_savestate_file, unpack
 from cluster_rl.errors import UserError
+from cluster_rl.rom import MOST_ROM_BYTES, load_rom
 
 ROM = cartridge.rom_bytes()
 

@@ -9,14 +9,14 @@ import pytest
 from blank_rom import blank_rom
 from rich.console import Console as Terminal
 
+from cluster_rl import rom as rom_module
 from cluster_rl.config import Config, config_values, load_config, split_overrides
-from cluster_rl.emulator import rom as rom_module
-from cluster_rl.emulator.rom import RED_SHA1, game_warning, load_rom
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import devices
 from cluster_rl.jobs.opening import dry_run, open_job
 from cluster_rl.jobs.presets import choose_config, warnings_of_game
 from cluster_rl.jobs.status import StatusView
+from cluster_rl.rom import RED_SHA1, game_warning, load_rom
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress
 

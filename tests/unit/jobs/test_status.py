@@ -13,9 +13,9 @@ from terminals import on_terminal
 
 from cluster_rl.cluster import print_status
 from cluster_rl.config import config_to_json, load_config
-from cluster_rl.emulator.rom import load_rom
 from cluster_rl.jobs import status
 from cluster_rl.jobs.status import StatusView, line_of, milestones_of, time_of_job
+from cluster_rl.rom import load_rom
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, save_progress
