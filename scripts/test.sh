@@ -20,9 +20,9 @@ fi
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
-# Two halves, one beside the other: the tests on a real SLURM mostly wait for it, and those of learning are sums alone,
-# which no time limit measures.
-BESIDE=(tests/cluster tests/learning)
+# Two halves that take about as long, one beside the other. What starts whole runs on this machine is in one of them
+# alone: it waits for them with time limits.
+BESIDE=(tests/cluster tests/learning tests/unit/{batch_system,emulator,jobs,replay})
 report=$(mktemp)
 trap 'rm -f "$report"; [ -z "${beside:-}" ] || { kill "$beside" && wait "$beside"; } 2>/dev/null' EXIT
 "$PYTHON" -m pytest "${BESIDE[@]}" >"$report" 2>&1 &

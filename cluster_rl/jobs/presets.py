@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.configs.files import config_name
+from cluster_rl.errors import UserError
 from cluster_rl.rom import Rom, describe_rom, game_warning, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config
 from cluster_rl.runs.layout import RunDir
@@ -24,11 +25,14 @@ _SHORT_EPISODE_STEPS = 1000
 def choose_config(default: str, arguments: Sequence[str], why_default: str = "") -> str:
     """The config for a trainer with these arguments and no `--config`; says which, but for a default without a why.
 
-    Raises `UserError` for a ROM or device that the trainer would refuse; all other arguments are held against the
-    config that is taken, by the trainer.
+    Raises `UserError` for a ROM that the trainer would refuse; all other arguments are held against the config that is
+    taken, by the trainer.
     """
     overrides = [each for each in split_overrides(arguments) if each.partition("=")[0] in ("rom", "device")]
-    config = load_config(default, overrides)
+    try:
+        config = load_config(default, overrides)
+    except UserError:
+        return default  # the trainer refuses it, and says in the same answer what is wrong with the other arguments
     rom = load_rom(config.rom)
     preset = "" if rom.kind == "cartridge" else _preset_for_red(default, config)
     if preset:

@@ -96,7 +96,7 @@ def test_seeds_from_submit_to_their_target(slurm: Slurm, home: Path) -> None:
         ]
         assert f"run red-s{seed}: " in (home / "slurm" / "logs" / f"slim_cpu-{array}_{seed}.out").read_text()
     head, *rows = cluster(slurm, home, "status", "--run-name", "red").stdout.splitlines()
-    assert head.split() == ["run", "job", "env", "steps", "milestones", "return"]
+    assert head.split() == ["run", "job", "env", "steps", "milestones", "return", "now"]
     assert [row.split()[0] for row in rows] == ["red-s2", "red-s3"]
     assert all("no job; target_total_steps reached" in row and " of 400 " in row for row in rows)
     assert not (home / "cluster_runs" / "red").exists()
