@@ -93,8 +93,13 @@ def test_overrides_are_held_against_the_config_that_is_taken(tmp_path: Path) -> 
     arguments = [f"--rom={blank_rom(tmp_path, 'POKEMON RED')}", "--min_replay_transitions", "600000"]
     assert choose_config("quickstart", arguments) == "red_cpu"
     assert load_config("red_cpu", split_overrides(arguments)).min_replay_transitions == 600_000
-    with pytest.raises(UserError, match="device"):
-        choose_config("quickstart", ["--device", "gpu"])
+
+
+def test_what_is_wrong_is_left_to_the_trainer() -> None:
+    """It says in one answer what is wrong with the other arguments too."""
+    assert choose_config("quickstart", ["--device", "gpu"]) == "quickstart"
+    with pytest.raises(UserError, match=r"device: .*; lr: "):
+        load_config("quickstart", split_overrides(["--device", "gpu", "--lr", "3"]))
 
 
 def test_a_default_that_somebody_has_edited_is_theirs(tmp_path: Path) -> None:
