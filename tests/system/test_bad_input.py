@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked_commands import ForkedCommands
 from run_fixtures import environment
 
 from cluster_rl import cartridge
@@ -17,12 +17,17 @@ def _files(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def _refused(folder: Path, *arguments: str) -> str:
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Callable[[str], ForkedCommands]]:
+    """By its module: `trainer("train_slim").run(folder, environment, *arguments)`."""
+    with ForkedCommands("train_cluster") as train_cluster, ForkedCommands("train_slim") as train_slim:
+        yield {"train_cluster": train_cluster, "train_slim": train_slim}.__getitem__
+
+
+def _refused(folder: Path, program: ForkedCommands, *arguments: str) -> str:
     """Runs a command that must be refused; returns its one line."""
     before = _files(folder)
-    result = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
-    )
+    result = program.run(folder, environment(), *arguments)
     assert result.returncode == 2, (result.stdout, result.stderr)
     assert result.stdout == ""
     lines = result.stderr.strip().splitlines()
@@ -38,7 +43,7 @@ def _make_roms(folder: Path) -> None:
     (folder / "text.gb").write_text("this is no game\n" * 4096)
 
 
-# Both commands check a job with the same code; each case starts one of them.
+# Both commands check a job with the same code; each case calls one of them.
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
@@ -65,29 +70,35 @@ def _make_roms(folder: Path) -> None:
     ],
 )
 def test_training_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, arguments: tuple[str, ...], words: tuple[str, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainer: Callable[[str], ForkedCommands],
+    module: str,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _make_roms(tmp_path)
     (tmp_path / "misspelt.json").write_text(json.dumps({"unroll_lenght": 20}))
-    line = _refused(tmp_path, f"cluster_rl.{module}", "--config", "quickstart", "--run-name", "x", *arguments)
+    line = _refused(tmp_path, trainer(module), "--config", "quickstart", "--run-name", "x", *arguments)
     for word in words:
         assert word in line
 
 
-def _dry_run(folder: Path, module: str, *arguments: str) -> str:
+def _dry_run(folder: Path, program: ForkedCommands, *arguments: str) -> str:
     """What a dry run prints. It succeeds, and leaves nothing behind."""
-    command = [sys.executable, "-m", f"cluster_rl.{module}", "--run-name", "x", "--dry-run", *arguments]
-    result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    result = program.run(folder, environment(), "--run-name", "x", "--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     assert _files(folder) == set()
     return result.stdout
 
 
 @pytest.mark.parametrize("module", ["train_cluster", "train_slim"])
-def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def test_dry_run_prints_the_plan_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: Callable[[str], ForkedCommands], module: str
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    out = _dry_run(tmp_path, module, "--config", "quickstart", "--device", "auto", "--num_actors", "1")
+    out = _dry_run(tmp_path, trainer(module), "--config", "quickstart", "--device", "auto", "--num_actors", "1")
     starts = [line.partition(":")[0] for line in out.splitlines()]
     waits = "estimating GPU memory"
     machine = ["memory", "cores", "device"]
@@ -95,20 +106,22 @@ def test_dry_run_prints_the_plan_only(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "device: CPU, as CUDA cannot be used: " in out
 
 
-def test_dry_run_of_a_gpu_preset_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_of_a_gpu_preset_needs_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: Callable[[str], ForkedCommands]
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    out = _dry_run(tmp_path, "train_cluster", "--config", "gpu")
+    out = _dry_run(tmp_path, trainer("train_cluster"), "--config", "gpu")
     assert "device: CUDA, which a job must have and this machine lacks: " in out
     assert "GPU memory: about " in out
     assert "all checks but that of the device passed" in out
 
 
-def test_run_with_other_shapes_is_refused(tmp_path: Path) -> None:
+def test_run_with_other_shapes_is_refused(tmp_path: Path, trainer: Callable[[str], ForkedCommands]) -> None:
     run = tmp_path / "cluster_runs" / "old"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"lstm_hidden_size": 64}))
     (run / "replay").mkdir()
     (run / "replay" / "segment-00000001.log").touch()
-    line = _refused(tmp_path, "cluster_rl.train_cluster", "--config", "quickstart", "--run-name", "old")
+    line = _refused(tmp_path, trainer("train_cluster"), "--config", "quickstart", "--run-name", "old")
     assert "old" in line
     assert "another --run-name" in line
