@@ -42,11 +42,9 @@ from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import run_of
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
-from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job
+from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job, warning_of_run
 from cluster_rl.report.bars import duration_words, say
-from cluster_rl.rom import game_warning
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
-from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
@@ -166,8 +164,7 @@ def _print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 def _print_run(run_dir: RunDir) -> None:
     """What is to be feared of its game, who trains it, and its progress."""
-    identity = read_identity(run_dir.identity)
-    warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
+    warning = warning_of_run(run_dir)
     if warning:
         say(warning)
     now = time.time()

@@ -65,6 +65,12 @@ def milestones_of(run_dir: RunDir, initial_state: str, progress: Progress) -> in
     return len(there | set(progress.milestones))
 
 
+def warning_of_run(run_dir: RunDir) -> str:
+    """`game_warning` of the ROM that the run plays; empty for a run that has not begun."""
+    identity = read_identity(run_dir.identity)
+    return "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
+
+
 class StatusView:
     """Shows one job. A context manager: the terminal is given back at its end."""
 
@@ -73,8 +79,7 @@ class StatusView:
         self._config = config
         self._token = job_token
         self._restored = ""
-        identity = read_identity(run_dir.identity)
-        self._warning = "" if identity is None else game_warning(identity.rom_sha1, identity.rom_title)
+        self._warning = warning_of_run(run_dir)
         self._live = Live(console=Terminal(file=sys.stdout), auto_refresh=False) if is_live(sys.stdout) else None
         self._started = time.monotonic()
         self._due = self._started
