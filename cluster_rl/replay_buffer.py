@@ -86,6 +86,7 @@ class Replay:
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
             on_record=self._find,
         )
+        self._plant()
         self._evict()
 
     # Counters: the log's are of the whole run, the others of what is kept.
@@ -283,18 +284,25 @@ class Replay:
     def _slots(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return ids & (len(self._entries) - 1)
 
-    def _weights(self, priorities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """priority^alpha: what the tree holds."""
-        weights: npt.NDArray[np.float64] = np.maximum(priorities, PRIORITY_FLOOR) ** self._config.prioritized_alpha
+    def _weights(self, priorities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """priority^alpha of what the index holds: what the tree holds."""
+        floored = np.maximum(priorities.astype(np.float64), PRIORITY_FLOOR)
+        weights: npt.NDArray[np.float64] = floored**self._config.prioritized_alpha
         return weights
 
     def _find(self, entry: LogEntry) -> None:
         """A record that the log held on opening."""
-        self._insert(entry)
+        self._index(entry)
         if entry.header.summary is not None and ends_whole_episode(entry.header):
             self.found_episodes.append(entry.header.summary)
 
     def _insert(self, entry: LogEntry) -> None:
+        slot = self._index(entry)
+        # An array of one: Python's own power may differ from numpy's in the last bit, and a resumed tree with it.
+        self._tree.set_one(slot, float(self._weights(self._entries["priority"][slot : slot + 1])[0]))
+
+    def _index(self, entry: LogEntry) -> int:
+        """Makes a record known to all but the tree; returns its slot."""
         if not self._segments:
             self._oldest_id = self._next_id = entry.id
         while entry.id - self._oldest_id >= len(self._entries):
@@ -302,12 +310,16 @@ class Replay:
         slot = entry.id & (len(self._entries) - 1)
         priority, train_length = entry.header.initial_priority, entry.header.train_length
         self._entries[slot] = (entry.segment.number, entry.offset, entry.length, train_length, priority)
-        # An array of one: Python's own power may differ from numpy's in the last bit, and a resumed tree with it.
-        self._tree.set_one(slot, float(self._weights(np.array([priority]))[0]))
         self._segments[entry.segment.number] = entry.segment
         self._next_id = entry.id + 1
         self._sequences += 1
         self._transitions += train_length
+        return slot
+
+    def _plant(self) -> None:
+        """Sets the tree's leaves to what the index says: for many records at once."""
+        slots = np.flatnonzero(self._entries["length"])
+        self._tree.set(slots, self._weights(self._entries["priority"][slots]))
 
     def _grow(self) -> None:
         ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)
@@ -339,7 +351,7 @@ class Replay:
         live[live] = self._entries["length"][self._slots(ids[live])] > 0
         slots = self._slots(ids[live])
         self._entries["priority"][slots] = priorities[live]
-        self._tree.set(slots, self._weights(priorities[live]))
+        self._tree.set(slots, self._weights(self._entries["priority"][slots]))
         return int(live.sum())
 
     # Sampling

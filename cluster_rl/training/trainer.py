@@ -25,13 +25,8 @@ from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
-from cluster_rl.runs.checkpoint import (
-    flatten_state,
-    load_checkpoint,
-    publish_params,
-    save_checkpoint,
-    unflatten_state,
-)
+from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_params, unflatten_state
+from cluster_rl.runs.checkpoint_writer import CheckpointWriter
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
@@ -93,6 +88,7 @@ class Trainer:
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
         self._block_spec = block
+        self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         now = time.monotonic()
         self._progress_due = self._metrics_due = self._params_file_due = now
         self._checkpoint_due = now + config.checkpoint_interval_seconds
@@ -155,7 +151,10 @@ class Trainer:
         return self.r2d2.updates, self.r2d2.params_bytes()
 
     def tick(self) -> None:
-        """Writes progress, metrics and checkpoints when they are due."""
+        """Writes progress and metrics when they are due, and has checkpoints written, without waiting for them.
+
+        Raises what ended the write of the last checkpoint early.
+        """
         now = time.monotonic()
         if now >= self._progress_due:
             self._progress_due = now + self.config.progress_interval_seconds
@@ -166,11 +165,10 @@ class Trainer:
         if now >= self._params_file_due:
             self._params_file_due = now + self.config.params_file_interval_seconds
             self.write_params_file()
-        if now >= self._checkpoint_due:
-            self._tell("writing a checkpoint")
-            self.checkpoint()
-            self._progress_due = now
-            self._checkpoint_due = time.monotonic() + self.config.checkpoint_interval_seconds
+        self._checkpoints.poll()
+        if now >= self._checkpoint_due and not self._checkpoints.busy:
+            self._checkpoint_due = now + self.config.checkpoint_interval_seconds
+            self.begin_checkpoint()
 
     def finished(self, deadline: Deadline) -> tuple[str, int] | None:
         """Why the job is over and the exit code that says so, or None: 0 where the run is complete."""
@@ -206,8 +204,12 @@ class Trainer:
         publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict())
 
     def checkpoint(self) -> None:
-        """Saves what the log cannot tell."""
-        self.replay.sync()
+        """Saves what the log cannot tell; it is on disk when this returns."""
+        self.begin_checkpoint()
+        self._checkpoints.wait()
+
+    def begin_checkpoint(self) -> None:
+        """Takes what the log cannot tell as it is now, and has it written while training goes on."""
         state: dict[str, Any] = {
             "r2d2": self.r2d2.state_dict(),
             "replay": self.replay.state_dict(),
@@ -216,7 +218,7 @@ class Trainer:
             "totals": self.replay.totals(),
         }
         tensors, tree = flatten_state(state)
-        save_checkpoint(self.run_dir.checkpoint, tensors, {"updates": self.r2d2.updates, "state": tree})
+        self._checkpoints.begin(tensors, {"updates": self.r2d2.updates, "state": tree})
 
     def write_progress(self, reason: str | None = None) -> None:
         """Brings progress.json up to date; with a reason, the job ends here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -212,6 +213,29 @@ def test_resume_keeps_learned_priorities_and_counters(tmp_path: Path) -> None:
         initial = SEQUENCES[sequence_id % len(SEQUENCES)].initial_priority
         assert priority == pytest.approx(learned if learned is not None else initial)
     check_batch(again.sample(np.random.default_rng(0), 16), SPEC)
+
+
+def test_a_tree_built_on_opening_is_the_one_that_grew(tmp_path: Path) -> None:
+    """To the bit, with evicted records, and priorities that a float32 rounds."""
+    blocks = []
+    for number in range(300):
+        one = SEQUENCES[number % len(SEQUENCES)]
+        blocks.append(encode_block(dataclasses.replace(one, initial_priority=0.1 + 0.37 * number)))
+    replay = make_replay(tmp_path, replay_capacity_transitions=500, prioritized_alpha=0.6)
+    for seq, block in enumerate(blocks):
+        replay.append(0, 1, seq, block)
+    assert 64 < replay.sequences < len(blocks) - 64  # it has grown, and forgotten
+    grown, index = replay._tree._nodes.tobytes(), replay._entries.tobytes()
+    state = replay.state_dict()
+    replay.close()
+    again = make_replay(tmp_path, replay_capacity_transitions=500, prioritized_alpha=0.6)
+    opened = again.sequences
+    assert (len(again._entries), opened) == (len(replay._entries), len(state["ids"]))
+    assert again._entries.tobytes() == index
+    assert again._tree._nodes.tobytes() == grown
+    again.load_state_dict(state)
+    assert again._tree._nodes.tobytes() == grown
+    again.close()
 
 
 def test_a_smaller_capacity_holds_at_once_and_other_shapes_are_refused(tmp_path: Path) -> None:
