@@ -59,10 +59,12 @@ class WireLink:
         self._taken: bytes | None = None
         self._asked_at = self._told_at = time.monotonic()
         self._told_steps = 0
+        self._told_to_wait = False
 
     def send(self, block: bytes) -> None:
         while not self._channel.can_send() and not self.stop_reason:
             self._watchdog.alive()
+            self._tell_wait()
             # The learner may be slower than the actors: what comes meanwhile is what the next steps are acted with.
             self._channel.request_params()
             self._channel.wait_for_credit(_CREDIT_WAIT_SEC, self._stop.is_set)
@@ -83,9 +85,16 @@ class WireLink:
                 print(self._channel.state, flush=True)
                 word_at += _WORD_INTERVAL_SEC
             self._watchdog.alive()
+            self._tell_wait()
             self._channel.request_params()
             self._channel.poll(_PARAMS_WAIT_MS)
         return not self.stop_reason
+
+    def _tell_wait(self) -> None:
+        """Says once that the learner lets this actor wait, as another process has its number."""
+        if self._channel.told_to_wait and not self._told_to_wait:
+            print(self._channel.state, flush=True)
+        self._told_to_wait = bool(self._channel.told_to_wait)
 
     def tick(self, env_steps: int, params_version: int) -> None:
         """Handles what has come, asks for parameters and sends figures when it is time."""

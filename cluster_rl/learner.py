@@ -33,14 +33,23 @@ from cluster_rl.training.trainer import Sampled, Trainer
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys
 from cluster_rl.wire.learner_channel import Joined, LearnerChannel, Left, SequenceReceived, Stats
+from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 _POLL_MS = 20
 _IDLE_SEC = 0.005
 _DRAIN_SEC = 8.0
 _LIVE_SEC = 4.0
+# Sequences that a process may send before the limiter is asked: those who have sent one share what may come.
+_FIRST_CREDIT = 1
+_OPEN_SEQUENCES = 4  # of an emulator at most: one with its tail to come, the open window, and what a step has ended
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def overdraft_sequences(config: Config) -> int:
+    """How many sequences an actor may send beyond its credit: what it can hold when it ends, or its learner did."""
+    return config.credit_sequences + _OPEN_SEQUENCES * config.envs_per_actor
 
 
 class WireThread(threading.Thread):
@@ -57,6 +66,7 @@ class WireThread(threading.Thread):
         self.error: BaseException | None = None
         self.live_actors = 0  # who was heard lately: one that was killed is connected until it is missed
         self._refused_blocks = 0
+        self._log = LimitedLog()
 
     def publish(self, version: int, data: bytes) -> None:
         """Makes parameters available to the actors. Called from the training thread."""
@@ -90,8 +100,11 @@ class WireThread(threading.Thread):
             sequence_schema_hash(self._config),
             max_block_bytes(spec),
             keys=learner_keys(self._run_dir.keys, others_come or not resolve_bind_host(host).is_loopback),
+            total_actors=self._config.total_actors,
+            overdraft=overdraft_sequences(self._config),
             expected_seq=self._trainer.replay.expected_seq,
-            initial_credit=0,
+            initial_credit=_FIRST_CREDIT,
+            log=self._log,
         )
         write_rendezvous(self._run_dir.rendezvous, channel.rendezvous())
         try:
@@ -118,7 +131,11 @@ class WireThread(threading.Thread):
             "wire/actors": self._trainer.connected_actors or 0,
             "wire/refused_blocks": self._refused_blocks,
             "wire/bad_messages": channel.bad_messages,
+            "wire/muted": channel.muted,
             "wire/refused_actors": channel.refused,
+            "wire/waiting_actors": channel.waiting,
+            "wire/unexpected": channel.unexpected,
+            "wire/over_credit": channel.over_credit,
             "wire/duplicates": channel.duplicates,
             "wire/out_of_order": channel.out_of_order,
             "wire/lost_sequences": channel.lost_sequences,
@@ -135,24 +152,20 @@ class WireThread(threading.Thread):
                         self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
                     except BlockError as error:
                         self._refused_blocks += 1
-                        print(f"actor {event.actor}, sequence {event.seq}: {error}; dropped", flush=True)
+                        line = f"actor {event.actor}, sequence {event.seq}: {error}; dropped"
+                        self._log.say("refused blocks", line)
+                        channel.charge_for_block(event.actor)
                 case Joined():
                     lost = f", {event.lost_sequences} sequences lost" if event.lost_sequences else ""
-                    print(f"actor {event.actor} joined at sequence {event.expected_seq}{lost}", flush=True)
+                    self._log.say("joined", f"actor {event.actor} joined at sequence {event.expected_seq}{lost}")
                 case Left():
-                    print(f"actor {event.actor} left: {event.reason}", flush=True)
+                    self._log.say("left", f"actor {event.actor} left: {event.reason}")
                     self._trainer.actor_rates.pop(event.actor, None)
                 case Stats():
                     self._trainer.actor_rates[event.actor] = event.env_steps_per_sec
         if received:
             self._trainer.replay.sync()
-        connected = [link for link in channel.actors.values() if link.connected]
-        wanted = self._trainer.sequences_wanted(len(connected))
-        for link in connected:
-            # Credit that was given stays given: the actor may have used it already.
-            credit = max(link.may_send_up_to, link.expected_seq + wanted)
-            if link.expected_seq != link.durable_seq or credit != link.may_send_up_to:
-                channel.acknowledge(link.actor, link.incarnation, link.expected_seq, credit)
+        channel.acknowledge_all(self._trainer.sequences_wanted(), self._config.credit_sequences)
 
 
 class SamplerThread(threading.Thread):

@@ -22,6 +22,7 @@ from cluster_rl.wire.sockets import identity_of
 
 RUN, SCHEMA = "run", "schema"
 WAIT_SEC = 10.0
+LIMITS = {"total_actors": 16, "overdraft": 8}  # of every learner's channel
 
 
 class Desk:
@@ -35,7 +36,8 @@ class Desk:
         self.channel = self.open()
 
     def open(self, **options: object) -> LearnerChannel:
-        return LearnerChannel("127.0.0.1", RUN, SCHEMA, expected_seq=self.expected_seq, **options)  # type: ignore[arg-type]
+        settings: dict[str, object] = {"expected_seq": self.expected_seq} | LIMITS | options
+        return LearnerChannel("127.0.0.1", RUN, SCHEMA, **settings)  # type: ignore[arg-type]
 
     def expected_seq(self, actor: int, incarnation: int) -> int:
         return len(self.synced.get((actor, incarnation), []))

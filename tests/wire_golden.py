@@ -64,6 +64,7 @@ def files() -> dict[str, bytes]:
         ),
         "params_unchanged": messages.ParamsUnchanged(version=12),
         "stop": messages.Stop(reason="target_total_steps reached", complete=True),
+        "wait": messages.Wait(reason="another process plays as actor 3"),
         "refused": messages.Refused(reason="a newer process runs actor 3"),
     }
     return {

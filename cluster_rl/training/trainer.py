@@ -106,10 +106,9 @@ class Trainer:
                     self._arrivals.add_start(decode_arrays(block, self._block_spec)[1])
         return result
 
-    def sequences_wanted(self, actors: int) -> int:
-        """How many sequences each of `actors` actors may send beyond those that arrived; 0 while they must wait."""
-        wanted = self.limiter.room() // (max(1, actors) * self.config.unroll_length)
-        return min(self.config.credit_sequences, wanted)
+    def sequences_wanted(self) -> int:
+        """How many sequences all actors together may send beyond those that arrived; 0 while they must wait."""
+        return self.limiter.room() // self.config.unroll_length
 
     # What the sampling side calls.
 
@@ -255,7 +254,7 @@ class Trainer:
             return f"waiting for actors, none of {self.config.total_actors} is connected"
         if limiter.inserted < limiter.min_size:
             return f"collecting {limiter.inserted:,} of {limiter.min_size:,} env steps before learning"
-        if self.sequences_wanted(self.connected_actors or 1) == 0:
+        if self.sequences_wanted() == 0:
             return f"playing waits while {-limiter.ahead:,.0f} owed samples are learned (samples_per_insert)"
         if self.connected_actors is None:
             return "playing and learning in turn"

@@ -69,6 +69,7 @@ class ActorChannel:
         self.actor, self.run, self.schema_hash = actor, run, schema_hash
         self.incarnation = new_incarnation()
         self.stop_reason: str | None = None
+        self.told_to_wait = ""  # the learner's words, until it takes this actor
         self.run_complete = False
         self.bad_messages = self.resent = self.reconnects = 0
         self.last_problem = ""
@@ -131,6 +132,8 @@ class ActorChannel:
             return "waiting for a learner: the run has no rendezvous.json yet"
         found = self._connection.rendezvous
         where = f"{found.endpoint} on {found.host}"
+        if self.told_to_wait:
+            return f"the learner at {where} lets this actor wait: {self.told_to_wait}"
         if self._joined:
             return f"joined to {where}"
         return f"waiting for the learner at {where}, silent for {self.silent_sec:.0f} s"
@@ -333,6 +336,9 @@ class ActorChannel:
                 self._params_asked_at = None
             case messages.Stop():
                 self.stop_reason, self.run_complete = message.reason, message.complete
+            case messages.Wait():
+                self._joined, self.told_to_wait = False, message.reason
+                self._hello_wait_sec = _HELLO_FIRST_SEC
             case messages.Refused():
                 raise UserError(f"the learner refused actor {self.actor}: {message.reason}")
 
@@ -345,7 +351,7 @@ class ActorChannel:
         self._learner = message.learner_incarnation
         if self._connection is not None:
             self._connection.keys_fit = self._learner == self.learner_incarnation
-        self._joined = True
+        self._joined, self.told_to_wait = True, ""
         self._progress_at = time.monotonic()
         self._hello_at, self._hello_wait_sec = self._progress_at + _HELLO_FIRST_SEC, _HELLO_FIRST_SEC
 

@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import zmq
-
-from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
-from cluster_rl.wire.keys import KeyGate, KeyPair
+from cluster_rl.wire.keys import KeyPair
+from cluster_rl.wire.learner_socket import LearnerSocket
+from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.messages import MessageError
-from cluster_rl.wire.sockets import identity_of, new_incarnation, receive_parts, resolve_bind_host, set_common_options
+from cluster_rl.wire.peers import ActorLink, Allowances, share_credit
+from cluster_rl.wire.sockets import identity_of, new_incarnation
 
-# One poll hands out at most this many messages, so that a flood cannot keep the learner from its other work.
-_MESSAGES_PER_POLL = 512
-_SEND_TIMEOUT_ERRNOS = (zmq.EHOSTUNREACH, zmq.EAGAIN)
-# An older process of the same number gives way to a newer one that was heard this recently.
-_LIVE_SEC = 3.0
+# What an unwanted message costs its sender: what an honest actor may send too often, and what it never sends.
+_UNWANTED, _WRONG = 1.0, 20.0
+# Unwanted messages at once, beside as many as an actor may have on the way when its connection breaks.
+_ALLOWANCE = 200.0
+_PROBE_SEC = 0.5
+# Only a log restored from an older copy has lost what was acknowledged, and no more than an actor sends in its life.
+_MAX_LOST_SEQUENCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,32 +73,18 @@ class Stats:
 Event = SequenceReceived | Joined | Left | Stats
 
 
-@dataclass
-class ActorLink:
-    """What the learner knows of one actor number: its newest process."""
-
-    actor: int
-    incarnation: int
-    identity: bytes
-    expected_seq: int
-    durable_seq: int
-    may_send_up_to: int
-    last_seen_sec: float  # time.monotonic()
-    connected: bool = True
-    params_version: int = -1
-    env_steps_per_sec: float = 0.0
-    ack_due: bool = field(default=False, repr=False)
-
-
 class LearnerChannel:
     """The learner's end: one ROUTER on a random port of `bind_host`.
 
-    `expected_seq(actor, incarnation)` tells, when a process is first heard, the next number the *log on disk* needs
-    from it (0 if it is unknown there). `initial_credit` sequences may be sent beyond that before the first
-    `acknowledge`. `keys` turns CURVE on and is required unless `bind_host` is loopback.
+    Actors are numbered below `total_actors`. `expected_seq(actor, incarnation)` tells, when a process is first heard,
+    the next number the *log on disk* needs from it (0 if it is unknown there). `initial_credit` sequences may be sent
+    beyond that before the first `acknowledge`. `overdraft` is how many an actor may send beyond its credit: as many as
+    it can have open when it ends. `keys` turns CURVE on and is required unless `bind_host` is loopback. `log` is told
+    of peers' faults.
 
-    Counters, all since the start: `bad_messages` (not of this protocol), `refused` (Hellos), `unexpected` (from no
-    known process), `duplicates`, `out_of_order` (dropped, come again), `lost_sequences`, `unsent` (peer gone or full).
+    Counters, all since the start: `bad_messages` (not of this protocol), `refused` (Hellos), `waiting` (Hellos for a
+    number that another process holds), `unexpected` (from no known process), `duplicates`, `out_of_order` and
+    `over_credit` (dropped, come again), `muted` (dropped unread), `lost_sequences`, `unsent` (peer gone or full).
     """
 
     def __init__(
@@ -107,47 +95,34 @@ class LearnerChannel:
         max_block_bytes: int = messages.MAX_BLOCK_BYTES,
         keys: KeyPair | None = None,
         *,
+        total_actors: int,
+        overdraft: int,
         expected_seq: Callable[[int, int], int] = lambda actor, incarnation: 0,
         initial_credit: int = 8,
         silence_sec: float = 60.0,
+        log: LimitedLog | None = None,
     ) -> None:
-        bound = resolve_bind_host(bind_host)
-        if not bound.is_loopback and keys is None:
-            raise UserError(
-                f"bind_host {bind_host}: other machines can reach it, so the run needs CURVE keys; make them, or use "
-                "127.0.0.1"
-            )
+        self._socket = LearnerSocket(bind_host, max_block_bytes, keys)
+        self.endpoint = self._socket.endpoint
         self.run, self.schema_hash = run, schema_hash
         self.incarnation = new_incarnation()
         self.public_key = keys.public if keys else None
         self.actors: dict[int, ActorLink] = {}
-        self.bad_messages = self.refused = self.unexpected = self.duplicates = 0
-        self.out_of_order = self.lost_sequences = self.unsent = 0
-        self.last_problem = ""
+        self.bad_messages = self.refused = self.waiting = self.unexpected = self.duplicates = 0
+        self.out_of_order = self.over_credit = self.muted = self.lost_sequences = 0
+        self._log = log or LimitedLog()
+        self._allowances = Allowances(_ALLOWANCE + overdraft)
+        self._total_actors, self._overdraft = total_actors, overdraft
         self._by_identity: dict[bytes, ActorLink] = {}
         self._max_block_bytes = max_block_bytes
         self._expected_seq, self._initial_credit, self._silence_sec = expected_seq, initial_credit, silence_sec
         self._params: tuple[int, bytes, bytes] | None = None  # version, header frame, weights
         self._stop: messages.Stop | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gate = KeyGate(self._context, keys) if keys else None
-        self._socket = self._context.socket(zmq.ROUTER)
-        try:
-            self.endpoint = self._bind(bound.address, bound.advertised, keys)
-        except zmq.ZMQError as error:
-            self.close()
-            raise UserError(f"bind_host {bind_host}: cannot listen there: {error.strerror}") from None
 
-    def _bind(self, address: str, advertised: str, keys: KeyPair | None) -> str:
-        set_common_options(self._socket, max(self._max_block_bytes, messages.MAX_HEADER_BYTES))
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.IPV6, int(":" in address))
-        if self._gate is not None and keys is not None:
-            self._gate.protect(self._socket, keys)
-        self._socket.bind(f"tcp://{address}:*")
-        port = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
-        return f"tcp://{advertised}:{port}"
+    @property
+    def unsent(self) -> int:
+        """Messages to actors that were gone or full."""
+        return self._socket.unsent
 
     def rendezvous(self) -> Rendezvous:
         """What actors need to find this channel; the learner writes it to `rendezvous.json`."""
@@ -165,12 +140,8 @@ class LearnerChannel:
         Requests for parameters and Hellos are answered here. Nothing a peer sends raises.
         """
         events: list[Event] = []
-        if self._socket.poll(timeout_ms):
-            for _ in range(_MESSAGES_PER_POLL):
-                parts = receive_parts(self._socket, messages.MAX_PARTS + 1)
-                if parts is None:
-                    break
-                self._receive(parts, events)
+        self._socket.receive(timeout_ms, lambda parts: self._receive(parts, events))
+        self._log.tick()
         now = time.monotonic()
         for link in self.actors.values():
             if link.ack_due:
@@ -190,9 +161,37 @@ class LearnerChannel:
         if link is None or link.incarnation != incarnation:
             return
         assert next_seq <= link.expected_seq, "cannot acknowledge what has not arrived"
-        link.durable_seq, link.may_send_up_to = next_seq, may_send_up_to
+        link.durable_seq = next_seq
+        link.grant(may_send_up_to)
         if link.connected:
             self._send_ack(link)
+
+    def acknowledge_all(self, room: int, most: int) -> None:
+        """Acknowledges all that has arrived, which is in the synced log, and shares out the `room` for what is to come.
+
+        Those who have sent, and go on doing so, get it in equal shares of at most `most` sequences; who has waited
+        longest is first.
+        """
+        connected = [link for link in self.actors.values() if link.connected]
+        senders = [link for link in connected if link.has_sent and not link.is_idle()]
+        senders.sort(key=lambda link: link.busy_sec)
+        before = [link.unused_credit for link in senders]
+        shares = share_credit(room, before, most)
+        credit = {
+            link.actor: link.expected_seq + share
+            for link, unused, share in zip(senders, before, shares, strict=True)
+            if share > unused
+        }
+        for link in connected:
+            if link.actor in credit or link.expected_seq != link.durable_seq:
+                may_send_up_to = credit.get(link.actor, link.may_send_up_to)
+                self.acknowledge(link.actor, link.incarnation, link.expected_seq, may_send_up_to)
+
+    def charge_for_block(self, actor: int) -> None:
+        """Counts a block that could not be used against the connection it came by."""
+        link = self.actors.get(actor)
+        if link is not None:
+            self._charge(link.identity, _WRONG, "blocks that are refused")
 
     def set_params(self, version: int, data: bytes, updates: int) -> None:
         """Makes `data` the parameters that actors get when they ask. `version` grows with each publication."""
@@ -219,33 +218,40 @@ class LearnerChannel:
     def close(self) -> None:
         """Closes the port. Actors keep what was not acknowledged and look for the next learner."""
         self._socket.close()
-        if self._gate is not None:
-            self._gate.close()
-        self._context.term()
 
-    def _receive(self, parts: list[bytes], events: list[Event]) -> None:
+    def _receive(self, parts: list[bytes], events: list[Event]) -> bool:
+        """Handles one message; whether it was a new sequence. All else is charged to its sender."""
         identity = parts[0]
+        if self._allowances.is_muted(identity):
+            self.muted += 1
+            return False
         try:
             message, block = messages.decode_from_actor(parts[1:], self._max_block_bytes)
         except messages.ProtocolMismatchError as error:
             self._refuse(identity, f"{error}; run the same version of cluster_rl on both sides")
-            return
+            return False
         except MessageError as error:
             self.bad_messages += 1
-            self.last_problem = f"from {identity[:40]!r}: {error}"
-            return
+            self._log.say("bad messages", f"bad message from {identity[:40]!r}: {error}")
+            self._charge(identity, _WRONG, "bad messages")
+            return False
+        link = self._by_identity.get(identity)
+        if isinstance(message, messages.SequenceMessage) and link is not None:
+            self._seen(link, events)
+            return self._sequence(link, message, block, events)
+        self._charge(identity, _UNWANTED, f"too many messages ({message.__struct_config__.tag})")
         if isinstance(message, messages.Hello):
             self._hello(identity, message, events)
-            return
-        link = self._by_identity.get(identity)
-        if link is None:
+        elif link is None:
             # A process that was replaced, or one that has not said Hello to this learner; its Hello will come.
             self.unexpected += 1
-            return
-        self._seen(link, events)
+        else:
+            self._seen(link, events)
+            self._answer(link, message, events)
+        return False
+
+    def _answer(self, link: ActorLink, message: messages.ActorMessage, events: list[Event]) -> None:
         match message:
-            case messages.SequenceMessage():
-                self._sequence(link, message, block, events)
             case messages.ParamsRequest():
                 self._answer_params(link, message)
             case messages.ActorStats():
@@ -255,17 +261,25 @@ class LearnerChannel:
             case messages.Goodbye():
                 self._leave(link, message.reason, events)
 
+    def _charge(self, identity: bytes, cost: float, reason: str) -> None:
+        if self._allowances.charge(identity, cost):
+            self._log.say("muted peers", f"{identity[:40]!r} is not listened to for some seconds: {reason}")
+
     def _hello(self, identity: bytes, hello: messages.Hello, events: list[Event]) -> None:
-        if objection := self._objection(identity, hello):
+        link = self.actors.get(hello.actor)
+        is_known = link is not None and link.incarnation == hello.incarnation
+        logged = self._expected_seq(hello.actor, hello.incarnation)
+        if objection := self._objection(identity, hello, logged):
             self._refuse(identity, objection)
             return
-        link = self.actors.get(hello.actor)
-        if link is None or link.incarnation != hello.incarnation:
+        if link is not None and not is_known and self._holds_number(link):
+            self._let_wait(identity, hello)
+            return
+        if link is None or not is_known:
             if link is not None:
                 if link.connected:
                     self._leave(link, "replaced by another process of the same number", events)
                 self._by_identity.pop(link.identity, None)
-            logged = self._expected_seq(hello.actor, hello.incarnation)
             link = self._link(identity, hello, logged)
             lost = link.expected_seq - logged
             self.lost_sequences += lost
@@ -286,9 +300,29 @@ class LearnerChannel:
         if self._stop is not None:
             self._send(identity, self._stop)
 
+    def _holds_number(self, link: ActorLink) -> bool:
+        """Whether the process of this link keeps its number although another one asks for it."""
+        return link.connected and not link.is_idle() and self._is_reachable(link)
+
+    def _is_reachable(self, link: ActorLink) -> bool:
+        now = time.monotonic()
+        if now - link.probed_sec < _PROBE_SEC:
+            return True
+        link.probed_sec = now
+        return self._socket.is_reachable([link.identity, messages.encode(self._ack(link))])
+
+    def _let_wait(self, identity: bytes, hello: messages.Hello) -> None:
+        self.waiting += 1
+        reason = f"another process plays as actor {hello.actor}; give each actor of the run its own number"
+        self._log.say("actors that wait", f"a second process of actor {hello.actor} waits: {reason}")
+        self._send(identity, messages.Wait(reason=reason))
+        if self._stop is not None:
+            self._send(identity, self._stop)
+
     def _link(self, identity: bytes, hello: messages.Hello, logged: int) -> ActorLink:
         # What the actor has forgotten can never come: waiting for it would be for ever.
         expected = max(logged, hello.lowest_unacked)
+        now = time.monotonic()
         link = ActorLink(
             actor=hello.actor,
             incarnation=hello.incarnation,
@@ -296,12 +330,13 @@ class LearnerChannel:
             expected_seq=expected,
             durable_seq=expected,
             may_send_up_to=expected + self._initial_credit,
-            last_seen_sec=time.monotonic(),
+            last_seen_sec=now,
+            busy_sec=now,
         )
         self.actors[hello.actor] = self._by_identity[identity] = link
         return link
 
-    def _objection(self, identity: bytes, hello: messages.Hello) -> str:
+    def _objection(self, identity: bytes, hello: messages.Hello, logged: int) -> str:
         """Why this Hello is not accepted; empty if it is."""
         if hello.run != self.run:
             return f"this is the learner of run {self.run!r}, not of {hello.run!r}; check --run-name"
@@ -312,16 +347,17 @@ class LearnerChannel:
             )
         if identity != identity_of(hello.actor, hello.incarnation):
             return "the identity of the connection is not that of the Hello"
-        if hello.next_seq < hello.lowest_unacked:
-            return "its sequence numbers contradict each other"
-        link = self.actors.get(hello.actor)
-        if link is not None and link.connected and hello.incarnation < link.incarnation:
-            heard_sec = time.monotonic() - link.last_seen_sec
-            if heard_sec < _LIVE_SEC:
-                return f"a newer process runs actor {hello.actor}; give each actor of the run its own number"
+        if hello.actor >= self._total_actors:
+            return (
+                f"the run has {self._total_actors} actors, numbered from 0, and no actor {hello.actor}; start the "
+                "learner with other --num_actors or --actor_jobs"
+            )
+        if not hello.lowest_unacked <= hello.next_seq or hello.lowest_unacked - logged > _MAX_LOST_SEQUENCES:
+            return f"its sequence numbers contradict each other or the log, which has {logged} of it"
         return ""
 
-    def _sequence(self, link: ActorLink, message: messages.SequenceMessage, block: bytes, events: list[Event]) -> None:
+    def _sequence(self, link: ActorLink, message: messages.SequenceMessage, block: bytes, events: list[Event]) -> bool:
+        """Whether it is the next one and within what its actor may send."""
         if message.incarnation != link.incarnation:
             self.unexpected += 1
         elif message.seq < link.expected_seq:
@@ -330,13 +366,19 @@ class LearnerChannel:
         elif message.seq > link.expected_seq:
             # Something before it was lost on the way; the actor sends again from there.
             self.out_of_order += 1
+        elif message.seq >= link.may_send_up_to + self._overdraft:
+            self.over_credit += 1
         else:
             link.expected_seq += 1
+            link.has_sent, link.busy_sec = True, time.monotonic()
             events.append(SequenceReceived(link.actor, link.incarnation, message.seq, block))
+            return True
+        self._charge(link.identity, _UNWANTED, "sequences out of turn")
+        return False
 
     def _answer_params(self, link: ActorLink, request: messages.ParamsRequest) -> None:
         if self._params is not None and self._params[0] > request.newer_than:
-            self._send_frames([link.identity, self._params[1], self._params[2]])
+            self._socket.send([link.identity, self._params[1], self._params[2]])
         else:
             self._send(link.identity, messages.ParamsUnchanged(version=self.params_version))
 
@@ -352,25 +394,16 @@ class LearnerChannel:
 
     def _refuse(self, identity: bytes, reason: str) -> None:
         self.refused += 1
-        self.last_problem = f"refused {identity[:40]!r}: {reason}"
+        self._log.say("refused actors", f"refused {identity[:40]!r}: {reason}")
+        self._charge(identity, _WRONG, "refused before")
         self._send(identity, messages.Refused(reason=reason))
 
+    def _ack(self, link: ActorLink) -> messages.Ack:
+        return messages.Ack(incarnation=link.incarnation, next_seq=link.durable_seq, may_send_up_to=link.may_send_up_to)
+
     def _send_ack(self, link: ActorLink) -> None:
-        ack = messages.Ack(incarnation=link.incarnation, next_seq=link.durable_seq, may_send_up_to=link.may_send_up_to)
         # Not sent (peer full): it stays due, and the next poll tries again.
-        link.ack_due = not self._send(link.identity, ack) and link.connected
+        link.ack_due = not self._send(link.identity, self._ack(link)) and link.connected
 
     def _send(self, identity: bytes, message: messages.LearnerMessage) -> bool:
-        return self._send_frames([identity, messages.encode(message)])
-
-    def _send_frames(self, frames: list[bytes]) -> bool:
-        """False if the peer is gone or takes nothing now. One slow actor must not hold up the learner."""
-        try:
-            # The large frame is shared with all actors that ask; bytes cannot change under zmq.
-            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames) < 3)
-        except zmq.ZMQError as error:
-            if error.errno not in _SEND_TIMEOUT_ERRNOS:
-                raise
-            self.unsent += 1
-            return False
-        return True
+        return self._socket.send([identity, messages.encode(message)])

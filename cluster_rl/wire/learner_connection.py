@@ -16,7 +16,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.keys import KeyPair, present_keys
-from cluster_rl.wire.sockets import receive_parts, set_common_options
+from cluster_rl.wire.sockets import PartsReceiver, set_common_options
 
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 5_000
@@ -53,6 +53,7 @@ class LearnerConnection:
         self._context, self._identity, self._load_keys = context, identity, load_keys
         self._reopen_at: float | None = None
         self._socket: zmq.Socket[bytes] | None = None
+        self._receiver: PartsReceiver | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._poller = zmq.Poller()
 
@@ -83,6 +84,7 @@ class LearnerConnection:
         if found.public_key is not None and keys is not None:
             present_keys(socket, keys, found.public_key)
         self._socket = socket
+        self._receiver = PartsReceiver(socket, messages.MAX_PARTS)
         self._monitor = socket.get_monitor_socket(_MONITORED)
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -101,7 +103,7 @@ class LearnerConnection:
         # By hand: a traceback may hold a reference to it, and the context waits for every open socket.
         self._monitor.close(linger=0)
         self._socket.close()
-        self._socket = self._monitor = None
+        self._socket = self._receiver = self._monitor = None
 
     def wait(self, timeout_ms: int) -> tuple[bool, bool]:
         """Waits for the first of both: (whether a message is there, whether there are `changes`)."""
@@ -110,7 +112,7 @@ class LearnerConnection:
 
     def receive(self) -> list[bytes] | None:
         """The parts of one waiting message, or None."""
-        return None if self._socket is None else receive_parts(self._socket, messages.MAX_PARTS)
+        return None if self._receiver is None else self._receiver.receive()
 
     def send(self, frames: list[bytes]) -> bool:
         """False if there is no connection or its queue is full; what matters is tried again."""

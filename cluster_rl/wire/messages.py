@@ -8,6 +8,7 @@ Decoding is strict: whatever is not exactly one of these messages raises `Messag
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
@@ -20,7 +21,10 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
 MAX_PARAMS_BYTES = 512 * 1024 * 1024
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+# Half of what msgpack and the files of the log can hold, so that a sum of two is a number too.
+_MAX_COUNT = 2**62 - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
+Version = Annotated[int, msgspec.Meta(ge=-1, le=_MAX_COUNT)]
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Words = Annotated[str, msgspec.Meta(max_length=1000)]
 Values = Annotated[dict[Annotated[str, msgspec.Meta(max_length=100)], float], msgspec.Meta(max_length=200)]
@@ -61,14 +65,14 @@ class SequenceMessage(_Message, frozen=True, tag="sequence"):
 class ParamsRequest(_Message, frozen=True, tag="params_request"):
     """Actor: have you parameters newer than this version? -1 takes any."""
 
-    newer_than: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    newer_than: Version
 
 
 class ActorStats(_Message, frozen=True, tag="actor_stats"):
     """Actor: how it is doing; also the sign that it lives. `values` are named numbers for the metrics."""
 
     env_steps_per_sec: float
-    params_version: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    params_version: Version
     values: Values
 
 
@@ -85,7 +89,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     incarnation: Count  # the actor's, so that an answer to a predecessor of the same name is not taken
     expected_seq: Count  # send from here; everything below has arrived
     may_send_up_to: Count
-    params_version: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    params_version: Version
 
 
 class Ack(_Message, frozen=True, tag="ack"):
@@ -108,7 +112,7 @@ class Params(_Message, frozen=True, tag="params"):
 class ParamsUnchanged(_Message, frozen=True, tag="params_unchanged"):
     """Learner: nothing newer than you have; -1 while none are published."""
 
-    version: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    version: Version
 
 
 class Stop(_Message, frozen=True, tag="stop"):
@@ -118,6 +122,12 @@ class Stop(_Message, frozen=True, tag="stop"):
     complete: bool
 
 
+class Wait(_Message, frozen=True, tag="wait"):
+    """Learner: not now, and why; say Hello again in a second."""
+
+    reason: Words
+
+
 class Refused(_Message, frozen=True, tag="refused"):
     """Learner: you cannot take part, and why."""
 
@@ -125,7 +135,7 @@ class Refused(_Message, frozen=True, tag="refused"):
 
 
 ActorMessage = Hello | SequenceMessage | ParamsRequest | ActorStats | Goodbye
-LearnerMessage = Welcome | Ack | Params | ParamsUnchanged | Stop | Refused
+LearnerMessage = Welcome | Ack | Params | ParamsUnchanged | Stop | Wait | Refused
 
 _Decoded = TypeVar("_Decoded")
 _encoder = msgspec.msgpack.Encoder()
@@ -151,6 +161,10 @@ def decode_from_actor(parts: Sequence[bytes], max_block_bytes: int = MAX_BLOCK_B
             raise MessageError(f"sequence {message.seq}: its checksum does not match")
     elif len(parts) > 1:
         raise MessageError(f"{type(message).__name__} with a second frame")
+    elif isinstance(message, ActorStats):
+        figures = (message.env_steps_per_sec, *message.values.values())
+        if not all(map(math.isfinite, figures)):
+            raise MessageError("ActorStats with a figure that is not finite")
     return message, frame
 
 

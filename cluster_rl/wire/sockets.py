@@ -17,6 +17,7 @@ from cluster_rl.errors import UserError
 _HEARTBEAT_INTERVAL_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 20_000
 _LINGER_MS = 500
+_PARTS_BETWEEN_CLOCKS = 64
 
 
 def set_common_options(socket: zmq.Socket[bytes], max_frame_bytes: int) -> None:
@@ -30,17 +31,45 @@ def set_common_options(socket: zmq.Socket[bytes], max_frame_bytes: int) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
 
 
-def receive_parts(socket: zmq.Socket[bytes], max_parts: int) -> list[bytes] | None:
-    """One waiting message, or None. Of a message with too many parts one more than allowed is kept, for the count."""
-    try:
-        parts = [socket.recv(zmq.DONTWAIT)]
-    except zmq.Again:
-        return None
-    while socket.getsockopt(zmq.RCVMORE):
-        part = socket.recv(zmq.DONTWAIT)
-        if len(parts) <= max_parts:
-            parts.append(part)
-    return parts
+class PartsReceiver:
+    """Takes whole messages from `socket`, of at most `max_parts` parts.
+
+    ZeroMQ bounds neither the number of parts nor what they come to, and hands over nothing else before all are taken.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], max_parts: int) -> None:
+        self._socket, self._max_parts = socket, max_parts
+        self.is_dropping = False  # the rest of a message with too many parts
+
+    def receive(self, until: float = float("inf")) -> list[bytes] | None:
+        """The next message, or None if none is waiting.
+
+        Of one with too many parts one more than allowed is returned, for the count. The rest is dropped by the next
+        call, and goes on being dropped by the calls after it where `time.monotonic()` has passed `until`.
+        """
+        if self.is_dropping and not self._drop(until):
+            return None
+        try:
+            parts = [self._socket.recv(zmq.DONTWAIT)]
+        except zmq.Again:
+            return None
+        while self._socket.getsockopt(zmq.RCVMORE):
+            if len(parts) > self._max_parts:
+                self.is_dropping = True
+                break
+            parts.append(self._socket.recv(zmq.DONTWAIT))
+        return parts
+
+    def _drop(self, until: float) -> bool:
+        """Whether the rest is dropped now."""
+        dropped = 0
+        while self._socket.getsockopt(zmq.RCVMORE):
+            if dropped % _PARTS_BETWEEN_CLOCKS == _PARTS_BETWEEN_CLOCKS - 1 and time.monotonic() > until:
+                return False
+            self._socket.recv(zmq.DONTWAIT)
+            dropped += 1
+        self.is_dropping = False
+        return True
 
 
 def identity_of(actor: int, incarnation: int) -> bytes:

@@ -7,12 +7,11 @@ import time
 
 import msgspec
 import pytest
-from channel_fixtures import RUN, SCHEMA, BreakingRelay, Desk, RawActor, block, join, make_actor, send_all, until
+from channel_fixtures import BreakingRelay, Desk, RawActor, block, join, make_actor, send_all, until
 
-from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Joined, LearnerChannel, SequenceReceived
+from cluster_rl.wire.learner_channel import Joined, SequenceReceived
 
 
 def test_sequences_arrive_once_in_order_and_are_acknowledged(desk: Desk, actor: ActorChannel) -> None:
@@ -55,7 +54,7 @@ def test_a_learner_that_lost_acknowledged_sequences_counts_the_gap_and_goes_on(d
     desk.crash()
     desk.synced.clear()
     desk.channel.close()
-    desk.channel = LearnerChannel("127.0.0.1", RUN, SCHEMA, expected_seq=lambda actor, incarnation: 13)
+    desk.channel = desk.open(expected_seq=lambda actor, incarnation: 13)
     for _ in range(5):
         actor.send(block(actor.next_seq))
     got: list[int] = []
@@ -158,12 +157,3 @@ def test_a_restarted_actor_counts_from_zero_and_late_acknowledgements_of_the_old
         until(lambda: second.unacknowledged == 0, lambda: second.poll(5), desk.poll, desk.sync)
     assert len(desk.synced[0, first.incarnation]) == 3
     assert desk.synced[0, second.incarnation] == [block(100), block(101)]
-
-
-def test_of_two_processes_with_one_number_the_older_is_told_to_go(desk: Desk) -> None:
-    older = make_actor(desk.rendezvous)
-    with contextlib.closing(make_actor(desk.rendezvous)) as newer, contextlib.closing(older):
-        join(desk, newer)
-        with pytest.raises(UserError, match="give each actor of the run its own number"):
-            until(lambda: False, lambda: older.poll(5), lambda: newer.poll(5), desk.poll)
-        assert desk.channel.actors[0].incarnation == newer.incarnation

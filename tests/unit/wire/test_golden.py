@@ -71,6 +71,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "params_unchanged": {"version": 12},
     "stop": {"reason": "target_total_steps reached", "complete": True},
+    "wait": {"reason": "another process plays as actor 3"},
     "refused": {"reason": "a newer process runs actor 3"},
 }
 RAW_FRAMES = {"sequence": ["sequence-block.bin"], "params": ["params-weights.bin"]}
@@ -196,7 +197,7 @@ def test_the_page_names_every_field() -> None:
 
 def test_a_client_of_its_own_joins_and_delivers() -> None:
     """Nothing of ours on its side but what the page says, and `config.json`."""
-    learner = LearnerChannel("127.0.0.1", "red-1", sequence_schema_hash(CONFIG))
+    learner = LearnerChannel("127.0.0.1", "red-1", sequence_schema_hash(CONFIG), total_actors=4, overdraft=0)
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.ROUTING_ID, f"actor-3-{INCARNATION}".encode())

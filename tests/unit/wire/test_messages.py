@@ -16,7 +16,7 @@ from cluster_rl.wire.messages import MessageError, decode_from_actor, decode_fro
 BLOCK = b"block bytes"
 WEIGHTS = b"weights"
 FROM_ACTOR = [
-    messages.Hello(run="r", schema_hash="s", actor=3, incarnation=2**62, lowest_unacked=5, next_seq=9),
+    messages.Hello(run="r", schema_hash="s", actor=3, incarnation=2**62 - 1, lowest_unacked=5, next_seq=9),
     messages.SequenceMessage(incarnation=1, seq=0, block_bytes=len(BLOCK), crc32=zlib.crc32(BLOCK)),
     messages.ParamsRequest(newer_than=-1),
     messages.ActorStats(env_steps_per_sec=1.5, params_version=-1, values={"a": 1.0}),
@@ -28,6 +28,7 @@ FROM_LEARNER = [
     messages.Params(version=1, updates=20, size_bytes=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest()),
     messages.ParamsUnchanged(version=-1),
     messages.Stop(reason="target reached", complete=True),
+    messages.Wait(reason="later"),
     messages.Refused(reason="no"),
 ]
 
@@ -72,6 +73,15 @@ BAD = {
     "wrong type": ([header({"type": "params_request", "newer_than": "1"})], "newer_than"),
     "bool for a number": ([header({"type": "params_request", "newer_than": True})], "newer_than"),
     "negative": ([header({"type": "params_request", "newer_than": -2})], "newer_than"),
+    "number too large": ([header({"type": "params_request", "newer_than": 2**62})], "newer_than"),
+    "infinite figure": (
+        [header({"type": "actor_stats", "env_steps_per_sec": 1.0, "params_version": 0, "values": {"a": float("inf")}})],
+        "not finite",
+    ),
+    "no number for a figure": (
+        [header({"type": "actor_stats", "env_steps_per_sec": float("nan"), "params_version": 0, "values": {}})],
+        "not finite",
+    ),
     "unknown field": ([header({"type": "params_request", "newer_than": 1, "extra": 1})], "extra"),
     "missing field": ([header({"type": "goodbye"})], "reason"),
     "header too long": ([header({"type": "goodbye", "reason": "x" * 20_000})], "header of"),

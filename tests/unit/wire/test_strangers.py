@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from channel_fixtures import RUN, SCHEMA, Desk, RawActor, join, make_actor, send_all, until
+from channel_fixtures import LIMITS, RUN, SCHEMA, Desk, RawActor, join, make_actor, send_all, until
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
@@ -85,15 +85,15 @@ def test_an_oversized_frame_cuts_its_sender_only(desk: Desk, actor: ActorChannel
 def test_other_addresses_than_loopback_need_keys() -> None:
     for host in ("0.0.0.0", "*", "192.0.2.1"):
         with pytest.raises(UserError, match=r"bind_host .*CURVE keys"):
-            LearnerChannel(host, RUN, SCHEMA)
+            LearnerChannel(host, RUN, SCHEMA, **LIMITS)
     with pytest.raises(UserError, match="not a known host"):
-        LearnerChannel("no-such-host.invalid", RUN, SCHEMA)
+        LearnerChannel("no-such-host.invalid", RUN, SCHEMA, **LIMITS)
 
 
 def test_an_address_of_another_machine_cannot_be_bound(tmp_path: Path) -> None:
     keys.make_keys(tmp_path / "keys")
     with pytest.raises(UserError, match=r"bind_host 192\.0\.2\.1: cannot listen there"):
-        LearnerChannel("192.0.2.1", RUN, SCHEMA, keys=keys.load_learner_keys(tmp_path / "keys"))
+        LearnerChannel("192.0.2.1", RUN, SCHEMA, keys=keys.load_learner_keys(tmp_path / "keys"), **LIMITS)
 
 
 class TestCurve:
@@ -106,7 +106,7 @@ class TestCurve:
     def secure(self, folder: Path) -> Iterator[Desk]:
         desk = Desk()
         desk.channel.close()
-        desk.channel = LearnerChannel("0.0.0.0", RUN, SCHEMA, keys=keys.load_learner_keys(folder))
+        desk.channel = LearnerChannel("0.0.0.0", RUN, SCHEMA, keys=keys.load_learner_keys(folder), **LIMITS)
         # Tests need not resolve this machine's name.
         desk.channel.endpoint = f"tcp://127.0.0.1:{desk.channel.endpoint.rsplit(':', 1)[1]}"
         yield desk

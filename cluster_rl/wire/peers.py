@@ -1,0 +1,121 @@
+"""What the learner's channel knows of its peers: the process behind each actor number, who is muted, whose turn it is.
+
+Used by `LearnerChannel`, in the learner process. In: what peers sent. Out: whom to listen to, and how many sequences
+each may send. Bounded whatever they do: a link for each actor number of the run, `_MAX_ACCOUNTS` connections that sent
+what was not wanted.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# An actor with credit that has sent no sequence for so long holds up nobody: its share goes to the others, and its
+# number to another process that asks for it.
+IDLE_SEC = 30.0
+# Of the allowance that comes back; an honest actor's Hellos, questions and figures together are fewer.
+_REGAINED_PER_SEC = 10.0
+_MUTE_SEC = 10.0
+_MAX_ACCOUNTS = 1024
+
+
+@dataclass
+class ActorLink:
+    """What the learner knows of one actor number: the process that holds it."""
+
+    actor: int
+    incarnation: int
+    identity: bytes
+    expected_seq: int
+    durable_seq: int
+    may_send_up_to: int
+    last_seen_sec: float  # time.monotonic(), as all times here
+    busy_sec: float  # when its newest sequence came, or the credit that it had waited for
+    connected: bool = True
+    has_sent: bool = False  # a sequence, since it joined this learner
+    params_version: int = -1
+    env_steps_per_sec: float = 0.0
+    ack_due: bool = field(default=False, repr=False)
+    probed_sec: float = field(default=float("-inf"), repr=False)
+
+    @property
+    def unused_credit(self) -> int:
+        """Sequences that it may send and has not."""
+        return max(0, self.may_send_up_to - self.expected_seq)
+
+    def is_idle(self) -> bool:
+        """Whether it could have sent a sequence for `IDLE_SEC` and did not."""
+        return self.unused_credit > 0 and time.monotonic() - self.busy_sec > IDLE_SEC
+
+    def grant(self, may_send_up_to: int) -> None:
+        """Lets it send the sequences below `may_send_up_to`. What was granted stays so: it may be on its way."""
+        if not self.unused_credit:
+            self.busy_sec = time.monotonic()
+        self.may_send_up_to = max(self.may_send_up_to, may_send_up_to)
+
+
+def share_credit(room: int, unused: Sequence[int], most: int) -> list[int]:
+    """Shares out the sequences that may come, `room`, among actors that have `unused` credit of it, first come first.
+
+    Returns what each has unused afterwards: no less than before, no more than `most` unless it had, as equal as may be,
+    and all together no more than `room` unless they had.
+    """
+    free = room - sum(unused)
+    if free <= 0 or not unused:
+        return list(unused)
+
+    def cost(level: int) -> int:
+        return sum(max(0, level - have) for have in unused)
+
+    level = bisect.bisect_right(range(most + 1), free, key=cost) - 1
+    left = free - cost(level)
+    shares = []
+    for have in unused:
+        one_more = left > 0 and have <= level < most
+        shares.append(max(have, level) + one_more)
+        left -= one_more
+    return shares
+
+
+@dataclass
+class _Account:
+    """What one connection may still send of what is not wanted, as of `at`; times are of time.monotonic()."""
+
+    left: float
+    at: float
+    muted_until: float = 0.0
+
+
+class Allowances:
+    """Which connections are muted: those that sent more than `allowance` of what was not wanted, of late.
+
+    A connection is known by its identity. Of too many the ones that were charged longest ago are forgiven.
+    """
+
+    def __init__(self, allowance: float) -> None:
+        self._allowance = allowance
+        self._accounts: dict[bytes, _Account] = {}  # by identity, the newest charge last
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def is_muted(self, identity: bytes) -> bool:
+        """Whether what it sends should be dropped unread."""
+        account = self._accounts.get(identity)
+        return account is not None and time.monotonic() < account.muted_until
+
+    def charge(self, identity: bytes, cost: float) -> bool:
+        """Counts something unwanted; whether its sender is muted from now on."""
+        now = time.monotonic()
+        account = self._accounts.pop(identity, None) or _Account(self._allowance, now)
+        regained = (now - account.at) * _REGAINED_PER_SEC
+        account.left, account.at = min(self._allowance, account.left + regained) - cost, now
+        self._accounts[identity] = account
+        if len(self._accounts) > _MAX_ACCOUNTS:
+            del self._accounts[next(iter(self._accounts))]
+        if account.left >= 0:
+            return False
+        account.left, account.muted_until = self._allowance, now + _MUTE_SEC
+        return True
