@@ -177,7 +177,8 @@ def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, 
         reason = link.stop_reason
         actor.stop()
         if not channel.flush(_FLUSH_SEC):
-            print(f"actor {index}: the learner did not acknowledge everything within {_FLUSH_SEC:.0f} s", flush=True)
+            kept = channel.unacknowledged
+            print(f"actor {index}: {kept} sequences lost, not acknowledged within {_FLUSH_SEC:.0f} s", flush=True)
     else:
         reason = link.stop_reason
     print(reason, flush=True)

@@ -38,11 +38,11 @@ from cluster_rl.batch_system.seeds import is_of_run, read_seeds
 from cluster_rl.batch_system.settings import SETTINGS_FILE, ClusterSettings, read_settings
 from cluster_rl.batch_system.submission import make_plan, submit
 from cluster_rl.config import load_config
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import run_of
 from cluster_rl.jobs.slurm import QueuedJob, SlurmError
-from cluster_rl.jobs.status import doing, line_of, milestones_of, time_of_job, warning_of_run
+from cluster_rl.jobs.status import doing, line_of, milestones_of, storage_problem, time_of_job, warning_of_run
 from cluster_rl.report.bars import duration_words, say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
@@ -80,7 +80,8 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`.
 
     `actor_job` is the number of a job of actors alone, None for a trainer's. Damaged files end no chain: the next job
-    rebuilds progress.json, and crashes are counted anew.
+    rebuilds progress.json, and crashes are counted anew. Nor does storage that refuses chain.json: this job is then not
+    counted.
     """
     try:
         progress = read_progress(run_dir.progress)
@@ -99,10 +100,13 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
         before = ChainState()
     requeued = cancelled and slurm.was_requeued()
     state, verdict = after_job(before, exit_code, env_steps, cancelled, requeued, when_done)
-    if verdict.goes_on:
-        run_dir.create()  # the job may have crashed before it did, and its crash must count
-    if run_dir.exists():
-        save_chain(path, state)
+    try:
+        if verdict.goes_on:
+            run_dir.create()  # the job may have crashed before it did, and its crash must count
+        if run_dir.exists():
+            save_chain(path, state)
+    except StorageError as error:
+        print(f"this job is not counted: {error}", flush=True)
     print(f"run {run_dir.run_name}: {verdict.reason}", flush=True)
     return EXIT_UNFINISHED if verdict.goes_on else verdict.exit_code
 
@@ -152,7 +156,7 @@ def _seed_row(run_dir: RunDir, jobs: Sequence[QueuedJob]) -> list[str]:
         f"{progress.env_steps:,} of {progress.target_total_steps:,}",
         f"{len(progress.milestones)} of {milestones_of(run_dir, _initial_state(run_dir), progress)}",
         "" if mean_return is None else f"{mean_return:.2f}",
-        ", ".join(doing(progress)),
+        ", ".join(doing(progress, storage_problem(progress, run_dir))),
     ]
 
 
@@ -180,7 +184,8 @@ def _print_run(run_dir: RunDir) -> None:
     if progress is None:
         print("progress: none yet")
         return
-    print(f"progress: {line_of(progress, milestones_of(run_dir, _initial_state(run_dir), progress))}")
+    milestones = milestones_of(run_dir, _initial_state(run_dir), progress)
+    print(f"progress: {line_of(progress, milestones, storage_problem(progress, run_dir))}")
     for job in progress.jobs[-3:]:
         how = job.reason or (f"running, {time_of_job(job)}" if job.ended is None else "ended without a reason")
         where = f"SLURM job {job.slurm_job_id} on {job.host}" if job.slurm_job_id else job.host

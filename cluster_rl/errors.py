@@ -1,8 +1,8 @@
 """The one exception that means "the input is wrong", and how a command writes and ends.
 
 Every command of the package wraps its main function in `run_command`. Bad input gives one line on stderr (one for each
-thing that is wrong with a config) and exit code 2, what fails outside of the program one line and exit code 1 or 2, and
-only a mistake of the program's own a traceback.
+thing that is wrong with a config) and exit code 2, storage that takes nothing now one line and exit code 75, what else
+fails outside of the program one line and exit code 1 or 2, and only a mistake of the program's own a traceback.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_UNFINISHED = 85
 """The job's time is over and all is saved, but the run's target is not reached: the same command goes on with it."""
+EXIT_STORAGE = 75
+"""The storage takes nothing now: full, read-only, failing or away. The same command may succeed later (sysexits.h has
+the number as EX_TEMPFAIL)."""
 EXITS_WELL = (EXIT_OK, EXIT_UNFINISHED)
 """Of a trainer that did what it should."""
 
@@ -37,6 +40,9 @@ _PACKAGE = Path(__file__).parent
 _MENDS = {
     errno.ENOSPC: "free some space and start again",
     errno.EDQUOT: "free some of the quota, of space or of the number of files, and start again",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), and start again",
+    errno.EIO: "check the disk or its server, and start again",
+    errno.ESTALE: "its file server has lost it; start again",
     errno.EACCES: "give another path, or ask its owner",
     errno.EPERM: "give another path, or ask its owner",
     errno.EROFS: "give another path: the file system is mounted read-only",
@@ -45,6 +51,21 @@ _MENDS = {
     errno.ENOTDIR: "a folder was expected there",
     errno.EISDIR: "a file was expected there",
 }
+# What passes, or is mended, without a change of what was given; with what storage is then, in words. The last ones are
+# those of network file systems.
+_STORAGE = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "quota full",
+    errno.EFBIG: "limit on file sizes reached",
+    errno.EROFS: "file system read-only",
+    errno.EIO: "storage failing",
+    **dict.fromkeys(
+        (errno.ESTALE, errno.ENOLINK, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
+        "file server away",
+    ),
+}
+# Also sockets and terminals fail with the others.
+_STORAGE_WITHOUT_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ESTALE)
 # Of the machine, whatever the path.
 _LIMITS = {
     errno.EMFILE: "more open files than `ulimit -n` allows; raise it, or run fewer at once",
@@ -68,6 +89,26 @@ class UserError(Exception):
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(f"{message}: {'; '.join(details)}" if details else message)
         self.lines = (message, *details)
+
+
+class StorageError(UserError):
+    """Storage that does not take or give a file now. Nobody gave anything wrong, and the same may succeed later.
+
+    `path` is the file's, `number` the errno; `state` says in two or three words what storage is.
+    """
+
+    def __init__(self, message: str, path: str | Path, number: int | None) -> None:
+        super().__init__(message)
+        self.path, self.number = Path(path), number
+        self.state = _STORAGE.get(number or 0, "storage failing")
+
+    def __reduce__(self) -> tuple[type[StorageError], tuple[str, Path, int | None]]:
+        return type(self), (self.lines[0], self.path, self.number)  # from a process of a pool to its parent
+
+
+def is_of_storage(error: OSError) -> bool:
+    """Whether this is the storage's doing, so that the same call may succeed later."""
+    return error.errno in _STORAGE
 
 
 def mend(error: OSError, path: str | Path) -> str:
@@ -107,9 +148,10 @@ def run_command(main: Callable[[], int], only_logs: bool = False) -> None:
     """Runs a command's main function and leaves the process with its exit code.
 
     `UserError` becomes `error: <message>` on stderr, its details on indented lines below, and exit code 2. So does what
-    the system says of a path that was given; what else fails outside of the program (the system's errors, memory,
-    sockets, the GPU) becomes a line that names the place in the program, and exit code 1. Ctrl-C is exit code 130.
-    Anything else is a mistake of the program's own: its traceback, a last line that says so, and exit code 1.
+    the system says of a path that was given; `StorageError`, and the system's words for the same, are exit code 75.
+    What else fails outside of the program (the system's errors, memory, sockets, the GPU) becomes a line that names the
+    place in the program, and exit code 1. Ctrl-C is exit code 130. Anything else is a mistake of the program's own: its
+    traceback, a last line that says so, and exit code 1.
 
     Output that nobody reads any more (`| head`, a terminal that was closed, `>&-`) is dropped: the work is done to its
     end, and the exit code is the work's. Where output was lost that somebody wants (a full disk) the work is done too,
@@ -133,7 +175,7 @@ def _run(main: Callable[[], int]) -> int:
         return main()
     except UserError as error:
         _say("\n  ".join(" ".join(line.split()) for line in error.lines))
-        return EXIT_BAD_INPUT
+        return EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return 130
     except SystemExit as ended:
@@ -166,8 +208,10 @@ def _answer(error: Exception) -> tuple[int, str] | None:
         if error.filename is not None:
             path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
             words, hint = f"{path}: {words}", mend(error, path)
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):  # of a file that was opened before
+        elif error.errno in _STORAGE_WITHOUT_PATH:  # of a file that was opened before
             words, hint = f"{words}{_place(error)}", _MENDS[error.errno]
+        if is_of_storage(error) and (error.filename is not None or error.errno in _STORAGE_WITHOUT_PATH):
+            return EXIT_STORAGE, f"{words}; {hint}" if hint else words
         if hint:
             return EXIT_BAD_INPUT, f"{words}; {hint}"
         hint = _LIMITS.get(error.errno or 0, "")

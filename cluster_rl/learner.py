@@ -13,6 +13,8 @@ if __name__ == "__main__":
     hold_signals()
 
 import argparse
+import collections
+import contextlib
 import ctypes
 import os
 import queue
@@ -29,6 +31,7 @@ from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
+from cluster_rl.training.outage import Writer
 from cluster_rl.training.trainer import Sampled, Trainer
 from cluster_rl.wire.codec import BlockError, max_block_bytes
 from cluster_rl.wire.keys import learner_keys
@@ -53,7 +56,11 @@ def overdraft_sequences(config: Config) -> int:
 
 
 class WireThread(threading.Thread):
-    """Owns the channel: logs blocks, syncs once for all that came together, then acknowledges and grants credit."""
+    """Owns the channel: logs blocks, syncs once for all that came together, then acknowledges and grants credit.
+
+    Blocks that storage does not take wait here, in their order. Nothing is acknowledged meanwhile and no credit given,
+    so that no more of them come than were allowed to.
+    """
 
     def __init__(self, trainer: Trainer, config: Config, run_dir: RunDir) -> None:
         super().__init__(name="wire", daemon=True)
@@ -67,6 +74,15 @@ class WireThread(threading.Thread):
         self.live_actors = 0  # who was heard lately: one that was killed is connected until it is missed
         self._refused_blocks = 0
         self._log = LimitedLog()
+        self._unlogged: collections.deque[SequenceReceived] = collections.deque()
+        self._synced = True
+        self._log_writer = Writer(trainer.outage, "the replay log")
+        self._rendezvous_writer = Writer(trainer.outage, "rendezvous.json")
+
+    @property
+    def all_logged(self) -> bool:
+        """Whether everything that arrived is on disk."""
+        return self._synced and not self._unlogged
 
     def publish(self, version: int, data: bytes) -> None:
         """Makes parameters available to the actors. Called from the training thread."""
@@ -78,6 +94,7 @@ class WireThread(threading.Thread):
         `complete`: the run has reached its target, and no later learner will want them.
         """
         self._goodbye = (reason, complete)
+        self._log_writer.hurry()
         deadline = time.monotonic() + timeout_sec
         while self.is_alive() and self.live_actors and time.monotonic() < deadline:
             time.sleep(_IDLE_SEC)
@@ -106,10 +123,14 @@ class WireThread(threading.Thread):
             initial_credit=_FIRST_CREDIT,
             log=self._log,
         )
-        write_rendezvous(self._run_dir.rendezvous, channel.rendezvous())
+        place = channel.rendezvous()
         try:
-            told_stop = False
+            told_stop = can_be_found = False
             while not self._ended.is_set():
+                if not can_be_found and self._rendezvous_writer.is_due:
+                    can_be_found = self._rendezvous_writer.write(
+                        lambda: write_rendezvous(self._run_dir.rendezvous, place)
+                    )
                 while not self._params.empty():
                     version, data = self._params.get()
                     channel.set_params(version, data, version)
@@ -122,8 +143,11 @@ class WireThread(threading.Thread):
                 self.live_actors = sum(now - link.last_seen_sec < _LIVE_SEC for link in links)
                 self._trainer.connected_actors = len(links)
                 self._trainer.wire_row = self._counters(channel)
+            if not self.all_logged:
+                self._log_arrivals(channel)
         finally:
-            remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
+            with contextlib.suppress(OSError):  # it is older than what the next learner writes
+                remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
             channel.close()
 
     def _counters(self, channel: LearnerChannel) -> dict[str, float]:
@@ -143,18 +167,10 @@ class WireThread(threading.Thread):
         }
 
     def _receive(self, channel: LearnerChannel) -> None:
-        received = False
         for event in channel.poll(_POLL_MS):
             match event:
                 case SequenceReceived():
-                    received = True
-                    try:
-                        self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
-                    except BlockError as error:
-                        self._refused_blocks += 1
-                        line = f"actor {event.actor}, sequence {event.seq}: {error}; dropped"
-                        self._log.say("refused blocks", line)
-                        channel.charge_for_block(event.actor)
+                    self._unlogged.append(event)
                 case Joined():
                     lost = f", {event.lost_sequences} sequences lost" if event.lost_sequences else ""
                     self._log.say("joined", f"actor {event.actor} joined at sequence {event.expected_seq}{lost}")
@@ -163,9 +179,37 @@ class WireThread(threading.Thread):
                     self._trainer.actor_rates.pop(event.actor, None)
                 case Stats():
                     self._trainer.actor_rates[event.actor] = event.env_steps_per_sec
-        if received:
-            self._trainer.replay.sync()
+        if not self.all_logged and not (self._log_writer.is_due and self._log_arrivals(channel)):
+            return
         channel.acknowledge_all(self._trainer.sequences_wanted(), self._config.credit_sequences)
+
+    def _log_arrivals(self, channel: LearnerChannel) -> bool:
+        """Logs what waits, in its order, and syncs it; whether storage took all of it."""
+
+        def log() -> None:
+            while self._unlogged:
+                self._synced = False
+                self._ingest(channel, self._unlogged[0])
+                self._unlogged.popleft()
+            self._trainer.replay.sync()
+            self._synced = True
+
+        return self._log_writer.write(log)
+
+    def _ingest(self, channel: LearnerChannel, event: SequenceReceived) -> None:
+        try:
+            self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
+        except BlockError as error:
+            self._refused_blocks += 1
+            self._log.say("refused blocks", f"actor {event.actor}, sequence {event.seq}: {error}; dropped")
+            channel.charge_for_block(event.actor)
+
+    @property
+    def lost_words(self) -> str:
+        """What arrived and is not on disk, for the job's last words; empty if nothing."""
+        if self.all_logged:
+            return ""
+        return f"{len(self._unlogged)} sequences that arrived" if self._unlogged else "the newest sequences"
 
 
 class SamplerThread(threading.Thread):
@@ -230,7 +274,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     """Trains until the run is complete, time is up or a signal comes. Returns an exit code.
 
     `job_started` (`time.monotonic()`, which all processes of a machine share) is when the job began, for
-    `max_runtime_seconds`.
+    `max_runtime_seconds`. Raises `StorageError` if something could not be saved at the end.
     """
     prepare_process(config)
     stop = StopFlag().install()
@@ -244,7 +288,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     trainer.connected_actors = 0
     wire, sampler = WireThread(trainer, config, run_dir), SamplerThread(trainer)
     wire.publish(*trainer.publish())
-    trainer.write_progress()
+    trainer.tick()
     wire.start()
     sampler.start()
     while not stop:
@@ -258,7 +302,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     complete = stop.signal_number is None and stop.exit_code == EXIT_OK
     wire.drain(stop.reason, complete, _DRAIN_SEC)
     _raise_error_of(trainer, wire, sampler)
-    trainer.close(stop.reason)
+    trainer.close(stop.reason, wire.lost_words)
     return stop.exit_code
 
 

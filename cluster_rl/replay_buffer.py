@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.config import Config
+from cluster_rl.errors import StorageError
 from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.batch_arrays import empty_batch, fill_column
@@ -176,7 +177,8 @@ class Replay:
     def append(self, actor: int, incarnation: int, seq: int, block: bytes | memoryview) -> AppendResult:
         """Checks and logs one block and makes it sampleable. It is on disk for sure only after `sync`.
 
-        Raises `BlockError` for a block that is not one of this spec, `UserError` if the disk is full or fails.
+        Raises `BlockError` for a block that is not one of this spec, and `StorageError` if the disk is full or fails:
+        the replay is then as it was, and the block may be handed in again.
         """
         if not (0 <= actor < 2**32 and 0 <= incarnation < 2**62 and 0 <= seq < 2**62):
             raise BlockError(f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range")
@@ -192,7 +194,7 @@ class Replay:
     def sync(self) -> None:
         """Puts everything appended so far on disk: one fsync for many blocks. Call it before acknowledging.
 
-        Raises `UserError` if the disk or the quota is full or the disk fails.
+        Raises `StorageError` if the disk or the quota is full or the disk fails; a later call makes up for it.
         """
         with self._lock:
             sync = self._log.prepare_sync()
@@ -333,7 +335,10 @@ class Replay:
     def _evict(self) -> None:
         """Deletes oldest segments until the capacity holds; never the one that is being written."""
         while self._transitions > self._config.replay_capacity_transitions and len(self._log.segments) > 1:
-            segment = self._log.evict_oldest()
+            try:
+                segment = self._log.evict_oldest()
+            except StorageError:
+                return  # what is appended next tries again, and cannot be written either if the failure lasts
             self._segments.pop(segment.number, None)
             self._clear(np.arange(self._oldest_id, min(segment.end_id, self._next_id), dtype=np.int64))
             self._oldest_id = max(self._oldest_id, segment.end_id)

@@ -24,7 +24,16 @@ from pathlib import Path
 
 from cluster_rl.config import Config
 from cluster_rl.configs.files import config_name
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, EXITS_WELL, run_command
+from cluster_rl.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_STORAGE,
+    EXIT_UNFINISHED,
+    EXITS_WELL,
+    StorageError,
+    run_command,
+)
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
@@ -104,7 +113,8 @@ class _Job:
 
     def _look_at(self, event: ChildEvent) -> None:
         if event.kind in ("bad_input", "gave_up"):
-            self._code = EXIT_BAD_INPUT if event.kind == "bad_input" else EXIT_FAILURE
+            of_storage = EXIT_STORAGE if event.exit_code == EXIT_STORAGE else EXIT_FAILURE
+            self._code = EXIT_BAD_INPUT if event.kind == "bad_input" else of_storage
             self._failure = event.line.splitlines()[0]
         elif event.kind == "finished" and event.name == LEARNER:
             self._code = event.exit_code
@@ -126,7 +136,9 @@ class _Job:
             if event.exit_code in EXITS_WELL:
                 continue
             view.say(event.line)
-            if event.name == LEARNER and self._stop and progress is not None:
+            if event.name == LEARNER and event.exit_code == EXIT_STORAGE:
+                self._code = self._code or EXIT_STORAGE
+            elif event.name == LEARNER and self._stop and progress is not None:
                 self._code = EXIT_FAILURE
         cause = self._failure or ("" if self._stop.signal_number else self._stop.reason)  # that no signal tells
         if progress is not None and (cause or progress.jobs[-1].ended is None):
@@ -134,7 +146,11 @@ class _Job:
             progress.end_job(f"{reason}; the learner ended without a checkpoint")
             if cause:
                 progress.correct_reason(f"signal {number.name}", cause)
-            save_progress(self._run_dir.progress, progress)
+            try:
+                save_progress(self._run_dir.progress, progress)
+            except StorageError as error:
+                view.say(f"why the job ended is not in {error}")
+                self._code = self._code or EXIT_STORAGE
 
     def _begun(self) -> Progress | None:
         """The run's progress, if the learner has begun this job in it."""

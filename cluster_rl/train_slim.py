@@ -15,11 +15,13 @@ if __name__ == "__main__":
     hold_signals()
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 
 import torch
 
@@ -35,23 +37,39 @@ from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.training.outage import Writer
 from cluster_rl.training.trainer import Trainer
 
 _VIDEOS = 4
 _POLL_SEC = 0.2
+_WAIT_SEC = 0.05
+_LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 
 
 class SerialLink:
-    """An actor's line to the trainer in the same process: a sequence is logged when it is sent."""
+    """An actor's line to the trainer in the same process: a sequence is logged when it is sent.
 
-    def __init__(self, trainer: Trainer, actor: int, incarnation: int) -> None:
+    While storage does not take it, it is tried again, and `waiting` called between the tries: until it says that the
+    job must end. Then the sequence is `lost`, as are those that follow.
+    """
+
+    def __init__(self, trainer: Trainer, actor: int, incarnation: int, waiting: Callable[[], bool]) -> None:
+        self.lost = 0
         self._trainer = trainer
+        self._waiting = waiting
+        self._writer = Writer(trainer.outage, f"the replay log, by actor {actor}")
         self._ids = (actor, incarnation)
         self._seq = 0
         self._params: tuple[int, bytes] | None = None
 
     def send(self, block: bytes) -> None:
-        self._trainer.ingest(*self._ids, self._seq, block)
+        while not self._writer.write(lambda: self._trainer.ingest(*self._ids, self._seq, block)):
+            while not self._writer.is_due:
+                if not self._waiting():
+                    self.lost += 1
+                    self._seq += 1  # so that the log counts a gap
+                    return
+                time.sleep(_WAIT_SEC)
         self._seq += 1
 
     def offer(self, version: int, data: bytes) -> None:
@@ -66,7 +84,8 @@ class SerialLink:
 def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     """Plays and learns in turn until the run is complete, time is up or `stop` is set. Returns the reason.
 
-    The caller has checked the config and made the folder, and holds the run's lock.
+    The caller has checked the config and made the folder, and holds the run's lock. Raises `StorageError` at the end if
+    something could not be saved.
     """
     deadline = job_deadline(config.max_runtime_seconds, time.monotonic())
     token = uuid.uuid4().hex
@@ -75,10 +94,28 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     trainer.progress.jobs[-1].ends = deadline.unix_sec()
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
     links, actors = [], []
+    view = StatusView(run_dir, config, token)
+    give_up_sec = math.inf  # by time.monotonic(), once the job must end
+
+    def job_is_over() -> bool:
+        over = trainer.finished(deadline)
+        if over is not None:
+            stop.set(*over)
+        return bool(stop)
+
+    def waiting() -> bool:
+        """Between the tries of what storage does not take; False where they must end."""
+        nonlocal give_up_sec
+        trainer.tick()
+        view.refresh()
+        if job_is_over():
+            give_up_sec = min(give_up_sec, time.monotonic() + _LAST_TRIES_SEC)
+        return time.monotonic() < give_up_sec
+
     for index in range(config.num_actors):
         # Counted by the log: the same in a repeated run, another in the next job.
         incarnation = trainer.replay.next_incarnation(index)
-        links.append(SerialLink(trainer, index, incarnation))
+        links.append(SerialLink(trainer, index, incarnation, waiting))
         actors.append(Actor(config, index, incarnation, links[-1], logs, run_dir.run_name))
 
     def publish() -> None:
@@ -87,8 +124,8 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
             link.offer(*params)
 
     publish()
-    trainer.write_progress()
-    with StatusView(run_dir, config, token) as view:
+    trainer.tick()
+    with view:
         for _ in zip(*(actor.run() for actor in actors), strict=True):
             trainer.tick()
             view.refresh()
@@ -99,15 +136,15 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
                     publish()
                 trainer.tick()
                 view.refresh()
-            over = trainer.finished(deadline)
-            if over is not None:
-                stop.set(*over)
-            if stop:
+            if job_is_over():
                 break
         for actor in actors:
             actor.stop()
-        trainer.close(stop.reason)
-        view.finish()
+        lost = sum(link.lost for link in links)
+        try:
+            trainer.close(stop.reason, f"{lost} sequences" if lost else "")
+        finally:
+            view.finish()
     return stop.reason
 
 

@@ -95,7 +95,8 @@ class Actor:
                     incarnation=incarnation,
                     emulator=emulator,
                 )
-                recorder = EpisodeRecorder(episode_log_dir, identity, config.ram_hash_interval_steps)
+                interval_steps = config.ram_hash_interval_steps
+                recorder = EpisodeRecorder(episode_log_dir, identity, interval_steps, needed=False)
             builder = SequenceBuilder(
                 spec,
                 actor=index,

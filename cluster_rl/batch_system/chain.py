@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED, UserError
 from cluster_rl.runs.atomic import write_atomic
 
 MAX_CRASHES = 3
@@ -76,6 +76,8 @@ def after_job(
         return end(exit_code, f"{crashes} jobs in a row crashed, the last with exit code {exit_code}")
     later = ChainState(crashes=crashes, stalls=state.stalls, env_steps=env_steps)
     reason = f"crash {crashes} of {MAX_CRASHES} in a row, exit code {exit_code}"
+    if exit_code == EXIT_STORAGE:
+        reason += ": storage did not take what must be kept"
     return later, Verdict(goes_on=True, exit_code=exit_code, reason=reason)
 
 

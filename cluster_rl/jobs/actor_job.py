@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from cluster_rl.config import Config, load_config
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STORAGE, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
@@ -66,7 +66,7 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
             if event.kind == "bad_input":
                 code = EXIT_BAD_INPUT
             elif event.kind == "gave_up":
-                code = EXIT_FAILURE
+                code = EXIT_STORAGE if event.exit_code == EXIT_STORAGE else EXIT_FAILURE
         if run_dir.rendezvous.exists():  # else they ended because nobody wants them
             actors.restart_missed(print)
         if deadline.is_over():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.job_record import write_job_record
@@ -294,9 +295,12 @@ def _gpu_plan(need: GpuEstimate) -> str:
 
 
 def _check_writable(folder: Path, what: str = "") -> None:
-    """Raises `UserError` if `folder` is no folder that can be written to or made. Makes nothing."""
+    """Raises `UserError` if `folder` is no folder that can be written to or made, `StorageError` if it is read-only for
+    now. Makes nothing."""
     there = nearest_existing(folder)
     if not there.is_dir():
         raise UserError(f"{what}{folder}: {there} is a file; give a folder")
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise StorageError(f"{what}{folder}: the file system is mounted read-only", folder, errno.EROFS)
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{what}{folder}: {there} cannot be written to; check its permissions, or give another folder")

@@ -5,6 +5,7 @@ Runs in the launcher; `cluster status` says the same in a line. In: progress.jso
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,16 +21,18 @@ from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live
 from cluster_rl.rom import game_warning
+from cluster_rl.runs.atomic import why_unwritable
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Job, Progress, read_progress
 
 _LIVE_INTERVAL_SEC = 1.0
+_STALE_SEC = 15.0
 _SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
 
 
-def line_of(progress: Progress, milestones: int) -> str:
-    """The run's counters, what is left of its target, and what goes on, in one line."""
+def line_of(progress: Progress, milestones: int, problem: str = "") -> str:
+    """The run's counters, what is left of its target, and what goes on, see `doing`, in one line."""
     mean_return = progress.mean_return_recent
     return ", ".join(
         [
@@ -39,7 +42,7 @@ def line_of(progress: Progress, milestones: int) -> str:
             f"episodes {progress.episodes:,}",
             f"return {'-' if mean_return is None else f'{mean_return:.2f}'}",
             f"milestones {len(progress.milestones)} of {milestones}",
-            *doing(progress),
+            *doing(progress, problem),
         ]
     )
 
@@ -79,6 +82,8 @@ class StatusView:
         self._config = config
         self._token = job_token
         self._restored = ""
+        self._stale_sec = 2.0 + 2.0 * config.progress_interval_seconds
+        self._problem = ""  # of storage, as was said
         self._warning = warning_of_run(run_dir)
         self._live = Live(console=Terminal(file=sys.stdout), auto_refresh=False) if is_live(sys.stdout) else None
         self._started = time.monotonic()
@@ -110,11 +115,19 @@ class StatusView:
             return
         self._due = now + _LIVE_INTERVAL_SEC
         progress = self._read()
+        self._look_at_storage(progress)
         if self._live is not None:
             self._live.update(self._table(progress), refresh=True)
         elif now >= self._line_due:
             self._line_due = now + LINE_INTERVAL_SEC
             self.say(self._line(progress) if progress is not None else self._starting())
+
+    def _look_at_storage(self, progress: Progress | None) -> None:
+        """Says at once when storage refuses what the learner writes, and when it takes it again."""
+        problem = storage_problem(progress, self._run_dir, self._stale_sec) if progress is not None else ""
+        if bool(problem) != bool(self._problem):
+            self.say(problem or "storage takes again what is written")
+        self._problem = problem
 
     def finish(self) -> None:
         """The last words: where the run stands and why the job stopped."""
@@ -146,7 +159,7 @@ class StatusView:
     def _line(self, progress: Progress) -> str:
         milestones = milestones_of(self._run_dir, self._config.initial_state, progress)
         warning = "; WARNING: not Pokémon Red, see above" if self._warning else ""
-        return f"[{time_of_job(progress.jobs[-1])}] {line_of(progress, milestones)}{warning}"
+        return f"[{time_of_job(progress.jobs[-1])}] {line_of(progress, milestones, self._problem)}{warning}"
 
     def _table(self, progress: Progress | None) -> Table:
         table = Table(title=f"run {self._run_dir.run_name}", show_header=False)
@@ -162,7 +175,7 @@ class StatusView:
         newest = sorted(progress.milestones.items(), key=lambda item: item[1])[-3:]
         reached = ": " + ", ".join(f"{milestone} at {step:,}" for milestone, step in newest) if newest else ""
         milestones = milestones_of(self._run_dir, self._config.initial_state, progress)
-        yield "now", ", ".join(doing(progress)) or progress.jobs[-1].reason
+        yield "now", ", ".join(doing(progress, self._problem)) or progress.jobs[-1].reason
         yield "job", time_of_job(progress.jobs[-1])
         yield "env steps", f"{progress.env_steps:,} of {progress.target_total_steps:,}{_left_of_target(progress, ', ')}"
         yield "env steps/s", f"{rates.env_steps_per_sec:.0f}"
@@ -188,10 +201,29 @@ def _left_of_target(progress: Progress, before: str) -> str:
     return f"{before}about {duration_words(left * (progress.updated - job.started) / played)} left"
 
 
-def doing(progress: Progress) -> list[str]:
-    """What goes on, as the learner says, and whether it has long said nothing."""
+def doing(progress: Progress, problem: str = "") -> list[str]:
+    """The `storage_problem`, what goes on, as the learner says, and whether it has long said nothing."""
     if not progress.jobs or progress.jobs[-1].ended is not None:
         return []
     silent_sec = time.time() - progress.updated
-    silent = f"the learner has written nothing for {duration_words(silent_sec)}: its node or its job may be dead"
-    return [*filter(None, [progress.activity]), *([silent] if silent_sec > _SILENT_SEC else [])]
+    told = [problem or progress.storage_problem, progress.activity]
+    if silent_sec > _SILENT_SEC and not problem:
+        told.append(
+            f"the learner has written nothing for {duration_words(silent_sec)}: its node or its job may be dead"
+        )
+    return list(filter(None, told))
+
+
+def storage_problem(progress: Progress, run_dir: RunDir, stale_sec: float = _STALE_SEC) -> str:
+    """`disk full since 14:03 (PATH: words)`, empty while all is well.
+
+    The learner cannot even say so where `progress.json` lies on the full disk: if its words are older than `stale_sec`,
+    a small file is tried in the run's folder.
+    """
+    if not progress.jobs or progress.jobs[-1].ended is not None:
+        return ""
+    why = why_unwritable(run_dir.path) if time.time() - progress.updated > stale_sec else None
+    if why is None:
+        return progress.storage_problem
+    words = os.strerror(why.number) if why.number else "cannot be written"
+    return f"{why.state} since {time.strftime('%H:%M', time.localtime(progress.updated))} ({why.path}: {words})"

@@ -2,7 +2,8 @@
 
 Used by the launcher. In: commands. Out: `ChildEvent`s whose line is for people: who died of what, the first error in
 its log, and where that log is. A child that exits 0 or 85 (`EXIT_UNFINISHED`) is finished; one that exits 2 had bad
-input, which no restart mends; nor does it what ends a child in the same way at three starts in a row.
+input, which no restart mends; nor does it what ends a child in the same way at three starts in a row. Full storage
+(exit code 75) is waited for, ten minutes long, and costs no restart.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXITS_WELL, UserError, describe_exit
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, EXITS_WELL, UserError, describe_exit, is_of_storage
 from cluster_rl.jobs.signals import die_with_parent, hold_signals
 
 BACKOFF_FIRST_SEC = 0.5
@@ -26,6 +27,8 @@ BACKOFF_MAX_SEC = 30.0
 HEALTHY_SEC = 120.0
 # Deaths at the start, one after another and all alike, after which no further try is made.
 _SAME_DEATHS = 3
+# How long storage may refuse what a child needs at its start.
+STORAGE_PATIENCE_SEC = 600.0
 # Nothing a child does to itself: the next life may be let live.
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")  # in an error's line: a port, a process id, an address, bytes left
@@ -63,6 +66,7 @@ class _Child:
     backoff_sec: float
     last_death: tuple[int, str] | None = None  # at its start: exit code and error, without the numbers in it
     same_deaths: int = 0
+    refused_since: float | None = None  # by storage, at one start after another
     restart_at: float | None = None
     over: bool = False
 
@@ -166,6 +170,8 @@ class Supervisor:
         if code == EXIT_BAD_INPUT and now - child.started_at < _BAD_INPUT_SEC:
             child.over = True
             tell("bad_input", line)
+        elif code == EXIT_STORAGE:
+            self._refused(child, line, now, tell)
         elif _deaths_alike(child, code, error, now) >= _SAME_DEATHS:
             child.over = True
             last = last_lines(child.log_path, child.log_start_bytes)
@@ -174,18 +180,42 @@ class Supervisor:
             child.over = True
             tell("gave_up", f"{line}; not started again, it was {self._max_restarts} times")
         else:
-            if now - child.started_at > HEALTHY_SEC:
-                child.backoff_sec = BACKOFF_FIRST_SEC
-            child.restart_at = now + child.backoff_sec
-            tell("died", f"{line}; starting it again in {child.backoff_sec:g} s, {child.restarts_left} restarts left")
-            child.backoff_sec = min(2 * child.backoff_sec, BACKOFF_MAX_SEC)
+            child.refused_since = None
+            pause_sec = _pause(child, now)
+            tell("died", f"{line}; starting it again in {pause_sec:g} s, {child.restarts_left} restarts left")
             child.restarts_left -= 1
 
+    def _refused(self, child: _Child, line: str, now: float, tell: Callable[[Kind, str], None]) -> None:
+        """What follows as storage has refused what a child needs."""
+        if child.refused_since is None or now - child.started_at > HEALTHY_SEC:
+            child.refused_since = now
+        waited_sec = now - child.refused_since
+        if waited_sec > STORAGE_PATIENCE_SEC:
+            child.over = True
+            tell("gave_up", f"{line}; not started again, storage has refused it for {waited_sec:.0f} s")
+        else:
+            tell("died", f"{line}; starting it again in {_pause(child, now):g} s")
+
     def _restart(self, child: _Child, now: float, events: list[ChildEvent]) -> None:
-        child.process, child.log_start_bytes = _spawn(child.argv, child.environment, child.log_path)
+        try:
+            child.process, child.log_start_bytes = _spawn(child.argv, child.environment, child.log_path)
+        except UserError as error:  # of the machine, as the same command was started before
+            line = f"{error}; trying again in {_pause(child, now):g} s"
+            events.append(ChildEvent(child.name, "died", line, None, child.log_path))
+            return
         child.started_at, child.restart_at = now, None
         line = f"{child.name} started again as process {child.process.pid}"
         events.append(ChildEvent(child.name, "restarted", line, None, child.log_path))
+
+
+def _pause(child: _Child, now: float) -> float:
+    """Sets when the child starts again, and returns in how many seconds: longer from one death to the next."""
+    if now - child.started_at > HEALTHY_SEC:
+        child.backoff_sec = BACKOFF_FIRST_SEC
+    pause_sec = child.backoff_sec
+    child.restart_at = now + pause_sec
+    child.backoff_sec = min(2 * child.backoff_sec, BACKOFF_MAX_SEC)
+    return pause_sec
 
 
 def _deaths_alike(child: _Child, code: int, error: str, now: float) -> int:
@@ -202,11 +232,21 @@ def _deaths_alike(child: _Child, code: int, error: str, now: float) -> int:
 
 
 def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and the size of its log before it wrote anything."""
+    """The process, and the size of its log before it wrote anything.
+
+    A log that cannot be opened now, as on a read-only file system, costs its lines and not the process.
+    """
     parent_pid = os.getpid()
     try:
-        with log_path.open("ab") as log:
-            start_bytes = log.tell()
+        try:
+            log = log_path.open("ab")
+        except OSError as error:
+            if not is_of_storage(error):
+                raise
+            print(f"{log_path}: {error.strerror}; what is said meanwhile is lost", flush=True)
+            log = Path(os.devnull).open("ab")  # noqa: SIM115  (closed below)
+        with log:
+            start_bytes = log_path.stat().st_size if log_path.exists() else 0
             # The children stay in this process group, so that a terminal's Ctrl-C reaches them as SLURM's TERM does.
             process = subprocess.Popen(
                 argv,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError, is_of_storage
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.replay.segments import (
@@ -60,7 +60,8 @@ class ReplayLog:
     closed when it holds `segment_bytes` bytes or `segment_transitions` trained positions. `on_record(entry)` is called,
     oldest first, for every record that is found on opening.
 
-    Raises `UserError` if the folder cannot be used, is in use, or was written by another run or with other shapes.
+    Raises `UserError` if the folder cannot be used, is in use, or was written by another run or with other shapes, and
+    `StorageError` if the disk is full or fails.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class ReplayLog:
                 raise
         except OSError as error:
             where = error.filename or folder
-            raise UserError(f"replay log {where}: cannot be opened: {error.strerror or error}") from None
+            words = f"replay log {where}: cannot be opened: {error.strerror or error}"
+            raise (StorageError(words, where, error.errno) if is_of_storage(error) else UserError(words)) from None
 
     @property
     def bytes_on_disk(self) -> int:
@@ -119,7 +121,7 @@ class ReplayLog:
         A number above the expected one is accepted and what is missing is counted in `totals.gaps`. Not on disk for
         sure before `sync`.
 
-        Raises `UserError` if it cannot be written (disk full); the log stays as it was before the call.
+        Raises `StorageError` if it cannot be written (disk full); the log stays as it was before the call.
         """
         if seq < self.expected_seq(actor, incarnation):
             return None
@@ -133,8 +135,9 @@ class ReplayLog:
     def prepare_sync(self) -> Callable[[], None]:
         """A function that puts everything appended so far on disk: one fsync for many records.
 
-        Apart from `sync` so that it can run without the lock that the caller holds around `append`. Raises `UserError`
-        if the disk or the quota is full or the disk fails.
+        Apart from `sync` so that it can run without the lock that the caller holds around `append`. Raises
+        `StorageError` if the disk or the quota is full or the disk fails; what was appended is kept then, and written
+        again by the next one.
         """
         newest = self.segments[-1:]  # older ones were synced when they were closed
 
@@ -161,10 +164,17 @@ class ReplayLog:
         return True
 
     def evict_oldest(self) -> Segment:
-        """Deletes the oldest segment file. Its bytes stay readable while somebody holds the `Segment`."""
-        segment = self.segments.pop(0)
-        segment.path.unlink(missing_ok=True)
-        return segment
+        """Deletes the oldest segment file. Its bytes stay readable while somebody holds the `Segment`.
+
+        Raises `StorageError` if it cannot; the segment then stays the oldest.
+        """
+        segment = self.segments[0]
+        try:
+            segment.path.unlink(missing_ok=True)
+        except OSError as error:
+            words = f"replay log {segment.path}: cannot be deleted: {error.strerror}"
+            raise StorageError(words, segment.path, error.errno) from None
+        return self.segments.pop(0)
 
     def close(self) -> None:
         """Syncs and closes all files, and lets others open the log."""

@@ -18,15 +18,16 @@ import errno
 import os
 import re
 import struct
+import threading
 import weakref
 import zlib
 from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay.totals import Totals
-from cluster_rl.runs.atomic import sync_folder, write_atomic
+from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_atomic
 
 _FILE_MAGIC = b"CRLSEG\x02\n"
 _FILE_PREFIX = struct.Struct("<8sII")
@@ -46,7 +47,12 @@ class SegmentHeader(msgspec.Struct):
 
 
 class Segment:
-    """An open segment file. Its descriptor is closed when the last reader has let go of the object."""
+    """An open segment file. Its descriptor is closed when the last reader has let go of the object.
+
+    What was written is kept until it is synced. After a sync that failed, the system may have dropped pages that it
+    could not write, and says nothing of them at the next one: so all that is kept is then written again first. One
+    thread writes; several may sync.
+    """
 
     def __init__(self, path: Path, number: int, fd: int) -> None:
         self.path = path
@@ -56,39 +62,50 @@ class Segment:
         self.transitions = 0
         self.end_id = 0  # all ids in here are below it
         self.close = weakref.finalize(self, os.close, fd)
+        self._unsynced: list[tuple[int, bytes]] = []  # (offset, record)
+        self._doubtful = False  # some of it may not have been taken, and need not be said again
+        self._syncing = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the file; may be called by any thread, also after the file was unlinked."""
         return os.pread(self.fd, length, offset)
 
     def write(self, data: bytes) -> None:
-        """Appends `data`, or leaves the file as it was and raises `UserError`."""
-        view = memoryview(data)
+        """Appends `data`, or leaves the file as it was and raises `StorageError`."""
         try:
-            while view:
-                view = view[os.pwrite(self.fd, view, self.size_bytes + len(data) - len(view)) :]
+            append_whole(self.fd, self.size_bytes, data)
         except OSError as error:
-            with contextlib.suppress(OSError):  # best effort: opening the log cuts a torn record anyway
-                os.ftruncate(self.fd, self.size_bytes)
+            self._doubtful = True  # a network file system tells so of what was written before
             raise _write_error(self.path, error) from None
+        self._unsynced.append((self.size_bytes, data))
         self.size_bytes += len(data)
 
     def sync(self) -> None:
-        """Puts what was written on disk; raises `UserError` if the disk or the quota is full or the disk fails."""
-        try:
-            os.fsync(self.fd)
-        except OSError as error:
-            raise _write_error(self.path, error) from None
+        """Puts on disk what was written before the call; raises `StorageError` if the disk does not take it."""
+        with self._syncing:
+            count = len(self._unsynced)
+            try:
+                if self._doubtful:
+                    self._doubtful = False  # first: a write may fail meanwhile
+                    for offset, data in self._unsynced[:count]:
+                        write_at(self.fd, offset, data)
+                os.fsync(self.fd)
+            except OSError as error:
+                self._doubtful = True
+                raise _write_error(self.path, error) from None
+            del self._unsynced[:count]
 
 
 def create_segment(folder: Path, number: int, header: SegmentHeader) -> Segment:
-    """A new file that holds its header, on disk as a whole. Raises `UserError` if it cannot be written."""
+    """A new file that holds its header, on disk as a whole. Raises `StorageError` if it cannot be written."""
     path = folder / f"segment-{number:08d}.log"
     body = msgspec.msgpack.encode(header)
     content = _FILE_PREFIX.pack(_FILE_MAGIC, len(body), zlib.crc32(body)) + body
     try:
         write_atomic(path, content)
         segment = open_segment(path, number)
+    except StorageError as error:
+        raise StorageError(f"replay log {error}", path, error.number) from None
     except OSError as error:
         raise _write_error(path, error) from None
     segment.size_bytes = len(content)
@@ -173,7 +190,7 @@ def set_aside(path: Path) -> Path:
     return new_path
 
 
-def _write_error(path: Path, error: OSError) -> UserError:
+def _write_error(path: Path, error: OSError) -> StorageError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free space, or lower replay_capacity_transitions" if full else "check the disk, then start again"
-    return UserError(f"replay log {path}: cannot be written: {error.strerror or error}; {remedy}")
+    return StorageError(f"replay log {path}: cannot be written: {error.strerror or error}; {remedy}", path, error.errno)

@@ -1,22 +1,24 @@
 """Files that are either the old bytes or the new bytes, never half of each, also after a power cut.
 
-Used by every process that writes into the run directory. In: bytes. Out: a file, synced and renamed into place.
+Used by every process that writes into the run directory. In: bytes. Out: a file, synced and renamed into place, or a
+piece at a file's end, whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
 
-from cluster_rl.errors import UserError, mend
+from cluster_rl.errors import StorageError, UserError, is_of_storage, mend
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replaces `path` by `data`: temporary file beside it, fsync, rename, fsync of the folder.
 
-    `mode` is subject to the umask. Raises `UserError` for a full disk or quota and for missing permissions; the old
-    file is then untouched.
+    `mode` is subject to the umask. Raises `StorageError` for a full disk and the like, `UserError` for missing
+    permissions; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -24,11 +26,63 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _drop(temporary)
         raise explain_os_error(error, path) from None
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _drop(temporary)
         raise
+
+
+def replace_unsynced(path: Path, data: bytes) -> None:
+    """Like `write_atomic`, but a power cut may undo it: it waits for no disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        _drop(temporary)
+        raise explain_os_error(error, path) from None
+
+
+def append_whole(descriptor: int, size_bytes: int, data: bytes) -> None:
+    """Writes `data` behind the first `size_bytes` bytes of a file, the only ones that are whole.
+
+    The descriptor must not be in append mode. Raises `OSError`, and the file then ends with its whole bytes again; if
+    not even that is possible, the next call cuts off what lies behind them.
+    """
+    if os.fstat(descriptor).st_size > size_bytes:
+        os.ftruncate(descriptor, size_bytes)
+    try:
+        write_at(descriptor, size_bytes, data)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size_bytes)
+        raise
+
+
+def write_at(descriptor: int, offset: int, data: bytes) -> None:
+    """Writes all of `data` at `offset`: a disk that gets full takes the beginning of it without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.pwrite(descriptor, view, offset + len(data) - len(view)) :]
+
+
+def why_unwritable(folder: Path) -> StorageError | None:
+    """Why a small file cannot be written to `folder` now; None if it can, or if storage is not what hinders it."""
+    probe = folder / f".probe.{secrets.token_hex(4)}.tmp"
+    try:
+        write_synced(probe, bytes(4096))
+    except OSError as error:
+        why = explain_os_error(error, folder)
+        return why if isinstance(why, StorageError) else None
+    finally:
+        _drop(probe)
+    return None
+
+
+def _drop(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # what hindered the write may hinder this: `remove_temporaries` finds it
+        temporary.unlink()
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -65,6 +119,10 @@ def nearest_existing(folder: Path) -> Path:
 
 
 def explain_os_error(error: OSError, path: Path) -> Exception:
-    """The `UserError` for what a user can mend (space, quota, permissions), else `error` itself."""
+    """A `StorageError` for what storage does not take, a `UserError` for what else a user can mend (permissions), else
+    `error` itself."""
     hint = mend(error, path)
-    return UserError(f"{path}: cannot be written: {error.strerror}; {hint}") if hint else error
+    words = f"{path}: cannot be written: {error.strerror}" + (f"; {hint}" if hint else "")
+    if is_of_storage(error):
+        return StorageError(words, path, error.errno)
+    return UserError(words) if hint else error

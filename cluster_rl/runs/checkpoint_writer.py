@@ -32,6 +32,11 @@ class CheckpointWriter:
         self._newest: Future[None] | None = None
 
     @property
+    def pending(self) -> bool:
+        """Whether a checkpoint was begun, and nobody has looked yet how its write ended."""
+        return self._newest is not None
+
+    @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
         return self._newest is not None and not self._newest.done()
@@ -42,11 +47,6 @@ class CheckpointWriter:
         Where that one fails, this one makes up for it: its error is not raised.
         """
         self._newest = self._thread.submit(self._write, tensors, meta)
-
-    def poll(self) -> None:
-        """Raises, once, what ended the newest write early. Never waits."""
-        if not self.busy:
-            self.wait()
 
     def wait(self) -> None:
         """Returns when the newest checkpoint is on disk; raises, once, what ended its write early."""

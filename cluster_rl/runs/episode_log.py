@@ -37,7 +37,7 @@ import numpy.typing as npt
 import zstandard
 
 from cluster_rl.errors import UserError
-from cluster_rl.runs.atomic import explain_os_error, write_atomic
+from cluster_rl.runs.atomic import explain_os_error, replace_unsynced, write_atomic
 
 SUFFIX = ".eplog"
 FORMAT_VERSION = 1
@@ -204,7 +204,10 @@ class EpisodeRecorder:
 
     Every `flush_steps` steps the open episode's file is replaced by a longer one with `complete` false, so that a
     killed actor leaves a log that can be rendered. Only the final write is synced to the device: a log lost with the
-    machine's power costs a video, not the run.
+    machine's power costs a video, not the run. Neither does one that cannot be written, unless they are `needed`: it is
+    left out and counted in `lost`, and a line says so when that begins and when it ends.
+
+    Raises `UserError` where a log that is `needed` cannot be written.
     """
 
     def __init__(
@@ -213,9 +216,12 @@ class EpisodeRecorder:
         identity: EpisodeIdentity,
         ram_hash_interval_steps: int,
         flush_steps: int = 1000,
+        needed: bool = True,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self.lost = 0  # episodes without a log, since one was written last
+        self._failing = False
         self._folder = folder
+        self._needed = needed
         self._identity = identity
         self._interval_steps = ram_hash_interval_steps
         self._flush_steps = flush_steps
@@ -303,23 +309,30 @@ class EpisodeRecorder:
             positions=np.frombuffer(bytes(self._positions), np.uint8).reshape(-1, 3),
             ram_hashes=np.array(self._hashes, np.uint64),
         )
-        (_replace if summary is None else write_atomic)(self.path, log.to_bytes())
+        self._put(log.to_bytes(), synced=summary is not None)
+
+    def _put(self, data: bytes, synced: bool) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (write_atomic if synced else replace_unsynced)(self.path, data)
+        except (UserError, OSError) as error:
+            why = explain_os_error(error, self.path) if isinstance(error, OSError) else error
+            if self._needed:
+                raise why from None
+            if not self._failing:
+                print(f"episode logs are left out for now: {why}", flush=True)
+            self._failing = True
+            self.lost += synced
+        else:
+            if self._failing:
+                print(f"episode logs are written again; {self.lost} were left out", flush=True)
+            self._failing, self.lost = False, 0
 
 
 def _assemble(*parts: bytes) -> bytes:
     table = [number for part in parts for number in (len(part), zlib.crc32(part))]
     body = _PREFIX.pack(_MAGIC, FORMAT_VERSION, *table, 0)[:-4]
     return b"".join((body, struct.pack("<I", zlib.crc32(body)), *parts))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Like `write_atomic`, but a power cut may undo it: it waits for no disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise explain_os_error(error, path) from None
 
 
 def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tuple[int, int]]:

@@ -75,6 +75,7 @@ class Progress(msgspec.Struct, kw_only=True):
     milestones: dict[str, int] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
     mean_return_recent: float | None = None
     activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
+    storage_problem: str = ""  # what storage does not take now, since when, and where; empty while all is well
     jobs: list[Job] = msgspec.field(default_factory=list)
     updated: float = 0.0  # Unix seconds
 
@@ -113,7 +114,7 @@ class Progress(msgspec.Struct, kw_only=True):
                 why = f": {self.activity}" if self.activity.startswith(_NO_UPDATES) else ""
                 reason += f"{_NOTHING_LEARNED}{why}"
             self._close(self.jobs[-1], reason, time.time())
-            self.activity = ""
+            self.activity = self.storage_problem = ""
 
     def correct_reason(self, told: str, reason: str) -> None:
         """Puts `reason` where the last job ended for `told`; what is said of its learning stays."""

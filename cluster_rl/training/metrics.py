@@ -7,6 +7,7 @@ imported with the first row.
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import UserError
-from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.atomic import append_whole, explain_os_error
 from cluster_rl.runs.layout import RunDir
 
 _REPAIR_CHUNK_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ class MetricsWriter:
         try:
             _cut_torn_line(self._path)
             self._newest = _newest_point(self._path)  # (env_steps, updates)
-            self._rows = self._path.open("ab", buffering=0)
+            self._rows = _GrowingFile(self._path)
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
@@ -68,17 +69,18 @@ class MetricsWriter:
 
         Of each of `distributions` (name: finite numbers of any shape; an empty one is left out) the row gets what
         `summarise` says as `name/p50` and so on, and TensorBoard a histogram `name` besides. In TensorBoard the step is
-        `env_steps`; `updates` is a scalar of its own. Raises `UserError` for a full disk.
+        `env_steps`; `updates` is a scalar of its own. Raises `StorageError` for a full disk; the row is in neither file
+        then, or only in the first.
         """
         now = time.time()
         drawn = {name: array.ravel() for name, array in (distributions or {}).items() if array.size}
         scalars = {name: float(value) for name, value in values.items()}
         for name, numbers in drawn.items():
             scalars |= {f"{name}/{statistic}": value for statistic, value in summarise(numbers).items()}
-        self._newest = (env_steps, updates)
         row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates, **scalars}
         try:
-            self._rows.write(msgspec.json.encode(row) + b"\n")
+            self._rows.append(msgspec.json.encode(row) + b"\n")
+            self._newest = (env_steps, updates)
             if self._events is None:
                 self._events = _EventFile(self._events_dir)
             self._events.write(now, env_steps, {"updates": float(updates), **scalars}, drawn)
@@ -131,6 +133,21 @@ class RateMeter:
         return (total_last - total_first) / (last - first) if last > first else 0.0
 
 
+class _GrowingFile:
+    """A file that takes whole pieces or nothing. Raises `OSError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._size_bytes = os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes) -> None:
+        append_whole(self._descriptor, self._size_bytes, data)
+        self._size_bytes += len(data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 class _EventFile:
     """One TensorBoard event file of this process."""
 
@@ -140,10 +157,10 @@ class _EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._proto: Any = event_pb2
+        self._writer_of_records: Any = RecordWriter
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000}.{socket.gethostname()}.{os.getpid()}"
-        self._file: BinaryIO = (folder / name).open("ab")
-        self._records: Any = RecordWriter(self._file)
+        self._file = _GrowingFile(folder / name)
         self._record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, now_sec: float, step: int, values: Mapping[str, float], distributions: Distributions) -> None:
@@ -163,8 +180,9 @@ class _EventFile:
         self._record(event)
 
     def _record(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+        record = io.BytesIO()
+        self._writer_of_records(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
 
     def close(self) -> None:
         self._file.close()

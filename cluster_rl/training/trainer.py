@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cluster_rl.config import Config
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.jobs.deadline import Deadline
 from cluster_rl.jobs.devices import learner_device
 from cluster_rl.jobs.job_record import config_sha256, newest_number
@@ -32,10 +33,12 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
+from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
 from cluster_rl.training.rate_limiter import RateLimiter
 from cluster_rl.wire.codec import BlockError, decode_arrays
 
+_LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics
 
 
@@ -89,9 +92,12 @@ class Trainer:
         self._metrics_rows = 0
         self._block_spec = block
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
-        now = time.monotonic()
-        self._progress_due = self._metrics_due = self._params_file_due = now
-        self._checkpoint_due = now + config.checkpoint_interval_seconds
+        self.outage = Outage()
+        self._progress_writer = Writer(self.outage, "progress.json", config.progress_interval_seconds)
+        self._metrics_writer = Writer(self.outage, "metrics", config.metrics_interval_seconds, "rows of metrics")
+        self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
+        self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
+        self._checkpoint_writer.put_off()
 
     # What the ingesting side calls.
 
@@ -152,21 +158,18 @@ class Trainer:
     def tick(self) -> None:
         """Writes progress and metrics when they are due, and has checkpoints written, without waiting for them.
 
-        Raises what ended the write of the last checkpoint early.
+        What storage does not take is written again later.
         """
-        now = time.monotonic()
-        if now >= self._progress_due:
-            self._progress_due = now + self.config.progress_interval_seconds
-            self.write_progress()
-        if now >= self._metrics_due:
-            self._metrics_due = now + self.config.metrics_interval_seconds
-            self._write_next_metrics()
-        if now >= self._params_file_due:
-            self._params_file_due = now + self.config.params_file_interval_seconds
-            self.write_params_file()
-        self._checkpoints.poll()
-        if now >= self._checkpoint_due and not self._checkpoints.busy:
-            self._checkpoint_due = now + self.config.checkpoint_interval_seconds
+        if self._progress_writer.is_due:
+            self._progress_writer.write(self.write_progress)
+        if self._metrics_writer.is_due:
+            self._metrics_writer.write(self._write_next_metrics)
+        if self._params_writer.is_due:
+            self._params_writer.write(self.write_params_file)
+        if self._checkpoints.pending:
+            if not self._checkpoints.busy:
+                self._checkpoint_writer.write(self._checkpoints.wait)
+        elif self._checkpoint_writer.is_due:
             self.begin_checkpoint()
 
     def finished(self, deadline: Deadline) -> tuple[str, int] | None:
@@ -186,15 +189,34 @@ class Trainer:
             return "total_episodes reached"
         return ""
 
-    def close(self, reason: str) -> None:
-        """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files."""
-        self._tell("writing the last checkpoint")
-        self.write_params_file()
-        self.checkpoint()
-        self.write_progress(reason)
-        self._write_next_metrics()
+    def close(self, reason: str, lost: str = "") -> None:
+        """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files.
+
+        Raises `StorageError`, when all is done that can be, if storage does not take something within seconds; `lost`
+        says what was before.
+        """
+        left_out = [lost] if lost else []
+        deadline_sec = time.monotonic() + _LAST_TRIES_SEC
+
+        def write(writer: Writer, action: Callable[[], object], what: str) -> None:
+            if not writer.write_until(action, deadline_sec):
+                left_out.append(what)
+
+        self._progress_writer.write(lambda: self._tell("writing the last checkpoint"))
+        write(self._checkpoint_writer, self.checkpoint, "the last checkpoint")
+        write(self._params_writer, self.write_params_file, "online_params.pt")
+        if left_out:
+            reason += f"; not saved: {', '.join(left_out)}"
+        write(self._progress_writer, lambda: self.write_progress(reason), "progress.json")
+        why = self.outage.words
+        self._metrics_writer.write(self._write_next_metrics)
         self.metrics.close()
-        self.replay.close()
+        try:
+            self.replay.close()
+        except StorageError as error:
+            left_out.append(f"the replay log's end ({error})")
+        if left_out:
+            raise StorageError(f"not saved: {', '.join(left_out)}{'; ' if why else ''}{why}", self.run_dir.path, None)
 
     # Files.
 
@@ -238,6 +260,7 @@ class Trainer:
         progress.milestones = replay.milestones
         progress.mean_return_recent = self._arrivals.mean_return()
         progress.activity = self._activity()
+        progress.storage_problem = self.outage.words
         if reason is not None:
             progress.end_job(reason, self._was_complete)
         save_progress(self.run_dir.progress, progress)

@@ -18,7 +18,16 @@ import torch
 import zmq
 
 from cluster_rl import errors
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, UserError, describe_exit, mend, run_command
+from cluster_rl.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_STORAGE,
+    StorageError,
+    UserError,
+    describe_exit,
+    mend,
+    run_command,
+)
 
 
 def raising(error: Exception) -> int:
@@ -42,6 +51,21 @@ def ended(main: Callable[[], int]) -> int:
             "error: /home/other/red.gb: Permission denied; give another path, or ask its owner\n",
         ),
         (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "error: No module named 'torch'; a package is missing or broken, install it anew\n",
+        ),
+    ],
+)
+def test_bad_input(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: raising(error)) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StorageError("the log is full", "/data/log", errno.ENOSPC), "error: the log is full\n"),
+        (
             OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), b"/data"),
             "error: /data: Disk quota exceeded; free some of the quota, of space or of the number of files, "
             "and start again\n",
@@ -51,14 +75,25 @@ def ended(main: Callable[[], int]) -> int:
             "error: No space left on device; free some space and start again\n",
         ),
         (
-            ModuleNotFoundError("No module named 'torch'", name="torch"),
-            "error: No module named 'torch'; a package is missing or broken, install it anew\n",
+            OSError(errno.EROFS, "Read-only file system", "/data"),
+            "error: /data: Read-only file system; give another path: the file system is mounted read-only\n",
         ),
+        (
+            OSError(errno.EIO, "Input/output error", "/data"),
+            "error: /data: Input/output error; check the disk or its server, and start again\n",
+        ),
+        (OSError(errno.ENOTCONN, "not connected", "/data"), "error: /data: not connected\n"),
     ],
 )
-def test_bad_input(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(lambda: raising(error)) == EXIT_BAD_INPUT
+def test_storage_that_takes_nothing_now(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another job of a chain may find it mended, so it is no bad input."""
+    assert ended(lambda: raising(error)) == EXIT_STORAGE
     assert capsys.readouterr().err == line
+
+
+def test_a_socket_is_no_storage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: raising(OSError(errno.ENOTCONN, "not connected"))) == EXIT_FAILURE
+    assert "not connected" in capsys.readouterr().err
 
 
 def too_many_files() -> int:
@@ -85,7 +120,7 @@ def no_thread() -> int:
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (lambda: raising(OSError(errno.EIO, "Input/output error", "/data")), "/data: Input/output error"),
+        (lambda: raising(OSError(errno.ENXIO, "No such device", "/data")), "/data: No such device"),
         (lambda: raising(BrokenPipeError(errno.EPIPE, "Broken pipe")), "Broken pipe"),  # another one than stdout
         (too_many_files, "/dev/null: Too many open files; .*`ulimit -n`.*"),
         (lambda: len(bytes(1 << 60)), "not enough memory; give it more .*"),
@@ -153,7 +188,7 @@ def test_inodes_are_named_where_they_are_what_is_full(few_inodes: Path, capsys: 
     from cluster_rl.runs.atomic import write_atomic
 
     try:
-        assert ended(lambda: (few_inodes / "new").write_text("x")) == EXIT_BAD_INPUT
+        assert ended(lambda: (few_inodes / "new").write_text("x")) == EXIT_STORAGE
         assert "new: No space left on device; no inode is left there" in capsys.readouterr().err
         with pytest.raises(UserError, match="new: cannot be written: No space left on device; no inode is left there"):
             write_atomic(few_inodes / "new", b"x")

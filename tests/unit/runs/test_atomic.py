@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -12,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from small_disk import SmallDisk
 
-from cluster_rl.errors import UserError
-from cluster_rl.runs.atomic import explain_os_error, write_atomic
+from cluster_rl.errors import StorageError, UserError
+from cluster_rl.runs.atomic import append_whole, explain_os_error, replace_unsynced, why_unwritable, write_atomic
 from cluster_rl.runs.rendezvous import Rendezvous, read_rendezvous, remove_rendezvous, write_rendezvous
 
 
@@ -118,3 +120,60 @@ def test_a_damaged_rendezvous_is_named(tmp_path: Path, data: bytes) -> None:
     path.chmod(0o600)
     with pytest.raises(UserError, match="not a rendezvous file"):
         read_rendezvous(path)
+
+
+# --- storage that takes nothing for a while ---
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(disk: SmallDisk) -> None:
+    path = disk.folder / "file"
+    for write in (write_atomic, replace_unsynced):
+        write(path, b"old")
+        with disk.full(), pytest.raises(StorageError, match="file: cannot be written: No space left") as error:
+            write(path, bytes(10_000))
+        assert (error.value.state, error.value.path) == ("disk full", path)
+        assert path.read_bytes() == b"old"
+        assert [p.name for p in disk.folder.iterdir()] == ["file"]
+
+
+def test_a_read_only_file_system_is_storage_too(disk: SmallDisk) -> None:
+    write_atomic(disk.folder / "file", b"old")
+    assert why_unwritable(disk.folder) is None
+    with disk.read_only():
+        with pytest.raises(StorageError, match="Read-only file system"):
+            write_atomic(disk.folder / "file", b"new")
+        why = why_unwritable(disk.folder)
+    assert why is not None
+    assert why.state == "file system read-only"
+    with disk.full():
+        why = why_unwritable(disk.folder)
+    assert why is not None
+    assert why.state == "disk full"
+    assert [p.name for p in disk.folder.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:
+    assert why_unwritable(tmp_path / "missing") is None
+
+
+def test_a_piece_is_appended_whole_or_not_at_all(disk: SmallDisk) -> None:
+    """A full disk takes the beginning of a piece, without an error."""
+    path = disk.folder / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        append_whole(descriptor, 0, b"a" * 5000)
+        with disk.full(left_bytes=8192), pytest.raises(OSError, match="No space left"):
+            append_whole(descriptor, 5000, b"b" * 50_000)
+        assert path.read_bytes() == b"a" * 5000
+        append_whole(descriptor, 5000, b"c" * 50_000)
+        assert path.read_bytes() == b"a" * 5000 + b"c" * 50_000
+        append_whole(descriptor, 5, b"d")  # what lies behind the whole bytes goes first
+        assert path.read_bytes() == b"aaaaad"
+    finally:
+        os.close(descriptor)
+
+
+def test_a_storage_error_comes_out_of_a_pool_as_it_was() -> None:
+    error = explain_os_error(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), Path("/data/x"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.path, again.number, again.state) == (str(error), Path("/data/x"), 122, "quota full")

@@ -24,12 +24,12 @@ def test_an_error_comes_back_once_and_the_next_one_is_written(tmp_path: Path) ->
     with pytest.raises(UserError, match="checkpoint") as error:
         writer.wait()
     assert "\n" not in str(error.value)
-    writer.poll()
+    writer.wait()
     begin(writer, 2)
     while writer.busy:
         pass
     with pytest.raises(UserError, match="checkpoint"):
-        writer.poll()
+        writer.wait()
     folder.unlink()
     begin(writer, 3)
     writer.wait()

@@ -1,0 +1,126 @@
+"""The trainer on a disk that is full for a while: it goes on, keeps what it had, and says what it could not save."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_disk import SmallDisk, mounted
+from trainer_fixtures import changed, episodes, ingest, open_trainer, train
+
+from cluster_rl.errors import StorageError
+from cluster_rl.runs.checkpoint import load_checkpoint
+from cluster_rl.runs.progress import read_progress
+from cluster_rl.training import outage
+from cluster_rl.training import trainer as trainer_module
+from cluster_rl.training.metrics import read_metrics
+from cluster_rl.training.trainer import Trainer
+
+ALWAYS = changed(
+    progress_interval_seconds=1e-9,
+    metrics_interval_seconds=1e-9,
+    params_file_interval_seconds=1e-9,
+    checkpoint_interval_seconds=1e-9,
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with mounted(tmp_path / "disk", "size=4m") as small:
+        yield small
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "RETRY_FIRST_SEC", 0.0)
+    monkeypatch.setattr(trainer_module, "_LAST_TRIES_SEC", 0.2)
+
+
+def begun(disk: SmallDisk) -> Trainer:
+    trainer = open_trainer(disk.folder, ALWAYS)
+    ingest(trainer, episodes(0, 4))
+    train(trainer, 2)
+    tick_until_written(trainer)
+    return trainer
+
+
+def tick_until_written(trainer: Trainer) -> None:
+    """Ticks until a checkpoint has all updates and nothing is refused."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        trainer.tick()
+        time.sleep(0.005)
+        found = load_checkpoint(trainer.run_dir.checkpoint)
+        if found is not None and found.updates == trainer.r2d2.updates and not trainer.outage.words:
+            return
+    raise AssertionError(f"no checkpoint of update {trainer.r2d2.updates}; {trainer.outage.words}")
+
+
+def test_training_goes_on_while_the_disk_is_full(disk: SmallDisk, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = begun(disk)
+    before = read_progress(trainer.run_dir.progress)
+    with disk.full():
+        for _ in range(30):
+            train(trainer, 1)
+            trainer.tick()
+        assert re.match(r"disk full since \d\d:\d\d \(.*: No space left on device\)$", trainer.outage.words)
+        found = load_checkpoint(trainer.run_dir.checkpoint)
+        assert found is not None
+        assert (found.updates, found.notes) == (2, []), "the old checkpoint stays whole"
+        assert read_progress(trainer.run_dir.progress) == before
+        assert trainer.run_dir.metrics.read_bytes().endswith(b"\n"), "a row that is not whole"
+        while trainer._checkpoints.busy:
+            time.sleep(0.005)
+        left = list(trainer.run_dir.path.rglob(".*"))
+        assert left == [], "half-written files are left"
+    assert trainer.r2d2.updates == 32
+    ingest(trainer, episodes(4, 1))
+    tick_until_written(trainer)
+    assert re.search(r"is over after \d+ s; \d+ rows of metrics dropped", capfd.readouterr().out)
+    trainer.close("test")
+    assert read_metrics(trainer.run_dir.metrics)[-1]["updates"] == 32
+    progress = read_progress(trainer.run_dir.progress)
+    assert progress is not None
+    assert (progress.updates, progress.storage_problem, progress.jobs[-1].reason) == (32, "", "test")
+
+
+def test_progress_says_what_another_disk_does_not_take(disk: SmallDisk, tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path / "runs", changed(replay_dir=str(disk.folder / "replay")))
+    (sequence, *others) = episodes(0, 1)
+    with disk.full():
+        with pytest.raises(StorageError) as error:
+            ingest(trainer, [sequence])
+        trainer.outage.begin("the replay log", error.value)
+        trainer.write_progress()
+        progress = read_progress(trainer.run_dir.progress)
+        assert progress is not None
+        assert progress.storage_problem.startswith("disk full since ")
+        assert str(disk.folder / "replay") in progress.storage_problem
+        assert (trainer.replay.env_steps, trainer.limiter.inserted) == (0, 0)
+    ingest(trainer, [sequence, *others])
+    trainer.outage.end("the replay log")
+    trainer.write_progress()
+    progress = read_progress(trainer.run_dir.progress)
+    assert progress is not None
+    assert progress.storage_problem == ""
+    assert progress.env_steps == trainer.limiter.inserted == 18
+    trainer.close("test")
+
+
+def test_the_end_on_a_full_disk_says_what_was_not_saved(disk: SmallDisk) -> None:
+    trainer = begun(disk)
+    train(trainer, 1)
+    with disk.full(), pytest.raises(StorageError) as error:
+        trainer.close("signal SIGTERM", "3 sequences that arrived")
+    words = str(error.value)
+    assert words.startswith(
+        "not saved: 3 sequences that arrived, the last checkpoint, online_params.pt, progress.json; disk full since "
+    )
+    assert "\n" not in words
+    again = open_trainer(disk.folder, ALWAYS)
+    assert again.r2d2.updates == 2
+    assert again.replay.env_steps == 4 * 18
+    again.close("test")
