@@ -59,13 +59,22 @@ def read_weights(frame: bytes) -> Arrays:
     return arrays
 
 
-def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
-    """Header values and arrays by name; screens and masks are unpacked."""
+def read_block_header(block: bytes) -> dict[str, Any]:
+    """Header values by name."""
+    return _split_block(block)[0]
+
+
+def _split_block(block: bytes) -> tuple[dict[str, Any], bytes]:
     magic, header_length = struct.unpack_from("<4sI", block)
     assert magic == b"SQ\x01\x00"
     assert struct.unpack("<I", block[-4:])[0] == zlib.crc32(block[:-4])
     header = dict(zip(HEADER_VALUES, msgpack.unpackb(block[8 : 8 + header_length]), strict=True))
-    frame = block[8 + header_length : -4]
+    return header, block[8 + header_length : -4]
+
+
+def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
+    """Header values and arrays by name; screens and masks are unpacked."""
+    header, frame = _split_block(block)
     p, a, s, h = (header[name] for name in ("positions", "num_actions", "crop_side", "hidden_size"))
     layout = (
         ("screen", "u1", (p, 72, 20)),

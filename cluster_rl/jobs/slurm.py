@@ -24,9 +24,10 @@ _QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k\t%o"
 _OF_THE_USER = ("SQUEUE_", "SCONTROL_", "SACCT_", "SCANCEL_")
 OF_THE_CALL = ("SBATCH_DEBUG", "SBATCH_WAIT")  # those of sbatch that concern the call; the rest is the job's
 # [days-]hours[:minutes[:seconds]], minutes, minutes:seconds or hours:minutes:seconds, see `man sbatch`.
-_DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+# With more digits than any time has, a number would not fit a float.
+_DURATION = re.compile(r"(?:(\d{1,15})-)?(\d{1,15})(?::(\d{1,15}))?(?::(\d{1,15}))?")
 
-_RESTARTS = re.compile(r"\bRestarts=(\d+)\b")
+_RESTARTS = re.compile(r"\bRestarts=(\d{1,15})\b")
 _ROW = re.compile(r"\d+([_+]\S+)?\t")
 
 

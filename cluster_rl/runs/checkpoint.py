@@ -114,7 +114,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             manifest, data = _verify(path)
             tensors = safetensors.torch.load(data[_TENSORS])
             meta = json.loads(data[_STATE])
-        except (DamagedError, safetensors.SafetensorError, ValueError) as error:
+            if not isinstance(meta, dict):
+                raise DamagedError(f"{_STATE}: no mapping")
+        except (DamagedError, safetensors.SafetensorError, ValueError, RecursionError) as error:
             notes.append(f"checkpoint {path}: damaged ({error}); passed over")
             continue
         return Checkpoint(path, manifest.number, manifest.updates, tensors, meta, notes)
@@ -141,7 +143,7 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not there yet; the learner writes it soon after it starts") from None
     # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
     except Exception as error:  # noqa: BLE001
-        words = str(error).splitlines()[0].split(". ")[0]
+        words = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UserError(
             f"{path}: not published parameters, or damaged ({words}); the run's next job writes the file anew"
         ) from None
@@ -162,13 +164,21 @@ def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor | np.ndarray[Any, 
 
 
 def unflatten_state(tensors: Mapping[str, torch.Tensor], tree: Any) -> Any:
-    """What `flatten_state` was given; tensors come back on the CPU."""
+    """What `flatten_state` was given; tensors come back on the CPU. Raises `UserError` for what it did not make."""
+    try:
+        return _unflatten(tensors, tree)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise UserError(f"{_STATE}: not the state of a run ({words}); was it written by another program?") from None
+
+
+def _unflatten(tensors: Mapping[str, torch.Tensor], tree: Any) -> Any:
     if isinstance(tree, list):
-        return [unflatten_state(tensors, item) for item in tree]
+        return [_unflatten(tensors, item) for item in tree]
     if not isinstance(tree, dict):
         return tree
     if _TAG not in tree:
-        return {key: unflatten_state(tensors, value) for key, value in tree.items()}
+        return {key: _unflatten(tensors, value) for key, value in tree.items()}
     value = tree["value"]
     match tree[_TAG]:
         case "tensor":
@@ -180,10 +190,10 @@ def unflatten_state(tensors: Mapping[str, torch.Tensor], tree: Any) -> Any:
         case "bytes":
             return tensors[value].numpy().tobytes()
         case "tuple":
-            return tuple(unflatten_state(tensors, item) for item in value)
+            return tuple(_unflatten(tensors, item) for item in value)
         case "dict":
-            return {unflatten_state(tensors, key): unflatten_state(tensors, item) for key, item in value}
-    raise ValueError(f"state.json: unknown tag {tree[_TAG]!r}")
+            return {_unflatten(tensors, key): _unflatten(tensors, item) for key, item in value}
+    raise ValueError(f"unknown tag {tree[_TAG]!r}")
 
 
 def _flatten(value: Any, where: str, tensors: dict[str, torch.Tensor | np.ndarray[Any, Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""Real runs for the system tests: small configs, launchers as processes, and what the replay log says of them."""
+"""Real runs for tests: small configs, launchers as processes, and what the replay log says of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_rl.config import load_config
 from cluster_rl.emulator.spaces import block_spec
 from cluster_rl.replay.log import LogEntry, ReplayLog
-from cluster_rl.replay.totals import ends_whole_episode
+from cluster_rl.replay.totals import Totals, ends_whole_episode
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Job, Progress, read_progress
@@ -66,28 +67,43 @@ def environment() -> dict[str, str]:
 
 
 class Launcher:
-    """A launcher process in `folder`; its output is kept in `output` once it has ended."""
+    """A launcher process in `folder`; `output` is what it has said so far.
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "train_cluster", run_name: str = "tiny") -> None:
+    `variables` are added to its environment; `own_group` makes it the leader of a process group.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        module: str = "train_cluster",
+        run_name: str = "tiny",
+        variables: Mapping[str, str] | None = None,
+        own_group: bool = False,
+    ) -> None:
         self.run_dir = RunDir(folder / "cluster_runs", run_name)
-        self.output = ""
+        # A file, as a long run says more than a pipe holds.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self.process = subprocess.Popen(
             command(module, *arguments, run_name=run_name),
             cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
+            env=environment() | dict(variables or {}),
+            stdout=self._said,
             stderr=subprocess.STDOUT,
-            text=True,
+            process_group=0 if own_group else None,
         )
+
+    @property
+    def output(self) -> str:
+        return os.pread(self._said.fileno(), 2**24, 0).decode(errors="replace")
 
     def wait(self, timeout_sec: float = 120) -> int:
         try:
-            self.output, _ = self.process.communicate(timeout=timeout_sec)
+            return self.process.wait(timeout_sec)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.output, _ = self.process.communicate()
+            self.process.wait()
             raise AssertionError(f"the launcher did not end in {timeout_sec} s; it said:\n{self.output}") from None
-        return self.process.returncode
 
     def terminate(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Sends a signal; returns the exit code and the seconds until everything was down."""
@@ -110,7 +126,7 @@ class Launcher:
                 break
             time.sleep(0.1)
         self.process.kill()
-        self.output, _ = self.process.communicate()
+        self.process.wait()
         logs = "\n".join(f"{p.name}: {p.read_text()[-2000:]}" for p in sorted(self.run_dir.logs.glob("*.log")))
         raise AssertionError(f"not reached; progress {self.progress()}; output:\n{self.output}\n{logs}")
 
@@ -164,28 +180,39 @@ def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
         counts[0] += header.train_length
         counts[1] += ends_whole_episode(header)
 
-    _read_log(run_dir, count)
+    read_log(run_dir, count)
     return len(positions), counts[0], counts[1]
 
 
 def logged_blocks(run_dir: RunDir) -> list[bytes]:
     """Every sequence block in the replay log on disk, in order."""
     blocks: list[bytes] = []
-    _read_log(run_dir, lambda entry: blocks.append(entry.segment.read(entry.offset, entry.length)))
+    read_log(run_dir, lambda entry: blocks.append(entry.segment.read(entry.offset, entry.length)))
     return blocks
 
 
 def logged_sequences(run_dir: RunDir, actor: int) -> int:
     """How many sequences of one actor are in the replay log; its learner may be writing."""
     actors: list[int] = []
-    _read_log(run_dir, lambda entry: actors.append(entry.header.actor))
+    read_log(run_dir, lambda entry: actors.append(entry.header.actor))
     return actors.count(actor)
 
 
-def _read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> None:
+@dataclass(frozen=True)
+class ReadLog:
+    """What opening a replay log gave. `files` are its segments as opening left them, a torn end cut off."""
+
+    totals: Totals
+    damaged: int
+    notes: list[str]
+    files: dict[str, bytes]
+
+
+def read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> ReadLog:
+    """Opens a copy of a run's replay log: opening the log itself would cut a record that a learner is writing."""
     identity = read_identity(run_dir.identity)
     assert identity is not None
-    with tempfile.TemporaryDirectory() as folder:  # opening it would cut a record that a learner is writing
+    with tempfile.TemporaryDirectory() as folder:
         log = ReplayLog(
             shutil.copytree(run_dir.replay, Path(folder) / "replay"),
             block_spec(load_config(run_dir.config)),
@@ -194,4 +221,7 @@ def _read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> None:
             segment_transitions=2**30,
             on_record=on_record,
         )
+        files = {segment.path.name: segment.path.read_bytes() for segment in log.segments}
+        found = ReadLog(log.totals, log.damaged, log.notes, files)
         log.close()
+    return found
