@@ -212,6 +212,10 @@ class Config(_Section, frozen=True):
             opens="Between processes",
         ),
     ] = ""
+    curve: Annotated[
+        bool,
+        _key("encrypt and let in only this run's actors on loopback too; at other addresses it is always so (CURVE)"),
+    ] = True
     credit_sequences: Annotated[int, _key("unacknowledged sequences an actor may hold", "sequences", ge=1, le=4096)] = (
         64
     )

@@ -1,6 +1,6 @@
 """CURVE keys of one run: made once, kept in `keys/` of the run directory, loaded only if nobody else can read them.
 
-The learner makes and loads them, the actors load them. Without them the learner listens on loopback only.
+The learner makes and loads them, the actors load them. With `curve` off there are none, on loopback.
 docs/security.md says what they protect.
 """
 
@@ -17,7 +17,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from cluster_rl.errors import UserError
-from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_synced
+from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
 
 LEARNER_FILE = "learner.json"
 ACTORS_FILE = "actors.json"
@@ -43,14 +43,12 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def make_keys(folder: Path) -> None:
     """Makes `learner.json` and `actors.json` in `folder` (0700, files 0600). Keys that are there are kept.
 
-    All actors of a run share one pair. Raises `UserError` if only one of the files is there or nothing can be written.
+    All actors of a run share one pair. If only one of the files is there, as after a kill, both are made anew. Raises
+    `UserError` if nothing can be written.
     """
-    files = [folder / LEARNER_FILE, folder / ACTORS_FILE]
-    there = [file.exists() for file in files]
-    if all(there):
+    files = [folder / ACTORS_FILE, folder / LEARNER_FILE]
+    if all(file.exists() for file in files):
         return
-    if any(there):
-        raise UserError(f"{folder}: one of {LEARNER_FILE} and {ACTORS_FILE} is missing; delete the folder for new keys")
     learner_public, learner_secret = (key.decode() for key in zmq.curve_keypair())
     actors_public, actors_secret = (key.decode() for key in zmq.curve_keypair())
     learner = KeyPair(public=learner_public, secret=learner_secret, allowed=[actors_public])
@@ -58,19 +56,20 @@ def make_keys(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for file, pair in zip(files, (learner, actors), strict=True):
-            # Created with 0600: at no time do the bytes lie in a file that others can read.
-            write_synced(file, msgspec.json.encode(pair), mode=0o600)
-        sync_folder(folder)
     except OSError as error:
         raise explain_os_error(error, folder) from None
+    remove_temporaries(folder)
+    for file, pair in zip(files, (actors, learner), strict=True):
+        # Created with 0600: at no time do the bytes lie in a file that others can read.
+        write_atomic(file, msgspec.json.encode(pair), mode=0o600)
 
 
 def learner_keys(folder: Path, needed: bool) -> KeyPair | None:
-    """The learner's pair, made if it is `needed`; keys that are there are used in any case. See `load_pair`."""
-    if needed:
-        make_keys(folder)
-    return load_learner_keys(folder) if folder.exists() else None
+    """The learner's pair where it is `needed`, made if it is not there. Raises `UserError`, see `load_pair`."""
+    if not needed:
+        return None
+    make_keys(folder)
+    return load_learner_keys(folder)
 
 
 def load_learner_keys(folder: Path) -> KeyPair:
@@ -92,7 +91,10 @@ def load_pair(path: Path) -> KeyPair:
     except OSError as error:
         raise UserError(f"key {path}: cannot be read: {error.strerror}; make keys before the run listens") from None
     if mode & 0o077:
-        raise UserError(f"key {path}: others may read it (mode {mode:04o}); make new keys, these may be known")
+        raise UserError(
+            f"key {path}: others may read it (mode {mode:04o}), so these may be known; delete "
+            "the folder for new ones, or give --curve false where the file system keeps no permissions"
+        )
     try:
         pair = msgspec.json.decode(data, type=KeyPair)
         derived = zmq.curve_public(pair.secret.encode()).decode()
