@@ -88,6 +88,7 @@ class Replay:
             on_record=self._find,
         )
         self._plant()
+        self._note_lost_beginning()
         self._evict()
 
     # Counters: the log's are of the whole run, the others of what is kept.
@@ -322,6 +323,17 @@ class Replay:
         """Sets the tree's leaves to what the index says: for many records at once."""
         slots = np.flatnonzero(self._entries["length"])
         self._tree.set(slots, self._weights(self._entries["priority"][slots]))
+
+    def _note_lost_beginning(self) -> None:
+        """Eviction takes what does not fit, a segment at a time: with more room than that, files were removed."""
+        capacity = self._config.replay_capacity_transitions
+        evicted, room = self._log.evicted, capacity - self._transitions
+        if evicted.sequences and room > 2 * math.ceil(capacity / SEGMENTS_OF_CAPACITY):
+            self._log.notes.append(
+                f"replay log {self._log.folder}: its first {evicted.sequences} sequences ({evicted.env_steps} env "
+                f"steps) are not there, and there is room for {room} env steps more: removed, or evicted under a "
+                "smaller replay_capacity_transitions"
+            )
 
     def _grow(self) -> None:
         ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)

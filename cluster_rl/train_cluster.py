@@ -1,6 +1,6 @@
 """The launcher: config -> run lock -> learner and actors -> supervise -> exit code.
 
-    python -m cluster_rl.train_cluster [--config FILE] [--run-name NAME] [--dry-run] [--key value ...]
+    python -m cluster_rl.train_cluster [--config FILE] [--run-name NAME] [--fresh] [--dry-run] [--key value ...]
 
 In: a config file or preset and overrides. Out: a run directory that the same command goes on with. The launcher itself
 neither plays nor trains: it checks everything before anything is created, starts the processes, restarts those that
@@ -55,12 +55,12 @@ _LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 120.0, 300.0
 LEARNER = "learner"
 
 
-def launch(config: Config, run_dir: RunDir) -> int:
-    """Runs one job of a run in this process's children; returns the exit code.
+def launch(config: Config, run_dir: RunDir, fresh: bool = False) -> int:
+    """Runs one job of a run, of a new one if `fresh`, in this process's children; returns the exit code.
 
     Raises `UserError`, before anything is created, for a ROM, savestate or earlier run that does not fit.
     """
-    with open_job(config, run_dir) as stop:
+    with open_job(config, run_dir, fresh=fresh) as stop:
         if stop:
             print(f"{stop.reason}: nothing was started", flush=True)
             return stop.exit_code
@@ -182,9 +182,9 @@ def main() -> int:
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         release_signals()
-        dry_run(config, run_dir)
+        dry_run(config, run_dir, fresh=known.fresh)
         return EXIT_OK
-    return launch(config, run_dir)
+    return launch(config, run_dir, known.fresh)
 
 
 def command() -> None:

@@ -1,6 +1,6 @@
 """Serial mode: actors, replay and learner in one process, without sockets or threads.
 
-    python -m cluster_rl.train_slim [--config slim|slim_cpu|FILE] [--run-name NAME] [--no-video] [--dry-run]
+    python -m cluster_rl.train_slim [--config slim|slim_cpu|FILE] [--run-name NAME] [--no-video] [--fresh] [--dry-run]
                                     [--key value ...]
 
 For notebooks, interactive jobs, debuggers and exact tests: the very parts of the cluster mode, called in turn, so that
@@ -165,9 +165,9 @@ def main() -> int:
     config, run_dir = load_run(known, rest)
     if known.dry_run:
         release_signals()
-        dry_run(config, run_dir, serial=True)
+        dry_run(config, run_dir, serial=True, fresh=known.fresh)
         return EXIT_OK
-    with open_job(config, run_dir, serial=True) as stop:
+    with open_job(config, run_dir, serial=True, fresh=known.fresh) as stop:
         if stop:
             print(f"{stop.reason}: nothing was started", flush=True)
             return stop.exit_code

@@ -177,13 +177,13 @@ def _check_run(plan: Plan) -> str:
         raise UserError(f"device cuda, but {request.script} asks for no GPU; take another script, or --device auto")
     # The login node need not have a name that others know.
     rom = opening.check_config(msgspec.structs.replace(config, bind_host=config.bind_host or "0.0.0.0"))
-    runs = plan.runs
+    runs, notes = plan.runs, []
     for run_dir, own in runs:
-        opening.check_run(own, run_dir, rom)
+        notes += opening.check_run(own, run_dir, rom, plan.fresh)
         opening.check_free(run_dir)
     words = "" if plan.seeds is None else f"{runs[0][0].run_name} to {runs[-1][0].run_name}: "
     words += f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
-    words += "".join(f"; {line}" for line in warnings_of_game(config, rom))
+    words += "".join(f"; {line}" for line in [*warnings_of_game(config, rom), *notes])
     if request.wants_gpu and config.device != "cpu":
         need_gb = opening.gpu_need(config).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"

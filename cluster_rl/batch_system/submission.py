@@ -22,12 +22,14 @@ from cluster_rl.jobs.slurm import SlurmError
 from cluster_rl.runs.layout import RunDir
 
 LOGS = SCRIPTS / "logs"
+FRESH = "--fresh"
 _ACTORS_SCRIPT = "actors"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs to submit: the trainer's, then those of actors. `commands` are sbatch's, one a request; `config` is the
-    trainer's. With `seeds` each job is an array with a task for each, at most `tasks_at_once` of them at a time."""
+    trainer's, and `fresh` whether it begins a new run. With `seeds` each job is an array with a task for each, at most
+    `tasks_at_once` of them at a time."""
 
     settings: ClusterSettings
     run_dir: RunDir
@@ -36,6 +38,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     requests: list[JobRequest]
     commands: list[list[str]]
     config: Config
+    fresh: bool
 
     @property
     def runs(self) -> list[tuple[RunDir, Config]]:
@@ -104,6 +107,7 @@ def make_plan(
         requests=requests,
         commands=commands,
         config=config,
+        fresh=FRESH in arguments,
     )
 
 
@@ -168,7 +172,8 @@ def _site_options(settings: ClusterSettings, request: JobRequest) -> list[str]:
 
 
 def _take_config(trainer: Sequence[str], preset: str, slim: bool) -> tuple[str, list[str]]:
-    """The value of `--config`, the last one given, and the other arguments without the slim agent's `--no-video`."""
+    """The value of `--config`, the last one given, and the other arguments without `--fresh` and the slim agent's
+    `--no-video`."""
     rest: list[str] = []
     words = list(trainer)
     while words:
@@ -177,6 +182,6 @@ def _take_config(trainer: Sequence[str], preset: str, slim: bool) -> tuple[str, 
             preset = words.pop(0)
         elif word.startswith("--config="):
             preset = word.removeprefix("--config=")
-        elif word.replace("_", "-") != "--no-video" or not slim:
+        elif word != FRESH and (word.replace("_", "-") != "--no-video" or not slim):
             rest.append(word)
     return preset, rest

@@ -76,6 +76,7 @@ _OPTIONS = {
     "--runs": "runs run_dir save_dir log_dir output_dir data_dir session_path video_dir replay_log_dir snapshots_dir",
     "--config": "config config_path",
     "--dry-run": "dry_run",
+    "--fresh": "fresh fresh_start from_scratch overwrite",
     "--no-video of train_slim": "no_video",
 }
 _OPTION_OF = {name: option for option, names in _OPTIONS.items() for name in names.split()}

@@ -24,7 +24,7 @@ from cluster_rl.config import Config, config_to_json
 from cluster_rl.errors import as_text
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import DamagedProgressError, read_progress
+from cluster_rl.runs.progress import DamagedProgressError, Progress, read_progress
 
 SCHEMA_VERSION = 1
 _GIT_TIMEOUT_SEC = 5.0
@@ -40,7 +40,10 @@ class GitState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One job. `config` is the resolved one, every key; `slurm` is empty and `git` is None where there is none."""
+    """One job. `config` is the resolved one, every key; `slurm` is empty and `git` is None where there is none.
+
+    `env_steps_start` and `updates_start` are those of progress.json then: where that is lost, they tell what there was.
+    """
 
     schema_version: int
     id: int
@@ -54,6 +57,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str | None]
     config_sha256: str
     config: msgspec.Raw
+    env_steps_start: int = 0
+    updates_start: int = 0
+
+
+class _Start(msgspec.Struct):
+    env_steps_start: int = 0
+    updates_start: int = 0
 
 
 def config_sha256(config: Config) -> str:
@@ -67,7 +77,8 @@ def write_job_record(config: Config, run_dir: RunDir) -> Path:
     Numbers go on from those in progress.json and of earlier records: a job that ended before its learner was up has
     one too. Raises `UserError` for a full disk.
     """
-    number = 1 + max(newest_number(run_dir), _last_id(run_dir))
+    progress = _progress(run_dir)
+    number = 1 + max(newest_number(run_dir), progress.jobs[-1].id if progress is not None and progress.jobs else 0)
     record = JobRecord(
         schema_version=SCHEMA_VERSION,
         id=number,
@@ -81,6 +92,8 @@ def write_job_record(config: Config, run_dir: RunDir) -> Path:
         versions=_versions(),
         config_sha256=config_sha256(config),
         config=msgspec.Raw(config_to_json(config)),
+        env_steps_start=progress.env_steps if progress is not None else 0,
+        updates_start=progress.updates if progress is not None else 0,
     )
     path = run_dir.job_record(number)
     write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
@@ -92,12 +105,20 @@ def newest_number(run_dir: RunDir) -> int:
     return max((int(path.stem) for path in run_dir.jobs.glob("*.json") if path.stem.isdecimal()), default=0)
 
 
-def _last_id(run_dir: RunDir) -> int:
+def newest_start(run_dir: RunDir) -> tuple[int, int]:
+    """(env steps, updates) of the run when its newest job began; zeros where its record does not tell."""
     try:
-        progress = read_progress(run_dir.progress)
+        start = msgspec.json.decode(run_dir.job_record(newest_number(run_dir)).read_bytes(), type=_Start)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0, 0
+    return start.env_steps_start, start.updates_start
+
+
+def _progress(run_dir: RunDir) -> Progress | None:
+    try:
+        return read_progress(run_dir.progress)
     except DamagedProgressError:  # the learner rebuilds it, without its jobs
-        return 0
-    return progress.jobs[-1].id if progress is not None and progress.jobs else 0
+        return None
 
 
 def _versions() -> dict[str, str | None]:

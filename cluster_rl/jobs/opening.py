@@ -22,6 +22,8 @@ from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.jobs import fresh as fresh_start
+from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.job_record import write_job_record
@@ -56,6 +58,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> N
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print the plan; start and create nothing"
     )
+    parser.add_argument(
+        "--fresh", action="store_true", help="move what the run has aside, deleting nothing, and start a new one"
+    )
 
 
 def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, RunDir]:
@@ -67,7 +72,7 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
     config = load_config(known.config, given)
     run_name = run_name_of_config(known.config) if known.run_name is None else known.run_name
     run_dir = RunDir(known.runs, run_name)
-    if is_stand_in(known.config):
+    if is_stand_in(known.config) and not known.fresh:
         overridden = {override.partition("=")[0] for override in given}
         changed = changed_settings(run_dir, config, besides=overridden)
         if changed:
@@ -79,14 +84,14 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
     return config, run_dir
 
 
-def check_job(config: Config, run_dir: RunDir) -> Rom:
+def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> Rom:
     """Loads the ROM and checks everything that a child would stumble over, from the savestate to the folders.
 
-    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. Raises
-    `UserError`, before anything is created.
+    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. `fresh`: a run
+    that is there will be moved aside first. Raises `UserError`, before anything is created.
     """
     rom = check_config(config)
-    check_run(config, run_dir, rom)
+    check_run(config, run_dir, rom, fresh)
     return rom
 
 
@@ -105,10 +110,12 @@ def check_config(config: Config) -> Rom:
     return rom
 
 
-def check_run(config: Config, run_dir: RunDir, rom: Rom) -> None:
-    """The part of `check_job` that looks at the run's folder."""
+def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) -> list[str]:
+    """The part of `check_job` that looks at the run's folder; lines about what of the run will not be there."""
     for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
         _check_writable(folder)
+    if fresh and fresh_start.has_something(run_dir):
+        return []
     check_resumable(run_dir, config)
     identity = read_identity(run_dir.identity)
     if identity is not None and identity.rom_sha1 != rom.sha1:
@@ -116,26 +123,36 @@ def check_run(config: Config, run_dir: RunDir, rom: Rom) -> None:
             f"run {run_dir.run_name!r} plays {identity.rom_title} (SHA-1 {identity.rom_sha1}), not {rom.title} "
             f"({rom.sha1}); give the same --rom, or another --run-name"
         )
+    replay = run_dir.replay_in(config.replay_dir)
+    run_id_of(run_dir, replay)
+    return check_whole(run_dir, replay)
 
 
 @contextlib.contextmanager
-def open_job(config: Config, run_dir: RunDir, serial: bool = False) -> Iterator[StopFlag]:
+def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool = False) -> Iterator[StopFlag]:
     """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
 
     Says what is played, on which device, and which settings are not those of the run's last job. Raises `UserError`,
     before anything is created, for what `check_job` refuses, for a GPU that is not there, for more memory than there
-    is, and for a run that another process trains. `serial`: all in this process.
+    is, and for a run that another process trains. `serial`: all in this process. `fresh`: a run that is there is moved
+    aside, unless this very SLURM job made it before it was requeued.
     """
     device = learner_device(config)
+    fresh, first = _is_fresh(run_dir, fresh)
     with Bar(_CHECKING):
-        rom = check_job(config, run_dir)
+        rom = check_config(config)
+        first += check_run(config, run_dir, rom, fresh)
     slow = check_here(config, observation_spec(config), device.type, serial=serial)
-    changes = _changes_plan(config, run_dir)
+    changes = [] if fresh else _changes_plan(config, run_dir)
     stop = StopFlag().install()
+    aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
+    if aside is not None:
+        first.append(f"--fresh: what the run had is now in {aside}")
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        for line in [*warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *slow, *changes]:
+        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *slow, *changes]
+        for line in lines:
             say(line)
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
@@ -143,17 +160,26 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False) -> Iterator[
         yield stop
 
 
-def dry_run(config: Config, run_dir: RunDir, serial: bool = False) -> None:
+def dry_run(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool = False) -> None:
     """Does the checks of `open_job` and prints the plan, without creating or starting anything.
 
     Raises `UserError` as `open_job` would, but for a GPU that only the job needs to have: the plan says so.
     """
+    fresh, first = _is_fresh(run_dir, fresh)
     with Bar(_CHECKING):
-        rom = check_job(config, run_dir)
+        rom = check_config(config)
+        first += check_run(config, run_dir, rom, fresh)
         check_free(run_dir)
     with Bar("working out the plan"):
-        for line in _plan(config, run_dir, rom, serial):
+        for line in _plan(config, run_dir, rom, serial, fresh, first):
             say(line)
+
+
+def _is_fresh(run_dir: RunDir, asked: bool) -> tuple[bool, list[str]]:
+    """Whether a new run begins, and a line where the job has begun it already."""
+    if asked and fresh_start.is_begun(run_dir):
+        return False, ["--fresh: this job made the run before it was requeued, and goes on with it"]
+    return asked, []
 
 
 def check_free(run_dir: RunDir) -> None:
@@ -166,7 +192,11 @@ def check_free(run_dir: RunDir) -> None:
 def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     """Writes what a job's processes read. The caller holds the run's lock."""
     remove_temporaries(run_dir.path)
-    ensure_identity(run_dir.identity, rom.sha1, rom.title)
+    lost = not run_dir.identity.exists()
+    run_id = run_id_of(run_dir, run_dir.replay_in(config.replay_dir))
+    ensure_identity(run_dir.identity, rom.sha1, rom.title, run_id)
+    if lost and run_id is not None:
+        say(f"{run_dir.identity} was not there; the run's id, {run_id}, is taken back from its other files")
     write_atomic(run_dir.config, config_to_json(config))
     write_job_record(config, run_dir)
     # A learner that was killed leaves it behind, and actors would knock at a closed port first.
@@ -179,8 +209,8 @@ def gpu_need(config: Config) -> GpuEstimate:
     return estimate_gpu(config, observation_spec(config))
 
 
-def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool) -> Iterator[str]:
-    """What a job would do and take, a line each, as they become known."""
+def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool, fresh: bool, first: Sequence[str]) -> Iterator[str]:
+    """What a job would do and take, a line each, as they become known. `first`: what the checks had to say."""
     spec = observation_spec(config)
     with torch.device("meta"):
         parameters = parameter_count(build_model(config, spec))
@@ -193,7 +223,11 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool) -> Iterator[s
     yield from warnings_of_game(config, rom)
     yield from _warnings_of_target(config)
     yield f"run: {run_dir.path}, {_where_run_stands(run_dir)}"
-    yield from _changes_plan(config, run_dir)
+    yield from first
+    if not fresh:
+        yield from _changes_plan(config, run_dir)
+    elif fresh_start.has_something(run_dir):
+        yield f"--fresh: all that is moved to {run_dir.path}.before-..., and a new run begins"
     yield f"target: {config.target_total_steps:,} env steps; this job {hours}"
     yield _actors_plan(config)
     yield (
@@ -251,7 +285,7 @@ def _where_run_stands(run_dir: RunDir) -> str:
 def _replay_plan(config: Config, run_dir: RunDir) -> str:
     replay = estimate_replay(config, observation_spec(config))
     capacity = config.replay_capacity_transitions
-    folder = Path(config.replay_dir) if config.replay_dir else run_dir.replay
+    folder = run_dir.replay_in(config.replay_dir)
     free = shutil.disk_usage(nearest_existing(folder)).free
     low, high = replay.log
     return (

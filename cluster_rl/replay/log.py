@@ -33,6 +33,7 @@ from cluster_rl.replay.segments import (
     read_record_fields,
     record_bytes,
     set_aside,
+    set_aside_path,
 )
 from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.atomic import write_atomic
@@ -77,7 +78,8 @@ class ReplayLog:
         self.folder = folder
         self.totals = Totals()
         self.damaged = 0  # damaged stretches and segment headers that were found on opening
-        self.notes: list[str] = []  # what was damaged and where it is now, one line each
+        self.notes: list[str] = []  # what was damaged and where it is now, or is missing, one line each
+        self.evicted = Totals()  # what lay in files before the oldest one
         self.segments: list[Segment] = []
         self._owner = owner
         self._spec = spec
@@ -216,7 +218,10 @@ class ReplayLog:
             segment = open_segment(path, number)
             content = path.read_bytes()
             segment.size_bytes = len(content)
+            counted = self.totals
             start = self._take_header(content, path)
+            if start is not None:
+                self._note_missing(number, path, counted)
             segment.end_id = self.totals.next_id
             damaged: list[tuple[int, int]] = []  # stretches [begin, end) of the file
             if start is None:
@@ -247,6 +252,21 @@ class ReplayLog:
             self._note(segment.path, f"damaged from byte {end} to its end; these bytes were moved to {path.name}")
         os.ftruncate(segment.fd, end)
         segment.size_bytes = end
+
+    def _note_missing(self, number: int, path: Path, counted: Totals) -> None:
+        """Notes where files are missing between the last segment and this one, by their numbers and its header.
+
+        Those before the first one may have been evicted; one that was damaged and moved aside was told of then.
+        """
+        if not self.segments:
+            self.evicted = self.totals if number else Totals()
+        elif number > self.segments[-1].number + 1 and not set_aside_path(self.folder, number - 1).exists():
+            sequences, env_steps = (
+                self.totals.sequences - counted.sequences,
+                self.totals.env_steps - counted.env_steps,
+            )
+            words = f"{sequences} sequences ({env_steps} env steps) that lay before it are missing, with their files"
+            self._note(path, words)
 
     def _note(self, path: Path, words: str) -> None:
         self.notes.append(f"replay log {path}: {words}")

@@ -98,7 +98,7 @@ class Segment:
 
 def create_segment(folder: Path, number: int, header: SegmentHeader) -> Segment:
     """A new file that holds its header, on disk as a whole. Raises `StorageError` if it cannot be written."""
-    path = folder / f"segment-{number:08d}.log"
+    path = _path(folder, number)
     body = msgspec.msgpack.encode(header)
     content = _FILE_PREFIX.pack(_FILE_MAGIC, len(body), zlib.crc32(body)) + body
     try:
@@ -140,6 +140,22 @@ def read_header(content: bytes, path: Path) -> tuple[SegmentHeader, int] | None:
     return None
 
 
+def owners(folder: Path) -> dict[Path, str]:
+    """The run that each segment of a log belongs to, as far as its header can be read.
+
+    Raises `UserError` if another version of the program wrote one.
+    """
+    found: dict[Path, str] = {}
+    for _, path in numbered_segments(folder) if folder.is_dir() else ():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            prefix = file.read(_FILE_PREFIX.size)
+            length = _FILE_PREFIX.unpack(prefix)[1] if len(prefix) == _FILE_PREFIX.size else 0
+            header = read_header(prefix + file.read(min(length, os.fstat(file.fileno()).st_size)), path)
+            if header is not None:
+                found[path] = header[0].owner
+    return found
+
+
 def record_bytes(block: bytes | memoryview, record_id: int, actor: int, incarnation: int, seq: int) -> bytes:
     """A record, with its block at the end."""
     fields = _RECORD.pack(_MARKER, len(block), record_id, actor, incarnation, seq)
@@ -172,6 +188,16 @@ def is_torn_record(tail: bytes) -> bool:
         return tail[: len(_MARKER)] == _MARKER[: len(tail)]
     fields = read_record_fields(tail, 0)
     return fields is not None and len(tail) < RECORD_HEADER_BYTES + fields[0]
+
+
+def set_aside_path(folder: Path, number: int) -> Path:
+    """Where the segment of this number is if it was damaged as a whole."""
+    path = _path(folder, number)
+    return path.with_name(f"{path.name}.damaged")
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"segment-{number:08d}.log"
 
 
 def damaged_path(path: Path) -> Path:

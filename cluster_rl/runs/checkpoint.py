@@ -7,10 +7,12 @@ with the SHA-256 of both. Nothing is pickled. `online_params.pt` is plain tensor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, 
 FORMAT = 1
 KEPT = 2
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+_NAME = re.compile(r"\d+-\d+")
 _TEMPORARY, _DELETING = ".writing-", ".deleting-"
 _TAG = "$"
 # numpy's bool, signed, unsigned and float; no text, no objects.
@@ -45,6 +48,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     number: int
     updates: int
     files: dict[str, _File]
+    run_id: str = ""  # empty in checkpoints of older programs
 
 
 class DamagedError(Exception):
@@ -68,8 +72,9 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint into `folder` and returns its path.
 
-    `meta` is JSON and has the key `updates` (int), the learner's update count. It is written beside, synced, renamed,
-    and read back; only then do older ones go, all but the newest that is intact. Raises `UserError` for a full disk.
+    `meta` is JSON; of its keys `updates` (int), the learner's update count, and, if it is there, `run_id` are in the
+    manifest too. It is written beside, synced, renamed, and read back; only then do older ones go, all but the newest
+    that is intact. Raises `UserError` for a full disk.
     """
     files = {_TENSORS: _tensor_bytes(tensors), _STATE: json.dumps(dict(meta)).encode()}
     number = 1 + max((number for number, _ in _candidates(folder)), default=0)
@@ -78,6 +83,7 @@ def save_checkpoint(
         number=number,
         updates=int(meta["updates"]),
         files={name: _File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        run_id=str(meta.get("run_id", "")),
     )
     files[_MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     path = folder / f"{manifest.updates}-{number}"
@@ -123,9 +129,30 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if notes:
         raise UserError(
             f"{folder}: none of the {len(notes)} checkpoints is intact ({notes[0]}); restore one from a backup, or "
-            "move the folder away to train new weights from the replay"
+            "give --fresh, which moves the run aside and starts a new one"
         )
     return None
+
+
+def newest(folder: Path) -> tuple[int, int]:
+    """(number, updates) by the name of the newest checkpoint that was written whole; zeros without any."""
+    names = (path.name.split("-") for path in _written(folder))
+    return max(((int(number), int(updates)) for updates, number in names), default=(0, 0))
+
+
+def owners(folder: Path) -> dict[Path, str]:
+    """The run that each checkpoint belongs to, as far as they can be read and say so."""
+    found = {}
+    for path in _written(folder):
+        with contextlib.suppress(DamagedError):
+            found[path] = _manifest(path).run_id
+    return {path: run_id for path, run_id in found.items() if run_id}
+
+
+def _written(folder: Path) -> list[Path]:
+    """Those with a manifest, which is written last."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if _NAME.fullmatch(path.name) and (path / _MANIFEST).exists())
 
 
 def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -13,15 +13,17 @@ import msgspec
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.slurm_job import slurm_job_id
 
 
 class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `created` is in Unix seconds."""
+    """One run. `created` is in Unix seconds; `slurm_job_id` is the job that made it."""
 
     run_id: str
     rom_sha1: str
     rom_title: str
     created: float
+    slurm_job_id: str | None = None
 
 
 def read_identity(path: Path) -> RunIdentity | None:
@@ -31,13 +33,21 @@ def read_identity(path: Path) -> RunIdentity | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it, or take another --run-name") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}); restore it, or move it away: the run's other files tell its id"
+        ) from None
 
 
-def ensure_identity(path: Path, rom_sha1: str, rom_title: str) -> RunIdentity:
-    """The run's identity, made now if this is its first job."""
+def ensure_identity(path: Path, rom_sha1: str, rom_title: str, run_id: str | None = None) -> RunIdentity:
+    """The run's identity, made now if this is its first job, or again for the run `run_id` that has lost it."""
     identity = read_identity(path)
     if identity is None:
-        identity = RunIdentity(run_id=uuid.uuid4().hex, rom_sha1=rom_sha1, rom_title=rom_title, created=time.time())
+        identity = RunIdentity(
+            run_id=run_id or uuid.uuid4().hex,
+            rom_sha1=rom_sha1,
+            rom_title=rom_title,
+            created=time.time(),
+            slurm_job_id=slurm_job_id(),
+        )
         write_atomic(path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
     return identity

@@ -67,6 +67,10 @@ class RunDir:
         names = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
         return [self.of_seed(seed) for seed in sorted(int(match[1]) for match in map(found.fullmatch, names) if match)]
 
+    def replay_in(self, replay_dir: str) -> Path:
+        """Where the replay log lies with this `replay_dir` of the config."""
+        return Path(replay_dir) if replay_dir else self.replay
+
     def job_record(self, number: int) -> Path:
         """With what the job of this number was made, `jobs/NNN.json`."""
         return self.jobs / f"{number:03}.json"

@@ -64,11 +64,13 @@ class Progress(msgspec.Struct, kw_only=True):
     run_name: str
     target_total_steps: int
     schema_version: int = SCHEMA_VERSION
+    run_id: str = ""  # empty in files of older programs
     env_steps: int = 0
     episodes: int = 0
     updates: int = 0
     sequences: int = 0
     params_version: int = -1
+    newest_checkpoint: int | None = None  # its number, 0 before the first; None in files of older programs
     rates: Rates = msgspec.field(default_factory=Rates)
     samples_per_insert: float = 0.0
     replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
@@ -115,6 +117,13 @@ class Progress(msgspec.Struct, kw_only=True):
                 reason += f"{_NOTHING_LEARNED}{why}"
             self._close(self.jobs[-1], reason, time.time())
             self.activity = self.storage_problem = ""
+
+    def had_checkpoint(self) -> bool:
+        """Whether one had been made. Older programs do not say; a job of theirs that ended with a reason made one."""
+        if self.newest_checkpoint is not None:
+            return self.newest_checkpoint > 0
+        without = (REASON_UNKNOWN, "without a checkpoint")
+        return any(job.ended is not None and not any(word in job.reason for word in without) for job in self.jobs)
 
     def correct_reason(self, told: str, reason: str) -> None:
         """Puts `reason` where the last job ended for `told`; what is said of its learning stays."""
@@ -178,6 +187,11 @@ def recover_progress(path: Path) -> tuple[Progress | None, str]:
     try:
         return read_progress(path), ""
     except DamagedProgressError:
-        aside = path.with_name(f"{path.name}.damaged")
+        aside = damaged_path(path)
         path.replace(aside)
         return None, f"{path.name} was damaged; moved to {aside.name} and rebuilt, without the history of jobs"
+
+
+def damaged_path(path: Path) -> Path:
+    """Where a damaged progress.json is moved to."""
+    return path.with_name(f"{path.name}.damaged")

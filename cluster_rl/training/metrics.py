@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,8 +23,8 @@ import numpy.typing as npt
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import append_whole, explain_os_error
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.metrics_tail import line_start, newest_point
 
-_REPAIR_CHUNK_BYTES = 64 * 1024
 _HISTOGRAM_BUCKETS = 30
 _PERCENTS = (0, 1, 10, 50, 90, 99, 100)
 _PERCENT_NAMES = ("min", "p01", "p10", "p50", "p90", "p99", "max")
@@ -45,7 +45,7 @@ class MetricsWriter:
         self._events: _EventFile | None = None
         try:
             _cut_torn_line(self._path)
-            self._newest = _newest_point(self._path)  # (env_steps, updates)
+            self._newest = newest_point(self._path)  # (env_steps, updates)
             self._rows = _GrowingFile(self._path)
         except OSError as error:
             raise explain_os_error(error, self._path) from None
@@ -196,35 +196,6 @@ def _cut_torn_line(path: Path) -> None:
         return
     with file:
         end = file.seek(0, os.SEEK_END)
-        position = _line_start(file, end)
+        position = line_start(file, end)
         if position < end:
             file.truncate(position)
-
-
-def _line_start(file: BinaryIO, end: int) -> int:
-    """Where the line begins that the bytes before `end` lie in."""
-    position = end
-    while position > 0:
-        start = max(0, position - _REPAIR_CHUNK_BYTES)
-        file.seek(start)
-        newline = file.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        position = start
-    return 0
-
-
-class _Point(msgspec.Struct):
-    env_steps: int
-    updates: int
-
-
-def _newest_point(path: Path) -> tuple[int, int]:
-    """(env_steps, updates) of the last row, which is a complete line; before all others where there is none to read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(_line_start(file, file.seek(0, os.SEEK_END) - 1))
-            point = msgspec.json.decode(file.read(), type=_Point)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-        return -1, -1
-    return point.env_steps, point.updates

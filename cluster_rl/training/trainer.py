@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
+from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline
 from cluster_rl.jobs.devices import learner_device
 from cluster_rl.jobs.job_record import config_sha256, newest_number
@@ -26,9 +26,8 @@ from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
-from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_params, unflatten_state
+from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, newest, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
-from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
@@ -71,10 +70,11 @@ class Trainer:
         self.config = config
         self.run_dir = run_dir
         self.device = torch.device(learner_device(config).type)
-        replay_dir = Path(config.replay_dir) if config.replay_dir else run_dir.replay
-        identity = read_identity(run_dir.identity)
-        # First of all: it waits for a learner that still holds the log, and everything below reads what that one wrote.
-        self.replay = Replay(config, block, replay_dir, identity.run_id if identity else run_dir.run_name)
+        folder = run_dir.replay_in(config.replay_dir)
+        self.run_id = run_id_of(run_dir, folder) or run_dir.run_name
+        check_whole(run_dir, folder)  # the launcher asked before; a learner may be started again much later
+        # Before all else: it waits for a learner that holds the log, and everything below reads what that one wrote.
+        self.replay = Replay(config, block, folder, self.run_id)
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
@@ -239,13 +239,15 @@ class Trainer:
             "totals": self.replay.totals(),
         }
         tensors, tree = flatten_state(state)
-        self._checkpoints.begin(tensors, {"updates": self.r2d2.updates, "state": tree})
+        meta = {"updates": self.r2d2.updates, "run_id": self.run_id, "state": tree}
+        self._checkpoints.begin(tensors, meta)
 
     def write_progress(self, reason: str | None = None) -> None:
         """Brings progress.json up to date; with a reason, the job ends here."""
         progress, replay = self.progress, self.replay
         progress.env_steps, progress.episodes = replay.env_steps, replay.episodes
         progress.updates = self.r2d2.updates
+        self._note_checkpoint(progress)
         progress.sequences = replay.logged_sequences
         progress.rates = Rates(
             env_steps_per_sec=self._step_rate.update(progress.env_steps),
@@ -362,7 +364,9 @@ class Trainer:
                 return "new run, nothing to restore"
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
         state: dict[str, Any] = unflatten_state(found.tensors, found.meta["state"])
+        logged = self.replay.logged_sequences
         behind = self.replay.adopt_totals(state["totals"])
+        lost = self.replay.logged_sequences - logged
         self.r2d2.load_state_dict(state["r2d2"])
         self.replay.load_state_dict(state["replay"])
         self.limiter.load_state_dict(state["limiter"], self.replay.env_steps)
@@ -371,7 +375,7 @@ class Trainer:
             f"restored weights, target, optimiser, counters (env_steps {self.replay.env_steps}, episodes "
             f"{self.replay.episodes}, updates {self.r2d2.updates}), {log}, priorities "
             f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
-            + ("; the replay log had lost sequences, counters are the checkpoint's" if behind else "")
+            + (f"; the replay log had lost {lost} sequences, counters are the checkpoint's" if behind else "")
         )
 
     def _start_job(self, job_token: str) -> Progress:
@@ -380,10 +384,19 @@ class Trainer:
         if note:
             print(note, flush=True)
         if progress is None:
+            if self.replay.env_steps and not note:
+                name = self.run_dir.progress.name
+                print(f"{name} was not there; it is made anew, without the history of jobs", flush=True)
             progress = Progress(run_name=self.run_dir.run_name, target_total_steps=self.config.target_total_steps)
         # Not what the file says: it may be a copy of another run's.
         progress.run_name, progress.target_total_steps = self.run_dir.run_name, self.config.target_total_steps
+        progress.run_id = self.run_id
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
+        self._note_checkpoint(progress)
         job = progress.continue_job(job_token, self.restored, newest_number(self.run_dir))
         job.config_sha256 = config_sha256(self.config)
         return progress
+
+    def _note_checkpoint(self, progress: Progress) -> None:
+        """What was there once stays noted: the next start then knows that it is missing."""
+        progress.newest_checkpoint = max(progress.newest_checkpoint or 0, newest(self.run_dir.checkpoint)[0])

@@ -244,8 +244,8 @@ def test_folder_without_permission_is_refused(tmp_path: Path, run_dir: RunDir, m
         check_job(_config("device=cpu"), run_dir)
 
 
-def _with_config(runs: Path, config: str, *overrides: str) -> Config:
-    known = argparse.Namespace(config=config, runs=str(runs), run_name="mine")
+def _with_config(runs: Path, config: str, *overrides: str, fresh: bool = False) -> Config:
+    known = argparse.Namespace(config=config, runs=str(runs), run_name="mine", fresh=fresh)
     return load_run(known, list(overrides))[0]
 
 
@@ -264,6 +264,7 @@ def test_a_shipped_config_stands_in_for_no_run_that_was_made_with_another(tmp_pa
         with pytest.raises(UserError, match="no such file, and run 'mine' was not made with the shipped one") as error:
             _with_config(tmp_path, typed)
         assert "give --config slim_cpu if that is meant" in str(error.value)
+        assert _with_config(tmp_path, typed, fresh=True).gamma == load_config("slim_cpu").gamma
     assert _with_config(tmp_path, "slim_cpu").gamma == load_config("slim_cpu").gamma
     run_dir.config.write_bytes(config_to_json(load_config("slim_cpu")))
     assert _with_config(tmp_path, "configs/slim_cpu.yaml", "--gamma=0.6").gamma == 0.6

@@ -368,19 +368,24 @@ def test_no_point_is_there_twice(tmp_path: Path) -> None:
     assert drawn == [step for step, _ in points(again)]
 
 
-def test_env_steps_that_a_crash_took_back_are_not_drawn_again(tmp_path: Path) -> None:
+def test_env_steps_that_were_taken_back_are_not_drawn_again(tmp_path: Path) -> None:
+    """By an older copy of the run that was put back."""
     trainer = open_trainer(tmp_path)
-    ingest(trainer, episodes(0, 4))
+    ingest(trainer, episodes(0, 1))
     trainer.close("test")
-    (furthest,) = points(trainer)
-    for segment in trainer.run_dir.replay.glob("segment-*"):
-        segment.unlink()
-    shutil.rmtree(trainer.run_dir.checkpoint)
+    shutil.copytree(trainer.run_dir.path, tmp_path / "older")
+    further = open_trainer(tmp_path)
+    ingest(further, episodes(1, 3))
+    further.close("test")
+    drawn = points(further)
+    for name in ("replay", "checkpoint"):
+        shutil.rmtree(further.run_dir.path / name)
+        shutil.copytree(tmp_path / "older" / name, further.run_dir.path / name)
     again = open_trainer(tmp_path)
-    ingest(again, episodes(0, 1))
+    ingest(again, episodes(4, 1))
     tick(again)
-    assert again.replay.env_steps < furthest[0]
-    assert points(again) == [furthest]
-    ingest(again, episodes(1, 4))
+    assert again.replay.env_steps < drawn[-1][0]
+    assert points(again) == drawn
+    ingest(again, episodes(5, 4))
     again.close("test")
-    assert points(again) == [furthest, (again.replay.env_steps, 0)]
+    assert points(again) == [*drawn, (again.replay.env_steps, 0)]
