@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from slurm_programs import REPOSITORY, job_programs, put_program
+from small_disk import SmallDisk
 
 from cluster_rl.batch_system.chain import read_chain
-from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED
+from cluster_rl.errors import EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED
 from cluster_rl.runs.layout import RunDir
 
 
@@ -187,6 +188,26 @@ def test_a_job_without_a_run_name_concludes_the_run_of_its_config(
     assert cluster.main() == EXIT_UNFINISHED
     assert capsys.readouterr().out.startswith("run small: ")
     assert RunDir("cluster_runs", "small").chain.exists()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_full_disk_ends_no_chain(
+    disk: SmallDisk, begun: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the trainer's exit code for it, nor chain.json that cannot be written."""
+    from cluster_rl.cluster import conclude
+
+    run_dir = RunDir(disk.folder / "runs", "one")
+    if begun:
+        run_dir.create()
+    with disk.full():
+        assert conclude(run_dir, None, EXIT_STORAGE, cancelled=False) == EXIT_UNFINISHED
+    said = capsys.readouterr().out
+    assert "this job is not counted: " in said
+    assert "No space left on device" in said
+    codes = [conclude(run_dir, None, EXIT_STORAGE, cancelled=False) for _ in range(3)]
+    assert codes == [EXIT_UNFINISHED, EXIT_UNFINISHED, EXIT_STORAGE], "a run whose every job fails so must end"
+    assert "crash 2 of 3 in a row, exit code 75: storage did not take what must be kept" in capsys.readouterr().out
 
 
 def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+from small_disk import SmallDisk
 from terminals import on_terminal
 
 from cluster_rl.cluster import print_status
@@ -100,6 +102,44 @@ def test_a_learner_that_has_gone_silent(run_dir: RunDir) -> None:
     assert line_of(progress, 9).endswith(f"before learning, {silent}")
     progress.jobs[-1].ends = None
     assert time_of_job(progress.jobs[-1]).endswith("s, without a limit")
+
+
+def test_what_storage_does_not_take_comes_first(run_dir: RunDir) -> None:
+    progress = status.read_progress(run_dir.progress)
+    assert progress is not None
+    progress.storage_problem = "disk full since 14:03 (/data/replay: No space left on device)"
+    assert f"milestones 1 of 9, {progress.storage_problem}, collecting" in line_of(progress, 9)
+    progress.end_job("signal SIGTERM")
+    assert "disk full" not in line_of(progress, 9)
+
+
+def test_a_full_disk_is_seen_though_the_learner_can_write_nothing(
+    disk: SmallDisk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(disk.folder, "r").create()
+    progress = Progress(run_name="r", target_total_steps=1)
+    progress.continue_job("token", "new run")
+    save_progress(run_dir.progress, progress)
+    progress.updated -= 60
+    run_dir.progress.write_bytes(msgspec.json.encode(progress))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(status, "_LIVE_INTERVAL_SEC", 0.0)
+    view = StatusView(run_dir, CONFIG, "token")
+    view._stale_sec = 0.0
+    with view:
+        view.refresh()
+        with disk.full():
+            view.refresh()
+            view.refresh()
+            print_status(run_dir)
+        view.refresh()
+    out = capsys.readouterr().out
+    since = time.strftime("%H:%M", time.localtime(progress.updated))
+    words = f"disk full since {since} ({run_dir.path}: No space left on device)"
+    told = [line for line in out.splitlines() if line in (words, "storage takes again what is written")]
+    assert told == [words, "storage takes again what is written"]
+    assert re.search(f"^progress: .*{re.escape(words)}", out, re.M)
+    assert not list(run_dir.path.glob(".*"))
 
 
 def test_milestones_of_a_lesson_and_those_reached_elsewhere(run_dir: RunDir) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import SmallDisk
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import EXIT_STORAGE, UserError
 from cluster_rl.jobs import supervise
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor, first_error
@@ -301,3 +302,54 @@ def test_first_error_of_a_huge_log_looks_at_both_ends(tmp_path: Path) -> None:
     log.write_text("noise\n" * 200_000 + "Traceback (most recent call last):\n  x\nRuntimeError: at the end\n")
     assert first_error(log) == "RuntimeError: at the end"
     assert "cannot be read" in first_error(tmp_path / "missing")
+
+
+# --- storage that refuses ---
+
+
+def test_a_child_that_storage_refuses_is_waited_for(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Its restarts are not counted, and starts that end alike are no reason to give up."""
+    code = f"""
+import pathlib, sys
+tries = pathlib.Path({str(tmp_path / "tries")!r})
+tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+if len(tries.read_text()) <= 5:
+    print("error: /data: No space left on device")
+    sys.exit({EXIT_STORAGE})
+"""
+    supervisor.start("learner", python(code))
+    events = events_until(supervisor, "finished")
+    deaths = [event for event in events if event.kind == "died"]
+    assert len(deaths) == 5
+    assert {event.exit_code for event in deaths} == {EXIT_STORAGE}
+    assert supervisor.unfinished == []
+
+
+def test_storage_that_refuses_for_good_ends_the_child_with_its_code(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "STORAGE_PATIENCE_SEC", 0.2)
+    supervisor.start("learner", python(f"import sys; print('error: /data: full'); sys.exit({EXIT_STORAGE})"))
+    end = events_until(supervisor, "gave_up")[-1]
+    assert end.exit_code == EXIT_STORAGE
+    assert "error: /data: full" in end.line
+    assert "storage has refused it for" in end.line
+
+
+def test_a_log_that_cannot_be_opened_costs_its_lines_alone(disk: SmallDisk, capfd: pytest.CaptureFixture[str]) -> None:
+    logs = disk.folder / "logs"
+    logs.mkdir()
+    (logs / "actor-0.log").write_text("error: of an earlier job\n")
+    supervisor = Supervisor(logs, max_restarts=2)
+    with disk.read_only():
+        supervisor.start("actor-0", python("import sys; print('lost'); sys.exit(3)"))
+        supervisor.start("actor-1", python("print('lost')"))
+        events = events_until(supervisor, "died")
+        while "actor-1" in supervisor.unfinished:
+            events += supervisor.poll()
+            time.sleep(0.01)
+        assert {event.name for event in events if event.kind == "finished"} == {"actor-1"}
+        assert "an earlier job" not in "".join(event.line for event in events)
+        supervisor.stop_all(signal.SIGKILL, 5)
+    said = capfd.readouterr().out
+    assert f"{logs}/actor-0.log: Read-only file system; what is said meanwhile is lost" in said

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_disk import SmallDisk
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.episode_log import (
     EpisodeIdentity,
     EpisodeRecorder,
@@ -27,6 +28,7 @@ from cluster_rl.runs.episode_log import (
     read_log,
 )
 
+TESTS = Path(__file__).parents[2]
 IDENTITY = EpisodeIdentity(
     rom_sha1="ab" * 20,
     rom_kind="cartridge",
@@ -241,7 +243,7 @@ while True:
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)]
-    writer = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
+    writer = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"})
     try:
         path = tmp_path / log_name(IDENTITY, 0)
         deadline_sec = time.monotonic() + 20
@@ -257,3 +259,36 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_log(tmp_path: Path) -> Non
     assert not log.header.complete
     assert log.actions.tolist() == [step % 7 for step in range(log.header.steps)]
     assert np.all(log.checks == np.arange(log.header.steps) % 65536)
+
+
+def test_a_log_that_a_full_disk_refuses_is_left_out_and_told_of(
+    disk: SmallDisk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The actor plays on; episodes before and after have their logs, and no half one is left."""
+    recorder = EpisodeRecorder(disk.folder / "logs", IDENTITY, 10, flush_steps=10, needed=False)
+    console = CountingConsole()
+
+    def episode(steps: int) -> None:
+        recorder.start(SNAPSHOT, object(), seed=1)
+        for step in range(steps):
+            recorder.step(step % 7, step, console)
+        recorder.finish(Summary())
+
+    episode(25)
+    with disk.full():
+        episode(25)
+        episode(5)
+    episode(25)
+    assert [read_log(path).header.episode for path in sorted((disk.folder / "logs").iterdir())] == [0, 3]
+    began, ended = capfd.readouterr().out.splitlines()
+    assert began.startswith(f"episode logs are left out for now: {disk.folder}/logs/a")
+    assert "No space left on device" in began
+    assert ended == "episode logs are written again; 2 were left out"
+
+
+def test_a_log_that_is_needed_is_an_error(disk: SmallDisk) -> None:
+    recorder = EpisodeRecorder(disk.folder / "logs", IDENTITY, 10)
+    recorder.start(SNAPSHOT, object(), seed=1)
+    recorder.step(1, 2, CountingConsole())
+    with disk.full(), pytest.raises(StorageError, match="logs"):
+        recorder.finish(Summary())

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_disk import SmallDisk
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.metrics import MetricsWriter, RateMeter, read_metrics, summarise
 
@@ -138,3 +139,28 @@ def test_rate_of_two_looks_at_one_instant_is_zero() -> None:
     meter = RateMeter()
     meter.update(1, now_sec=1.0)
     assert meter.update(5, now_sec=1.0) == 0.0
+
+
+def test_a_row_that_a_full_disk_cuts_short_is_left_out_of_both_files(disk: SmallDisk) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    run_dir = RunDir(disk.folder, "one").create()
+    writer = MetricsWriter(run_dir)
+    values = {f"value/{number}": number / 3 for number in range(300)}
+    writer.write(100, 1, values)
+    refused = 0
+    with disk.full(left_bytes=8192):
+        for step in range(101, 120):
+            try:
+                writer.write(step, 1, values)
+            except StorageError:
+                refused += 1
+    assert refused > 10
+    writer.write(200, 2, values)
+    writer.close()
+    rows = read_metrics(run_dir.metrics)
+    assert (rows[0]["env_steps"], rows[-1]["env_steps"]) == (100, 200)
+    assert all(len(row) == 303 for row in rows)
+    (file,) = run_dir.tensorboard.iterdir()
+    steps = [event.step for event in EventFileLoader(str(file)).Load() if event.HasField("summary")]
+    assert (steps[0], steps[-1]) == (100, 200)
