@@ -28,9 +28,10 @@ import torch
 from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import Config, load_config, split_overrides
-from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
+from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
+from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import QNetwork
 from cluster_rl.report.bars import Bar
 from cluster_rl.rom import Rom, load_rom, pyboy_version

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.emulator.spaces import block_spec, observation_spec
+from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
@@ -72,7 +72,7 @@ class WireThread(threading.Thread):
         self._ended = threading.Event()
         self.error: BaseException | None = None
         self.live_actors = 0  # who was heard lately: one that was killed is connected until it is missed
-        self._refused_blocks = 0
+        self._refused_blocks: collections.Counter[str] = collections.Counter()  # by the reason
         self._log = LimitedLog()
         self._unlogged: collections.deque[SequenceReceived] = collections.deque()
         self._synced = True
@@ -153,7 +153,8 @@ class WireThread(threading.Thread):
     def _counters(self, channel: LearnerChannel) -> dict[str, float]:
         return {
             "wire/actors": self._trainer.connected_actors or 0,
-            "wire/refused_blocks": self._refused_blocks,
+            "wire/refused_blocks": self._refused_blocks.total(),
+            **{f"wire/refused_blocks/{reason}": count for reason, count in self._refused_blocks.items()},
             "wire/bad_messages": channel.bad_messages,
             "wire/muted": channel.muted,
             "wire/refused_actors": channel.refused,
@@ -200,7 +201,7 @@ class WireThread(threading.Thread):
         try:
             self._trainer.ingest(event.actor, event.incarnation, event.seq, event.block)
         except BlockError as error:
-            self._refused_blocks += 1
+            self._refused_blocks[error.reason] += 1
             self._log.say("refused blocks", f"actor {event.actor}, sequence {event.seq}: {error}; dropped")
             channel.charge_for_block(event.actor)
 
@@ -282,7 +283,9 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
         print(f"{stop.reason}: stopping before anything was read", flush=True)
         return stop.exit_code
     deadline = job_deadline(config.max_runtime_seconds, job_started)
-    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), job_token)
+    trainer = Trainer(
+        config, run_dir, observation_spec(config), block_spec(config), milestone_names(run_dir), job_token
+    )
     print(trainer.restored, flush=True)
     trainer.progress.jobs[-1].ends = deadline.unix_sec()
     trainer.connected_actors = 0

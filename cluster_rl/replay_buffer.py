@@ -25,13 +25,13 @@ import numpy.typing as npt
 from cluster_rl.config import Config
 from cluster_rl.errors import StorageError
 from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
-from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.learning.sequences import BlockSpec, EpisodeSummary
 from cluster_rl.replay.batch_arrays import empty_batch, fill_column
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.segments import Segment
 from cluster_rl.replay.sum_tree import SumTree
-from cluster_rl.replay.totals import RECENT_EPISODES, Totals, ends_whole_episode
-from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_arrays, decode_header
+from cluster_rl.replay.totals import RECENT_EPISODES, Totals
+from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
 MAX_SEGMENT_BYTES = 64 * 2**20
@@ -54,10 +54,13 @@ class AppendResult:
 
     id: int | None
     header: SequenceHeader
+    arrays: BlockArrays
 
 
 class Replay:
     """The replay of the run `owner`, on a log in `folder`. What the log holds on opening is part of it at once.
+
+    `milestones` are the names of all that the game has: a block that names another is refused.
 
     Ids count the sequences ever logged; the live ones lie in one range [oldest, next), with holes where a record was
     damaged. Id i has the slot i modulo capacity in `_entries` and in the tree.
@@ -65,11 +68,11 @@ class Replay:
     Raises `UserError` if the log cannot be opened, is in use, or was written by another run or with other shapes.
     """
 
-    def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str) -> None:
+    def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str, milestones: frozenset[str]) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
         # Summaries of the newest whole episodes in the log on opening.
-        self.found_episodes: collections.deque[dict[str, Any]] = collections.deque(maxlen=RECENT_EPISODES)
+        self.found_episodes: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
@@ -83,6 +86,7 @@ class Replay:
             folder,
             spec,
             owner=owner,
+            milestones=milestones,
             segment_bytes=MAX_SEGMENT_BYTES,
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
             on_record=self._find,
@@ -121,12 +125,12 @@ class Replay:
 
     @property
     def damaged(self) -> int:
-        """Records that could not be read, on opening or when sampled."""
+        """Records that could not be read or are of no use, on opening or when sampled."""
         return self._log.damaged + self.damaged_samples
 
     @property
     def notes(self) -> list[str]:
-        """What was damaged in the log when it was opened, one line each."""
+        """What was damaged or of no use in the log when it was opened, one line each."""
         return self._log.notes
 
     @property
@@ -178,19 +182,22 @@ class Replay:
     def append(self, actor: int, incarnation: int, seq: int, block: bytes | memoryview) -> AppendResult:
         """Checks and logs one block and makes it sampleable. It is on disk for sure only after `sync`.
 
-        Raises `BlockError` for a block that is not one of this spec, and `StorageError` if the disk is full or fails:
-        the replay is then as it was, and the block may be handed in again.
+        The whole block is read: what is let in can be sampled. Raises `BlockError` for one that cannot be the next of
+        this actor in this run, and `StorageError` if the disk is full or fails: the replay is then as it was, and the
+        block may be handed in again.
         """
         if not (0 <= actor < 2**32 and 0 <= incarnation < 2**62 and 0 <= seq < 2**62):
-            raise BlockError(f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range")
-        header = decode_header(block, self._spec)
+            raise BlockError(
+                f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range", "order"
+            )
+        header, arrays = decode_arrays(block, self._spec)
         with self._lock:
             entry = self._log.append(actor, incarnation, seq, block, header)
             if entry is None:
-                return AppendResult(None, header)
+                return AppendResult(None, header, arrays)
             self._insert(entry)
             self._evict()
-        return AppendResult(entry.id, header)
+        return AppendResult(entry.id, header, arrays)
 
     def sync(self) -> None:
         """Puts everything appended so far on disk: one fsync for many blocks. Call it before acknowledging.
@@ -296,7 +303,7 @@ class Replay:
     def _find(self, entry: LogEntry) -> None:
         """A record that the log held on opening."""
         self._index(entry)
-        if entry.header.summary is not None and ends_whole_episode(entry.header):
+        if entry.header.summary is not None and entry.header.summary.is_whole:
             self.found_episodes.append(entry.header.summary)
 
     def _insert(self, entry: LogEntry) -> None:

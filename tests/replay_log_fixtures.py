@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from sequence_fixtures import make_builder, play, small_spec
+from sequence_fixtures import make_builder, play, small_spec, summary_of, with_header
 
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.totals import Totals
 from cluster_rl.wire.codec import decode_header, encode_block
 
 SPEC = small_spec()
-SEQUENCES = play(
-    make_builder(SPEC), 5, 11, milestones={1: ["first_badge"], 9: ["second"]}, summary={"reason": "terminated"}
-)
+MILESTONES = frozenset({"first_badge", "second"})
+SEQUENCES = play(make_builder(SPEC), 5, 11, milestones={1: ["first_badge"], 9: ["second"]}, summary=summary_of(11))
 BLOCKS = [encode_block(sequence) for sequence in SEQUENCES]
 HEADERS = [decode_header(block) for block in BLOCKS]
 EPISODE_STEPS = sum(header.train_length for header in HEADERS)
 assert len(BLOCKS) == 3
+
+
+@functools.cache
+def block_of(seq: int, actor: int = 0, incarnation: int = 1) -> bytes:
+    """The block that an actor sends under a number: every three are an episode."""
+    return with_header(BLOCKS[seq % 3], actor=actor, incarnation=incarnation, episode=seq // 3)
 
 
 def open_log(
@@ -29,14 +35,25 @@ def open_log(
     owner: str = "run-1",
 ) -> ReplayLog:
     return ReplayLog(
-        folder, SPEC, owner=owner, segment_bytes=2**20, segment_transitions=transitions, on_record=on_record
+        folder,
+        SPEC,
+        owner=owner,
+        milestones=MILESTONES,
+        segment_bytes=2**20,
+        segment_transitions=transitions,
+        on_record=on_record,
     )
+
+
+def append(log: ReplayLog, seq: int, actor: int = 0, incarnation: int = 1) -> LogEntry | None:
+    block = block_of(seq, actor, incarnation)
+    return log.append(actor, incarnation, seq, block, decode_header(block))
 
 
 def fill(log: ReplayLog, count: int, actor: int = 0, incarnation: int = 1, first: int = 0) -> list[LogEntry]:
     entries = []
     for seq in range(first, first + count):
-        entry = log.append(actor, incarnation, seq, BLOCKS[seq % 3], HEADERS[seq % 3])
+        entry = append(log, seq, actor, incarnation)
         assert entry is not None
         entries.append(entry)
     return entries
@@ -53,6 +70,9 @@ def totals_of(entries: list[LogEntry]) -> Totals:
         for name in entry.header.milestones:
             totals.milestones.setdefault(name, totals.env_steps)
         totals.next_seq.setdefault(entry.actor, {})[entry.incarnation] = entry.seq + 1
+        emulators = totals.frontiers.setdefault(entry.actor, {}).setdefault(entry.incarnation, {})
+        step = entry.header.first_step + entry.header.train_length
+        emulators[entry.header.emulator] = (entry.header.episode, step)
     return totals
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_rl.config import load_config
-from cluster_rl.emulator.spaces import block_spec
+from cluster_rl.emulator.spaces import block_spec, milestone_names
 from cluster_rl.replay.log import LogEntry, ReplayLog
-from cluster_rl.replay.totals import Totals, ends_whole_episode
+from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Job, Progress, read_progress
@@ -178,7 +178,7 @@ def logged_positions(run_dir: RunDir) -> tuple[int, int, int]:
         ids = (header.actor, header.incarnation, header.emulator, header.episode)
         positions.update((*ids, header.first_step + step) for step in range(header.train_length))
         counts[0] += header.train_length
-        counts[1] += ends_whole_episode(header)
+        counts[1] += header.ends_whole_episode
 
     read_log(run_dir, count)
     return len(positions), counts[0], counts[1]
@@ -217,6 +217,7 @@ def read_log(run_dir: RunDir, on_record: Callable[[LogEntry], None]) -> ReadLog:
             shutil.copytree(run_dir.replay, Path(folder) / "replay"),
             block_spec(load_config(run_dir.config)),
             owner=identity.run_id,
+            milestones=milestone_names(run_dir),
             segment_bytes=2**30,
             segment_transitions=2**30,
             on_record=on_record,

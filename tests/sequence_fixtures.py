@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, Sequence, SequenceBuilder
+from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, EpisodeSummary, Sequence, SequenceBuilder
+from cluster_rl.wire.codec import decode_header
 
 
 def small_spec(unroll_length: int = 4, burn_in: int = 3, n_step: int = 2) -> BlockSpec:
@@ -58,7 +62,7 @@ def play(
     *,
     terminated: bool = True,
     milestones: dict[int, list[str]] | None = None,
-    summary: dict[str, Any] | None = None,
+    summary: EpisodeSummary | None = None,
 ) -> list[Sequence]:
     """Plays one episode of `length` steps through the builder; `cuts` are the steps before which the clock cuts."""
     spec = builder.spec
@@ -81,3 +85,32 @@ def play(
 
 def make_builder(spec: BlockSpec, **kwargs: Any) -> SequenceBuilder:
     return SequenceBuilder(spec, actor=3, incarnation=10**18 + 7, emulator=1, epsilon=0.25, **kwargs)
+
+
+def summary_of(length: int, **changes: Any) -> EpisodeSummary:
+    """The summary of an episode of `length` steps."""
+    values: dict[str, Any] = {
+        "episode_steps": length,
+        "episode_return": 1.0,
+        "terms": {},
+        "milestones": [],
+        "final_map": 1,
+        "reason": "terminated",
+        "seed": 7,
+    }
+    return EpisodeSummary(**values | changes)
+
+
+def resealed(block: bytes, header: bytes | None = None, payload: bytes | None = None) -> bytes:
+    """The block with another header or payload and a right CRC: what a faulty or hostile actor could send."""
+    length = struct.unpack_from("<I", block, 4)[0]
+    header = block[8 : 8 + length] if header is None else header
+    payload = block[8 + length : -4] if payload is None else payload
+    body = block[:4] + struct.pack("<I", len(header)) + header + payload
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def with_header(block: bytes, **changes: Any) -> bytes:
+    """The block with other values in its header, also such as none may have."""
+    changed = msgspec.structs.replace(decode_header(block), **changes)
+    return resealed(block, header=msgspec.msgpack.encode(changed))

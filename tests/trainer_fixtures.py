@@ -21,6 +21,7 @@ BLOCK = small_spec()
 OBSERVATION = ObservationSpec(
     context_size=BLOCK.context_size, crop_size=BLOCK.crop_side, num_actions=BLOCK.num_actions, aux_slots=(0, 3)
 )
+MILESTONES = frozenset({"town", "badge"})
 CONFIG = Config(
     device="cpu",
     occupancy_crop_radius=1,
@@ -44,7 +45,7 @@ def changed(**changes: Any) -> Config:
 
 def open_trainer(folder: Path, config: Config = CONFIG) -> Trainer:
     """The trainer of the run in `folder`, new or gone on with."""
-    return Trainer(config, RunDir(folder, "run").create(), OBSERVATION, BLOCK, "job")
+    return Trainer(config, RunDir(folder, "run").create(), OBSERVATION, BLOCK, MILESTONES, "job")
 
 
 def ingest(trainer: Trainer, sequences: list[Sequence]) -> None:

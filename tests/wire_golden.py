@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster_rl.learning.sequences import BlockSpec, Sequence
+from cluster_rl.learning.sequences import BlockSpec, EpisodeSummary, Sequence
 from cluster_rl.model import params_to_bytes
 from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay.log import ReplayLog
@@ -27,6 +27,7 @@ ZSTD_VERSION = (1, 5, 7)
 HOLD_ZSTD = ("sequence-block.bin", "sequence.bin", "segment.bin")  # the second has the first's size and CRC
 
 ACTOR, INCARNATION = 3, 1_700_000_000_123_456_789
+MILESTONES = frozenset({"TALKED_ELDER", "LEFT_HOME", "FERN_BADGE"})
 SPEC = BlockSpec(
     unroll_length=2, burn_in=1, n_step=1, num_actions=9, context_size=5, crop_side=3, hidden_size=3
 )  # 9 actions take two bytes of mask
@@ -87,15 +88,15 @@ def _last_sequence() -> Sequence:
     sequence.state_h = np.array([1.5, -2.0, 0.25], np.float16)
     sequence.state_c = np.array([-0.5, 8.0, 65504.0], np.float16)
     sequence.terminated = sequence.segment_ended = True
-    sequence.summary = {
-        "episode_steps": 4,
-        "episode_return": 3.5,
-        "terms": {"event": 3.0, "step": 0.5},
-        "milestones": [["TALKED_ELDER", 2], ["LEFT_HOME", 3], ["FERN_BADGE", 4]],
-        "final_map": 12,
-        "reason": "terminated",
-        "seed": 77,
-    }
+    sequence.summary = EpisodeSummary(
+        episode_steps=4,
+        episode_return=3.5,
+        terms={"event": 3.0, "step": 0.5},
+        milestones=[("TALKED_ELDER", 2), ("LEFT_HOME", 3), ("FERN_BADGE", 4)],
+        final_map=12,
+        reason="terminated",
+        seed=77,
+    )
     return sequence
 
 
@@ -143,7 +144,9 @@ def _weights() -> bytes:
 def _second_segment(first: bytes, last: bytes) -> bytes:
     """The first block fills a segment, so the next one's header has totals. A number is missing between the two."""
     with tempfile.TemporaryDirectory() as folder:
-        log = ReplayLog(Path(folder), SPEC, owner="run-id", segment_bytes=1, segment_transitions=1000)
+        log = ReplayLog(
+            Path(folder), SPEC, owner="run-id", milestones=MILESTONES, segment_bytes=1, segment_transitions=1000
+        )
         log.append(ACTOR, INCARNATION, 0, first, decode_header(first))
         log.append(ACTOR, INCARNATION, 2, last, decode_header(last))
         content = log.segments[1].path.read_bytes()

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,12 +23,12 @@ from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_v
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
-from cluster_rl.emulator.env import Env, EpisodeSummary, Step
+from cluster_rl.emulator.env import Env, Step
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.priorities import actor_priorities
-from cluster_rl.learning.sequences import Sequence, SequenceBuilder
+from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
 from cluster_rl.rom import load_rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
@@ -203,7 +202,7 @@ class Actor:
             self._rollout.mask[row],
             terminated=terminated,
             quantiles=quantiles,
-            summary=msgspec.to_builtins(summary),
+            summary=summary,
         )
 
     def _send(self, finished: list[Sequence]) -> None:

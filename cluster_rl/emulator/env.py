@@ -27,6 +27,7 @@ from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
+from cluster_rl.learning.sequences import EndReason, EpisodeSummary
 from cluster_rl.occupancy_memory import OccupancyMemory
 from cluster_rl.rewards import RewardCalculator
 from cluster_rl.rom import Rom, load_rom
@@ -48,22 +49,6 @@ class Observation(NamedTuple):
     context: npt.NDArray[np.uint8]  # [C], see `cluster_map_features.SLOTS`
     crop: npt.NDArray[np.uint8]  # [2, S, S]
     mask: npt.NDArray[np.bool_]  # [A], never all false
-
-
-class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How an episode went. `milestones` are (name, step counted from 1); `terms` are weighted; all
-    but those of `rewards.INTRINSIC_TERMS` add up to the return.
-
-    `reason` is `terminated` (the game's task is done), `truncated` (the step limit) or `stopped` (the job ended).
-    """
-
-    episode_steps: int
-    episode_return: float
-    terms: dict[str, float]
-    milestones: list[tuple[str, int]]
-    final_map: int
-    reason: str
-    seed: int
 
 
 class Step(NamedTuple):
@@ -275,7 +260,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         context = cluster_map_features.encode(self.state, self._latch, self._world)
         return Observation(screen, context, self._occupancy.crop(self.state), mask)
 
-    def _finish(self, reason: str) -> EpisodeSummary:
+    def _finish(self, reason: EndReason) -> EpisodeSummary:
         self._open = False
         summary = EpisodeSummary(
             episode_steps=self.episode_steps,

@@ -1,6 +1,6 @@
-"""The shapes of what an agent of this game sees, for the parts that know no game.
+"""What the parts that know no game must know of it: the shapes of what an agent sees, and the milestones' names.
 
-Actor and learner read them. In: a config. Out: the specs of networks and sequence blocks.
+Actor and learner read them. In: a config, a run. Out: the specs of networks and sequence blocks, names.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE
 from cluster_rl.config import Config
 from cluster_rl.game.buttons import NUM_BUTTONS
+from cluster_rl.game.world import World
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
+from cluster_rl.runs.identity import read_identity
+from cluster_rl.runs.layout import RunDir
 
 NO_ACTION = NUM_BUTTONS
 """The "previous action" at an episode's start."""
@@ -28,3 +31,10 @@ def observation_spec(config: Config) -> ObservationSpec:
 def block_spec(config: Config) -> BlockSpec:
     """The shapes of a sequence block of a run."""
     return BlockSpec.from_config(config, CONTEXT_SIZE, NUM_BUTTONS)
+
+
+def milestone_names(run_dir: RunDir) -> frozenset[str]:
+    """All milestones of the game that a run plays."""
+    identity = read_identity(run_dir.identity)
+    world = World.for_rom(identity.rom_sha1 if identity is not None else "")
+    return frozenset(milestone.name for milestone in world.milestones)

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,33 @@ from cluster_rl.config import Config
 
 SCREEN_PACKED_SHAPE = (72, 20)
 """One 72 x 80 screen of 2-bit shades, four to a byte."""
+
+
+Steps = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=64)]
+EndReason = Literal["terminated", "truncated", "stopped"]
+Names = Annotated[list[Name], msgspec.Meta(max_length=256)]
+
+
+class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an episode went. `milestones` are (name, step counted from 1); `terms` are the weighted sums of the reward
+    terms, the intrinsic ones (`rewards.INTRINSIC_TERMS`) included, which the return leaves out.
+
+    `reason` is `terminated` (the game's task is done), `truncated` (the step limit) or `stopped` (the job ended).
+    """
+
+    episode_steps: Steps
+    episode_return: float
+    terms: Annotated[dict[Name, float], msgspec.Meta(max_length=64)]
+    milestones: Annotated[list[tuple[Name, Steps]], msgspec.Meta(max_length=256)]
+    final_map: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    reason: EndReason
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the episode was played to its end, not broken off by the job's."""
+        return self.reason != "stopped"
 
 
 @dataclass(frozen=True)
@@ -63,8 +91,7 @@ class Sequence:
     """One window of an episode. P positions; transitions at 0..P-2, the last position only bootstraps.
 
     `action` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions` where
-    position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only; its reason
-    tells whether the episode was played to its end or broken off by the job's.
+    position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only.
     """
 
     actor: int
@@ -90,7 +117,7 @@ class Sequence:
     epsilon: float = 0.0
     initial_priority: float = 1.0
     milestones: list[str] = field(default_factory=list)
-    summary: dict[str, Any] | None = None
+    summary: EpisodeSummary | None = None
     quantiles: npt.NDArray[np.float32] | None = None  # [t + k, A, K], for the initial priority; not in the block
 
     @property
@@ -212,7 +239,7 @@ class SequenceBuilder:
         *,
         terminated: bool,
         quantiles: npt.NDArray[np.float32] | None = None,
-        summary: dict[str, Any] | None = None,
+        summary: EpisodeSummary | None = None,
     ) -> tuple[Sequence, ...]:
         """Ends the recorded segment at its final observation (index E) and hands out every sequence still open.
 

@@ -6,7 +6,8 @@ on opening gives all of it again, also after `kill -9` and after old segments we
 
 A process that is killed leaves at most the beginning of one record at the newest segment's end, which is cut off on
 opening. Anything else is damage: it is counted and told in `notes`. What has no good record behind it and would be in
-the way of new ones is moved to `segment-00000042.log.damaged`.
+the way of new ones is moved to `segment-00000042.log.damaged`. A whole record that `append` would refuse, as an earlier
+version may have logged it, is passed over and told too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from cluster_rl.replay.segments import (
     set_aside,
     set_aside_path,
 )
-from cluster_rl.replay.totals import Totals
+from cluster_rl.replay.totals import Totals, merged_frontiers
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_header, max_block_bytes
 
@@ -58,8 +59,8 @@ class ReplayLog:
     """The log of the run `owner` in `folder`, which is made if it does not exist. Not thread-safe.
 
     Only one process has it open: opening waits a while for the one before to end (`folder_lock.py`). A segment is
-    closed when it holds `segment_bytes` bytes or `segment_transitions` trained positions. `on_record(entry)` is called,
-    oldest first, for every record that is found on opening.
+    closed when it holds `segment_bytes` bytes or `segment_transitions` trained positions. `milestones` are the names of
+    all that the game has. `on_record(entry)` is called, oldest first, for every record that is found on opening.
 
     Raises `UserError` if the folder cannot be used, is in use, or was written by another run or with other shapes, and
     `StorageError` if the disk is full or fails.
@@ -71,18 +72,20 @@ class ReplayLog:
         spec: BlockSpec,
         *,
         owner: str,
+        milestones: frozenset[str],
         segment_bytes: int,
         segment_transitions: int,
         on_record: Callable[[LogEntry], None] | None = None,
     ) -> None:
         self.folder = folder
         self.totals = Totals()
-        self.damaged = 0  # damaged stretches and segment headers that were found on opening
+        self.damaged = 0  # damaged stretches, segment headers and records of no use that were found on opening
         self.notes: list[str] = []  # what was damaged and where it is now, or is missing, one line each
         self.evicted = Totals()  # what lay in files before the oldest one
         self.segments: list[Segment] = []
         self._owner = owner
         self._spec = spec
+        self._milestones = milestones
         self._spec_items = {name: int(value) for name, value in vars(spec).items()}
         self._max_block_bytes = max_block_bytes(spec)
         self._segment_bytes = segment_bytes
@@ -118,15 +121,17 @@ class ReplayLog:
     def append(
         self, actor: int, incarnation: int, seq: int, block: bytes | memoryview, header: SequenceHeader
     ) -> LogEntry | None:
-        """Logs one block that was checked (`header` is its decoded one); None for what was logged before.
+        """Logs one block (`header` is its decoded one); None for a number that was logged before.
 
         A number above the expected one is accepted and what is missing is counted in `totals.gaps`. Not on disk for
         sure before `sync`.
 
-        Raises `StorageError` if it cannot be written (disk full); the log stays as it was before the call.
+        Raises `BlockError` for a block of another actor, of milestones that the game does not have, or that does not
+        come behind what was logged; `StorageError` if it cannot be written (disk full). The log then stays as it was.
         """
         if seq < self.expected_seq(actor, incarnation):
             return None
+        self._check(actor, incarnation, seq, header)
         segment = self._segment_for_append()
         segment.write(record_bytes(block, self.totals.next_id, actor, incarnation, seq))
         offset = segment.size_bytes - len(block)
@@ -188,6 +193,17 @@ class ReplayLog:
             self.segments.clear()
             self._lock.release()
 
+    def _check(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
+        """Raises `BlockError` unless the block may be the next record: asked of each that comes and that is found."""
+        if (header.actor, header.incarnation) != (actor, incarnation):
+            raise BlockError(
+                f"block: made by actor {header.actor} (incarnation {header.incarnation}), but it is actor {actor}'s "
+                f"(incarnation {incarnation})",
+                "sender",
+            )
+        header.check_names(self._milestones)
+        self.totals.check_next(actor, incarnation, seq, header)
+
     def _count(self, entry: LogEntry) -> None:
         self.totals.count(entry.id, entry.actor, entry.incarnation, entry.seq, entry.header)
         entry.segment.transitions += entry.header.train_length
@@ -228,7 +244,11 @@ class ReplayLog:
                 first_record = next_record(content, 0)
                 start = len(content) if first_record is None else first_record
                 damaged.append((0, start))
-            end = self._scan_records(segment, content, start, on_record, damaged)
+            useless: list[BlockError] = []  # why records are of no use
+            end = self._scan_records(segment, content, start, on_record, damaged, useless)
+            if useless:
+                self.damaged += len(useless)
+                self._note(path, f"{len(useless)} records are of no use and are passed over; the first: {useless[0]}")
             if damaged and damaged[0][0] == 0 and not segment.transitions:
                 segment.close()
                 self.damaged += len(damaged)
@@ -288,7 +308,9 @@ class ReplayLog:
                     f"replay log {path}: written with {name} {header.spec.get(name)}, the run now has {value}; "
                     "use another run name or replay_dir, or set it back"
                 )
-        self.totals = header.before
+        scanned, self.totals = self.totals, header.before
+        # Logs of earlier versions have none in their headers.
+        self.totals.frontiers = merged_frontiers(self.totals.next_seq, scanned.frontiers, self.totals.frontiers)
         return start
 
     def _scan_records(
@@ -298,15 +320,22 @@ class ReplayLog:
         start: int,
         on_record: Callable[[LogEntry], None],
         damaged: list[tuple[int, int]],
+        useless: list[BlockError],
     ) -> int:
-        """Counts every good record from `start` on and adds what lies between; returns the end of the last record."""
+        """Counts every good record from `start` on, adds what lies between, and why whole ones are of no use.
+
+        Returns the end of the last record.
+        """
         offset = end = start
         while offset < len(content):
-            entry = self._read_record(segment, content, offset)
-            if entry is not None:
-                self._count(entry)
-                on_record(entry)
-                offset = end = entry.offset + entry.length
+            found = self._read_record(segment, content, offset)
+            if found is not None:
+                offset = end = found[0]
+                if isinstance(found[1], BlockError):
+                    useless.append(found[1])
+                else:
+                    self._count(found[1])
+                    on_record(found[1])
                 continue
             following = next_record(content, offset + 1)
             following = len(content) if following is None else following
@@ -314,8 +343,8 @@ class ReplayLog:
             offset = following
         return end
 
-    def _read_record(self, segment: Segment, content: bytes, offset: int) -> LogEntry | None:
-        """The record at `offset`, or None if there is no whole and right one."""
+    def _read_record(self, segment: Segment, content: bytes, offset: int) -> tuple[int, LogEntry | BlockError] | None:
+        """Where the record at `offset` ends, and what it holds or why that is of no use; None if it is not whole."""
         fields = read_record_fields(content, offset)
         if fields is None:
             return None
@@ -325,6 +354,10 @@ class ReplayLog:
             return None
         try:
             header = decode_header(memoryview(content)[start : start + length], self._spec)
-        except BlockError:
-            return None
-        return LogEntry(record_id, actor, incarnation, seq, segment, start, length, header)
+            self._check(actor, incarnation, seq, header)
+        except BlockError as error:
+            if error.reason == "damaged":
+                return None
+            self.totals.next_id = record_id + 1  # a checkpoint may have a priority for the id
+            return start + length, error
+        return start + length, LogEntry(record_id, actor, incarnation, seq, segment, start, length, header)

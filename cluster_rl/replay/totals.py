@@ -1,8 +1,8 @@
 """The counters of a whole run that its replay log implies, and how they are kept when the log loses records.
 
 Used in the learner by the replay log. In: records in the order in which they were logged. Out: env steps, sequences,
-episodes, gaps, milestones and what each actor must send next, as a struct (in the log's segment headers) and as plain
-JSON data (in the checkpoint).
+episodes, gaps, milestones, what each actor must send next and whether a block does, as a struct (in the log's segment
+headers) and as plain JSON data (in the checkpoint).
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ from typing import Any
 import msgspec
 
 from cluster_rl.errors import UserError
-from cluster_rl.wire.codec import SequenceHeader
+from cluster_rl.wire.codec import MAX_GAP_SEQUENCES, BlockError, SequenceHeader
 
 INCARNATIONS_KEPT = 4
 RECENT_EPISODES = 100
 """How many of the newest whole episodes returns and shares of milestones are of."""
-_STOPPED = "stopped"  # the reason in the summary of an episode that the job's end broke off
 
-
-def ends_whole_episode(header: SequenceHeader) -> bool:
-    """Whether a block is the last of an episode that was played to its end, not broken off by the job's."""
-    return header.summary is not None and header.summary.get("reason") != _STOPPED
+Frontiers = dict[int, dict[int, dict[int, tuple[int, int]]]]
+"""actor: {incarnation: {emulator: (episode, step)}}: what was logged of each emulator ends before that step."""
 
 
 class Totals(msgspec.Struct):
@@ -37,20 +34,42 @@ class Totals(msgspec.Struct):
     # actor: {incarnation: next number}. The newest incarnations of each actor in the order in which they first came:
     # their numbers tell no order, as the clock that they are read from may be set back.
     next_seq: dict[int, dict[int, int]] = msgspec.field(default_factory=dict)
+    frontiers: Frontiers = msgspec.field(default_factory=dict)  # of the incarnations in `next_seq`
+
+    def check_next(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
+        """Raises `BlockError` unless the record comes behind all that was counted of its actor.
+
+        By its number, and by its trained positions: an emulator's may have holes, where sequences were lost, but each
+        position is counted once.
+        """
+        expected = self.next_seq.get(actor, {}).get(incarnation, 0)
+        if not expected <= seq <= expected + MAX_GAP_SEQUENCES:
+            raise BlockError(f"block: it has number {seq}, expected is {expected}", "order")
+        episode, step = self.frontiers.get(actor, {}).get(incarnation, {}).get(header.emulator, (0, 0))
+        if (header.episode, header.first_step) < (episode, step):
+            raise BlockError(
+                f"block: it begins at step {header.first_step} of episode {header.episode}, but its emulator's "
+                f"positions are logged up to step {step} of episode {episode}",
+                "order",
+            )
 
     def count(self, record_id: int, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
-        """Adds one record."""
+        """Adds one record, which `check_next` has let pass."""
         self.env_steps += header.train_length
         self.sequences += 1
-        self.episodes += ends_whole_episode(header)
+        self.episodes += header.ends_whole_episode
         self.next_id = record_id + 1
         for name in header.milestones:
             self.milestones.setdefault(name, self.env_steps)
         known = self.next_seq.setdefault(actor, {})
         self.gaps += seq - known.get(incarnation, 0)
         known[incarnation] = seq + 1
+        emulators = self.frontiers.setdefault(actor, {}).setdefault(incarnation, {})
+        emulators[header.emulator] = (header.episode, header.end_step)
         if len(known) > INCARNATIONS_KEPT:
-            del known[next(iter(known))]
+            oldest = next(iter(known))
+            del known[oldest]
+            self.frontiers[actor].pop(oldest, None)
 
     def merged(self, other: Totals) -> Totals:
         """Element-wise the further one of both: the larger counts, the earlier milestones."""
@@ -58,6 +77,10 @@ class Totals(msgspec.Struct):
         milestones = dict(self.milestones)
         for name, step in other.milestones.items():
             milestones[name] = min(step, milestones.get(name, step))
+        next_seq = {
+            actor: _merged_next_seq(older.next_seq.get(actor, {}), newer.next_seq.get(actor, {}))
+            for actor in older.next_seq | newer.next_seq
+        }
         return Totals(
             env_steps=max(self.env_steps, other.env_steps),
             sequences=max(self.sequences, other.sequences),
@@ -65,14 +88,13 @@ class Totals(msgspec.Struct):
             gaps=max(self.gaps, other.gaps),
             next_id=newer.next_id,
             milestones=milestones,
-            next_seq={
-                actor: _merged_next_seq(older.next_seq.get(actor, {}), newer.next_seq.get(actor, {}))
-                for actor in older.next_seq | newer.next_seq
-            },
+            next_seq=next_seq,
+            frontiers=merged_frontiers(next_seq, older.frontiers, newer.frontiers),
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """As data that JSON keeps exactly, the order of incarnations too: `next_seq` becomes lists of 3 numbers."""
+        """As data that JSON keeps exactly, the order of incarnations too: `next_seq` becomes lists of 3 numbers,
+        `frontiers` of 5."""
         plain: dict[str, Any] = msgspec.structs.asdict(self)
         plain["milestones"] = dict(self.milestones)
         plain["next_seq"] = [
@@ -80,17 +102,27 @@ class Totals(msgspec.Struct):
             for actor, known in self.next_seq.items()
             for incarnation, number in known.items()
         ]
+        plain["frontiers"] = [
+            [actor, incarnation, emulator, *frontier]
+            for actor, incarnations in self.frontiers.items()
+            for incarnation, emulators in incarnations.items()
+            for emulator, frontier in emulators.items()
+        ]
         return plain
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Totals:
-        """The inverse of `to_plain`. Raises `UserError` for anything else."""
+        """The inverse of `to_plain`; earlier versions wrote no frontiers. Raises `UserError` for anything else."""
         try:
             rows = msgspec.convert(plain.get("next_seq"), list[tuple[int, int, int]])
             next_seq: dict[int, dict[int, int]] = {}
             for actor, incarnation, number in rows:
                 next_seq.setdefault(actor, {})[incarnation] = number
-            return msgspec.convert({**plain, "next_seq": next_seq}, cls)
+            frontiers: Frontiers = {}
+            ends = msgspec.convert(plain.get("frontiers", []), list[tuple[int, int, int, int, int]])
+            for actor, incarnation, emulator, episode, step in ends:
+                frontiers.setdefault(actor, {}).setdefault(incarnation, {})[emulator] = (episode, step)
+            return msgspec.convert({**plain, "next_seq": next_seq, "frontiers": frontiers}, cls)
         except msgspec.ValidationError as error:
             raise UserError(
                 f"replay totals in the checkpoint: {error}; remove the newest checkpoint, or use another run name"
@@ -102,3 +134,15 @@ def _merged_next_seq(older: dict[int, int], newer: dict[int, int]) -> dict[int, 
     numbers = {incarnation: number for incarnation, number in older.items() if incarnation not in newer}
     numbers |= {incarnation: max(number, older.get(incarnation, 0)) for incarnation, number in newer.items()}
     return dict(list(numbers.items())[-INCARNATIONS_KEPT:])
+
+
+def merged_frontiers(next_seq: dict[int, dict[int, int]], *tables: Frontiers) -> Frontiers:
+    """The furthest frontier of each emulator of the incarnations in `next_seq`, over all tables."""
+    merged: Frontiers = {}
+    for actor, incarnations in next_seq.items():
+        for incarnation in incarnations:
+            for table in tables:
+                for emulator, frontier in table.get(actor, {}).get(incarnation, {}).items():
+                    known = merged.setdefault(actor, {}).setdefault(incarnation, {})
+                    known[emulator] = max(frontier, known.get(emulator, frontier))
+    return merged

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.replay.totals import RECENT_EPISODES, ends_whole_episode
+from cluster_rl.learning.sequences import EpisodeSummary
+from cluster_rl.replay.totals import RECENT_EPISODES
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader
 
 _RECENT_STARTS = 16
@@ -22,11 +23,11 @@ class Arrivals:
     `episodes` are the summaries of those that earlier jobs of the run logged. One thread adds, another reads.
     """
 
-    def __init__(self, episodes: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, episodes: Iterable[EpisodeSummary] = ()) -> None:
         self._lock = threading.Lock()
         self._lags: list[int] = []
         self._epsilons: list[float] = []
-        self._episodes: collections.deque[dict[str, Any]] = collections.deque(episodes, maxlen=RECENT_EPISODES)
+        self._episodes: collections.deque[EpisodeSummary] = collections.deque(episodes, maxlen=RECENT_EPISODES)
         self._starts: collections.deque[dict[str, npt.NDArray[Any]]] = collections.deque(maxlen=_RECENT_STARTS)
 
     def add(self, header: SequenceHeader, updates: int) -> None:
@@ -34,7 +35,7 @@ class Arrivals:
             self._lags.append(header.age(updates))
             self._epsilons.append(header.epsilon)
             # An episode cut short by a job's end says nothing about the policy.
-            if header.summary is not None and ends_whole_episode(header):
+            if header.summary is not None and header.summary.is_whole:
                 self._episodes.append(header.summary)
 
     def add_start(self, arrays: BlockArrays) -> None:
@@ -51,7 +52,7 @@ class Arrivals:
     def mean_return(self) -> float | None:
         """Mean return of the newest episodes; None before the first."""
         with self._lock:
-            returns = [episode["episode_return"] for episode in self._episodes]
+            returns = [episode.episode_return for episode in self._episodes]
         return float(np.mean(returns)) if returns else None
 
     def take_row(self) -> tuple[dict[str, float], npt.NDArray[np.int64]]:
@@ -64,13 +65,13 @@ class Arrivals:
         if lags:
             row["actor/epsilon"] = float(np.mean(epsilons))
         if episodes:
-            row["episode/return"] = float(np.mean([e["episode_return"] for e in episodes]))
-            row["episode/steps"] = float(np.mean([e["episode_steps"] for e in episodes]))
-            for term in episodes[-1]["terms"]:
-                row[f"reward/{term}"] = float(np.mean([e["terms"].get(term, 0.0) for e in episodes]))
+            row["episode/return"] = float(np.mean([e.episode_return for e in episodes]))
+            row["episode/steps"] = float(np.mean([e.episode_steps for e in episodes]))
+            for term in episodes[-1].terms:
+                row[f"reward/{term}"] = float(np.mean([e.terms.get(term, 0.0) for e in episodes]))
             reached = collections.defaultdict(list)
             for episode in episodes:
-                for name, step in episode["milestones"]:
+                for name, step in episode.milestones:
                     reached[name].append(step)
             for name, steps in reached.items():
                 row[f"milestone_recent/{name}"] = len(steps) / len(episodes)  # share of the newest episodes

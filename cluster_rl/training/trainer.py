@@ -6,7 +6,6 @@ blocks. Out: updates, published parameters, checkpoints, `progress.json` and met
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,7 +34,6 @@ from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
 from cluster_rl.training.rate_limiter import RateLimiter
-from cluster_rl.wire.codec import BlockError, decode_arrays
 
 _LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics
@@ -65,7 +63,13 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, run_dir: RunDir, observation: ObservationSpec, block: BlockSpec, job_token: str
+        self,
+        config: Config,
+        run_dir: RunDir,
+        observation: ObservationSpec,
+        block: BlockSpec,
+        milestones: frozenset[str],
+        job_token: str,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -74,7 +78,7 @@ class Trainer:
         self.run_id = run_id_of(run_dir, folder) or run_dir.run_name
         check_whole(run_dir, folder)  # the launcher asked before; a learner may be started again much later
         # Before all else: it waits for a learner that holds the log, and everything below reads what that one wrote.
-        self.replay = Replay(config, block, folder, self.run_id)
+        self.replay = Replay(config, block, folder, self.run_id, milestones)
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
@@ -102,14 +106,13 @@ class Trainer:
     # What the ingesting side calls.
 
     def ingest(self, actor: int, incarnation: int, seq: int, block: bytes) -> AppendResult:
-        """Logs one block; durable after `replay.sync()`. Raises `BlockError` for one that is not of this run."""
+        """Logs one block; durable after `replay.sync()`. Raises `BlockError` for one that `Replay.append` refuses."""
         result = self.replay.append(actor, incarnation, seq, block)
         if result.id is not None:
             self.limiter.record_insert(result.header.train_length)
             self._arrivals.add(result.header, self.r2d2.updates)
             if result.header.first_step == 0:
-                with contextlib.suppress(BlockError):  # sampling finds it and takes it out
-                    self._arrivals.add_start(decode_arrays(block, self._block_spec)[1])
+                self._arrivals.add_start(result.arrays)
         return result
 
     def sequences_wanted(self) -> int:

@@ -9,8 +9,8 @@ msgpack header and plain little-endian arrays. Layout, integers little-endian:
     ...  payload                 one zstd frame (level 1) of the arrays, each whole before the next, screens first
     u32  CRC-32                  of all bytes before it
 
-A block from elsewhere is never trusted: every length is checked against the spec before anything is allocated, and
-whatever is wrong raises `BlockError`.
+A block from elsewhere is never trusted: every length is checked against the spec before anything is allocated, every
+number has a bound, and whatever is wrong raises `BlockError`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, Sequence
+from cluster_rl.config import RewardWeights
+from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, EpisodeSummary, Names, Sequence, Steps
 
 __all__ = [
     "BlockArrays",
@@ -47,23 +48,44 @@ _CRC = struct.Struct("<I")
 _SCREEN_BYTES = math.prod(SCREEN_PACKED_SHAPE)
 
 
+MAX_REWARD = 1e6
+"""Largest absolute reward of a step; an episode's sums of rewards are at most this for each of its steps."""
+MAX_PRIORITY = 1e9
+MAX_EMULATORS = 64
+"""As `envs_per_actor` allows at most."""
+MAX_GAP_SEQUENCES = 1_000_000
+"""How far an actor's number may jump where a log restored from an older copy has lost what came between."""
+_TERMS = frozenset(field.name for field in msgspec.structs.fields(RewardWeights))
+
+Refusal = Literal["damaged", "header", "shape", "value", "name", "sender", "order"]
+
+
 class BlockError(ValueError):
-    """A block that cannot be what an actor with our spec has sent. One line."""
+    """A block that cannot be what an actor with our spec has sent. One line; `reason` is its kind, for counters.
+
+    `damaged`: not the bytes that were made; `header`: no header of this version; `shape`: of another spec; `value`: a
+    number out of its bounds; `name`: of nothing in the game; `sender`: made by another actor than the one that it came
+    from; `order`: it does not come behind what was logged.
+    """
+
+    def __init__(self, message: str, reason: Refusal) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Incarnation = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-_Name = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is known of a block without decompressing it. Field meanings as in `Sequence`; P is `positions`."""
 
     actor: _Small
-    incarnation: _Count
-    emulator: _Small
-    episode: _Count
-    first_step: _Count
+    incarnation: _Incarnation
+    emulator: Annotated[int, msgspec.Meta(ge=0, lt=MAX_EMULATORS)]
+    episode: _Small
+    first_step: Steps
     burn_in_length: _Small
     train_length: _Small
     positions: _Small
@@ -75,16 +97,26 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     first_prev_reward: float
     terminated: bool
     segment_ended: bool
-    params_version: _Count
+    params_version: _Version  # also above the learner's own: its last updates may be lost in a crash
     epsilon: float
     initial_priority: float
-    milestones: Annotated[list[_Name], msgspec.Meta(max_length=256)]
-    summary: dict[str, Any] | None
+    milestones: Names
+    summary: EpisodeSummary | None
 
     @property
     def tail_length(self) -> int:
         """k, positions after the trained ones."""
         return self.positions - self.burn_in_length - self.train_length
+
+    @property
+    def end_step(self) -> int:
+        """Index in the episode of the first step after the trained ones."""
+        return self.first_step + self.train_length
+
+    @property
+    def ends_whole_episode(self) -> bool:
+        """Whether it is the last of an episode that was played to its end, not broken off by the job's."""
+        return self.summary is not None and self.summary.is_whole
 
     def age(self, updates: int) -> int:
         """Updates made since the parameters that it was played with, when `updates` have been made."""
@@ -94,14 +126,20 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
         """Raises `BlockError` unless a builder with this spec can have made the block."""
         for name in ("num_actions", "context_size", "crop_side", "hidden_size"):
             if getattr(self, name) != getattr(spec, name):
-                raise BlockError(f"block: {name} is {getattr(self, name)}, expected {getattr(spec, name)}")
+                raise BlockError(f"block: {name} is {getattr(self, name)}, expected {getattr(spec, name)}", "shape")
         for name, value, low, high in (
             ("burn_in_length", self.burn_in_length, 0, min(spec.burn_in, self.first_step)),
             ("train_length", self.train_length, 1, spec.unroll_length),
             ("tail_length", self.tail_length, 1 if self.segment_ended else spec.n_step, spec.n_step),
         ):
             if not low <= value <= high:
-                raise BlockError(f"block: {name} is {value}, expected {low} to {high}")
+                raise BlockError(f"block: {name} is {value}, expected {low} to {high}", "shape")
+
+    def check_names(self, milestones: frozenset[str]) -> None:
+        """Raises `BlockError` if it names a milestone that the game does not have."""
+        reached = self.milestones + [name for name, _ in self.summary.milestones] if self.summary else self.milestones
+        if unknown := set(reached) - milestones:
+            raise BlockError(f"block: the game has no milestone {min(unknown)!r}", "name")
 
 
 @dataclass(frozen=True)
@@ -163,7 +201,6 @@ def encode_block(sequence: Sequence) -> bytes:
         milestones=sequence.milestones,
         summary=sequence.summary,
     )
-    _check_header(header)
     payload = b"".join(
         np.ascontiguousarray(array, dtype).tobytes()
         for array, dtype in (
@@ -182,6 +219,7 @@ def encode_block(sequence: Sequence) -> bytes:
     header_bytes = msgspec.msgpack.encode(header)
     if len(header_bytes) > MAX_HEADER_BYTES:
         raise ValueError(f"sequence: its header takes {len(header_bytes)} bytes, at most {MAX_HEADER_BYTES} may")
+    _read_header(header_bytes)
     body = b"".join(
         (_PREFIX.pack(MAGIC, len(header_bytes)), header_bytes, _zstd.compressor.compress(payload)),
     )
@@ -197,7 +235,10 @@ def decode_header(block: bytes | bytearray | memoryview, spec: BlockSpec | None 
 
 
 def decode_arrays(block: bytes | bytearray | memoryview, spec: BlockSpec) -> tuple[SequenceHeader, BlockArrays]:
-    """Header and arrays of a block, both checked. Raises `BlockError`, before allocating more than the spec allows."""
+    """Header and arrays of a block, all checked but the milestones' names and the place in its actor's order.
+
+    Raises `BlockError`, before allocating more than the spec allows.
+    """
     header, compressed = _split(block, spec)
     payload = _decompress(compressed, _payload_bytes(header))
     p, a, s, h = header.positions, header.num_actions, header.crop_side, header.hidden_size
@@ -236,49 +277,72 @@ def _split(block: bytes | bytearray | memoryview, spec: BlockSpec | None) -> tup
     """Header and compressed payload of a block whose CRC is right."""
     view = memoryview(block)
     if len(view) < _PREFIX.size + _CRC.size:
-        raise BlockError(f"block: {len(view)} bytes are too few")
+        raise BlockError(f"block: {len(view)} bytes are too few", "damaged")
     if spec is not None and len(view) > max_block_bytes(spec):
-        raise BlockError(f"block: {len(view)} bytes, expected at most {max_block_bytes(spec)}")
+        raise BlockError(f"block: {len(view)} bytes, expected at most {max_block_bytes(spec)}", "shape")
     magic, header_length = _PREFIX.unpack_from(view)
     if magic != MAGIC:
-        raise BlockError(f"block: begins with {magic:#010x}, expected {MAGIC:#010x} (another version of the program?)")
+        raise BlockError(
+            f"block: begins with {magic:#010x}, expected {MAGIC:#010x} (another version of the program?)", "damaged"
+        )
     end = len(view) - _CRC.size
     if header_length > min(MAX_HEADER_BYTES, end - _PREFIX.size):
-        raise BlockError(f"block: a header of {header_length} bytes does not fit")
+        raise BlockError(f"block: a header of {header_length} bytes does not fit", "damaged")
     if zlib.crc32(view[:end]) != _CRC.unpack_from(view, end)[0]:
-        raise BlockError("block: CRC mismatch")
+        raise BlockError("block: CRC mismatch", "damaged")
     split = _PREFIX.size + header_length
-    try:
-        header = msgspec.msgpack.decode(view[_PREFIX.size : split], type=SequenceHeader)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BlockError(f"block: header cannot be read: {error}") from None
-    _check_header(header)
+    header = _read_header(view[_PREFIX.size : split])
     if spec is not None:
         header.check(spec)
     return header, view[split:end]
 
 
+def _read_header(data: bytes | memoryview) -> SequenceHeader:
+    try:
+        header = msgspec.msgpack.decode(data, type=SequenceHeader)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BlockError(f"block: header cannot be read: {error}", "header") from None
+    _check_header(header)
+    if header.summary is not None:
+        _check_summary(header.summary, header)
+    return header
+
+
 def _check_header(header: SequenceHeader) -> None:
-    """What holds for every spec."""
-    if not (0 <= header.epsilon <= 1 and 0 <= header.initial_priority < math.inf):
-        raise BlockError("block: epsilon or initial priority is out of range")
-    if not math.isfinite(header.first_prev_reward) or header.first_prev_action > header.num_actions:
-        raise BlockError("block: the first previous action or reward is out of range")
+    """What holds for every spec. Comparisons are such that NaN fails them."""
+    if not (0 <= header.epsilon <= 1 and 0 <= header.initial_priority <= MAX_PRIORITY):
+        raise BlockError("block: epsilon or initial priority is out of range", "value")
+    if not abs(header.first_prev_reward) <= MAX_REWARD or header.first_prev_action > header.num_actions:
+        raise BlockError("block: the first previous action or reward is out of range", "value")
     if header.train_length < 1 or header.tail_length < 1:
-        raise BlockError("block: it has no trained position or no tail")
+        raise BlockError("block: it has no trained position or no tail", "shape")
     if not header.segment_ended and (header.terminated or header.summary is not None):
-        raise BlockError("block: terminated or summarised, but its segment has not ended")
+        raise BlockError("block: terminated or summarised, but its segment has not ended", "value")
+
+
+def _check_summary(summary: EpisodeSummary, header: SequenceHeader) -> None:
+    steps, names = summary.episode_steps, {name for name, _ in summary.milestones}
+    if steps != header.end_step:
+        raise BlockError(f"block: its episode has {steps} steps, but it ends at step {header.end_step}", "value")
+    if not all(1 <= step <= steps for _, step in summary.milestones) or len(names) < len(summary.milestones):
+        raise BlockError("block: its episode reached a milestone twice, or outside of its steps", "value")
+    if unknown := summary.terms.keys() - _TERMS:
+        raise BlockError(f"block: there is no reward term {min(unknown)!r}", "name")
+    if not all(abs(value) <= MAX_REWARD * steps for value in (summary.episode_return, *summary.terms.values())):
+        raise BlockError("block: its episode's return or a term of it is out of range", "value")
 
 
 def _check_values(arrays: BlockArrays, header: SequenceHeader) -> None:
     """What one bad actor could poison the learner with."""
     if int(arrays.action.max()) >= header.num_actions:
-        raise BlockError(f"block: action {int(arrays.action.max())}, expected less than {header.num_actions}")
+        raise BlockError(f"block: action {int(arrays.action.max())}, expected less than {header.num_actions}", "value")
     if not arrays.mask.any(axis=1).all():
-        raise BlockError("block: a position has no valid action")
-    for name in ("reward", "state_h", "state_c"):
+        raise BlockError("block: a position has no valid action", "value")
+    if not (np.abs(arrays.reward) <= MAX_REWARD).all():
+        raise BlockError(f"block: a reward is not finite or above {MAX_REWARD:g}", "value")
+    for name in ("state_h", "state_c"):
         if not np.isfinite(getattr(arrays, name)).all():
-            raise BlockError(f"block: {name} is not finite")
+            raise BlockError(f"block: {name} is not finite", "value")
 
 
 def _decompress(compressed: memoryview, expected_bytes: int) -> bytes:
@@ -286,12 +350,12 @@ def _decompress(compressed: memoryview, expected_bytes: int) -> bytes:
         # The frame's own claim is what the decompressor would allocate.
         claimed = zstandard.frame_content_size(compressed)
         if claimed != expected_bytes:
-            raise BlockError(f"block: payload claims {claimed} bytes, expected {expected_bytes}")
+            raise BlockError(f"block: payload claims {claimed} bytes, expected {expected_bytes}", "damaged")
         payload: bytes = _zstd.decompressor.decompress(compressed, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise BlockError(f"block: payload cannot be decompressed: {error}") from None
+        raise BlockError(f"block: payload cannot be decompressed: {error}", "damaged") from None
     if len(payload) != expected_bytes:
-        raise BlockError(f"block: payload has {len(payload)} bytes, expected {expected_bytes}")
+        raise BlockError(f"block: payload has {len(payload)} bytes, expected {expected_bytes}", "damaged")
     return payload
 
 

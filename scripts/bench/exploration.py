@@ -17,10 +17,11 @@ import numpy as np
 from cluster_rl.acting.exploration import Exploration
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, load_config
-from cluster_rl.emulator.env import Env, EpisodeSummary
+from cluster_rl.emulator.env import Env
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.evaluate import milestones_ahead, report
 from cluster_rl.game.world import World
+from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.rom import load_rom
 
 EMULATORS = 8

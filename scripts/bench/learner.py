@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from replay import play_blocks, synthetic_blocks
+from replay import numbered, play_blocks, synthetic_blocks
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.spaces import block_spec, observation_spec
@@ -85,7 +85,7 @@ def fill(trainer: Trainer, blocks: list[bytes], transitions: int) -> None:
     """Logs blocks under new numbers, repeating them, until the replay holds `transitions`."""
     number = 0
     while trainer.replay.transitions < transitions:
-        trainer.ingest(0, 1, number, blocks[number % len(blocks)])
+        trainer.ingest(0, 1, number, numbered(blocks, number))
         number += 1
     trainer.replay.sync()
 
@@ -132,7 +132,7 @@ def measure(
     blocks = synthetic_blocks(spec, steps) if synthetic else play_blocks(config, spec, steps)
     run_dir = RunDir(folder, "bench")
     run_dir.create()
-    trainer = Trainer(config, run_dir, observation_spec(config), spec, "bench")
+    trainer = Trainer(config, run_dir, observation_spec(config), spec, frozenset(), "bench")
     fill(trainer, blocks, transitions)
     wire, sampler = WireThread(trainer, config, run_dir), SamplerThread(trainer)
     wire.start()

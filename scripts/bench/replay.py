@@ -15,9 +15,11 @@ import argparse
 import json
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from cluster_rl import cluster_map_features
@@ -27,7 +29,7 @@ from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.learning.sequences import BlockSpec, Sequence, SequenceBuilder
 from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay_buffer import Replay
-from cluster_rl.wire.codec import encode_block
+from cluster_rl.wire.codec import decode_header, encode_block
 
 GOAL_BYTES_PER_TRANSITION = 400.0
 GOAL_SAMPLE_RATIO = 1.3
@@ -91,12 +93,23 @@ def synthetic_sequences(spec: BlockSpec, steps: int) -> list[Sequence]:
     return sequences
 
 
+def numbered(blocks: list[bytes], number: int) -> bytes:
+    """The block that comes under a number: `blocks`, over and over, each time as the episodes after those before."""
+    passes, index = divmod(number, len(blocks))
+    header, last = decode_header(blocks[index]), decode_header(blocks[-1])
+    changed = msgspec.structs.replace(header, episode=passes * (last.episode + 1) + header.episode)
+    encoded = msgspec.msgpack.encode(changed)
+    payload = blocks[index][8 + int.from_bytes(blocks[index][4:8], "little") : -4]
+    body = b"".join((blocks[index][:4], len(encoded).to_bytes(4, "little"), encoded, payload))
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
 def fill(replay: Replay, blocks: list[bytes], transitions: int) -> float:
     """Appends blocks until `transitions` are in; returns microseconds a transition."""
     began = time.perf_counter()
     number = 0
     while replay.transitions < transitions:
-        replay.append(0, 1, number, blocks[number % len(blocks)])
+        replay.append(0, 1, number, numbered(blocks, number))
         number += 1
     replay.sync()
     return (time.perf_counter() - began) / transitions * 1e6
@@ -120,7 +133,7 @@ def measure(steps: int, synthetic: bool, folder: Path) -> dict[str, Any]:
     config = load_config(None, [*SHAPE, f"replay_capacity_transitions={SIZES[1] * 11 // 10}"])
     spec = BlockSpec.from_config(config, len(cluster_map_features.SLOTS), NUM_BUTTONS)
     blocks = synthetic_blocks(spec, steps) if synthetic else play_blocks(config, spec, steps)
-    replays = [Replay(config, spec, folder / str(size), "bench") for size in SIZES]
+    replays = [Replay(config, spec, folder / str(size), "bench", frozenset()) for size in SIZES]
     append_us = [fill(replay, blocks, size) for replay, size in zip(replays, SIZES, strict=True)]
     small_ms, large_ms = best_sample_ms(replays, ROUNDS)
     large = replays[1]

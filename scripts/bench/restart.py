@@ -25,7 +25,7 @@ import msgspec
 from replay import SHAPE, synthetic_sequences
 
 from cluster_rl.config import Config, load_config, split_overrides
-from cluster_rl.emulator.spaces import block_spec, observation_spec
+from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
 from cluster_rl.errors import UserError, run_command
 from cluster_rl.jobs.opening import begin_job
 from cluster_rl.jobs.signals import die_with_parent
@@ -50,7 +50,7 @@ def fill(config: Config, run_dir: RunDir, transitions: int) -> dict[str, float]:
     assert identity is not None
     spec = block_spec(config)
     sequences = synthetic_sequences(spec, PLAYED_STEPS)
-    replay = Replay(config, spec, run_dir.replay, identity.run_id)
+    replay = Replay(config, spec, run_dir.replay, identity.run_id, milestone_names(run_dir))
     while replay.transitions < transitions:
         number = replay.logged_sequences
         sequence = sequences[number % len(sequences)]
@@ -69,7 +69,7 @@ def measure_checkpoint(config: Config, run_dir: RunDir) -> dict[str, float]:
     """Opens the run as the learner does, trains a little and writes a checkpoint."""
     prepare_process(config)
     began = time.perf_counter()
-    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), "bench")
+    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), milestone_names(run_dir), "bench")
     opened = time.perf_counter()
     for _ in range(UPDATES):
         trainer.update(trainer.sample())

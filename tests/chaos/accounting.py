@@ -18,7 +18,6 @@ from run_fixtures import ReadLog, processes_of, read_log
 
 from cluster_rl.emulator.playback import replay
 from cluster_rl.replay.log import LogEntry
-from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.rom import load_rom
 from cluster_rl.runs.checkpoint import load_checkpoint, unflatten_state
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeHeader
@@ -115,7 +114,7 @@ def _check_sums(found: ReadLog, entries: Iterable[LogEntry]) -> None:
         ids = (header.actor, header.incarnation, header.emulator, header.episode)
         positions.update((*ids, header.first_step + step) for step in range(header.train_length))
         steps += header.train_length
-        episodes += ends_whole_episode(header)
+        episodes += header.ends_whole_episode
     assert len(positions) == steps == found.totals.env_steps
     assert episodes == found.totals.episodes
     assert found.totals.gaps == 0

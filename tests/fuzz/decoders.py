@@ -24,7 +24,7 @@ import torch
 import wire_golden
 from blank_rom import blank_rom
 from mutate import Form
-from sequence_fixtures import make_builder, play, small_spec
+from sequence_fixtures import make_builder, play, small_spec, summary_of
 
 from cluster_rl import cartridge
 from cluster_rl.batch_system import chain, sbatch_options, settings
@@ -47,6 +47,8 @@ from cluster_rl.wire import codec, keys, messages
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _SPEC = small_spec()
 _OWNER = "run-1"
+_MILESTONES = frozenset({"first_badge"})
+_INCARNATION = 10**18 + 7  # of the made blocks, whose actor is 3
 
 
 @dataclass(frozen=True)
@@ -137,15 +139,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _made_blocks() -> tuple[bytes, ...]:
-    summary = {
-        "episode_steps": 11,
-        "episode_return": 2.5,
-        "terms": {"event": 2.5},
-        "milestones": [["first_badge", 2]],
-        "final_map": 3,
-        "reason": "terminated",
-        "seed": 7,
-    }
+    summary = summary_of(11, episode_return=2.5, terms={"event": 2.5}, milestones=[("first_badge", 2)])
     sequences = play(make_builder(_SPEC), 5, 11, milestones={1: ["first_badge"]}, summary=summary)
     return tuple(codec.encode_block(sequence) for sequence in sequences)
 
@@ -190,13 +184,15 @@ def _replay(folder: Path) -> list[Decoder]:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
         (home / "segment-00000000.log").write_bytes(content)
-        log = ReplayLog(home, _SPEC, owner=_OWNER, segment_bytes=2**20, segment_transitions=40)
+        log = ReplayLog(home, _SPEC, owner=_OWNER, milestones=_MILESTONES, segment_bytes=2**20, segment_transitions=40)
         log.close()
         return log.totals
 
-    log = ReplayLog(folder / "made", _SPEC, owner=_OWNER, segment_bytes=2**20, segment_transitions=2)
+    log = ReplayLog(
+        folder / "made", _SPEC, owner=_OWNER, milestones=_MILESTONES, segment_bytes=2**20, segment_transitions=2
+    )
     for seq, block in enumerate(made):
-        log.append(3, 9, seq, block, codec.decode_header(block))
+        log.append(3, _INCARNATION, seq, block, codec.decode_header(block))
     segments = tuple(segment.path.read_bytes() for segment in log.segments)
     log.close()
     shutil.rmtree(folder / "made")
@@ -219,12 +215,13 @@ def _replay(folder: Path) -> list[Decoder]:
         last = made[-1]
         length = int.from_bytes(last[4:8], "little")
         block = _sealed(last[:4] + len(header).to_bytes(4, "little") + header + last[8 + length : -4])
-        return segments[0][: 16 + len(bodies[0])] + record_bytes(block, 0, 3, 9, 0)
+        return segments[0][: 16 + len(bodies[0])] + record_bytes(block, 0, 3, _INCARNATION, 0)
 
-    records = tuple(struct.pack("<QIQQ", seq, 3, 9, seq) + block[:-4] for seq, block in enumerate(made))
+    records = tuple(struct.pack("<QIQQ", seq, 3, _INCARNATION, seq) + block[:-4] for seq, block in enumerate(made))
     plain = {
         **Totals(env_steps=5, sequences=2, episodes=1, next_id=2, milestones={"a": 1}).to_plain(),
         "next_seq": [[3, 9, 2]],
+        "frontiers": [[3, 9, 1, 5, 11]],
     }
     headers = tuple(block[8 : 8 + int.from_bytes(block[4:8], "little")] for block in made)
     return [

@@ -241,7 +241,7 @@ def train(variant: Variant, seed: int) -> R2D2:
     rng = np.random.default_rng([seed, 1])
     spec = BlockSpec.from_config(config, CONTEXT_SIZE, NUM_ACTIONS)
     with tempfile.TemporaryDirectory() as folder:
-        replay = Replay(config, spec, Path(folder), "memory")
+        replay = Replay(config, spec, Path(folder), "memory", frozenset())
         logged = 0
         while learner.updates < variant.updates:
             if learner.updates % config.publish_interval == 0:

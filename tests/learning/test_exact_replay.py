@@ -111,13 +111,15 @@ class Run:
     """A replay of one episode and a learner that trains from it, as the trainer does."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.replay = Replay(SMALL, BLOCK, folder, "a run")
+        self.replay = Replay(SMALL, BLOCK, folder, "a run", frozenset())
         self.learner = R2D2(SMALL, SPEC, CPU, seed)
         self.rng = np.random.default_rng(seed)
 
     def fill(self) -> None:
         for number, sequence in enumerate(play(make_builder(BLOCK), episode=2, length=60)):
-            assert self.replay.append(3, 1, number, encode_block(sequence)).id is not None
+            assert (
+                self.replay.append(sequence.actor, sequence.incarnation, number, encode_block(sequence)).id is not None
+            )
 
     def train(self, updates: int) -> list[Any]:
         trail = []
@@ -166,11 +168,11 @@ def test_resuming_learner_and_replay_is_equal_bit_by_bit(tmp_path: Path) -> None
 def test_a_priority_learned_for_an_evicted_sequence_is_dropped(tmp_path: Path) -> None:
     """Its slot may hold another sequence by now, whose priority it must not become."""
     config = msgspec.structs.replace(SMALL, replay_capacity_transitions=100, min_replay_transitions=10)
-    replay = Replay(config, BLOCK, tmp_path, "a run")
+    replay = Replay(config, BLOCK, tmp_path, "a run", frozenset())
     try:
         for number, sequence in enumerate(play(make_builder(BLOCK), episode=2, length=800)):
             sequence.initial_priority = 0.5
-            replay.append(3, 1, number, encode_block(sequence))
+            replay.append(sequence.actor, sequence.incarnation, number, encode_block(sequence))
         before = replay.state_dict()
         oldest, kept = int(before["ids"][0]), len(before["ids"])
         assert oldest > 64  # the index holds 64 slots: old ids share them with live ones

@@ -18,7 +18,6 @@ from terminals import on_terminal
 
 from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import config_to_json, load_config
-from cluster_rl.emulator.env import EpisodeSummary
 from cluster_rl.emulator.school import school_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
@@ -31,6 +30,7 @@ from cluster_rl.evaluate import (
     t_quantile,
     wilson_interval,
 )
+from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import load_rom

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sequence_fixtures import make_builder, play, small_spec
+from sequence_fixtures import make_builder, play, small_spec, summary_of, with_header
 
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
@@ -24,7 +24,12 @@ from cluster_rl.wire.codec import BlockError, encode_block
 
 SPEC = small_spec()
 LENGTH = 11
-SEQUENCES = [s for episode in range(5) for s in play(make_builder(SPEC), episode, LENGTH - episode, summary={"i": 1})]
+EPISODES = 5
+SEQUENCES = [
+    s
+    for episode in range(EPISODES)
+    for s in play(make_builder(SPEC), episode, LENGTH - episode, summary=summary_of(LENGTH - episode))
+]
 for number, one in enumerate(SEQUENCES):
     one.initial_priority = 0.5 + number
 
@@ -35,12 +40,20 @@ def make_config(**overrides: Any) -> Config:
 
 
 def make_replay(folder: Path, **overrides: Any) -> Replay:
-    return Replay(make_config(**overrides), SPEC, folder, "run-1")
+    return Replay(make_config(**overrides), SPEC, folder, "run-1", frozenset())
+
+
+@functools.cache
+def block_of(seq: int, actor: int = 0, incarnation: int = 1) -> bytes:
+    """The block that an actor sends under a number: the episodes of `SEQUENCES`, over and over, as ever new ones."""
+    passes, index = divmod(seq, len(SEQUENCES))
+    episode = EPISODES * passes + SEQUENCES[index].episode
+    return with_header(encode_block(SEQUENCES[index]), actor=actor, incarnation=incarnation, episode=episode)
 
 
 def fill(replay: Replay, count: int, first: int = 0) -> None:
     for seq in range(first, first + count):
-        assert replay.append(0, 1, seq, encode_block(SEQUENCES[seq % len(SEQUENCES)])).id is not None
+        assert replay.append(0, 1, seq, block_of(seq)).id is not None
 
 
 def expected_column(sequence: Sequence, spec: BlockSpec) -> dict[str, Any]:
@@ -100,7 +113,7 @@ def test_batch_shapes_and_types_are_those_of_the_learner(tmp_path: Path) -> None
     overrides = {"unroll_length": 4, "burn_in": 3, "n_step": 2, "lstm_hidden_size": 8, "occupancy_crop_radius": 1}
     config = make_config(**overrides)
     assert BlockSpec.from_config(config, SPEC.context_size, SPEC.num_actions) == SPEC
-    replay = Replay(config, SPEC, tmp_path, "run-1")
+    replay = Replay(config, SPEC, tmp_path, "run-1", frozenset())
     fill(replay, 6)
     arrays = replay.sample(np.random.default_rng(0), 5)
     batch = batch_module.Batch.from_numpy(arrays, torch.device("cpu"))
@@ -217,10 +230,7 @@ def test_resume_keeps_learned_priorities_and_counters(tmp_path: Path) -> None:
 
 def test_a_tree_built_on_opening_is_the_one_that_grew(tmp_path: Path) -> None:
     """To the bit, with evicted records, and priorities that a float32 rounds."""
-    blocks = []
-    for number in range(300):
-        one = SEQUENCES[number % len(SEQUENCES)]
-        blocks.append(encode_block(dataclasses.replace(one, initial_priority=0.1 + 0.37 * number)))
+    blocks = [with_header(block_of(number), initial_priority=0.1 + 0.37 * number) for number in range(300)]
     replay = make_replay(tmp_path, replay_capacity_transitions=500, prioritized_alpha=0.6)
     for seq, block in enumerate(blocks):
         replay.append(0, 1, seq, block)
@@ -249,7 +259,7 @@ def test_a_smaller_capacity_holds_at_once_and_other_shapes_are_refused(tmp_path:
     check_batch(smaller.sample(np.random.default_rng(0), 16), SPEC)
     smaller.close()
     with pytest.raises(UserError, match="burn_in 3, the run now has 4"):
-        Replay(make_config(), small_spec(burn_in=4), tmp_path, "run-1")
+        Replay(make_config(), small_spec(burn_in=4), tmp_path, "run-1", frozenset())
 
 
 def test_a_block_that_rots_on_disk_is_taken_out_and_replaced(tmp_path: Path) -> None:
@@ -257,7 +267,7 @@ def test_a_block_that_rots_on_disk_is_taken_out_and_replaced(tmp_path: Path) -> 
     fill(replay, 5)
     replay.sync()
     (path,) = tmp_path.glob("segment-*")
-    at = path.read_bytes().index(encode_block(SEQUENCES[2])) + 200
+    at = path.read_bytes().index(block_of(2)) + 200
     with path.open("r+b") as file:
         file.seek(at)
         file.write(b"\xff\x00\xff\x00")
@@ -296,9 +306,8 @@ def test_a_block_on_a_bad_place_of_the_disk_is_taken_out_and_replaced(
 def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:
     replay = make_replay(tmp_path / "log")
     fill(replay, 10)
-    block = encode_block(SEQUENCES[0])
     for incarnation in (2**62 - 1, 5, 4):
-        replay.append(2**32 - 1, incarnation, 1, block)
+        replay.append(2**31 - 1, incarnation, 1, block_of(1, 2**31 - 1, incarnation))
     saved = json.loads(json.dumps(replay.totals()))
     assert saved == replay.totals()
     assert not replay.adopt_totals(saved)
@@ -314,11 +323,11 @@ def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:
         assert (again.env_steps, again.episodes, again.transitions) == (steps, episodes, 0)
         again.close()
     last = make_replay(tmp_path / "log")
-    assert last.append(0, 1, 9, block).id is None
-    assert last.append(0, 1, 10, block).id == 13
+    assert last.append(0, 1, 9, block_of(9)).id is None
+    assert last.append(0, 1, 10, block_of(10)).id == 13
     assert last.sample(np.random.default_rng(0), 2)["ids"].tolist() == [13, 13]
     assert last.next_incarnation(0) == 2
-    assert last.next_incarnation(2**32 - 1) == 2**62
+    assert last.next_incarnation(2**31 - 1) == 2**62
 
 
 def test_a_log_that_is_further_than_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
@@ -327,7 +336,7 @@ def test_a_log_that_is_further_than_the_checkpoint_stays_as_it_is(tmp_path: Path
     saved = replay.totals()
     fill(replay, 5, first=3)
     for incarnation in (10, 9, 8, 7):  # incarnation 1 is forgotten, which is no loss
-        replay.append(0, incarnation, 0, encode_block(SEQUENCES[0]))
+        replay.append(0, incarnation, 0, block_of(0, 0, incarnation))
     before, files = replay.totals(), sorted(tmp_path.iterdir())
     assert not replay.adopt_totals(saved)
     assert (replay.totals(), sorted(tmp_path.iterdir())) == (before, files)

@@ -23,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 import gymnasium
+import msgspec
 import numpy as np
 import torch
 
@@ -37,7 +38,6 @@ from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.jobs.opening import begin_job, check_job
 from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.model import build_model
-from cluster_rl.replay.totals import ends_whole_episode
 from cluster_rl.replay_buffer import AppendResult
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.trainer import Trainer
@@ -82,8 +82,9 @@ def _train_ours(config: Config, recorder: Recorder, path: Path) -> int:
             if result.id is not None:
                 env_steps = self.replay.env_steps
                 recorder.milestones(result.header.milestones, env_steps)
-                if result.header.summary is not None and ends_whole_episode(result.header):
-                    recorder.episode(result.header.summary, env_steps)
+                summary = result.header.summary
+                if summary is not None and summary.is_whole:
+                    recorder.episode(msgspec.to_builtins(summary), env_steps)
             return result
 
         def tick(self) -> None:

@@ -17,10 +17,11 @@ from stable_baselines3.common import env_checker as sb3_checker
 from cluster_rl.cluster_map_features import CONTEXT_SIZE
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import live_check
-from cluster_rl.emulator.env import Env, EpisodeSummary, make_env
+from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
+from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder, read_log
 

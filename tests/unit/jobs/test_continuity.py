@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, train
+from trainer_fixtures import BLOCK, CONFIG, MILESTONES, OBSERVATION, changed, episodes, ingest, open_trainer, train
 
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
@@ -98,7 +98,7 @@ def test_a_part_that_is_gone_is_named(run_dir: RunDir, lost: str, missing: str, 
     assert f"; by {told_by}" in line
     assert line.endswith("or give --fresh, which moves what is left aside and starts a new run")
     with pytest.raises(UserError, match="missing or empty"):  # a learner that is started again says it too
-        Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, "next")
+        Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
 
 
 def test_what_is_left_is_named(run_dir: RunDir) -> None:
@@ -113,7 +113,7 @@ def test_what_is_left_is_named(run_dir: RunDir) -> None:
 def test_what_can_be_made_anew_may_be_gone(run_dir: RunDir, lost: str, capsys: pytest.CaptureFixture[str]) -> None:
     lose(run_dir, *lost.split())
     assert check_whole(run_dir, run_dir.replay) == []
-    trainer = Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, "next")
+    trainer = Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
     assert (trainer.replay.env_steps, trainer.r2d2.updates) == (72, 5)
     trainer.close("enough")
     said = "progress.json was not there; it is made anew, without the history of jobs"
@@ -143,7 +143,7 @@ def test_another_nodes_scratch_may_be_empty(run_dir: RunDir, tmp_path: Path) -> 
     config = changed(replay_dir=str(scratch))
     [line] = check_whole(run_dir, scratch)
     assert line.startswith(f"replay_dir {scratch} holds nothing of this run, which had 72 env steps: its weights")
-    trainer = Trainer(config, run_dir, OBSERVATION, BLOCK, "next")
+    trainer = Trainer(config, run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
     assert (trainer.replay.env_steps, trainer.replay.sequences, trainer.r2d2.updates) == (72, 0, 5)
     trainer.close("enough")
     assert check_whole(run_dir, scratch) == []
@@ -192,7 +192,7 @@ def test_what_is_of_another_run_is_refused(run_dir: RunDir, tmp_path: Path, take
     with pytest.raises(UserError, match=f"{taken}.* '{theirs.run_id}'"):
         run_id_of(run_dir, run_dir.replay)
     with pytest.raises(UserError, match=theirs.run_id):
-        Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, "next")
+        Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
 
 
 def test_a_new_run_takes_no_replay_of_another(run_dir: RunDir, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_files_of_older_programs_name_no_run(run_dir: RunDir) -> None:
     assert progress is not None
     progress.run_id = ""
     save_progress(run_dir.progress, progress)
-    trainer = Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, "next")
+    trainer = Trainer(CONFIG, run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
     assert trainer.r2d2.updates == 5
     trainer.close("enough")
     assert mine.run_id.encode() in run_dir.progress.read_bytes()

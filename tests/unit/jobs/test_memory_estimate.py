@@ -186,7 +186,7 @@ def test_replay(tmp_path: Path) -> None:
     # What scripts/bench/replay.py measured, with the index of a transition in it.
     assert [each / 1e6 for each in estimate.log] == pytest.approx([118, 223], rel=0.03)
     block = BlockSpec.from_config(config, spec.context_size, spec.num_actions)
-    replay = Replay(config, block, tmp_path, "r")
+    replay = Replay(config, block, tmp_path, "r", frozenset())
     few = msgspec.structs.replace(config, replay_capacity_transitions=40 * 64)
     assert estimate_replay(few, spec).index == replay.index_bytes
     assert estimate.index == replay.index_bytes * 32768 // 64

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec, state_of
+from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec, state_of, summary_of
 
 from cluster_rl.config import load_config
 from cluster_rl.learning.sequences import BlockSpec, Sequence
@@ -55,7 +55,7 @@ def test_every_step_is_trained_exactly_once(spec: BlockSpec, lengths: list[int],
     clock = phase  # the actor's step clock runs on over episodes
     for episode, length in enumerate(lengths):
         cuts = {step for step in range(length) if (clock + step) % spec.unroll_length == 0}
-        sequences = play(builder, episode, length, cuts, terminated=terminated, summary={"steps": length})
+        sequences = play(builder, episode, length, cuts, terminated=terminated, summary=summary_of(length))
         clock += length
         trained = [s.first_step + i for s in sequences for i in range(s.train_length)]
         assert trained == list(range(length))
@@ -64,7 +64,7 @@ def test_every_step_is_trained_exactly_once(spec: BlockSpec, lengths: list[int],
         for sequence in sequences:
             assert sequence.episode == episode
             check_contents(sequence, spec, length, terminated)
-        assert [s.summary for s in sequences] == [None] * (len(sequences) - 1) + [{"steps": length}]
+        assert [s.summary for s in sequences] == [None] * (len(sequences) - 1) + [summary_of(length)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -137,7 +137,7 @@ def test_an_unfinished_episode_is_dropped_by_begin_and_an_empty_one_gives_nothin
         builder.add(*observation(spec, 0, step), 0, 9.0, state_of(spec, 5, 0), state_of(spec, 5, 1), milestones=["x"])
     assert [(s.first_step, s.milestones) for s in play(builder, 1, 3)] == [(0, [])]
     builder.begin(2)
-    assert builder.end(*observation(spec, 2, 0), terminated=False, summary={}) == ()
+    assert builder.end(*observation(spec, 2, 0), terminated=False, summary=summary_of(0)) == ()
 
 
 def test_a_step_outside_an_episode_is_refused() -> None:

@@ -13,8 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
-from replay_log_fixtures import BLOCKS, EPISODE_STEPS, HEADERS, SPEC, files, fill, open_log, totals_of
-from sequence_fixtures import make_builder, play
+from replay_log_fixtures import (
+    EPISODE_STEPS,
+    HEADERS,
+    MILESTONES,
+    SPEC,
+    append,
+    block_of,
+    files,
+    fill,
+    open_log,
+    totals_of,
+)
+from sequence_fixtures import make_builder, play, summary_of
 
 from cluster_rl.errors import UserError
 from cluster_rl.replay import folder_lock
@@ -41,7 +52,7 @@ def test_everything_comes_back_on_opening(tmp_path: Path) -> None:
     assert again.bytes_on_disk == sum(path.stat().st_size for path in files(tmp_path))
     for before, after in zip(written, found, strict=True):
         assert dataclasses.replace(after, segment=before.segment) == before
-        assert after.segment.read(after.offset, after.length) == BLOCKS[after.seq % 3]
+        assert after.segment.read(after.offset, after.length) == block_of(after.seq)
     fill(again, 3, first=30)
     assert again.totals.env_steps == 11 * EPISODE_STEPS
     again.close()
@@ -70,7 +81,7 @@ def test_an_evicted_segment_stays_readable_while_it_is_held(tmp_path: Path) -> N
     entry = fill(log, 2)[0]
     log.evict_oldest()
     assert not entry.segment.path.exists()
-    assert entry.segment.read(entry.offset, entry.length) == BLOCKS[0]
+    assert entry.segment.read(entry.offset, entry.length) == block_of(0)
     fd = entry.segment.fd
     os.fstat(fd)
     del entry
@@ -81,14 +92,14 @@ def test_an_evicted_segment_stays_readable_while_it_is_held(tmp_path: Path) -> N
 def test_duplicates_gaps_and_incarnations(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     fill(log, 3)
-    assert log.append(0, 1, 2, BLOCKS[2], HEADERS[2]) is None
-    assert log.append(0, 1, 5, BLOCKS[2], HEADERS[2]) is not None  # 3 and 4 never came
+    assert append(log, 2) is None
+    assert append(log, 5) is not None  # 3 and 4 never came
     assert log.totals.gaps == 2
-    assert log.append(0, 1, 4, BLOCKS[1], HEADERS[1]) is None
+    assert append(log, 4) is None
     assert log.expected_seq(0, 1) == 6
     fill(log, 2, incarnation=9)
     # The older incarnation's own numbers still count, new or seen.
-    assert log.append(0, 1, 5, BLOCKS[2], HEADERS[2]) is None
+    assert append(log, 5) is None
     fill(log, 1, incarnation=1, first=6)
     fill(log, 1, actor=1)
     steps = log.totals.env_steps
@@ -125,9 +136,9 @@ def test_incarnations_age_by_arrival_not_by_number(tmp_path: Path) -> None:
 def test_episodes_that_the_end_of_a_job_broke_off_do_not_count(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     for seq, reason in enumerate(["stopped", "truncated", "stopped", "terminated"]):
-        sequence = play(make_builder(SPEC), seq, 3, summary={"reason": reason})[-1]
+        sequence = play(make_builder(SPEC), seq, 3, summary=summary_of(3, reason=reason))[-1]
         block = encode_block(sequence)
-        assert log.append(0, 1, seq, block, decode_header(block)) is not None
+        assert log.append(sequence.actor, sequence.incarnation, seq, block, decode_header(block)) is not None
     assert (log.totals.sequences, log.totals.episodes) == (4, 2)
     log.close()
     assert open_log(tmp_path).totals.episodes == 2
@@ -240,7 +251,7 @@ def test_other_shapes_are_refused_in_one_line(tmp_path: Path) -> None:
     log.close()
     other = dataclasses.replace(SPEC, unroll_length=80)
     with pytest.raises(UserError, match=r"unroll_length 4, the run now has 80") as error:
-        ReplayLog(tmp_path, other, owner="run-1", segment_bytes=2**20, segment_transitions=40)
+        ReplayLog(tmp_path, other, owner="run-1", milestones=MILESTONES, segment_bytes=2**20, segment_transitions=40)
     assert "\n" not in str(error.value)
 
 

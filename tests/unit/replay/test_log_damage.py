@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_log_fixtures import BLOCKS, EPISODE_STEPS, HEADERS, files, fill, open_log, totals_of
+from replay_log_fixtures import EPISODE_STEPS, append, block_of, files, fill, open_log, totals_of
 
 from cluster_rl.replay.log import LogEntry
 from cluster_rl.replay.totals import Totals
@@ -43,7 +43,7 @@ def test_every_truncation_of_the_newest_segment(tmp_path: Path, records: int) ->
         assert reopened.bytes_on_disk == sum(path.stat().st_size for path in files(folder))
         assert (reopened.damaged, reopened.notes) == (0, [])
         # It goes on as if the lost ones had never come: the actor sends them again.
-        resent = [reopened.append(0, 1, seq, BLOCKS[seq % 3], HEADERS[seq % 3]) for seq in range(3 + records)]
+        resent = [append(reopened, seq) for seq in range(3 + records)]
         assert [entry is None for entry in resent] == [True] * len(survivors) + [False] * (3 + records - len(survivors))
         assert reopened.totals == totals_of(written)
         reopened.close()
@@ -70,7 +70,7 @@ def test_a_damaged_record_in_an_older_segment_is_skipped_and_counted(tmp_path: P
     assert again.damaged == 2  # 4 and 5 are neighbours: one damaged stretch
     assert again.totals == expected
     for entry in found:
-        assert entry.segment.read(entry.offset, entry.length) == BLOCKS[entry.seq % 3]
+        assert entry.segment.read(entry.offset, entry.length) == block_of(entry.seq)
 
 
 def test_a_damaged_segment_header_does_not_lose_the_records(tmp_path: Path) -> None:
@@ -204,6 +204,6 @@ def test_adopted_totals_hold_after_the_newest_segment_was_damaged(tmp_path: Path
     again.close()
     final = open_log(tmp_path, transitions=10**6)
     assert final.totals == saved == totals_of(written)
-    assert final.append(0, 1, 5, BLOCKS[2], HEADERS[2]) is None
+    assert append(final, 5) is None
     assert fill(final, 1, first=6)[0].id == 6
     assert not final.adopt(saved)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from replay_log_fixtures import BLOCKS, EPISODE_STEPS, HEADERS, fill, open_log, totals_of
+from replay_log_fixtures import EPISODE_STEPS, append, block_of, fill, open_log, totals_of
 from small_disk import SmallDisk
 
 from cluster_rl.errors import StorageError
@@ -86,7 +86,7 @@ def test_what_a_failed_sync_dropped_is_written_again(
     again, found = reopened(log)
     assert (again.totals, again.damaged) == (totals_of(written), 0)
     for entry in found:
-        assert entry.segment.read(entry.offset, entry.length) == BLOCKS[entry.seq % 3]
+        assert entry.segment.read(entry.offset, entry.length) == block_of(entry.seq)
     again.close()
 
 
@@ -118,11 +118,11 @@ def test_half_a_record_that_could_not_be_cut_off_is_cut_off_before_the_next(
 ) -> None:
     log = open_log(tmp_path, transitions=10**6)
     written = fill(log, 1)
-    long_block, long_header = max(zip(BLOCKS, HEADERS, strict=True), key=lambda pair: len(pair[0]))
+    longest = max(range(1, 4), key=lambda seq: len(block_of(seq)))
     real = os.pwrite
 
     def half(fd: int, data: bytes, offset: int) -> int:
-        real(fd, bytes(data) + bytes(len(long_block)), offset)
+        real(fd, bytes(data) + bytes(len(block_of(longest))), offset)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def refused(*_: object) -> None:
@@ -132,11 +132,11 @@ def test_half_a_record_that_could_not_be_cut_off_is_cut_off_before_the_next(
         patch.setattr(os, "pwrite", half)
         patch.setattr(os, "ftruncate", refused)
         with pytest.raises(StorageError):
-            log.append(0, 1, 1, long_block, long_header)
+            append(log, longest)
         assert log.totals == totals_of(written)
         patch.setattr(os, "pwrite", real)
         with pytest.raises(StorageError):  # not before the file ends where it should
-            log.append(0, 1, 1, long_block, long_header)
+            append(log, longest)
     written += fill(log, 1, first=1)
     again, found = reopened(log)
     assert (again.totals, again.damaged, len(found)) == (totals_of(written), 0, 2)

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from sequence_fixtures import make_builder, play
-from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer
+from sequence_fixtures import make_builder, play, summary_of
+from trainer_fixtures import BLOCK, CONFIG, MILESTONES, OBSERVATION, changed, episodes, ingest, open_trainer
 
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.runs.layout import RunDir
@@ -69,7 +69,7 @@ def test_a_copied_run_says_its_own_name(tmp_path: Path) -> None:
     open_trainer(tmp_path).close("test")
     shutil.copytree(tmp_path / "run", tmp_path / "moved")
     moved = RunDir(tmp_path, "moved")
-    trainer = Trainer(CONFIG, moved, OBSERVATION, BLOCK, "next")
+    trainer = Trainer(CONFIG, moved, OBSERVATION, BLOCK, MILESTONES, "next")
     trainer.close("test")
     progress = read_progress(moved.progress)
     assert progress is not None
@@ -124,10 +124,10 @@ def test_a_complete_run_that_is_started_again_is_not_said_to_learn_nothing(
 ) -> None:
     trainer = open_trainer(tmp_path, changed(**changes))
     builder = make_builder(BLOCK)
-    told = {"episode_return": 1.0, "episode_steps": LENGTH, "terms": {}, "milestones": [], "reason": "truncated"}
+    told = summary_of(LENGTH, reason="truncated")
     ingest(trainer, [part for episode in range(2) for part in play(builder, episode, LENGTH, summary=told)])
     assert reason_of(trainer) == f"{reason}; nothing was learned: collecting 36 of 40 env steps before learning"
-    again = Trainer(changed(**changes), trainer.run_dir, OBSERVATION, BLOCK, "next")
+    again = Trainer(changed(**changes), trainer.run_dir, OBSERVATION, BLOCK, MILESTONES, "next")
     assert reason_of(again) == reason
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from sequence_fixtures import make_builder, observation, play
+from sequence_fixtures import make_builder, observation, play, summary_of
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
 
 from cluster_rl.learning import targets
@@ -177,15 +177,15 @@ def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path, rescaling: bo
 def test_recent_milestones_and_terms(tmp_path: Path) -> None:
     trainer = open_trainer(tmp_path)
     builder = make_builder(BLOCK)
-    for episode, milestones in enumerate(([("town", 3), ("badge", 9)], [("town", 5)], [], [("town", 40)])):
-        summary = {
-            "episode_return": 1.0 + episode,
-            "episode_steps": 9,
-            "terms": {"event": 2.0 * episode},
-            "milestones": milestones,
-            "reason": "truncated" if episode < 3 else "stopped",  # a stopped one says nothing
-        }
-        names = {step: [name] for name, step in milestones if step < 9}
+    for episode, milestones in enumerate(([("town", 3), ("badge", 9)], [("town", 5)], [], [("town", 7)])):
+        summary = summary_of(
+            9,
+            episode_return=1.0 + episode,
+            terms={"event": 2.0 * episode},
+            milestones=milestones,
+            reason="truncated" if episode < 3 else "stopped",  # a stopped one says nothing
+        )
+        names = {step - 1: [name] for name, step in milestones}
         ingest(trainer, play(builder, episode, 9, milestones=names, summary=summary))
     row = newest_row(trainer)
     assert row["milestone_recent/town"] == pytest.approx(2 / 3)
@@ -206,7 +206,7 @@ def test_recent_milestones_and_terms(tmp_path: Path) -> None:
 
 
 def test_the_newest_100_episodes_count() -> None:
-    summaries = [{"episode_return": float(number)} for number in range(250)]
+    summaries = [summary_of(9, episode_return=float(number)) for number in range(250)]
     assert Arrivals(summaries).mean_return() == np.mean(range(150, 250))
     assert Arrivals(summaries[:20]).mean_return() == np.mean(range(20))
 
@@ -215,7 +215,9 @@ def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(trainer_module, "STALENESS_ROWS", 1)
     trainer = open_trainer(tmp_path, changed(batch_size=16))
     # Two emulators' episodes, window by window in turn, as an actor sends them.
-    pairs = zip(*(played(trainer.r2d2.online, LENGTH, episode) for episode in range(2)), strict=True)
+    pairs = list(zip(*(played(trainer.r2d2.online, LENGTH, episode) for episode in range(2)), strict=True))
+    for one, other in pairs:
+        one.emulator, other.emulator = 0, 1
     ingest(trainer, [sequence for pair in pairs for sequence in pair])
     sampled = trainer.sample()
     trainer.update(sampled)

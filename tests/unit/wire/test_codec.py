@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-import zlib
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequence_fixtures import make_builder, play, small_spec
+from sequence_fixtures import make_builder, play, resealed, small_spec, summary_of, with_header
 
 from cluster_rl.learning.sequences import BlockSpec, Sequence
 from cluster_rl.wire.codec import (
-    MAGIC,
     BlockError,
     SequenceHeader,
     decode_arrays,
@@ -27,21 +24,7 @@ from cluster_rl.wire.codec import (
 )
 
 SPEC = small_spec()
-SEQUENCES = play(make_builder(SPEC), 5, 11, milestones={1: ["first_badge"]}, summary={"return": 1.5, "steps": 11})
-
-
-def resealed(block: bytes, header: bytes | None = None, payload: bytes | None = None) -> bytes:
-    """The block with another header or payload and a right CRC: what a faulty or hostile actor could send."""
-    length = struct.unpack_from("<I", block, 4)[0]
-    header = block[8 : 8 + length] if header is None else header
-    payload = block[8 + length : -4] if payload is None else payload
-    body = struct.pack("<II", MAGIC, len(header)) + header + payload
-    return body + struct.pack("<I", zlib.crc32(body))
-
-
-def with_header(block: bytes, **changes: Any) -> bytes:
-    changed = msgspec.structs.replace(decode_header(block), **changes)
-    return resealed(block, header=msgspec.msgpack.encode(changed))
+SEQUENCES = play(make_builder(SPEC), 5, 11, milestones={1: ["first_badge"]}, summary=summary_of(11))
 
 
 def changed_arrays(sequence: Sequence, **changes: Any) -> bytes:
@@ -209,7 +192,7 @@ def test_an_actor_cannot_encode_what_the_learner_refuses() -> None:
     with pytest.raises(ValueError, match="arrays hold"):
         changed_arrays(SEQUENCES[0], context=SEQUENCES[0].context[:-1])
     with pytest.raises(ValueError, match="header takes"):
-        changed_arrays(SEQUENCES[-1], summary={"text": "x" * 70_000})
+        changed_arrays(SEQUENCES[0], milestones=["\U0001f30d" * 64] * 256)
 
 
 def test_no_block_is_longer_than_the_bound() -> None:

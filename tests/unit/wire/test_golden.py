@@ -177,6 +177,7 @@ def test_replay_segment(source: dict[str, bytes]) -> None:
             "next_id": 1,
             "milestones": {"TALKED_ELDER": 2},
             "next_seq": {3: {INCARNATION: 1}},
+            "frontiers": {3: {INCARNATION: {1: [5, 2]}}},
         },
     }
     block = source["sequence-block.bin"]
