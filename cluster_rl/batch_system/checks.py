@@ -143,6 +143,18 @@ def _check_folders(plan: Plan) -> str:
     return words
 
 
+def _check_disk(plan: Plan) -> str:
+    """What all runs will write, against the disks that are seen from here: a `replay_dir` may be of another machine."""
+    from cluster_rl.emulator.spaces import observation_spec
+    from cluster_rl.jobs.disk_needs import check_disk, disk_needs
+
+    spec = observation_spec(plan.config)
+    needs = [need for run_dir, own in plan.runs for need in disk_needs(own, run_dir, spec, plan.fresh)]
+    if plan.config.replay_dir:
+        needs = [need for need in needs if need.what != "replay"]
+    return "; ".join(check_disk(needs, Limit(math.inf, "")))
+
+
 def quota_left_bytes() -> float | None:
     """What the tightest of this user's quotas leaves, by `quota -w`: infinity without a quota, None if not known."""
     if shutil.which("quota") is None:
@@ -246,5 +258,6 @@ _CHECKS: dict[str, Callable[[Plan], str]] = {
     "python": _check_python,
     "folders": _check_folders,
     "run": _check_run,
+    "disk": _check_disk,
     "sbatch": _check_with_slurm,
 }

@@ -36,6 +36,12 @@ def process_limit() -> Limit:
     return Limit(math.inf if soft == resource.RLIM_INFINITY else soft, "ulimit -v")
 
 
+def file_size_limit() -> Limit:
+    """Most bytes that a file may have which this process's children write (`ulimit -f`); infinite without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return Limit(math.inf if soft == resource.RLIM_INFINITY else soft, "ulimit -f")
+
+
 def core_limit(root: Path = Path("/")) -> Limit:
     """Cores that this job's processes can use at once: those they may run on, their cgroups' quota, SLURM's word."""
     limits = [Limit(len(os.sched_getaffinity(0)), "this machine"), *_cgroup_cores(root)]

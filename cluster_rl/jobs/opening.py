@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from cluster_rl.errors import StorageError, UserError
 from cluster_rl.jobs import fresh as fresh_start
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.disk_needs import check_disk, check_disk_here, disk_needs
 from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.job_record import write_job_record
-from cluster_rl.jobs.machine import core_limit, memory_limit, process_limit
+from cluster_rl.jobs.machine import core_limit, file_size_limit, memory_limit, process_limit
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
@@ -133,16 +133,17 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     """Checks a job, takes over the stop signals, makes the run's folder and holds its lock while the job lasts.
 
     Says what is played, on which device, and which settings are not those of the run's last job. Raises `UserError`,
-    before anything is created, for what `check_job` refuses, for a GPU that is not there, for more memory than there
-    is, and for a run that another process trains. `serial`: all in this process. `fresh`: a run that is there is moved
-    aside, unless this very SLURM job made it before it was requeued.
+    before anything is created, for what `check_job` refuses, for a GPU that is not there, for more memory or disk than
+    there is, and for a run that another process trains. `serial`: all in this process. `fresh`: a run that is there is
+    moved aside, unless this very SLURM job made it before it was requeued.
     """
     device = learner_device(config)
     fresh, first = _is_fresh(run_dir, fresh)
     with Bar(_CHECKING):
         rom = check_config(config)
         first += check_run(config, run_dir, rom, fresh)
-    slow = check_here(config, observation_spec(config), device.type, serial=serial)
+    spec = observation_spec(config)
+    tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
     changes = [] if fresh else _changes_plan(config, run_dir)
     stop = StopFlag().install()
     aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
@@ -151,7 +152,7 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     run_dir.create()
     with RunLock(run_dir):
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *slow, *changes]
+        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight, *changes]
         for line in lines:
             say(line)
         if config.actor_jobs:
@@ -234,7 +235,8 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool, fresh: bool, 
         f"network: {config.model.kind}, {parameters:,} parameters; batches of {config.batch_size} sequences x "
         f"({positions}) positions"
     )
-    yield _replay_plan(config, run_dir)
+    yield _replay_plan(config)
+    yield from check_disk(disk_needs(config, run_dir, spec, fresh), file_size_limit())
     yield from _host_plan(config, serial)
     yield _device_plan(config, no_cuda)
     if config.device != "cpu":
@@ -282,17 +284,14 @@ def _where_run_stands(run_dir: RunDir) -> str:
     return f"goes on at env step {progress.env_steps:,}, update {progress.updates:,}, after {len(progress.jobs)} job(s)"
 
 
-def _replay_plan(config: Config, run_dir: RunDir) -> str:
+def _replay_plan(config: Config) -> str:
     replay = estimate_replay(config, observation_spec(config))
     capacity = config.replay_capacity_transitions
-    folder = run_dir.replay_in(config.replay_dir)
-    free = shutil.disk_usage(nearest_existing(folder)).free
     low, high = replay.log
     return (
         f"replay: {capacity:,} transitions; in RAM index {size_words(replay.index)} and batches "
         f"{size_words(replay.batches)}; when full about {size_words(low)} to {size_words(high)} on disk "
-        f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition), free there {size_words(free)}"
-        + (", which may be too little" if free < high else "")
+        f"({low / capacity:.0f} to {high / capacity:.0f} bytes a transition)"
     )
 
 

@@ -25,9 +25,9 @@ from cluster_rl.runs.lock import RunLock
 def test_check_on_a_terminal_says_what_it_looks_at(home: Path) -> None:
     command = [sys.executable, "-m", "cluster_rl.cluster", "check", "--script", "train_cpu", "--run-name", "one"]
     shown, out = on_terminal(command, PYTHONPATH=str(REPOSITORY))
-    assert re.search(r"checking: 4 of 6 checks, run, \d+ s, about \d+ s left", shown)
+    assert re.search(r"checking: 4 of 7 checks, run, \d+ s, about \d+ s left", shown)
     assert [line.split(":")[0] for line in out.splitlines()] == [
-        *("ok  limits", "ok  queue", "ok  python", "ok  folders", "ok  run", "ok  sbatch")
+        *("ok  limits", "ok  queue", "ok  python", "ok  folders", "ok  run", "ok  disk", "ok  sbatch")
     ]
 
 
