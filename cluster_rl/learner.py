@@ -116,7 +116,11 @@ class WireThread(threading.Thread):
             self._run_dir.run_name,
             sequence_schema_hash(self._config),
             max_block_bytes(spec),
-            keys=learner_keys(self._run_dir.keys, self._config.curve or not resolve_bind_host(host).is_loopback),
+            keys=learner_keys(
+                self._run_dir.keys,
+                self._config.curve or not resolve_bind_host(host).is_loopback,
+                self._trainer.run_id,
+            ),
             total_actors=self._config.total_actors,
             overdraft=overdraft_sequences(self._config),
             expected_seq=self._trainer.replay.expected_seq,

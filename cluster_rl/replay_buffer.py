@@ -334,12 +334,12 @@ class Replay:
     def _note_lost_beginning(self) -> None:
         """Eviction takes what does not fit, a segment at a time: with more room than that, files were removed."""
         capacity = self._config.replay_capacity_transitions
-        evicted, room = self._log.evicted, capacity - self._transitions
-        if evicted.sequences and room > 2 * math.ceil(capacity / SEGMENTS_OF_CAPACITY):
+        (sequences, env_steps), room = self._log.evicted, capacity - self._transitions
+        if sequences and room > 2 * math.ceil(capacity / SEGMENTS_OF_CAPACITY):
             self._log.notes.append(
-                f"replay log {self._log.folder}: its first {evicted.sequences} sequences ({evicted.env_steps} env "
-                f"steps) are not there, and there is room for {room} env steps more: removed, or evicted under a "
-                "smaller replay_capacity_transitions"
+                f"replay log {self._log.folder}: its first {sequences} sequences ({env_steps} env steps) "
+                f"are not there, and there is room for {room} env steps more: removed, or evicted under a smaller "
+                "replay_capacity_transitions"
             )
 
     def _grow(self) -> None:

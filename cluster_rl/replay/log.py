@@ -81,7 +81,7 @@ class ReplayLog:
         self.totals = Totals()
         self.damaged = 0  # damaged stretches, segment headers and records of no use that were found on opening
         self.notes: list[str] = []  # what was damaged and where it is now, or is missing, one line each
-        self.evicted = Totals()  # what lay in files before the oldest one
+        self.evicted = (0, 0)  # sequences and env steps that lay in files before the oldest one
         self.segments: list[Segment] = []
         self._owner = owner
         self._spec = spec
@@ -279,12 +279,10 @@ class ReplayLog:
         Those before the first one may have been evicted; one that was damaged and moved aside was told of then.
         """
         if not self.segments:
-            self.evicted = self.totals if number else Totals()
+            self.evicted = (self.totals.sequences, self.totals.env_steps) if number else (0, 0)
         elif number > self.segments[-1].number + 1 and not set_aside_path(self.folder, number - 1).exists():
-            sequences, env_steps = (
-                self.totals.sequences - counted.sequences,
-                self.totals.env_steps - counted.env_steps,
-            )
+            sequences = self.totals.sequences - counted.sequences
+            env_steps = self.totals.env_steps - counted.env_steps
             words = f"{sequences} sequences ({env_steps} env steps) that lay before it are missing, with their files"
             self._note(path, words)
 

@@ -29,19 +29,20 @@ Z85Key = Annotated[str, msgspec.Meta(min_length=40, max_length=40)]
 
 
 class KeyPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One CURVE key pair in Z85, and for the learner the public keys it lets in."""
+    """One CURVE key pair in Z85, for the learner the public keys it lets in, and the id of the run."""
 
     public: Z85Key
     secret: Z85Key
     allowed: list[Z85Key] = []
+    run_id: str = ""  # empty in files of older programs
 
     def __repr__(self) -> str:
         # A secret must not reach a log through a traceback or a debug print.
         return f"KeyPair(public={self.public!r}, secret=..., allowed={self.allowed!r})"
 
 
-def make_keys(folder: Path) -> None:
-    """Makes `learner.json` and `actors.json` in `folder` (0700, files 0600). Keys that are there are kept.
+def make_keys(folder: Path, run_id: str = "") -> None:
+    """Makes the run's `learner.json` and `actors.json` in `folder` (0700, files 0600). Keys that are there are kept.
 
     All actors of a run share one pair. If only one of the files is there, as after a kill, both are made anew. Raises
     `UserError` if nothing can be written.
@@ -51,8 +52,8 @@ def make_keys(folder: Path) -> None:
         return
     learner_public, learner_secret = (key.decode() for key in zmq.curve_keypair())
     actors_public, actors_secret = (key.decode() for key in zmq.curve_keypair())
-    learner = KeyPair(public=learner_public, secret=learner_secret, allowed=[actors_public])
-    actors = KeyPair(public=actors_public, secret=actors_secret)
+    learner = KeyPair(public=learner_public, secret=learner_secret, allowed=[actors_public], run_id=run_id)
+    actors = KeyPair(public=actors_public, secret=actors_secret, run_id=run_id)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -64,12 +65,22 @@ def make_keys(folder: Path) -> None:
         write_atomic(file, msgspec.json.encode(pair), mode=0o600)
 
 
-def learner_keys(folder: Path, needed: bool) -> KeyPair | None:
-    """The learner's pair where it is `needed`, made if it is not there. Raises `UserError`, see `load_pair`."""
+def learner_keys(folder: Path, needed: bool, run_id: str) -> KeyPair | None:
+    """The learner's pair where it is `needed`, made if it is not there.
+
+    Raises `UserError`, see `load_pair`, also for what the actors will load, and for keys of another run.
+    """
     if not needed:
         return None
-    make_keys(folder)
-    return load_learner_keys(folder)
+    make_keys(folder, run_id)
+    pairs = {folder / LEARNER_FILE: load_learner_keys(folder), folder / ACTORS_FILE: load_actor_keys(folder)}
+    for path, pair in pairs.items():
+        if pair.run_id not in ("", run_id):
+            raise UserError(
+                f"key {path}: belongs to the run {pair.run_id!r}, this one is {run_id!r}; delete the folder for new "
+                "keys"
+            )
+    return pairs[folder / LEARNER_FILE]
 
 
 def load_learner_keys(folder: Path) -> KeyPair:

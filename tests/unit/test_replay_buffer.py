@@ -330,6 +330,27 @@ def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:
     assert last.next_incarnation(2**31 - 1) == 2**62
 
 
+@pytest.mark.parametrize("count", [60, 400])
+def test_a_lost_beginning_is_told_and_an_evicted_one_is_not(tmp_path: Path, count: int) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=600)
+    fill(replay, count)
+    assert (replay.logged_sequences > replay.sequences) == (count == 400)
+    replay.close()
+    evicted = make_replay(tmp_path, replay_capacity_transitions=600)
+    assert evicted.notes == []
+    kept = evicted.sequences
+    evicted.close()
+    for path in sorted(tmp_path.glob("segment-*.log"))[:4]:
+        path.unlink()
+    again = make_replay(tmp_path, replay_capacity_transitions=600)
+    gone, room = count - again.sequences, 600 - again.transitions
+    assert gone > count - kept
+    [note] = again.notes
+    assert note.startswith(f"replay log {tmp_path}: its first {gone} sequences (")
+    assert f") are not there, and there is room for {room} env steps more" in note
+    assert again.logged_sequences == count
+
+
 def test_a_log_that_is_further_than_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     replay = make_replay(tmp_path)
     fill(replay, 3)

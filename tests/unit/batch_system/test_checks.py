@@ -20,6 +20,7 @@ from cluster_rl.rom import load_rom
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
+from cluster_rl.runs.progress import Progress, save_progress
 
 
 def test_check_on_a_terminal_says_what_it_looks_at(home: Path) -> None:
@@ -184,6 +185,20 @@ def test_a_seed_that_is_in_the_queue_already(home: Path) -> None:
         check("--seeds", "3-4", script="train_cpu")
     check("--seeds", "4-5", script="train_cpu")
     check(script="train_cpu")
+
+
+def test_a_run_that_was_purged(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--fresh` goes on to the trainer, and is no key of its config."""
+    run_dir = RunDir("cluster_runs", "one-s2").create()
+    save_progress(run_dir.progress, Progress(run_name="one-s2", target_total_steps=9, env_steps=5))
+    for seeds in ("2", "1-2"):
+        with pytest.raises(UserError, match=r"run 'one-s2': missing or empty: cluster_runs/one-s2/replay; .* --fresh"):
+            check("--seeds", seeds, script="train_cpu")
+    capsys.readouterr()
+    check("--seeds", "2", "--fresh", script="train_cpu")
+    check("--seeds", "2", "--fresh", "--no-video", script="slim_cpu")
+    assert "missing" not in capsys.readouterr().out
+    assert run_dir.progress.exists()
 
 
 def test_a_run_that_somebody_trains(home: Path) -> None:

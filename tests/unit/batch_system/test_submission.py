@@ -106,9 +106,9 @@ def test_seeds_are_an_array(home: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_folder_and_rom_of_the_settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTER_RL_RUNS", str(tmp_path / "elsewhere"))
-    done = cluster("submit", "--script", "slim_cpu", "--run-name", "one", "--no-video", "--dry-run")
+    done = cluster("submit", "--script", "slim_cpu", "--run-name", "one", "--no-video", "--fresh", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"--run-name one --runs {tmp_path / 'elsewhere'} --no-video" in done.stdout
+    assert f"--run-name one --runs {tmp_path / 'elsewhere'} --no-video --fresh" in done.stdout
     assert str(RunDir(tmp_path / "elsewhere", "one").path) in done.stdout
     monkeypatch.setenv("CLUSTER_RL_ROM", str(tmp_path / "red.gb"))
     with pytest.raises(UserError, match=r"red\.gb"):

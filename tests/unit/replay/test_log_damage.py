@@ -207,3 +207,34 @@ def test_adopted_totals_hold_after_the_newest_segment_was_damaged(tmp_path: Path
     assert append(final, 5) is None
     assert fill(final, 1, first=6)[0].id == 6
     assert not final.adopt(saved)
+
+
+@pytest.mark.parametrize(("lost", "sequences"), [([1], 3), ([1, 2], 6), ([2], 3), ([0, 2], 3)])
+def test_missing_segments_are_told_with_what_they_held(tmp_path: Path, lost: list[int], sequences: int) -> None:
+    """But for the oldest, which may have been evicted: the log knows no capacity."""
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    written = fill(log, 12)
+    log.close()
+    paths = files(tmp_path)
+    for number in lost:
+        paths[number].unlink()
+    found: list[LogEntry] = []
+    again = open_log(tmp_path, transitions=EPISODE_STEPS, on_record=found.append)
+    steps = sequences // 3 * EPISODE_STEPS
+    words = f"{sequences} sequences ({steps} env steps) that lay before it are missing, with their files"
+    assert again.notes == [f"replay log {paths[max(lost) + 1]}: {words}"]
+    assert len(found) == 12 - 3 * len(lost)
+    assert again.totals == totals_of(written)
+    assert again.evicted == ((3, EPISODE_STEPS) if lost[0] == 0 else (0, 0))
+
+
+def test_a_segment_that_was_moved_aside_is_told_of_once(tmp_path: Path) -> None:
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    fill(log, 9)
+    log.close()
+    files(tmp_path)[1].write_bytes(bytes(100))
+    again = open_log(tmp_path, transitions=EPISODE_STEPS)
+    assert (again.damaged, len(again.notes)) == (1, 1)
+    again.close()
+    final = open_log(tmp_path, transitions=EPISODE_STEPS)
+    assert (final.damaged, final.notes) == (0, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -92,8 +93,19 @@ def test_the_secret_is_not_printed(folder: Path) -> None:
 
 def test_the_learner_gets_keys_where_it_needs_them(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
-    assert keys.learner_keys(folder, needed=False) is None
+    assert keys.learner_keys(folder, False, "run-1") is None
     assert not folder.exists()
-    made = keys.learner_keys(folder, needed=True)
+    made = keys.learner_keys(folder, True, "run-1")
     assert made == keys.load_learner_keys(folder)
-    assert keys.learner_keys(folder, needed=False) is None
+    assert keys.learner_keys(folder, False, "run-1") is None
+    assert keys.learner_keys(folder, True, "run-1") == made
+
+
+@pytest.mark.parametrize("file", [keys.LEARNER_FILE, keys.ACTORS_FILE])
+def test_keys_of_another_run_are_refused(folder: Path, tmp_path: Path, file: str) -> None:
+    """Those of older programs name no run, and are taken."""
+    assert keys.learner_keys(folder, True, "run-2") == keys.load_learner_keys(folder)
+    keys.make_keys(tmp_path / "theirs", "run-1")
+    shutil.copy(tmp_path / "theirs" / file, folder / file)
+    with pytest.raises(UserError, match=f"{file}: belongs to the run 'run-1', this one is 'run-2'; delete the folder"):
+        keys.learner_keys(folder, True, "run-2")
