@@ -54,7 +54,8 @@ MAX_PRIORITY = 1e9
 MAX_EMULATORS = 64
 """As `envs_per_actor` allows at most."""
 MAX_GAP_SEQUENCES = 1_000_000
-"""How far an actor's number may jump where a log restored from an older copy has lost what came between."""
+"""How far an actor's number may jump: only a log restored from an older copy has lost what came between, and no more
+than an actor sends in its life."""
 _TERMS = frozenset(field.name for field in msgspec.structs.fields(RewardWeights))
 
 Refusal = Literal["damaged", "header", "shape", "value", "name", "sender", "order"]

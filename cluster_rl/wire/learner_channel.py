@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
+from cluster_rl.wire.codec import MAX_GAP_SEQUENCES
 from cluster_rl.wire.keys import KeyPair
 from cluster_rl.wire.learner_socket import LearnerSocket
 from cluster_rl.wire.limited_log import LimitedLog
@@ -26,8 +27,6 @@ _UNWANTED, _WRONG = 1.0, 20.0
 # Unwanted messages at once, beside as many as an actor may have on the way when its connection breaks.
 _ALLOWANCE = 200.0
 _PROBE_SEC = 0.5
-# Only a log restored from an older copy has lost what was acknowledged, and no more than an actor sends in its life.
-_MAX_LOST_SEQUENCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -352,7 +351,7 @@ class LearnerChannel:
                 f"the run has {self._total_actors} actors, numbered from 0, and no actor {hello.actor}; start the "
                 "learner with other --num_actors or --actor_jobs"
             )
-        if not hello.lowest_unacked <= hello.next_seq or hello.lowest_unacked - logged > _MAX_LOST_SEQUENCES:
+        if not hello.lowest_unacked <= hello.next_seq or hello.lowest_unacked - logged > MAX_GAP_SEQUENCES:
             return f"its sequence numbers contradict each other or the log, which has {logged} of it"
         return ""
 

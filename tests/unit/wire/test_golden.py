@@ -27,8 +27,9 @@ from wire_reader import (
 )
 
 from cluster_rl.config import config_to_json, load_config, sequence_schema_hash
+from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.wire import messages
-from cluster_rl.wire.codec import SequenceHeader
+from cluster_rl.wire.codec import Refusal, SequenceHeader
 from cluster_rl.wire.learner_channel import Event, LearnerChannel, SequenceReceived
 
 TODAY = wire_golden.files()
@@ -184,15 +185,20 @@ def test_replay_segment(source: dict[str, bytes]) -> None:
     assert records == [{"id": 1, "actor": 3, "incarnation": INCARNATION, "seq": 2, "block": block}]
 
 
+def first_column(head: str) -> list[str]:
+    """The names in the first column of the page's table whose first column is headed so."""
+    table = DOC[DOC.index(f"\n| {head} | ") + 1 :].split("\n\n")[0]
+    return re.findall(r"\w+", " ".join(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)))
+
+
 def test_the_page_names_every_field() -> None:
     rows = re.findall(r"^\| (?:actor|learner) \| `(\w+)` \| (.*?) \|", DOC, re.MULTILINE)
     fields = {tag: re.sub(r"\([^)]*\)", "", names).replace(" ", "").split(",") for tag, names in rows}
     assert fields == {tag: list(values) for tag, values in FIELDS.items()}
-    values, arrays = DOC[DOC.index("| header value ") : DOC.index("## Exactly once")].split("The payload is")
-    names = [re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for table in (values, arrays)]
-    header, payload = (re.findall(r"\w+", " ".join(found)) for found in names)
-    assert header == list(HEADER_VALUES) == list(SequenceHeader.__struct_fields__)
-    assert payload == list(read_block(GOLDEN["sequence-block.bin"])[1])
+    assert first_column("header value") == list(HEADER_VALUES) == list(SequenceHeader.__struct_fields__)
+    assert first_column("key") == list(LAST_HEADER["summary"]) == list(EpisodeSummary.__struct_fields__)
+    assert first_column("array") == list(read_block(GOLDEN["sequence-block.bin"])[1])
+    assert first_column("kind") == list(typing.get_args(Refusal))
     assert f"protocol version (now {messages.PROTOCOL_VERSION})" in DOC
 
 
