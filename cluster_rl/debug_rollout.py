@@ -36,6 +36,7 @@ from cluster_rl.report.bars import Bar
 from cluster_rl.rom import load_rom, preflight
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.small_file import UnreadableError, read_bytes
 
 if TYPE_CHECKING:
     from cluster_rl.emulator.env import Env, Step
@@ -120,9 +121,9 @@ def _find_model(options: argparse.Namespace) -> Path | None:
 
 def _decode_savestate(path: Path, rom: str) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"savestate {path}: cannot be read: {error.strerror or error}") from None
+        data = read_bytes(path)
+    except UnreadableError as error:
+        raise UserError(f"savestate {error}") from None
     world = World.red()
     if snapshot.is_snapshot(data):
         world = World.for_rom(snapshot.read_header(data, f"savestate {path}").rom_sha1)

@@ -50,7 +50,7 @@ from cluster_rl.report.video_record import VideoRecord, is_finished, path_pictur
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log, read_log_bytes
 from cluster_rl.runs.layout import RunDir
 
 _POLL_SEC = 0.2
@@ -148,7 +148,7 @@ def _work(job: Job) -> Outcome:
         return _stop.is_set()
 
     try:
-        data = job.log.read_bytes()
+        data = read_log_bytes(job.log)
         log = parse_log(data, source)
         if job.video is None:
             replay(log, _rom, source, stopping)
@@ -250,10 +250,10 @@ def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Pl
     for number, path in enumerate(paths):
         bar.to(number)
         try:
-            data = path.read_bytes()
+            data = read_log_bytes(path)
             log = parse_log(data, str(path))
             check_fits(log, rom, str(path))
-        except (UserError, OSError) as error:
+        except UserError as error:
             _say(f"error: {error}", EXIT_BAD_INPUT)
             bad += 1
             continue

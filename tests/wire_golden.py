@@ -35,7 +35,7 @@ SPEC = BlockSpec(
 
 def files() -> dict[str, bytes]:
     """Name to content."""
-    first, last = encode_block(_first_sequence()), encode_block(_last_sequence())
+    first, last = blocks()
     weights = _weights()
     sent: dict[str, messages.ActorMessage | messages.LearnerMessage] = {
         "hello": messages.Hello(
@@ -74,6 +74,11 @@ def files() -> dict[str, bytes]:
         "params-weights.bin": weights,
         "segment.bin": _second_segment(first, last),
     }
+
+
+def blocks() -> tuple[bytes, bytes]:
+    """The two sequences of an episode."""
+    return encode_block(_first_sequence()), encode_block(_last_sequence())
 
 
 def _first_sequence() -> Sequence:

@@ -12,17 +12,20 @@ import msgspec
 
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED, UserError
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.small_file import Count, MissingFileError, UnreadableError, Version, read_json
 
 MAX_CRASHES = 3
 MAX_STALLS = 2
+SCHEMA_VERSION = 1
 
 
 class ChainState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the jobs before left: crashes in a row, jobs in a row without progress, and env steps after the last."""
 
-    crashes: int = 0
-    stalls: int = 0
-    env_steps: int = 0
+    crashes: Count = 0
+    stalls: Count = 0
+    env_steps: Count = 0
+    schema_version: int = SCHEMA_VERSION
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +87,11 @@ def after_job(
 def read_chain(path: Path) -> ChainState:
     """The state between jobs; a new one where there is none. Raises `UserError` for a damaged file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ChainState)
-    except FileNotFoundError:
+        return read_json(path, ChainState, Version("schema_version", SCHEMA_VERSION))
+    except MissingFileError:
         return ChainState()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it, and crashes are counted anew") from None
+    except UnreadableError as error:
+        raise UserError(f"{error}; delete it, and crashes are counted anew") from None
 
 
 def save_chain(path: Path, state: ChainState) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from cluster_rl.errors import UserError
+from cluster_rl.runs.small_file import MissingFileError, read_bytes
 
 SETTINGS_FILE = Path("slurm") / "settings.env"
 _PREFIX = "CLUSTER_RL_"
@@ -42,15 +43,14 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
     scripts, would understand otherwise.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = file.read().split("\n")
-    except FileNotFoundError:
+        lines = read_bytes(path).decode().split("\n")
+    except MissingFileError:
         raise UserError(
             f"{path}: no such file; call this from the repository's folder, or make it here with: "
             "python -m cluster_rl.cluster init"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     found: dict[str, tuple[str, str]] = {}  # name -> value, and where it is from
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -20,6 +20,9 @@ from cluster_rl.errors import UserError
 PRESET_DIR = Path(__file__).parent
 _SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_VALUES = 100_000  # a config has about a hundred
+_MAX_BYTES = 1 << 22
+# `!!int ""`, `!!bool x` and the like make yaml's constructors stumble over what they did not expect.
+_NOT_VALID = (ValueError, LookupError, AttributeError, ArithmeticError, yaml.YAMLError, RecursionError)
 
 
 def find_config(path: str | Path) -> Path:
@@ -59,17 +62,21 @@ def config_name(path: str | Path) -> str:
 def read_config_file(path: Path) -> dict[str, Any]:
     """What a JSON or YAML file holds. Raises `UserError` where that is no mapping, or says anything twice."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark that it is UTF-8
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")  # some editors begin a file with a mark that it is UTF-8
     except UnicodeDecodeError as error:
         raise UserError(f"config {path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"config {path}: cannot be read: {error}") from None
+    if len(data) > _MAX_BYTES:
+        raise UserError(f"config {path}: more than {_MAX_BYTES} bytes; give a config file")
     try:
         if path.suffix == ".json":
             raw = json.loads(text, object_pairs_hook=_pairs)
         else:
             raw = yaml.load(text, _Loader)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except _NOT_VALID as error:
         raise UserError(f"config {path}: not valid {path.suffix.lstrip('.') or 'YAML'}: {_words(error)}") from None
     if raw is None:
         return {}

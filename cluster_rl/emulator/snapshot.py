@@ -5,7 +5,7 @@ cartridge with another RAM size it shifts without an error. So every snapshot is
 
     magic   8 bytes
     length  uint32, little-endian, of the header
-    header  JSON: pyboy_version, state_version, rom_sha1, cartridge_ram_bytes, state_bytes
+    header  JSON: pyboy_version, state_version, rom_sha1, cartridge_ram_bytes, state_bytes, schema_version
     state   PyBoy savestate, zstd
 """
 
@@ -20,11 +20,14 @@ import zstandard
 from cluster_rl.errors import UserError
 from cluster_rl.game.savestate import PINNED_VERSION, import_state
 from cluster_rl.rom import Rom, pyboy_version
+from cluster_rl.runs.small_file import Count, UnreadableError, Version, decode_json, read_bytes
 
+SCHEMA_VERSION = 1
 _MAGIC = b"\x89GBSNAP\n"
 _LENGTH = struct.Struct("<I")
 _MAX_STATE_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 12
+_MAX_FILE_BYTES = 1 << 23
 # What PyBoy 2.8.1 loads: its own, and old ones, which `import_state` has completed before they are stamped.
 _LOADABLE_VERSIONS = (PINNED_VERSION, 7, 8, 9, 10, 11, 12)
 
@@ -33,10 +36,11 @@ class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a savestate was made by and for."""
 
     pyboy_version: str
-    state_version: int
+    state_version: Count
     rom_sha1: str
-    cartridge_ram_bytes: int
-    state_bytes: int
+    cartridge_ram_bytes: Count
+    state_bytes: Count
+    schema_version: int = SCHEMA_VERSION
 
 
 def pack(state: bytes, rom: Rom) -> bytes:
@@ -90,9 +94,9 @@ def load_savestate_file(path: str, rom: Rom) -> bytes:
     """
     source = f"savestate {path}"
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from None
+        data = read_bytes(Path(path), _MAX_FILE_BYTES)
+    except UnreadableError as error:
+        raise UserError(f"savestate {error}") from None
     if is_snapshot(data):
         unpack(data, rom, source)
         return data
@@ -110,9 +114,10 @@ def _split(data: bytes, source: str) -> tuple[SnapshotHeader, bytes]:
     if length > _MAX_HEADER_BYTES or len(data) <= start + length:
         raise UserError(f"{source}: damaged: cut short or with a wrong header length; make it again")
     try:
-        header = msgspec.json.decode(data[start : start + length], type=SnapshotHeader)
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{source}: damaged: its header is not understood ({error}); make it again") from None
+        version = Version("schema_version", SCHEMA_VERSION)
+        header = decode_json(data[start : start + length], SnapshotHeader, f"{source}: its header", version)
+    except UnreadableError as error:
+        raise UserError(f"{error}; make it again") from None
     return header, data[start + length :]
 
 

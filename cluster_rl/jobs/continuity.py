@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
-from cluster_rl.jobs.job_record import newest_start
 from cluster_rl.replay import segments
 from cluster_rl.runs import checkpoint
 from cluster_rl.runs.identity import read_identity
+from cluster_rl.runs.job_record import newest_start
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import newest_point
 from cluster_rl.runs.progress import DamagedProgressError, Progress, damaged_path, read_progress

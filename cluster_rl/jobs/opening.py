@@ -26,7 +26,6 @@ from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.disk_needs import check_disk, check_disk_here, disk_needs
 from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
-from cluster_rl.jobs.job_record import write_job_record
 from cluster_rl.jobs.machine import core_limit, file_size_limit, memory_limit, process_limit
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.presets import warnings_of_game
@@ -37,10 +36,11 @@ from cluster_rl.rom import Rom, load_rom, preflight
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.identity import ensure_identity, read_identity
+from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
-from cluster_rl.runs.resume import changed_settings, check_resumable
+from cluster_rl.runs.resume import changed_settings, check_resumable, note_of_config
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 _CHECKING = "checking ROM, savestate, network and folders"
@@ -112,6 +112,7 @@ def check_config(config: Config) -> Rom:
 
 def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) -> list[str]:
     """The part of `check_job` that looks at the run's folder; lines about what of the run will not be there."""
+    run_dir.check_kinds()
     for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
         _check_writable(folder)
     if fresh and fresh_start.has_something(run_dir):
@@ -267,9 +268,9 @@ def _actors_plan(config: Config) -> str:
 
 
 def _changes_plan(config: Config, run_dir: RunDir) -> list[str]:
-    """One line, or none where nothing changes."""
+    """What changes, in one line, or none where nothing does; and whether that can be told."""
     changes = changed_settings(run_dir, config)
-    return [f"not as in the run's last job: {', '.join(changes)}"] if changes else []
+    return [*note_of_config(run_dir), *([f"not as in the run's last job: {', '.join(changes)}"] if changes else [])]
 
 
 def _where_run_stands(run_dir: RunDir) -> str:

@@ -28,8 +28,10 @@ import msgspec
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_atomic
+from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_msgpack
 
-_FILE_MAGIC = b"CRLSEG\x02\n"
+FORMAT = 2
+_FILE_MAGIC = b"CRLSEG%c\n" % FORMAT
 _FILE_PREFIX = struct.Struct("<8sII")
 _MARKER = b"\xf1\x9eRC"
 _RECORD = struct.Struct("<4sIQIQQ")
@@ -42,7 +44,7 @@ class SegmentHeader(msgspec.Struct):
     """What a segment file begins with."""
 
     owner: str
-    spec: dict[str, int]
+    spec: dict[str, Count]
     before: Totals
 
 
@@ -125,19 +127,23 @@ def numbered_segments(folder: Path) -> list[tuple[int, Path]]:
 def read_header(content: bytes, path: Path) -> tuple[SegmentHeader, int] | None:
     """The header of a whole file, and where its records begin; None if it is damaged.
 
-    Raises `UserError` if another version of the program wrote it.
+    Raises `UserError` if another version of the program wrote it: nothing in it is known, so nothing is passed over.
     """
     if len(content) < _FILE_PREFIX.size:
         return None
     magic, length, crc = _FILE_PREFIX.unpack_from(content)
-    if magic[:6] == _FILE_MAGIC[:6] and magic != _FILE_MAGIC:
-        raise UserError(f"replay log {path}: written by another version of the program; use another run name")
+    if magic[:6] == _FILE_MAGIC[:6] and magic[7:] == _FILE_MAGIC[7:]:
+        try:
+            check_version(magic[6], FORMAT, f"replay log {path}")
+        except UnreadableError as error:
+            raise UserError(f"{error}; go on with the program that wrote it, or use another run name") from None
     body = content[_FILE_PREFIX.size : _FILE_PREFIX.size + length]
     if magic != _FILE_MAGIC or len(body) != length or zlib.crc32(body) != crc:
         return None
-    with contextlib.suppress(msgspec.MsgspecError):
-        return msgspec.msgpack.decode(body, type=SegmentHeader), _FILE_PREFIX.size + int(length)
-    return None
+    try:
+        return decode_msgpack(body, SegmentHeader, path), _FILE_PREFIX.size + int(length)
+    except UnreadableError:
+        return None
 
 
 def owners(folder: Path) -> dict[Path, str]:

@@ -12,28 +12,29 @@ from typing import Any
 import msgspec
 
 from cluster_rl.errors import UserError
+from cluster_rl.runs.small_file import Count
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES, BlockError, SequenceHeader
 
 INCARNATIONS_KEPT = 4
 RECENT_EPISODES = 100
 """How many of the newest whole episodes returns and shares of milestones are of."""
 
-Frontiers = dict[int, dict[int, dict[int, tuple[int, int]]]]
+Frontiers = dict[Count, dict[Count, dict[Count, tuple[Count, Count]]]]
 """actor: {incarnation: {emulator: (episode, step)}}: what was logged of each emulator ends before that step."""
 
 
 class Totals(msgspec.Struct):
     """Sums over every record that was ever logged."""
 
-    env_steps: int = 0  # sum of the trained positions
-    sequences: int = 0
-    episodes: int = 0  # blocks that end a whole episode
-    gaps: int = 0  # sequence numbers that never came
-    next_id: int = 0
-    milestones: dict[str, int] = msgspec.field(default_factory=dict)  # name: env steps when first logged
+    env_steps: Count = 0  # sum of the trained positions
+    sequences: Count = 0
+    episodes: Count = 0  # blocks that end a whole episode
+    gaps: Count = 0  # sequence numbers that never came
+    next_id: Count = 0
+    milestones: dict[str, Count] = msgspec.field(default_factory=dict)  # name: env steps when first logged
     # actor: {incarnation: next number}. The newest incarnations of each actor in the order in which they first came:
     # their numbers tell no order, as the clock that they are read from may be set back.
-    next_seq: dict[int, dict[int, int]] = msgspec.field(default_factory=dict)
+    next_seq: dict[Count, dict[Count, Count]] = msgspec.field(default_factory=dict)
     frontiers: Frontiers = msgspec.field(default_factory=dict)  # of the incarnations in `next_seq`
 
     def check_next(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+from cluster_rl.errors import UserError
+from cluster_rl.runs.small_file import read_json
+
 
 class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The file beside a finished video: what it shows and how long it is."""
@@ -38,8 +41,8 @@ def path_picture(video: Path) -> Path:
 def is_finished(video: Path, log_sha256: str, fps: int) -> bool:
     """Whether a video and the picture of its path are there, whole, and show this very log at this rate."""
     try:
-        record = msgspec.json.decode(record_path(video).read_bytes(), type=VideoRecord)
-    except (OSError, msgspec.MsgspecError):
+        record = read_json(record_path(video), VideoRecord)
+    except UserError:  # rendered anew
         return False
     picture_bytes = _size(path_picture(video))
     has_path = picture_bytes > 0 if record.path_bytes is msgspec.UNSET else record.path_bytes == picture_bytes

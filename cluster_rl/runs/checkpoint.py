@@ -27,6 +27,15 @@ import torch
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
+from cluster_rl.runs.small_file import (
+    DECODE_ERRORS,
+    Count,
+    NewerFormatError,
+    UnreadableError,
+    Version,
+    read_bytes,
+    read_json,
+)
 
 FORMAT = 1
 KEPT = 2
@@ -40,13 +49,13 @@ _ARRAY_KINDS = "biuf"
 
 class _File(msgspec.Struct, frozen=True):
     sha256: str
-    size_bytes: int
+    size_bytes: Count
 
 
 class _Manifest(msgspec.Struct, frozen=True):
     format: int
-    number: int
-    updates: int
+    number: Count
+    updates: Count
     files: dict[str, _File]
     run_id: str = ""  # empty in checkpoints of older programs
 
@@ -112,7 +121,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest intact checkpoint by the number in its manifest; None if there is none at all.
 
-    Older ones are taken where newer are damaged, and `notes` says so. Raises `UserError` if all are damaged.
+    Older ones are taken where newer are damaged, and `notes` says so. Raises `UserError` if all are damaged, and for
+    one that a newer program wrote: an older one in its place would take back what that program learned.
     """
     notes: list[str] = []
     for _, path in _candidates(folder):
@@ -122,7 +132,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             meta = json.loads(data[_STATE])
             if not isinstance(meta, dict):
                 raise DamagedError(f"{_STATE}: no mapping")
-        except (DamagedError, safetensors.SafetensorError, ValueError, RecursionError) as error:
+        except (DamagedError, safetensors.SafetensorError, *DECODE_ERRORS) as error:
             notes.append(f"checkpoint {path}: damaged ({error}); passed over")
             continue
         return Checkpoint(path, manifest.number, manifest.updates, tensors, meta, notes)
@@ -268,7 +278,7 @@ def _candidates(folder: Path) -> list[tuple[int, Path]]:
             continue
         try:
             number = _manifest(path).number
-        except DamagedError:
+        except (DamagedError, NewerFormatError):
             suffix = path.name.rpartition("-")[2]
             number = int(suffix) if suffix.isdecimal() else 0
         found.append((number, path))
@@ -277,12 +287,23 @@ def _candidates(folder: Path) -> list[tuple[int, Path]]:
 
 def _manifest(path: Path) -> _Manifest:
     try:
-        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
-    except (OSError, msgspec.DecodeError) as error:
-        raise DamagedError(f"{_MANIFEST}: {error}") from None
-    if manifest.format != FORMAT:
-        raise DamagedError(f"{_MANIFEST}: format {manifest.format}, this program reads {FORMAT}")
-    return manifest
+        return read_json(path / _MANIFEST, _Manifest, Version("format", FORMAT))
+    except UnreadableError as error:
+        raise _damaged(path, error) from None
+
+
+def _is_newer(path: Path) -> bool:
+    try:
+        _manifest(path)
+    except NewerFormatError:
+        return True
+    except DamagedError:
+        pass
+    return False
+
+
+def _damaged(path: Path, error: UnreadableError) -> DamagedError:
+    return DamagedError(str(error).removeprefix(f"{path}/"))
 
 
 def _verify(path: Path) -> tuple[_Manifest, dict[str, bytes]]:
@@ -293,9 +314,9 @@ def _verify(path: Path) -> tuple[_Manifest, dict[str, bytes]]:
     data: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
         try:
-            data[name] = (path / name).read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{name}: {error.strerror}") from None
+            data[name] = read_bytes(path / name, expected.size_bytes)
+        except UnreadableError as error:
+            raise _damaged(path, error) from None
         if len(data[name]) != expected.size_bytes:
             raise DamagedError(f"{name}: {len(data[name])} bytes, {expected.size_bytes} were written")
         if hashlib.sha256(data[name]).hexdigest() != expected.sha256:
@@ -307,6 +328,8 @@ def _prune(folder: Path, newest: int) -> None:
     """Deletes all but the newest `KEPT` intact checkpoints. Damaged ones must not push out the last good one."""
     intact = 0
     for number, path in _candidates(folder):
+        if _is_newer(path):
+            continue  # not ours to delete
         if intact < KEPT:
             try:
                 if number != newest:

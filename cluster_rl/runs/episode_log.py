@@ -29,7 +29,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -38,6 +38,7 @@ import zstandard
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, replace_unsynced, write_atomic
+from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_json, read_bytes
 
 SUFFIX = ".eplog"
 FORMAT_VERSION = 1
@@ -48,7 +49,13 @@ _VERSION = struct.Struct("<8sI")
 _PREFIX = struct.Struct("<8sI" + "QI" * len(_PARTS) + "I")
 _MAX_HEADER_BYTES = 1 << 24
 _MAX_SNAPSHOT_BYTES = 1 << 24
+_MAX_STEPS = 50_000_000  # seven months of the console's time; the arrays of as many take 300 MB
+_MAX_FILE_BYTES = 1 << 28
 _ZSTD_LEVEL = 3
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Steps = Annotated[int, msgspec.Meta(ge=1, le=_MAX_STEPS)]
 
 
 class Milestone(msgspec.Struct, frozen=True):
@@ -64,29 +71,29 @@ class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     rom_sha1: str
     rom_kind: str
     pyboy_version: str
-    frame_skip: int
+    frame_skip: _Positive
     run: str
-    actor: int
-    incarnation: int
-    emulator: int
+    actor: Count
+    incarnation: Count
+    emulator: Count
 
 
 class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
     """The JSON header. `steps`, `episode_return`, `terms` and `milestones` are as of the last write."""
 
     schema: int = FORMAT_VERSION
-    episode: int
+    episode: Count
     seed: int
     params_version: int
     epsilon: float
     started: str
-    steps: int
+    steps: _Steps
     episode_return: float = msgspec.field(name="return")
     terms: dict[str, float]
     milestones: list[Milestone]
     reason: str
     complete: bool
-    ram_hash_interval_steps: int
+    ram_hash_interval_steps: _Positive
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,11 +146,15 @@ def read_log(path: Path) -> EpisodeLog:
 
     Raises `UserError` for a file that is missing, cut short, damaged, no episode log, or of another format version.
     """
+    return parse_log(read_log_bytes(path), str(path))
+
+
+def read_log_bytes(path: Path) -> bytes:
+    """The bytes of an episode log, for `parse_log`. Raises `UserError` for a file that is missing or no such file."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"episode log {path}: cannot be read: {error.strerror or error}") from None
-    return parse_log(data, str(path))
+        return read_bytes(path, _MAX_FILE_BYTES)
+    except UnreadableError as error:
+        raise UserError(f"episode log {error}") from None
 
 
 def parse_log(data: bytes, source: str) -> EpisodeLog:
@@ -340,11 +351,8 @@ def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tupl
     magic = prefix[: len(_MAGIC)]
     if magic != _MAGIC[: len(magic)] or not magic:
         raise UserError(f"episode log {source}: not an episode log; remove it or give another file")
-    if len(prefix) >= _VERSION.size and (version := _VERSION.unpack_from(prefix)[1]) != FORMAT_VERSION:
-        raise UserError(
-            f"episode log {source}: format version {version}, but this program reads {FORMAT_VERSION}; "
-            "render it with the version that wrote it"
-        )
+    if len(prefix) >= _VERSION.size:
+        check_version(_VERSION.unpack_from(prefix)[1], FORMAT_VERSION, f"episode log {source}")
     if len(prefix) < _PREFIX.size:
         raise UserError(f"episode log {source}: cut short at {size_bytes} bytes; remove it, it cannot be rendered")
     *_, crc = numbers = _PREFIX.unpack(prefix)
@@ -367,12 +375,9 @@ def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tupl
 
 def _parse_header(data: bytes, source: str) -> EpisodeHeader:
     try:
-        header = msgspec.json.decode(data, type=EpisodeHeader)
-    except msgspec.MsgspecError as error:
-        raise _damaged(source, f"its header is not understood: {error}") from None
-    if header.steps < 1 or header.ram_hash_interval_steps < 1 or header.frame_skip < 1:
-        raise _damaged(source, "its header has a step count, interval or frame_skip below 1")
-    return header
+        return decode_json(data, EpisodeHeader, f"episode log {source}: its header")
+    except UnreadableError as error:
+        raise UserError(f"{error}; remove it, it cannot be rendered") from None
 
 
 def _checked(data: bytes, crc: int, name: str, source: str) -> bytes:

@@ -14,6 +14,9 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.slurm_job import slurm_job_id
+from cluster_rl.runs.small_file import MissingFileError, UnixSeconds, UnreadableError, Version, read_json
+
+SCHEMA_VERSION = 1
 
 
 class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,20 +25,19 @@ class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     rom_sha1: str
     rom_title: str
-    created: float
+    created: UnixSeconds
     slurm_job_id: str | None = None
+    schema_version: int = SCHEMA_VERSION
 
 
 def read_identity(path: Path) -> RunIdentity | None:
-    """The identity, or None for a run that has none yet. Raises `UserError` if the file is damaged."""
+    """The identity, or None for a run that has none yet. Raises `UserError` if the file is damaged or too new."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunIdentity)
-    except FileNotFoundError:
+        return read_json(path, RunIdentity, Version("schema_version", SCHEMA_VERSION))
+    except MissingFileError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); restore it, or move it away: the run's other files tell its id"
-        ) from None
+    except UnreadableError as error:
+        raise UserError(f"{error}; restore it, or move it away: the run's other files tell its id") from None
 
 
 def ensure_identity(path: Path, rom_sha1: str, rom_title: str, run_id: str | None = None) -> RunIdentity:

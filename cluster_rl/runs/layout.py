@@ -52,6 +52,10 @@ class RunDir:
         self.lock = self.path / "run.lock"
         self.keys = self.path / "keys"
         self.chain = self.path / "chain.json"
+        self._folders = (
+            *(self.checkpoint, self.replay, self.episode_logs, self.videos, self.tensorboard, self.logs, self.jobs),
+            self.keys,
+        )
 
     def actors_chain(self, job: int) -> Path:
         """`chain.json` of the actor job with this number."""
@@ -77,6 +81,15 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
+
+    def check_kinds(self) -> None:
+        """Raises `UserError` if a folder lies where the run keeps a file, or a file where it keeps a folder."""
+        for path in (value for value in vars(self).values() if isinstance(value, Path)):
+            is_folder = path in self._folders or path in (self.root, self.path)
+            if not is_folder and path.is_dir():
+                raise UserError(f"{path}: a folder lies where the run keeps a file; move it away")
+            if is_folder and path.exists() and not path.is_dir():
+                raise UserError(f"{path}: a file lies where the run needs a folder; move it away")
 
     def exists(self) -> bool:
         """Whether the run has a folder."""

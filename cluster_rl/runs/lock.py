@@ -6,7 +6,6 @@ the lock, or a `UserError` that names who holds it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ from cluster_rl.errors import UserError, as_text
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.slurm_job import slurm_job_id
+from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, read_json
 
 _PATIENCE_SEC = 1.0  # who asks for the holder takes the lock for an instant
 
@@ -28,10 +28,10 @@ _PATIENCE_SEC = 1.0  # who asks for the holder takes the lock for an instant
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds a lock. `since` is in Unix seconds."""
 
-    pid: int
+    pid: Count
     host: str
     slurm_job_id: str | None
-    since: float
+    since: UnixSeconds
     command: str
 
     @classmethod
@@ -114,9 +114,10 @@ def holder_path(run_dir: RunDir) -> Path:
 
 def read_holder(path: Path) -> Holder | None:
     """The last holder's words, or None if there are none that can be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=Holder)
-    return None
+    try:
+        return read_json(path, Holder)
+    except UnreadableError:
+        return None
 
 
 def current_holder(run_dir: RunDir) -> Holder | None:

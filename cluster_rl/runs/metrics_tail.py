@@ -12,12 +12,14 @@ from typing import BinaryIO
 
 import msgspec
 
+from cluster_rl.runs.small_file import Count, UnreadableError, decode_json
+
 _CHUNK_BYTES = 64 * 1024
 
 
 class _Point(msgspec.Struct):
-    env_steps: int
-    updates: int
+    env_steps: Count
+    updates: Count
 
 
 def newest_point(path: Path) -> tuple[int, int]:
@@ -27,8 +29,8 @@ def newest_point(path: Path) -> tuple[int, int]:
             end = line_start(file, file.seek(0, os.SEEK_END))
             start = line_start(file, end - 1)
             file.seek(start)
-            point = msgspec.json.decode(file.read(end - start), type=_Point)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            point = decode_json(file.read(end - start), _Point, path)
+    except (OSError, UnreadableError):
         return -1, -1
     return point.env_steps, point.updates
 

@@ -16,6 +16,15 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.slurm_job import slurm_job_id
+from cluster_rl.runs.small_file import (
+    Count,
+    MissingFileError,
+    UnixSeconds,
+    UnreadableError,
+    Version,
+    decode_json,
+    read_bytes,
+)
 
 SCHEMA_VERSION = 1
 REASON_UNKNOWN = "ended without a word (killed, or the node failed)"
@@ -33,28 +42,28 @@ class Rates(msgspec.Struct, kw_only=True):
 class ReplayProgress(msgspec.Struct, kw_only=True):
     """Trained positions in the replay, how many fit, and the bytes of its log."""
 
-    transitions: int = 0
-    capacity: int = 0
-    bytes: int = 0
+    transitions: Count = 0
+    capacity: Count = 0
+    bytes: Count = 0
 
 
 class Job(msgspec.Struct, kw_only=True):
     """One stretch of training. Times are Unix seconds; `ended` is None while it runs."""
 
-    id: int
+    id: Count
     host: str
-    pid: int
+    pid: Count
     slurm_job_id: str | None
-    started: float
-    env_steps_start: int
-    updates_start: int
-    ended: float | None = None
+    started: UnixSeconds
+    env_steps_start: Count
+    updates_start: Count
+    ended: UnixSeconds | None = None
     reason: str = ""
     token: str = ""  # names the job to a learner that was restarted within it
     restored: str = ""  # what its newest start brought back
     config_sha256: str = ""  # of the resolved config; empty in jobs of older programs
-    env_steps_end: int | None = None
-    updates_end: int | None = None
+    env_steps_end: Count | None = None
+    updates_end: Count | None = None
     ends: float | None = None  # when its time will be over; None without a limit
 
 
@@ -62,24 +71,24 @@ class Progress(msgspec.Struct, kw_only=True):
     """The whole file. Counters are totals of the run, over all its jobs."""
 
     run_name: str
-    target_total_steps: int
+    target_total_steps: Count
     schema_version: int = SCHEMA_VERSION
     run_id: str = ""  # empty in files of older programs
-    env_steps: int = 0
-    episodes: int = 0
-    updates: int = 0
-    sequences: int = 0
+    env_steps: Count = 0
+    episodes: Count = 0
+    updates: Count = 0
+    sequences: Count = 0
     params_version: int = -1
-    newest_checkpoint: int | None = None  # its number, 0 before the first; None in files of older programs
+    newest_checkpoint: Count | None = None  # its number, 0 before the first; None in files of older programs
     rates: Rates = msgspec.field(default_factory=Rates)
     samples_per_insert: float = 0.0
     replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
-    milestones: dict[str, int] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
+    milestones: dict[str, Count] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
     mean_return_recent: float | None = None
     activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
     storage_problem: str = ""  # what storage does not take now, since when, and where; empty while all is well
     jobs: list[Job] = msgspec.field(default_factory=list)
-    updated: float = 0.0  # Unix seconds
+    updated: UnixSeconds = 0.0
 
     def begin_job(self, number: int = 0) -> Job:
         """Appends a job that starts now, with the counters as they are. A job left open by a crash is closed first.
@@ -137,10 +146,6 @@ class Progress(msgspec.Struct, kw_only=True):
         job.env_steps_end, job.updates_end = self.env_steps, self.updates
 
 
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
 class DamagedProgressError(UserError):
     """progress.json is there and cannot be understood."""
 
@@ -163,19 +168,13 @@ def target_reached(path: Path) -> bool:
 def read_progress(path: Path) -> Progress | None:
     """For readers: the progress, or None if the run has none yet. Raises `UserError` if the file is damaged."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        data = read_bytes(path)
+    except MissingFileError:
         return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        version = msgspec.json.decode(data, type=_Version).schema_version
-        if version > SCHEMA_VERSION:
-            raise UserError(f"{path}: schema {version}, this program knows {SCHEMA_VERSION}; use the newer program")
-        progress = msgspec.json.decode(data, type=Progress)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamagedProgressError(f"{path}: damaged ({error}); the next job of the run rebuilds it") from None
-    return progress
+        return decode_json(data, Progress, path, Version("schema_version", SCHEMA_VERSION))
+    except UnreadableError as error:
+        raise DamagedProgressError(f"{error}; the next job of the run rebuilds it") from None
 
 
 def recover_progress(path: Path) -> tuple[Progress | None, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,14 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.slurm_job import slurm_job_id
+from cluster_rl.runs.small_file import (
+    Count,
+    MissingFileError,
+    UnixSeconds,
+    UnreadableError,
+    decode_json,
+    read_bytes_and_mode,
+)
 
 _LOOK_SEC = 0.5
 
@@ -26,15 +33,15 @@ _LOOK_SEC = 0.5
 class Rendezvous(msgspec.Struct, frozen=True, kw_only=True):
     """One incarnation of a learner. `incarnation` is unique to it; `public_key` is None where CURVE is off."""
 
-    protocol: int
+    protocol: Count
     run: str
     endpoint: str
     public_key: str | None
-    incarnation: int
+    incarnation: Count
     host: str = msgspec.field(default_factory=socket.gethostname)
-    pid: int = msgspec.field(default_factory=os.getpid)
+    pid: Count = msgspec.field(default_factory=os.getpid)
     slurm_job_id: str | None = msgspec.field(default_factory=slurm_job_id)
-    written_unix_sec: float = msgspec.field(default_factory=time.time)
+    written_unix_sec: UnixSeconds = msgspec.field(default_factory=time.time)
 
 
 def write_rendezvous(path: Path, rendezvous: Rendezvous) -> None:
@@ -49,21 +56,19 @@ def read_rendezvous(path: Path) -> Rendezvous | None:
     file that others may write or that is no rendezvous.
     """
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read()
-    except FileNotFoundError:
+        data, mode = read_bytes_and_mode(path)
+    except MissingFileError:
         return None
-    except OSError as error:
+    except UnreadableError as error:
         if error.errno in (errno.ESTALE, errno.EIO):
             return None  # a network file system while the file is being replaced; the caller comes again
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise
     if mode & 0o022:
         raise UserError(f"{path}: other users may write it (mode {mode:04o}); run chmod 600 on it")
     try:
-        return msgspec.json.decode(data, type=Rendezvous)
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a rendezvous file ({error}); delete it, the learner writes it anew") from None
+        return decode_json(data, Rendezvous, path)
+    except UnreadableError as error:
+        raise UserError(f"{error}; no rendezvous file: delete it, the next learner writes it anew") from None
 
 
 def wait_for_learner(

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from cluster_rl.config import Config, config_values, load_config, sequence_schema_values
 from cluster_rl.errors import UserError
+from cluster_rl.runs.job_record import newest_config
 from cluster_rl.runs.layout import RunDir
 
 
@@ -24,7 +25,7 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
 
     Everything else (targets, rates, rewards, intervals) may change from job to job.
     """
-    before = _config_before(run_dir)
+    before, _ = _config_before(run_dir)
     if before is None:
         return
     old, new = _kept_values(before), _kept_values(config)
@@ -38,7 +39,7 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
 
 def changed_settings(run_dir: RunDir, config: Config, besides: Collection[str] = ()) -> list[str]:
     """`key NEW (was OLD)` for each key that the run's last job had otherwise, `besides` some; none for a new run."""
-    before = _config_before(run_dir)
+    before, _ = _config_before(run_dir)
     if before is None:
         return []
     old, new = config_values(before), config_values(config)
@@ -46,7 +47,24 @@ def changed_settings(run_dir: RunDir, config: Config, besides: Collection[str] =
     return [f"{key} {json.dumps(new[key])} (was {json.dumps(old[key])})" for key in changed]
 
 
-def _config_before(run_dir: RunDir) -> Config | None:
-    """The last job's; None for a run that is new, or whose first job never got as far as keeping anything."""
+def note_of_config(run_dir: RunDir) -> list[str]:
+    """A line where the run's config.json cannot be read, and what was compared in its place; none else."""
+    return list(filter(None, [_config_before(run_dir)[1]]))
+
+
+def _config_before(run_dir: RunDir) -> tuple[Config | None, str]:
+    """The last job's, and a note where it had to be looked for.
+
+    None for a run that is new, or whose first job never got as far as keeping anything; and where no file has it any
+    more: then the shapes in the headers of the replay log are all that guards it.
+    """
     has_data = any(run_dir.replay.glob("segment-*")) or any(run_dir.checkpoint.glob("*"))
-    return load_config(run_dir.config) if run_dir.config.exists() and has_data else None
+    if not run_dir.config.exists() or not has_data:
+        return None, ""
+    try:
+        return load_config(run_dir.config), ""
+    except UserError as error:
+        found = newest_config(run_dir)
+        if found is None:
+            return None, f"{error}; no record of a job tells what changes; this job writes the file anew"
+        return found[1], f"{error}; {found[0]} tells what the last job's was; this job writes the file anew"

@@ -24,6 +24,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import append_whole, explain_os_error
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import line_start, newest_point
+from cluster_rl.runs.small_file import UnreadableError, decode_json
 
 _HISTOGRAM_BUCKETS = 30
 _PERCENTS = (0, 1, 10, 50, 90, 99, 100)
@@ -97,15 +98,17 @@ class MetricsWriter:
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
     """All rows; a last line that is not finished is left out. Raises `UserError` for a damaged line before it."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().split(b"\n")  # all of a long run: no small file
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     rows: list[dict[str, float | None]] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            rows.append(msgspec.json.decode(line, type=dict[str, float | None]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: line {number} is damaged ({error}); delete that line") from None
+            rows.append(decode_json(line, dict[str, float | None], f"{path}: line {number}"))
+        except UnreadableError as error:
+            raise UserError(f"{error}; delete that line") from None
     return rows
 
 

@@ -19,7 +19,6 @@ from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline
 from cluster_rl.jobs.devices import learner_device
-from cluster_rl.jobs.job_record import config_sha256, newest_number
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
@@ -27,6 +26,7 @@ from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, newest, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
+from cluster_rl.runs.job_record import config_sha256, newest_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals

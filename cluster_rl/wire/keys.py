@@ -7,8 +7,6 @@ docs/security.md says what they protect.
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +16,11 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
+from cluster_rl.runs.small_file import UnreadableError, Version, damaged, decode_json, read_bytes_and_mode
 
 LEARNER_FILE = "learner.json"
 ACTORS_FILE = "actors.json"
+SCHEMA_VERSION = 1
 # Named in ZAP requests; with ZMQ_ZAP_ENFORCE_DOMAIN a socket whose authenticator is gone lets nobody in.
 ZAP_DOMAIN = "cluster_rl"
 _MAX_TOLD = 100  # refused keys that are named; a scanner must not fill the log
@@ -35,6 +35,7 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     secret: Z85Key
     allowed: list[Z85Key] = []
     run_id: str = ""  # empty in files of older programs
+    schema_version: int = SCHEMA_VERSION
 
     def __repr__(self) -> str:
         # A secret must not reach a log through a traceback or a debug print.
@@ -96,21 +97,22 @@ def load_actor_keys(folder: Path) -> KeyPair:
 def load_pair(path: Path) -> KeyPair:
     """One key file. Raises `UserError` if it is missing, damaged, or readable or writable by anyone else."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"key {path}: cannot be read: {error.strerror}; make keys before the run listens") from None
+        data, mode = read_bytes_and_mode(path)
+    except UnreadableError as error:
+        raise UserError(f"key {error}; make keys before the run listens") from None
     if mode & 0o077:
         raise UserError(
             f"key {path}: others may read it (mode {mode:04o}), so these may be known; delete "
             "the folder for new ones, or give --curve false where the file system keeps no permissions"
         )
     try:
-        pair = msgspec.json.decode(data, type=KeyPair)
-        derived = zmq.curve_public(pair.secret.encode()).decode()
-    except (msgspec.DecodeError, ValueError, zmq.ZMQError) as error:
-        raise UserError(f"key {path}: damaged ({error}); delete the folder and make new keys") from None
+        pair = decode_json(data, KeyPair, path, Version("schema_version", SCHEMA_VERSION))
+        try:
+            derived = zmq.curve_public(pair.secret.encode()).decode()
+        except (ValueError, zmq.ZMQError) as error:
+            raise damaged(path, error) from None
+    except UnreadableError as error:
+        raise UserError(f"key {error}; delete the folder and make new keys") from None
     if derived != pair.public:
         raise UserError(f"key {path}: public and secret key do not belong together; make new keys")
     return pair

@@ -232,7 +232,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path: Path, run_dir: RunDir, n
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     before = _contents(tmp_path)
-    with pytest.raises(UserError, match=f"{name} is a file"):
+    with pytest.raises(UserError, match=f"{name}: a file lies where the run needs a folder"):
         dry_run(_config("device=cpu"), run_dir)
     assert _contents(tmp_path) == before
 

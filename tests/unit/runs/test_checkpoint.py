@@ -21,6 +21,7 @@ from cluster_rl.runs import checkpoint
 from cluster_rl.runs.checkpoint import (
     flatten_state,
     load_checkpoint,
+    newest,
     publish_params,
     save_checkpoint,
     unflatten_state,
@@ -187,7 +188,10 @@ def test_a_writer_killed_at_any_moment_leaves_an_intact_newest(tmp_path: Path) -
         # Forked, not started anew: importing torch takes seconds.
         writer = multiprocessing.get_context("fork").Process(target=write_without_end, args=(tmp_path,))
         writer.start()
-        time.sleep(0.15 + rng.random() * 0.1)
+        deadline = time.monotonic() + 60
+        while newest(tmp_path)[0] <= seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.1)
         writer.kill()
         writer.join()
         loaded = load_checkpoint(tmp_path)

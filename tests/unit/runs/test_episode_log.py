@@ -151,7 +151,7 @@ def test_another_format_version_is_named(whole: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cluster_rl.runs.episode_log.FORMAT_VERSION", 7)
     newer = read_log_as_written_by_this_version(whole)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="format version 7, but this program reads 1"):
+    with pytest.raises(UserError, match="format 7, this program reads 1; use the newer program"):
         parse_log(newer, "x")
 
 

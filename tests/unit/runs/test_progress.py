@@ -122,7 +122,7 @@ def test_the_file_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
     progress = make_progress()
     progress.schema_version = 99
     save_progress(path, progress)
-    with pytest.raises(UserError, match="schema 99, this program knows 1"):
+    with pytest.raises(UserError, match="format 99, this program reads 1"):
         recover_progress(path)
     assert path.exists()
 

@@ -8,8 +8,9 @@ import pytest
 
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.errors import UserError
+from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.resume import changed_settings, check_resumable
+from cluster_rl.runs.resume import changed_settings, check_resumable, note_of_config
 
 
 @pytest.fixture
@@ -45,11 +46,29 @@ def test_changes_of_shape_are_refused_by_name(run_dir: RunDir, override: str, sa
     assert "gamma" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [b"[]", b'{"gama": 1}', b"\xff"])
-def test_a_damaged_config_is_named(run_dir: RunDir, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"[]", b'{"gama": 1}', b"\xff", b"", b"[" * 100_000])
+def test_a_damaged_config_does_not_keep_a_run_from_going_on(run_dir: RunDir, damage: bytes) -> None:
+    """The newest record of a job has it too; without one nothing is compared, and that is said."""
+    changed = load_config(None, ["burn_in=20"])
+    write_job_record(load_config(), run_dir)
+    write_job_record(load_config(), run_dir)
+    assert note_of_config(run_dir) == []
     run_dir.config.write_bytes(damage)
-    with pytest.raises(UserError, match=r"config\.json"):
-        check_resumable(run_dir, load_config())
+    check_resumable(run_dir, load_config(None, ["gamma=0.5"]))
+    assert changed_settings(run_dir, load_config(None, ["gamma=0.5"])) == ["gamma 0.5 (was 0.997)"]
+    with pytest.raises(UserError, match="was made with burn_in 40, not 20"):
+        check_resumable(run_dir, changed)
+    (note,) = note_of_config(run_dir)
+    assert str(run_dir.config) in note
+    assert f"{run_dir.job_record(2)} tells what the last job's was" in note
+    run_dir.job_record(2).write_bytes(run_dir.job_record(2).read_bytes().replace(b'"burn_in": 40', b'"burn_in": 20'))
+    with pytest.raises(UserError, match="was made with burn_in 40, not 20"):
+        check_resumable(run_dir, changed)
+    assert f"{run_dir.job_record(1)} tells" in note_of_config(run_dir)[0]
+    run_dir.job_record(1).write_bytes(b"{")
+    check_resumable(run_dir, changed)
+    assert changed_settings(run_dir, changed) == []
+    assert "no record of a job tells what changes" in note_of_config(run_dir)[0]
 
 
 def test_what_is_not_as_in_the_last_job_is_told(run_dir: RunDir) -> None:

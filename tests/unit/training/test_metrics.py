@@ -106,7 +106,7 @@ def test_a_file_that_is_one_torn_line_becomes_empty(run_dir: RunDir) -> None:
 
 def test_a_damaged_line_in_the_middle_is_named(run_dir: RunDir) -> None:
     run_dir.metrics.write_bytes(b'{"time": 1}\nnoise\n{"time": 2}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2: damaged"):
         read_metrics(run_dir.metrics)
 
 

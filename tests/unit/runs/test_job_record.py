@@ -16,9 +16,9 @@ import torch
 from trainer_fixtures import CONFIG, open_trainer
 
 from cluster_rl.config import config_to_json, load_config
-from cluster_rl.jobs import job_record
-from cluster_rl.jobs.job_record import _git_state, config_sha256, write_job_record
 from cluster_rl.jobs.opening import begin_job, check_job
+from cluster_rl.runs import job_record
+from cluster_rl.runs.job_record import _git_state, config_sha256, write_job_record
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress, save_progress
 

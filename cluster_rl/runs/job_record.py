@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -20,11 +21,20 @@ import msgspec
 import torch
 
 import cluster_rl
-from cluster_rl.config import Config, config_to_json
-from cluster_rl.errors import as_text
+from cluster_rl.config import Config, config_from_builtins, config_to_json
+from cluster_rl.errors import UserError, as_text
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import DamagedProgressError, Progress, read_progress
+from cluster_rl.runs.small_file import (
+    DECODE_ERRORS,
+    Count,
+    UnixSeconds,
+    UnreadableError,
+    Version,
+    damaged,
+    read_json,
+)
 
 SCHEMA_VERSION = 1
 _GIT_TIMEOUT_SEC = 5.0
@@ -46,24 +56,24 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema_version: int
-    id: int
-    started: float  # Unix seconds
+    id: Count
+    started: UnixSeconds
     command: list[str]
     folder: str
     host: str
-    pid: int
+    pid: Count
     slurm: dict[str, str]
     git: GitState | None
     versions: dict[str, str | None]
     config_sha256: str
     config: msgspec.Raw
-    env_steps_start: int = 0
-    updates_start: int = 0
+    env_steps_start: Count = 0
+    updates_start: Count = 0
 
 
 class _Start(msgspec.Struct):
-    env_steps_start: int = 0
-    updates_start: int = 0
+    env_steps_start: Count = 0
+    updates_start: Count = 0
 
 
 def config_sha256(config: Config) -> str:
@@ -96,8 +106,33 @@ def write_job_record(config: Config, run_dir: RunDir) -> Path:
         updates_start=progress.updates if progress is not None else 0,
     )
     path = run_dir.job_record(number)
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    save_job_record(path, record)
     return path
+
+
+def save_job_record(path: Path, record: JobRecord) -> None:
+    """Writes one record. Raises `UserError` for a full disk."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def read_job_record(path: Path) -> JobRecord:
+    """The record, its config as it was written. Raises `UnreadableError`, and `NewerFormatError` for a newer one."""
+    record = read_json(path, JobRecord, Version("schema_version", SCHEMA_VERSION))
+    config_json = msgspec.json.format(bytes(record.config), indent=2) + b"\n"
+    if hashlib.sha256(config_json).hexdigest() != record.config_sha256:
+        raise damaged(path, "its config is not the one that it has the SHA-256 of")
+    return record
+
+
+def newest_config(run_dir: RunDir) -> tuple[Path, Config] | None:
+    """The newest record that can be read, and its config; None where there is none that this program understands."""
+    for number in range(newest_number(run_dir), 0, -1):
+        path = run_dir.job_record(number)
+        try:
+            return path, config_from_builtins(json.loads(bytes(read_job_record(path).config)), str(path))
+        except (UserError, *DECODE_ERRORS):
+            continue
+    return None
 
 
 def newest_number(run_dir: RunDir) -> int:
@@ -108,8 +143,8 @@ def newest_number(run_dir: RunDir) -> int:
 def newest_start(run_dir: RunDir) -> tuple[int, int]:
     """(env steps, updates) of the run when its newest job began; zeros where its record does not tell."""
     try:
-        start = msgspec.json.decode(run_dir.job_record(newest_number(run_dir)).read_bytes(), type=_Start)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        start = read_json(run_dir.job_record(newest_number(run_dir)), _Start, Version("schema_version", SCHEMA_VERSION))
+    except UnreadableError:
         return 0, 0
     return start.env_steps_start, start.updates_start
 
