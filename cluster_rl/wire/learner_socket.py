@@ -21,9 +21,9 @@ _MESSAGES_PER_CALL = 512
 # And spends at most so long on what was not wanted; the next call then rests as long, and leaves the CPU to training.
 # ZeroMQ takes messages from all connections in turn, so that those who wait behind a flood wait for one round of it.
 _UNWANTED_SEC = 0.002
-# Messages that wait in each direction of one connection. More would hold memory for each that connects: a sender is
-# slowed down by TCP, and an answer that finds no room is asked for again.
-_QUEUED_MESSAGES = 64
+# Messages that wait for each connection. More would hold memory for each that connects: a sender is slowed down by TCP,
+# and an answer that finds no room is asked for again.
+_RECEIVE_QUEUE_MESSAGES, _SEND_QUEUE_MESSAGES = 16, 64
 _NO_ROOM_ERRNOS = (zmq.EHOSTUNREACH, zmq.EAGAIN)
 
 
@@ -48,8 +48,8 @@ class LearnerSocket:
         self._socket = self._context.socket(zmq.ROUTER)
         self._receiver = PartsReceiver(self._socket, messages.MAX_PARTS + 1)
         set_common_options(self._socket, max(max_block_bytes, messages.MAX_HEADER_BYTES))
-        self._socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
-        self._socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, _RECEIVE_QUEUE_MESSAGES)
+        self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.IPV6, int(":" in bound.address))
