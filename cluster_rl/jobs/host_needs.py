@@ -37,7 +37,7 @@ POSITION_BYTES = 6e3  # of an emulator's open sequence
 ADDRESS_SPACE_BYTES = 0.8e9
 
 _ACTOR_WEIGHTS = 3  # the network's, those that came, and one copy on the way
-_CHECKPOINT_COPIES = 2  # of all that is saved, while it is written and read back
+_CHECKPOINT_COPIES = 3  # of all that is saved: as it was taken, as bytes, and as a file's, while training goes on
 _HEAP_LOSS = 1.1  # the learner keeps freed memory, in pieces
 
 

@@ -264,10 +264,13 @@ def _flatten(value: Any, where: str, tensors: dict[str, torch.Tensor | np.ndarra
 
 def _tensor_bytes(tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]]) -> bytes:
     plain: dict[str, torch.Tensor] = {}
+    owned: set[int] = set()
     for name, value in tensors.items():
         tensor = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value.detach().cpu()
-        # A copy of its own: safetensors refuses tensors that share memory, as tied weights do.
-        plain[name] = tensor.clone(memory_format=torch.contiguous_format)
+        tensor = tensor.contiguous()
+        # safetensors refuses tensors that share memory, as tied weights do.
+        plain[name] = tensor if tensor.untyped_storage().data_ptr() not in owned else tensor.clone()
+        owned.add(plain[name].untyped_storage().data_ptr())
     return safetensors.torch.save(plain)
 
 

@@ -26,7 +26,7 @@ from cluster_rl import cluster_map_features
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import run_command
 from cluster_rl.game.buttons import NUM_BUTTONS
-from cluster_rl.learning.sequences import BlockSpec, Sequence, SequenceBuilder
+from cluster_rl.learning.sequences import BlockSpec, SequenceBuilder
 from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay_buffer import Replay
 from cluster_rl.wire.codec import decode_header, encode_block
@@ -69,12 +69,7 @@ def play_blocks(config: Config, spec: BlockSpec, steps: int) -> list[bytes]:
 
 
 def synthetic_blocks(spec: BlockSpec, steps: int) -> list[bytes]:
-    """The blocks of `synthetic_sequences`."""
-    return [encode_block(sequence) for sequence in synthetic_sequences(spec, steps)]
-
-
-def synthetic_sequences(spec: BlockSpec, steps: int) -> list[Sequence]:
-    """Those of one long episode that scrolls 2 pixels a step over random 8 x 8 tiles."""
+    """Blocks of one long episode that scrolls 2 pixels a step over random 8 x 8 tiles."""
     rng = np.random.default_rng(0)
     tiles = rng.integers(0, 4, (32, 8, 8), np.uint8)
     world = tiles[rng.integers(0, 32, (64, 64))].swapaxes(1, 2).reshape(512, 512)
@@ -83,14 +78,15 @@ def synthetic_sequences(spec: BlockSpec, steps: int) -> list[Sequence]:
     mask = np.ones(spec.num_actions, np.bool_)
     builder = SequenceBuilder(spec, actor=0, incarnation=1, emulator=0)
     builder.begin(0)
-    sequences: list[Sequence] = []
+    blocks: list[bytes] = []
     for _ in range(steps):
         world = np.roll(world, 2, axis=int(rng.integers(2)))
         context[rng.integers(spec.context_size)] = rng.integers(256)
         state = rng.normal(scale=0.3, size=(2, spec.hidden_size))
         action = int(rng.integers(spec.num_actions))
-        sequences += builder.add(pack_screen(world[:72, :80]), context, crop, mask, action, 0.0, state[0], state[1])
-    return sequences
+        finished = builder.add(pack_screen(world[:72, :80]), context, crop, mask, action, 0.0, state[0], state[1])
+        blocks += [encode_block(sequence) for sequence in finished]
+    return blocks
 
 
 def numbered(blocks: list[bytes], number: int) -> bytes:

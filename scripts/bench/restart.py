@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from replay import SHAPE, synthetic_sequences
+from replay import SHAPE, synthetic_blocks
+from replay import fill as fill_replay
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
@@ -36,10 +37,9 @@ from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.training.trainer import Trainer
-from cluster_rl.wire.codec import encode_block
 
 GOALS = {"checkpoint_stall_sec": 1.0, "first_update_sec_max": 10.0}
-PLAYED_STEPS = 3000  # then the same again, as another episode
+PLAYED_STEPS = 3000  # then the same again, as the next episode
 UPDATES = 3
 START_TIMEOUT_SEC = 300.0
 
@@ -49,13 +49,8 @@ def fill(config: Config, run_dir: RunDir, transitions: int) -> dict[str, float]:
     identity = read_identity(run_dir.identity)
     assert identity is not None
     spec = block_spec(config)
-    sequences = synthetic_sequences(spec, PLAYED_STEPS)
     replay = Replay(config, spec, run_dir.replay, identity.run_id, milestone_names(run_dir))
-    while replay.transitions < transitions:
-        number = replay.logged_sequences
-        sequence = sequences[number % len(sequences)]
-        sequence.episode = number // len(sequences)
-        replay.append(sequence.actor, sequence.incarnation, number, encode_block(sequence))
+    fill_replay(replay, synthetic_blocks(spec, PLAYED_STEPS), transitions)
     figures = {
         "transitions": replay.transitions,
         "sequences": replay.sequences,
