@@ -11,6 +11,8 @@ from forked_commands import ForkedCommands
 from run_fixtures import environment
 
 from cluster_rl import cartridge
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import Progress, save_progress
 
 
 def _files(folder: Path) -> set[Path]:
@@ -125,3 +127,18 @@ def test_run_with_other_shapes_is_refused(tmp_path: Path, trainer: Callable[[str
     line = _refused(tmp_path, trainer("train_cluster"), "--config", "quickstart", "--run-name", "old")
     assert "old" in line
     assert "another --run-name" in line
+
+
+def test_a_purged_run_is_refused_until_it_is_begun_anew(
+    tmp_path: Path, trainer: Callable[[str], ForkedCommands]
+) -> None:
+    run_dir = RunDir(tmp_path / "cluster_runs", "x").create()
+    save_progress(run_dir.progress, Progress(run_name="x", target_total_steps=9, env_steps=5))
+    line = _refused(tmp_path, trainer("train_cluster"), "--config", "quickstart", "--run-name", "x")
+    assert "missing or empty: cluster_runs/x/replay; by progress.json the run was at env step 5" in line
+    before = _files(tmp_path)
+    arguments = ("--config", "quickstart", "--run-name", "x", "--fresh", "--dry-run")
+    result = trainer("train_cluster").run(tmp_path, environment(), *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "--fresh: all that is moved to cluster_runs/x.before-..., and a new run begins" in result.stdout
+    assert _files(tmp_path) == before
