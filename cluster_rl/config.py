@@ -148,7 +148,9 @@ class Config(_Section, frozen=True):
     replay_capacity_transitions: Annotated[
         int, _key("trained positions kept in the replay", "env steps", ge=1, opens="Replay")
     ] = 5_000_000
-    replay_dir: Annotated[str, _key("folder of the replay log; empty is replay/ in the run directory", "path")] = ""
+    replay_dir: Annotated[
+        str, _key("folder of the replay log, may be a node's scratch; empty is replay/ in the run directory", "path")
+    ] = ""
     min_replay_transitions: Annotated[int, _key("positions in the replay before updates start", "env steps", ge=1)] = (
         50_000
     )

@@ -18,7 +18,7 @@ from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.opening import begin_job, check_config
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import REASON_UNKNOWN, read_progress, save_progress
+from cluster_rl.runs.progress import REASON_UNKNOWN, damaged_path, read_progress, save_progress
 from cluster_rl.training.trainer import Trainer
 
 QUICKSTART = load_config("quickstart")
@@ -136,6 +136,25 @@ def test_a_progress_file_of_an_older_program(run_dir: RunDir, clean: bool) -> No
             check_whole(run_dir, run_dir.replay)
     else:
         assert check_whole(run_dir, run_dir.replay) == []
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_damaged_progress_file_says_nothing(tmp_path: Path, aside: bool) -> None:
+    """A learner moves it aside before it writes another. Then updates, of which metrics tell, may have been saved."""
+    trainer = begin(tmp_path)
+    run_dir = trainer.run_dir
+    ingest(trainer, episodes(0, 4))
+    run_dir.episode_logs.joinpath("episode").touch()
+    trainer.metrics.close()
+    trainer.replay.close()
+    if aside:
+        run_dir.progress.rename(damaged_path(run_dir.progress))
+    else:
+        run_dir.progress.write_bytes(b"{")
+    assert check_whole(run_dir, run_dir.replay) == []
+    run_dir.metrics.write_bytes(b'{"env_steps": 72, "updates": 3}\n{"env_st')
+    with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by metrics.jsonl.* the run was"):
+        check_whole(run_dir, run_dir.replay)
 
 
 def test_another_nodes_scratch_may_be_empty(run_dir: RunDir, tmp_path: Path) -> None:
