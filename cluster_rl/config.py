@@ -37,26 +37,27 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Base of the config structs: frozen, and no unknown keys."""
 
 
+def _weight(help_text: str, *, opens: str = "") -> msgspec.Meta:
+    """Bounded such that no step's reward comes near the bound that the learner holds sequences against."""
+    return _key(help_text, "reward", opens=opens, ge=-1000, le=1000)
+
+
 class RewardWeights(_Section, frozen=True):
     """Weight of each reward term; a term's value is a count or a fraction, see `rewards.py`."""
 
-    event: Annotated[
-        float, _key("each event flag set for the first time in the episode", "reward", opens="Rewards")
-    ] = 1.0
-    milestone: Annotated[float, _key("each milestone first reached in the episode, on top of its event", "reward")] = (
-        2.0
+    event: Annotated[float, _weight("each event flag set for the first time in the episode", opens="Rewards")] = 1.0
+    milestone: Annotated[float, _weight("each milestone first reached in the episode, on top of its event")] = 2.0
+    badge: Annotated[float, _weight("each badge gained")] = 5.0
+    new_map: Annotated[float, _weight("each map entered for the first time in the episode")] = 0.5
+    novelty: Annotated[float, _weight("each map tile entered, over its visits in the episode; intrinsic")] = 0.01
+    talk: Annotated[float, _weight("each text opened on the map, over the times it was in the episode; intrinsic")] = (
+        0.05
     )
-    badge: Annotated[float, _key("each badge gained", "reward")] = 5.0
-    new_map: Annotated[float, _key("each map entered for the first time in the episode", "reward")] = 0.5
-    novelty: Annotated[float, _key("each map tile entered, over its visits in the episode; intrinsic", "reward")] = 0.01
-    talk: Annotated[
-        float, _key("each text opened on the map, over the times it was in the episode; intrinsic", "reward")
-    ] = 0.05
-    level: Annotated[float, _key("each level gained by the party, up to its best so far", "reward")] = 0.5
-    species: Annotated[float, _key("each species caught for the first time", "reward")] = 1.0
-    item: Annotated[float, _key("each kind of item in the bag for the first time", "reward")] = 0.2
-    blackout: Annotated[float, _key("each time the whole party faints; negative to discourage", "reward")] = -0.5
-    step: Annotated[float, _key("every step; a small negative value makes shorter ways better", "reward")] = -0.0005
+    level: Annotated[float, _weight("each level gained by the party, up to its best so far")] = 0.5
+    species: Annotated[float, _weight("each species caught for the first time")] = 1.0
+    item: Annotated[float, _weight("each kind of item in the bag for the first time")] = 0.2
+    blackout: Annotated[float, _weight("each time the whole party faints; negative to discourage")] = -0.5
+    step: Annotated[float, _weight("every step; a small negative value makes shorter ways better")] = -0.0005
 
 
 class ModelConfig(_Section, frozen=True):

@@ -25,7 +25,7 @@ from replay_log_fixtures import (
 )
 from sequence_fixtures import summary_of, with_header
 
-from cluster_rl.config import Config, load_config
+from cluster_rl.config import Config, RewardWeights, load_config
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.replay.log import LogEntry
 from cluster_rl.replay.segments import SegmentHeader, create_segment, read_header, record_bytes
@@ -122,9 +122,11 @@ def test_rewards_and_states_are_read_before_they_are_logged(tmp_path: Path) -> N
 
 
 def test_the_bounds_of_the_wire_hold_what_a_config_allows() -> None:
-    for field in msgspec.structs.fields(Config):
-        if field.name == "envs_per_actor":
-            assert msgspec.json.schema(field.type)["maximum"] == MAX_EMULATORS
+    fields = {field.name: msgspec.json.schema(field.type) for field in msgspec.structs.fields(Config)}
+    assert fields["envs_per_actor"]["maximum"] == MAX_EMULATORS
+    for field in msgspec.structs.fields(RewardWeights):
+        weight = msgspec.json.schema(field.type)
+        assert max(-weight["minimum"], weight["maximum"]) <= MAX_REWARD / 1000  # there are no such steps
 
 
 def test_a_position_is_counted_once_under_whatever_number(tmp_path: Path) -> None:
