@@ -106,6 +106,11 @@ class StorageError(UserError):
         return type(self), (self.lines[0], self.path, self.number)  # from a process of a pool to its parent
 
 
+def exit_code_of(error: UserError) -> int:
+    """What a command ends with that this error ends."""
+    return EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT
+
+
 def is_of_storage(error: OSError) -> bool:
     """Whether this is the storage's doing, so that the same call may succeed later."""
     return error.errno in _STORAGE
@@ -175,7 +180,7 @@ def _run(main: Callable[[], int]) -> int:
         return main()
     except UserError as error:
         _say("\n  ".join(" ".join(line.split()) for line in error.lines))
-        return EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT
+        return exit_code_of(error)
     except KeyboardInterrupt:
         return 130
     except SystemExit as ended:

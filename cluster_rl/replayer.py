@@ -39,7 +39,7 @@ import msgspec
 
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, run_command
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, exit_code_of, run_command
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
@@ -171,7 +171,7 @@ def _work(job: Job) -> Outcome:
         write_atomic(record_path(job.video), msgspec.json.encode(record) + b"\n")
         return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made)
     except UserError as error:
-        return Outcome(EXIT_BAD_INPUT, f"error: {error}")
+        return Outcome(exit_code_of(error), f"error: {error}")
     except Diverged as error:
         if job.video is not None:  # an older video would show a recording that is no longer there
             job.video.unlink(missing_ok=True)

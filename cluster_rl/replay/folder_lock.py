@@ -38,7 +38,8 @@ class FolderLock:
                 raise UserError(f"replay log {folder}: in use by {holder}; wait for its end, or stop it")
             time.sleep(_LOCK_POLL_SEC)
         holder = Holder.this_process()
-        self._holder_path.write_bytes(msgspec.json.encode(holder) + b"\n")
+        with contextlib.suppress(OSError):  # it is only words: a learner may start again on a full disk
+            self._holder_path.write_bytes(msgspec.json.encode(holder) + b"\n")
 
     def release(self) -> None:
         """Gives the lock back; harmless if it is not held."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_disk import SmallDisk
 
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
-from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, UserError
+from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, StorageError, UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import STOP_SIGNALS
@@ -268,3 +269,10 @@ def test_a_shipped_config_stands_in_for_no_run_that_was_made_with_another(tmp_pa
     assert _with_config(tmp_path, "slim_cpu").gamma == load_config("slim_cpu").gamma
     run_dir.config.write_bytes(config_to_json(load_config("slim_cpu")))
     assert _with_config(tmp_path, "configs/slim_cpu.yaml", "--gamma=0.6").gamma == 0.6
+
+
+def test_a_read_only_file_system_is_no_bad_input(disk: SmallDisk) -> None:
+    """Another job of the chain may find it mended."""
+    with disk.read_only(), pytest.raises(StorageError, match="the file system is mounted read-only"):
+        check_job(load_config("quickstart"), RunDir(disk.folder, "run"))
+    assert list(disk.folder.iterdir()) == []

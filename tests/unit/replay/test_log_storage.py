@@ -161,7 +161,20 @@ def test_a_segment_that_cannot_be_deleted_stays_the_oldest(tmp_path: Path, monke
     log.close()
 
 
-def test_a_full_disk_at_the_start_is_no_bad_input(disk: SmallDisk) -> None:
-    with disk.full(), pytest.raises(StorageError, match=r"replay.*: cannot be opened: No space left on device"):
+def test_a_log_on_a_full_disk_is_opened_all_the_same(disk: SmallDisk) -> None:
+    """A learner that is started again has what it needs to train on."""
+    log = open_log(disk.folder / "replay")
+    written = fill(log, 5)
+    log.close()
+    with disk.full():
+        found: list[LogEntry] = []
+        again = open_log(disk.folder / "replay", on_record=found.append)
+        assert (again.totals, len(found)) == (totals_of(written), 5)
+        again.close()
+
+
+def test_a_read_only_file_system_at_the_start_is_no_bad_input(disk: SmallDisk) -> None:
+    open_log(disk.folder / "replay").close()
+    with disk.read_only(), pytest.raises(StorageError, match=r"replay.*: cannot be opened: Read-only file system"):
         open_log(disk.folder / "replay")
     open_log(disk.folder / "replay").close()
