@@ -243,11 +243,10 @@ class SamplerThread(threading.Thread):
         try:
             while not self._ended.is_set():
                 # The queue is asked first: the replay keeps three batches, and one may be in the learner.
-                sampled = None if self._batches.full() else self._trainer.try_sample()
-                if sampled is None:
+                if self._batches.full() or not self._trainer.may_sample():
                     time.sleep(_IDLE_SEC)
                 else:
-                    self._batches.put(sampled)
+                    self._batches.put(self._trainer.sample())
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which looks at it
             self.error = error
 

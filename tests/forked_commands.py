@@ -17,6 +17,8 @@ from typing import Self
 _SERVER = """
 import importlib, json, os, sys, tempfile
 module = importlib.import_module("cluster_rl." + sys.argv[1])
+for name in sys.argv[2:]:
+    importlib.import_module(name)
 for line in sys.stdin:
     call = json.loads(line)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -38,12 +40,15 @@ for line in sys.stdin:
 
 
 class ForkedCommands:
-    """Runs `python -m cluster_rl.MODULE ARGUMENTS` as often as asked; a context manager."""
+    """Runs `python -m cluster_rl.MODULE ARGUMENTS` as often as asked; a context manager.
 
-    def __init__(self, module: str) -> None:
+    `imported`: other modules that are imported once too.
+    """
+
+    def __init__(self, module: str, *imported: str) -> None:
         self._module = module
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _SERVER, module, *imported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -86,6 +86,10 @@ def _wire() -> list[Decoder]:
     def seeds(names: tuple[str, ...]) -> tuple[bytes, ...]:
         return tuple(_joined([golden[f"{name}.bin"], *([raw[name]] if name in raw else [])]) for name in names)
 
+    def framed(name: str, header: bytes) -> list[bytes]:
+        """The raw frame, of a header that may be of the message that has one."""
+        return [raw[name]] if b"_bytes" in header else []
+
     from_actor = ("hello", "sequence", "params_request", "actor_stats", "goodbye")
     from_learner = ("welcome", "ack", "params", "params_unchanged", "stop", "refused")
     version = bytes([messages.PROTOCOL_VERSION])
@@ -105,14 +109,14 @@ def _wire() -> list[Decoder]:
         ),
         Decoder(
             "wire header from actor",
-            lambda d: messages.decode_from_actor([version + d]),
+            lambda d: messages.decode_from_actor([version + d, *framed("sequence", d)]),
             (messages.MessageError,),
             tuple(golden[f"{name}.bin"][1:] for name in from_actor),
             "msgpack",
         ),
         Decoder(
             "wire header from learner",
-            lambda d: messages.decode_from_learner([version + d]),
+            lambda d: messages.decode_from_learner([version + d, *framed("params", d)]),
             (messages.MessageError,),
             tuple(golden[f"{name}.bin"][1:] for name in from_learner),
             "msgpack",
