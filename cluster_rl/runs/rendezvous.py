@@ -44,6 +44,10 @@ class Rendezvous(msgspec.Struct, frozen=True, kw_only=True):
     written_unix_sec: UnixSeconds = msgspec.field(default_factory=time.time)
 
 
+class _Protocol(msgspec.Struct):
+    protocol: Count
+
+
 def write_rendezvous(path: Path, rendezvous: Rendezvous) -> None:
     """Publishes where the learner is. Raises `UserError` if the file cannot be written."""
     write_atomic(path, msgspec.json.format(msgspec.json.encode(rendezvous), indent=2) + b"\n", mode=0o600)
@@ -68,7 +72,18 @@ def read_rendezvous(path: Path) -> Rendezvous | None:
     try:
         return decode_json(data, Rendezvous, path)
     except UnreadableError as error:
-        raise UserError(f"{error}; no rendezvous file: delete it, the next learner writes it anew") from None
+        raise UserError(
+            f"{error}; no rendezvous file that this program knows{_of_protocol(data, path)}: use the program of the "
+            "learner; if that is this one delete it, the next learner writes it anew"
+        ) from None
+
+
+def _of_protocol(data: bytes, path: Path) -> str:
+    """Which protocol a file of another shape names; empty where it names none."""
+    try:
+        return f" (protocol {decode_json(data, _Protocol, path).protocol})"
+    except UnreadableError:
+        return ""
 
 
 def wait_for_learner(

@@ -118,7 +118,7 @@ def test_a_damaged_rendezvous_is_named(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "rendezvous.json"
     path.write_bytes(data)
     path.chmod(0o600)
-    with pytest.raises(UserError, match="no rendezvous file"):
+    with pytest.raises(UserError, match="no rendezvous file that this program knows"):
         read_rendezvous(path)
 
 
