@@ -11,7 +11,7 @@ from run_fixtures import ended_for, overrides
 from slurm_fixtures import Slurm
 
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import Progress, read_progress
+from cluster_rl.runs.progress import Progress, read_progress, save_progress
 
 RUN = "short"
 
@@ -40,8 +40,11 @@ def log(home: Path, script: str, job: int) -> str:
 
 
 def test_a_job_is_warned_requeued_and_goes_on_to_the_target(slurm: Slurm, home: Path) -> None:
+    """With `--fresh`, which begins the run anew in its first job and not in the second."""
     set_target(home, 1_000_000)
-    job = submit(slurm, home, "train_cpu.sbatch")
+    run_dir = RunDir(home / "cluster_runs", RUN).create()
+    save_progress(run_dir.progress, Progress(run_name=RUN, target_total_steps=1, env_steps=77))  # all else was purged
+    job = submit(slurm, home, "train_cpu.sbatch", "--fresh")
     slurm.wait_for(lambda: steps(home) > 200, "no env steps")
     # The end of the job comes near: SLURM itself warns.
     assert slurm.call("scontrol", "update", f"jobid={job}", "EndTime=now+60", cwd=home).returncode == 0
@@ -65,6 +68,11 @@ def test_a_job_is_warned_requeued_and_goes_on_to_the_target(slurm: Slurm, home: 
     assert last.jobs[1].updates_start == first.updates
     assert last.env_steps >= first.env_steps + 600
     assert last.replay.transitions == last.env_steps  # nothing was dropped between the jobs
+    [aside] = run_dir.root.glob(f"{RUN}.before-*")
+    before = read_progress(RunDir(aside.parent, aside.name).progress)
+    assert before is not None
+    assert before.env_steps == 77
+    assert "--fresh: this job made the run before it was requeued" in log(home, "train_cpu", job)
 
 
 def test_scancel_stays_cancelled_and_has_checkpointed(slurm: Slurm, home: Path) -> None:
