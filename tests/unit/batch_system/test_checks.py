@@ -6,11 +6,13 @@ import math
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster_calls import check
 from slurm_programs import REPOSITORY, job_programs, put_program
+from small_disk import mounted
 from terminals import on_terminal
 
 from cluster_rl.batch_system import checks
@@ -237,3 +239,25 @@ def test_a_folder_that_may_not_be_looked_into(home: Path) -> None:
     (home / "file").touch()
     with pytest.raises(UserError, match="file"):
         check("--runs", "file/below", script="train_cpu")
+
+
+@pytest.fixture
+def roomy_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "roomy", "size=250m") as disk:
+        yield disk.folder
+
+
+# The disk first: at home there are no programs to mount and unmount it.
+def test_what_the_runs_will_write_is_held_against_the_disk(
+    roomy_disk: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(roomy_disk), "--replay_capacity_transitions", "1000000"]
+    check(*runs, script="train_cpu")
+    assert f"ok  disk: WARNING: disk of {roomy_disk}: the run will take " in capsys.readouterr().out
+    # A replay for each seed.
+    with pytest.raises(UserError, match=f"disk of {roomy_disk}: .*give a smaller --replay_capacity_transitions"):
+        check(*runs, "--seeds", "1-3", script="train_cpu")
+    assert "(replay " in capsys.readouterr().out
+    # One elsewhere, perhaps on a node, cannot be seen from here.
+    check(*runs, "--replay_dir", str(home / "node"), script="train_cpu")
+    assert "(replay " not in capsys.readouterr().out
