@@ -124,7 +124,7 @@ class Totals(msgspec.Struct):
             for actor, incarnation, emulator, episode, step in ends:
                 frontiers.setdefault(actor, {}).setdefault(incarnation, {})[emulator] = (episode, step)
             return msgspec.convert({**plain, "next_seq": next_seq, "frontiers": frontiers}, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:  # JSON may have half a character in a name
             raise UserError(
                 f"replay totals in the checkpoint: {error}; remove the newest checkpoint, or use another run name"
             ) from None

@@ -363,6 +363,8 @@ def test_a_log_that_is_further_than_the_checkpoint_stays_as_it_is(tmp_path: Path
     assert (replay.totals(), sorted(tmp_path.iterdir())) == (before, files)
     with pytest.raises(UserError, match="totals in the checkpoint"):
         replay.adopt_totals({**saved, "next_seq": {"0": 1}})
+    with pytest.raises(UserError, match="totals in the checkpoint"):
+        replay.adopt_totals({**saved, json.loads('"\\ud800"'): 1})
 
 
 def test_adopted_ids_leave_a_hole_that_nothing_is_drawn_from(tmp_path: Path) -> None:
