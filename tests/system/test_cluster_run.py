@@ -17,6 +17,7 @@ from cluster_rl.config import load_config
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import EXIT_UNFINISHED
 from cluster_rl.jobs.host_needs import host_needs
+from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.training.metrics import read_metrics
 
 METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -36,6 +37,9 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     launcher = Launcher(tmp_path, *overrides(target_total_steps=10_000_000))
     run_dir = launcher.run_dir
     launcher.wait_for(lambda p: p.updates >= 5)
+    place = read_rendezvous(run_dir.rendezvous)
+    assert place is not None
+    assert place.public_key is not None, "the wire is not encrypted"
 
     # A killed actor is back within seconds.
     victim = next(iter(launcher.children("actor")))
