@@ -27,6 +27,7 @@ from cluster_rl.emulator.spaces import block_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.watchdog import Watchdog
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
@@ -38,7 +39,7 @@ _CREDIT_WAIT_SEC = 1.0
 _PARAMS_WAIT_MS = 200
 _FIRST_WORD_SEC, _WORD_INTERVAL_SEC = 15.0, 300.0  # of a wait for the learner
 _STATS_INTERVAL_SEC = 5.0
-_FLUSH_SEC = 6.0
+_FLUSH_SEC = 30.0  # longer than a learner is away that was started again
 _STUCK_SEC = 120.0  # a step takes milliseconds, the start of many emulators seconds
 
 
@@ -175,10 +176,11 @@ def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, 
             if link.stop_reason:
                 break
         reason = link.stop_reason
+        crash_point("actor.stopping")
         actor.stop()
-        if not channel.flush(_FLUSH_SEC):
-            kept = channel.unacknowledged
-            print(f"actor {index}: {kept} sequences lost, not acknowledged within {_FLUSH_SEC:.0f} s", flush=True)
+        if not channel.flush(_FLUSH_SEC, lambda: stop.hurried):
+            print(f"actor {index}: {channel.unacknowledged} sequences lost, not acknowledged in time", flush=True)
+        crash_point("actor.flushed")
     else:
         reason = link.stop_reason
     print(reason, flush=True)

@@ -20,6 +20,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.training.outage import Writer
@@ -41,8 +43,9 @@ from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 _POLL_MS = 20
 _IDLE_SEC = 0.005
-_DRAIN_SEC = 8.0
-_LIVE_SEC = 4.0
+# The launcher hurries whoever takes too long; this bound is for a learner whose launcher was killed.
+_DRAIN_SEC = 60.0
+_LIVE_SEC = 6.0
 # Sequences that a process may send before the limiter is asked: those who have sent one share what may come.
 _FIRST_CREDIT = 1
 _OPEN_SEQUENCES = 4  # of an emulator at most: one with its tail to come, the open window, and what a step has ended
@@ -88,15 +91,21 @@ class WireThread(threading.Thread):
         """Makes parameters available to the actors. Called from the training thread."""
         self._params.put((version, data))
 
-    def drain(self, reason: str, complete: bool, timeout_sec: float) -> None:
-        """Asks the actors to send what is open and end; returns when they have, or after the time.
+    def say_goodbye(self, reason: str, complete: bool) -> None:
+        """Asks the actors to send what is open and end. What comes is logged and acknowledged meanwhile.
 
         `complete`: the run has reached its target, and no later learner will want them.
         """
         self._goodbye = (reason, complete)
         self._log_writer.hurry()
+
+    def drain(self, timeout_sec: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Waits until all actors have left or are silent, but not longer than `timeout_sec` or once it is `hurried`.
+
+        Then ends the thread; after `say_goodbye`.
+        """
         deadline = time.monotonic() + timeout_sec
-        while self.is_alive() and self.live_actors and time.monotonic() < deadline:
+        while self.is_alive() and self.live_actors and time.monotonic() < deadline and not hurried():
             time.sleep(_IDLE_SEC)
         self._ended.set()
         self.join()
@@ -246,7 +255,9 @@ class SamplerThread(threading.Thread):
                 if self._batches.full() or not self._trainer.may_sample():
                     time.sleep(_IDLE_SEC)
                 else:
-                    self._batches.put(self._trainer.sample())
+                    batch = self._trainer.sample()
+                    crash_point("learner.sampled")
+                    self._batches.put(batch)
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which looks at it
             self.error = error
 
@@ -258,6 +269,7 @@ def train_step(trainer: Trainer, wire: WireThread, sampler: SamplerThread) -> bo
         trainer.update(batch)
         if trainer.publish_due():
             wire.publish(*trainer.publish())
+            crash_point("learner.published")
     trainer.tick()
     return batch is not None
 
@@ -298,6 +310,7 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
     trainer.tick()
     wire.start()
     sampler.start()
+    crash_point("learner.started")
     while not stop:
         train_step(trainer, wire, sampler)
         over = trainer.finished(deadline)
@@ -305,10 +318,15 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
             stop.set(*over)
         _raise_error_of(trainer, wire, sampler)
     print(f"stopping: {stop.reason}", flush=True)
+    crash_point("learner.stopping")
+    wire.say_goodbye(stop.reason, complete=stop.signal_number is None and stop.exit_code == EXIT_OK)
     sampler.end()
-    complete = stop.signal_number is None and stop.exit_code == EXIT_OK
-    wire.drain(stop.reason, complete, _DRAIN_SEC)
+    # Before the actors' last sequences, which are safe in the log as they come: somebody may kill this process soon.
+    trainer.save(stop.reason)
+    crash_point("learner.saved")
+    wire.drain(_DRAIN_SEC, lambda: stop.hurried)
     _raise_error_of(trainer, wire, sampler)
+    crash_point("learner.drained")
     trainer.close(stop.reason, wire.lost_words)
     return stop.exit_code
 

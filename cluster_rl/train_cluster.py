@@ -35,20 +35,20 @@ from cluster_rl.errors import (
     run_command,
 )
 from cluster_rl.jobs.actor_children import ActorChildren
+from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
 from cluster_rl.runs.arguments import Arguments, config_help
+from cluster_rl.runs.checkpoint import newest
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress, save_progress
 
 _DEFAULT_CONFIG = "cluster_config.json"
 _POLL_SEC = 0.1
-# After TERM SLURM kills within 30 s; its warning leaves minutes, and a checkpoint on a busy disk may take one.
-_STOP_GRACE_SEC = 12.0
-_WARNED_GRACE_SEC = 300.0
 # The learner ends itself at max_runtime_seconds. Where it hangs, or was never up, the launcher ends the job this much
 # later: a tenth of the job's time, within these bounds, in which a learner that is well has made its checkpoint.
 _LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 120.0, 300.0
@@ -86,11 +86,17 @@ class _Job:
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
         self._start_learner()
+        crash_point("launcher.learner_started")
         for index in range(self._config.num_actors):
             self._actors.start(index, index)
+        crash_point("launcher.actors_started")
         with StatusView(self._run_dir, self._config, self._token) as view:
             while not self._stop and self._code is None:
                 for event in self._supervisor.poll():
+                    if event.kind == "died":
+                        crash_point("launcher.child_died")
+                    elif event.kind == "restarted":
+                        crash_point("launcher.child_restarted")
                     view.say(event.line)
                     self._look_at(event)
                 self._actors.restart_missed(view.say)
@@ -101,6 +107,7 @@ class _Job:
                 self._stop.wait(_POLL_SEC)
             if self._stop:
                 view.say(f"{self._stop.reason}: stopping")
+            crash_point("launcher.stopping")
             self._end(view)
             view.finish()
         return self._stop.exit_code if self._code is None else self._code
@@ -125,32 +132,39 @@ class _Job:
         """Ends all children. Writes the job's reason where the learner could not, as it was killed, or knows only of a
         signal, as another child, or its time, has ended the job.
 
-        One that is killed while it still starts has read nothing and loses nothing.
+        A learner that has not begun the job has read nothing and loses nothing. One that has, and is not there to end
+        it, loses what it learned since its last checkpoint: no exit code says then that all is well.
         """
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
         # A learner that is late and has begun may be writing its checkpoint.
         patient = number in WARNING_SIGNALS or (self._late and self._begun() is not None)
-        ended = self._supervisor.stop_all(number, _WARNED_GRACE_SEC if patient else _STOP_GRACE_SEC)
-        progress = self._begun()
-        for event in ended:
-            if event.exit_code in EXITS_WELL:
-                continue
-            view.say(event.line)
+        for event in self._supervisor.stop_all(number, Grace(self._stop, patient, source=LEARNER)):
+            if event.exit_code not in EXITS_WELL:
+                view.say(event.line)
             if event.name == LEARNER and event.exit_code == EXIT_STORAGE:
                 self._code = self._code or EXIT_STORAGE
-            elif event.name == LEARNER and self._stop and progress is not None:
-                self._code = EXIT_FAILURE
+        progress = self._begun()
+        if progress is None:
+            return
         cause = self._failure or ("" if self._stop.signal_number else self._stop.reason)  # that no signal tells
-        if progress is not None and (cause or progress.jobs[-1].ended is None):
+        unended = progress.jobs[-1].ended is None
+        if unended:
+            self._code = EXIT_FAILURE if self._code in (None, *EXITS_WELL) else self._code
             reason = self._stop.reason or self._failure or "failure"
-            progress.end_job(f"{reason}; the learner ended without a checkpoint")
-            if cause:
-                progress.correct_reason(f"signal {number.name}", cause)
+            progress.end_job(f"{reason}; the learner ended without a checkpoint{self._lost(progress.updates)}")
+        if cause:
+            progress.correct_reason(f"signal {number.name}", cause)
+        if cause or unended:
             try:
                 save_progress(self._run_dir.progress, progress)
             except StorageError as error:
                 view.say(f"why the job ended is not in {error}")
                 self._code = self._code or EXIT_STORAGE
+
+    def _lost(self, updates: int) -> str:
+        """What is lost of `updates`, and what is not; empty without any."""
+        saved = newest(self._run_dir.checkpoint)[1]
+        return f"; the run goes on from update {saved}, {updates - saved} are lost" if updates > saved else ""
 
     def _begun(self) -> Progress | None:
         """The run's progress, if the learner has begun this job in it."""

@@ -31,6 +31,7 @@ from cluster_rl.learning.priorities import actor_priorities
 from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder
 from cluster_rl.model import build_model, load_params
 from cluster_rl.rom import load_rom, pyboy_version
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.wire.codec import encode_block
 
@@ -134,7 +135,9 @@ class Actor:
         newest = self.link.take_params()
         if newest is not None:
             self.params_version, weights = newest
+            crash_point("actor.before_params")
             load_params(self._network, weights)
+            crash_point("actor.params_loaded")
         self._network.resample_noise(self._noise)
         self._rollout.refresh()
         self._epsilons = acting_epsilons(self._ladder, self.params_version)
@@ -192,6 +195,7 @@ class Actor:
         summary: EpisodeSummary | None,
         quantiles: npt.NDArray[np.float32],
     ) -> tuple[Sequence, ...]:
+        crash_point("actor.episode_ended")
         self._exploration.release(row)
         slot.episode += 1
         slot.playing = False

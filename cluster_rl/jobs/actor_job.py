@@ -24,7 +24,8 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STORAGE, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
-from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag
 from cluster_rl.jobs.supervise import Supervisor
 from cluster_rl.report.bars import say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
@@ -34,7 +35,6 @@ from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import wait_for_learner
 
 _POLL_SEC = 0.1
-_STOP_GRACE_SEC = 12.0
 
 
 def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> int:
@@ -74,7 +74,8 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
         stop.wait(_POLL_SEC)
     if stop:
         print(f"{stop.reason}: stopping", flush=True)
-    for event in supervisor.stop_all(signal.Signals(stop.signal_number or signal.SIGTERM), _STOP_GRACE_SEC):
+    number = signal.Signals(stop.signal_number or signal.SIGTERM)
+    for event in supervisor.stop_all(number, Grace(stop, patient=number in WARNING_SIGNALS)):
         print(event.line, flush=True)
     return stop.exit_code if code is None else code
 

@@ -35,6 +35,7 @@ from cluster_rl.report.bars import Bar, say, size_words
 from cluster_rl.rom import Rom, load_rom, preflight
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.identity import ensure_identity, read_identity
 from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
@@ -152,6 +153,7 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
         first.append(f"--fresh: what the run had is now in {aside}")
     run_dir.create()
     with RunLock(run_dir):
+        crash_point("launcher.locked")
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
         lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight, *changes]
         for line in lines:
@@ -159,6 +161,7 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
         if config.actor_jobs:
             print(_actors_plan(config), flush=True)
         begin_job(config, run_dir, rom)
+        crash_point("launcher.job_begun")
         yield stop
 
 

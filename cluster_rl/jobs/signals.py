@@ -1,12 +1,14 @@
 """What a process does on TERM, INT, HUP, USR1 and USR2: it notes the reason and goes on until it looks.
 
-Used by the launcher and its children. In: signals. Out: a flag with a reason. A handler does nothing else, so it can
-neither tear a write nor deadlock, and SLURM may deliver the same signal twice.
+Used by the launcher and its children. In: signals. Out: a flag with a reason, and how often the end was demanded. A
+handler does nothing else, so it can neither tear a write nor deadlock.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import math
 import os
 import signal
 import time
@@ -19,6 +21,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 # A batch system's warning that the job's time is nearly over. TERM and INT are somebody's wish that it ends, HUP says
 # that the terminal is gone.
 WARNING_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+# From the launcher to its children: leave out what can wait. No terminal and no batch system sends it.
+HURRY_SIGNAL = signal.SIGRTMIN
+# SLURM sends TERM to all processes and the job script hands its own on; a terminal does likewise with INT. What comes
+# this soon after one that counted is the same demand.
+_DOUBLED_SEC = 1.0
 _PR_SET_PDEATHSIG = 1
 _WAIT_SLICE_SEC = 0.05
 # Loaded here, not after a fork: a forked child may only call what cannot need a lock.
@@ -30,18 +37,27 @@ def hold_signals() -> None:
 
     It holds for the process that calls it, or that it becomes by exec, and for processes that this one starts.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, HURRY_SIGNAL))
 
 
 def release_signals() -> None:
     """Undoes `hold_signals`: what has come meanwhile is delivered now."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, HURRY_SIGNAL))
 
 
 class StopFlag:
-    """Set once, by a signal or by `set(reason)`; the first reason stays."""
+    """Set once, by a signal or by `set(reason)`; the first reason stays.
+
+    `demands` counts how often TERM, INT or HUP told the process to end: somebody who does so again will not wait. The
+    two halves of a doubled signal are one. `demanded_at` is when the first came, by `time.monotonic()`. `hurried` is
+    what `HURRY_SIGNAL` sets.
+    """
 
     def __init__(self) -> None:
+        self.demands = 0
+        self.demanded_at: float | None = None
+        self.hurried = False
+        self._counted_at = -math.inf
         self._reason: str | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
@@ -56,6 +72,9 @@ class StopFlag:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._handle)
+        self._before[HURRY_SIGNAL] = signal.signal(HURRY_SIGNAL, self._handle)
+        # Python takes the handlers back before the process is gone, and a late second signal would be its exit code.
+        atexit.register(hold_signals)
         release_signals()
         return self
 
@@ -64,8 +83,18 @@ class StopFlag:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        atexit.unregister(hold_signals)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == HURRY_SIGNAL:
+            self.hurried = True
+            return
+        now = time.monotonic()
+        if number not in WARNING_SIGNALS and now - self._counted_at >= _DOUBLED_SEC:
+            self.demands += 1
+            self._counted_at = now
+            if self.demanded_at is None:
+                self.demanded_at = now
         if self._reason is None:
             self._signal = number
             self._exit_code = EXIT_UNFINISHED if number in WARNING_SIGNALS else EXIT_OK

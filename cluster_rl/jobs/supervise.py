@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, EXITS_WELL, UserError, describe_exit, is_of_storage
-from cluster_rl.jobs.signals import die_with_parent, hold_signals
+from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.signals import HURRY_SIGNAL, die_with_parent, hold_signals
 
 BACKOFF_FIRST_SEC = 0.5
 BACKOFF_MAX_SEC = 30.0
@@ -134,23 +135,34 @@ class Supervisor:
         if child.process.poll() is None:
             child.process.send_signal(number)
 
-    def stop_all(self, number: signal.Signals, grace_sec: float) -> list[ChildEvent]:
-        """Sends `number` to all, waits up to `grace_sec` for them to end, kills the rest. Nothing is restarted."""
+    def stop_all(self, number: signal.Signals, grace: Grace) -> list[ChildEvent]:
+        """Sends `number` to all, waits for them to end as long as `grace` leaves, kills the rest. Nothing is restarted.
+
+        Once the grace is for hurrying, they are told so. A child that had died before and waited for its restart
+        counts as ended.
+        """
+        started, hurried = time.monotonic(), False
         alive = [child for child in self._children.values() if not child.over]
         for child in alive:
             child.over = True
             if child.process.poll() is None:
                 child.process.send_signal(number)
-        deadline = time.monotonic() + grace_sec
-        while any(child.process.poll() is None for child in alive) and time.monotonic() < deadline:
+        while running := {child.name: child for child in alive if child.process.poll() is None}:
+            if grace.left_sec(running) <= 0:
+                break
+            if not hurried and grace.is_short(running):
+                hurried = True
+                for child in running.values():
+                    child.process.send_signal(HURRY_SIGNAL)
             time.sleep(_POLL_SEC)
+        waited_sec = time.monotonic() - started
         events = []
         for child in alive:
             killed = child.process.poll() is None
             if killed:
                 child.process.kill()
             code = child.process.wait()
-            line = f"{child.name} did not end within {grace_sec:.0f} s and was killed; log {child.log_path}"
+            line = f"{child.name} did not end within {waited_sec:.0f} s and was killed; log {child.log_path}"
             if not killed:
                 line = f"{child.name} ended: {describe_exit(code)}"
             events.append(ChildEvent(child.name, "stopped", line, code, child.log_path))

@@ -38,6 +38,7 @@ from cluster_rl.replay.segments import (
 )
 from cluster_rl.replay.totals import Totals, merged_frontiers
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_header, max_block_bytes
 
 
@@ -94,6 +95,7 @@ class ReplayLog:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
             try:
+                crash_point("restore.folder_locked")
                 for leftover in folder.glob(".segment-*.log.*.tmp"):
                     leftover.unlink()
                 self._scan(on_record or (lambda entry: None))
@@ -133,10 +135,12 @@ class ReplayLog:
             return None
         self._check(actor, incarnation, seq, header)
         segment = self._segment_for_append()
+        crash_point("replay.before_append")
         segment.write(record_bytes(block, self.totals.next_id, actor, incarnation, seq))
         offset = segment.size_bytes - len(block)
         entry = LogEntry(self.totals.next_id, actor, incarnation, seq, segment, offset, len(block), header)
         self._count(entry)
+        crash_point("replay.appended")
         return entry
 
     def prepare_sync(self) -> Callable[[], None]:
@@ -149,8 +153,10 @@ class ReplayLog:
         newest = self.segments[-1:]  # older ones were synced when they were closed
 
         def run() -> None:
+            crash_point("replay.before_sync")
             for segment in newest:
                 segment.sync()
+            crash_point("replay.synced")
 
         return run
 
@@ -176,11 +182,13 @@ class ReplayLog:
         Raises `StorageError` if it cannot; the segment then stays the oldest.
         """
         segment = self.segments[0]
+        crash_point("replay.before_eviction")
         try:
             segment.path.unlink(missing_ok=True)
         except OSError as error:
             words = f"replay log {segment.path}: cannot be deleted: {error.strerror}"
             raise StorageError(words, segment.path, error.errno) from None
+        crash_point("replay.evicted")
         return self.segments.pop(0)
 
     def close(self) -> None:
@@ -232,6 +240,7 @@ class ReplayLog:
         numbered = numbered_segments(self.folder)
         for number, path in numbered:
             segment = open_segment(path, number)
+            crash_point("restore.segment_opened")
             content = path.read_bytes()
             segment.size_bytes = len(content)
             counted = self.totals
@@ -271,6 +280,7 @@ class ReplayLog:
             write_atomic(path, content[end:])
             self._note(segment.path, f"damaged from byte {end} to its end; these bytes were moved to {path.name}")
         os.ftruncate(segment.fd, end)
+        crash_point("restore.tail_cut")
         segment.size_bytes = end
 
     def _note_missing(self, number: int, path: Path, counted: Totals) -> None:
@@ -334,6 +344,7 @@ class ReplayLog:
                 else:
                     self._count(found[1])
                     on_record(found[1])
+                    crash_point("restore.record_found")
                 continue
             following = next_record(content, offset + 1)
             following = len(content) if following is None else following

@@ -28,6 +28,7 @@ import msgspec
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_atomic
+from cluster_rl.runs.crash_points import crash_half_way
 from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_msgpack
 
 FORMAT = 2
@@ -74,6 +75,7 @@ class Segment:
 
     def write(self, data: bytes) -> None:
         """Appends `data`, or leaves the file as it was and raises `StorageError`."""
+        crash_half_way("replay.half_a_record", lambda half: os.pwrite(self.fd, half, self.size_bytes), data)
         try:
             append_whole(self.fd, self.size_bytes, data)
         except OSError as error:

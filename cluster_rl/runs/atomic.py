@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 
 from cluster_rl.errors import StorageError, UserError, is_of_storage, mend
+from cluster_rl.runs.crash_points import crash_point
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -22,8 +23,11 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        crash_point("atomic.begin", path.name)
         write_synced(temporary, data, mode)
+        crash_point("atomic.written", path.name)
         temporary.replace(path)
+        crash_point("atomic.renamed", path.name)
         sync_folder(path.parent)
     except OSError as error:
         _drop(temporary)
@@ -38,7 +42,9 @@ def replace_unsynced(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(data)
+        crash_point("episode_log.flush_written")
         temporary.replace(path)
+        crash_point("episode_log.flushed")
     except OSError as error:
         _drop(temporary)
         raise explain_os_error(error, path) from None

@@ -27,6 +27,7 @@ import torch
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.small_file import (
     DECODE_ERRORS,
     Count,
@@ -98,12 +99,17 @@ def save_checkpoint(
     path = folder / f"{manifest.updates}-{number}"
     temporary = folder / f"{_TEMPORARY}{path.name}"
     try:
+        crash_point("checkpoint.begin")
         _clean(folder)
         temporary.mkdir(parents=True)
+        crash_point("checkpoint.folder_made")
         for name, data in files.items():
             write_synced(temporary / name, data)
+            crash_point("checkpoint.file_written", name)
         sync_folder(temporary)
+        crash_point("checkpoint.before_rename")
         temporary.rename(path)
+        crash_point("checkpoint.renamed")
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -114,7 +120,9 @@ def save_checkpoint(
         raise UserError(
             f"checkpoint {path}: what was written reads back differently ({error}); check the disk"
         ) from None
+    crash_point("checkpoint.verified")
     _prune(folder, newest=number)
+    crash_point("checkpoint.pruned")
     return path
 
 
@@ -344,6 +352,7 @@ def _prune(folder: Path, newest: int) -> None:
         # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
         doomed = folder / f"{_DELETING}{path.name}-{os.getpid()}"
         path.rename(doomed)
+        crash_point("checkpoint.prune_renamed")
         shutil.rmtree(doomed)
 
 

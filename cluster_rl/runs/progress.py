@@ -116,16 +116,20 @@ class Progress(msgspec.Struct, kw_only=True):
         return job
 
     def end_job(self, reason: str, was_complete: bool = False) -> None:
-        """Closes the last job with its reason; the first one stays.
+        """Closes the last job with its reason; closing it again brings its counters up to date, and its reason stays.
 
         Says so where nothing was learned in it, unless the run `was_complete` when the job began.
         """
-        if self.jobs and self.jobs[-1].ended is None:
+        if not self.jobs:
+            return
+        if self.jobs[-1].ended is None:
             if self.updates == self.jobs[-1].updates_start and not was_complete:
                 why = f": {self.activity}" if self.activity.startswith(_NO_UPDATES) else ""
                 reason += f"{_NOTHING_LEARNED}{why}"
-            self._close(self.jobs[-1], reason, time.time())
-            self.activity = self.storage_problem = ""
+        else:
+            reason = self.jobs[-1].reason
+        self._close(self.jobs[-1], reason, time.time())
+        self.activity = self.storage_problem = ""
 
     def had_checkpoint(self) -> bool:
         """Whether one had been made. Older programs do not say; a job of theirs that ended with a reason made one."""

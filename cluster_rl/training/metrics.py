@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import append_whole, explain_os_error
+from cluster_rl.runs.crash_points import crash_half_way, crash_point
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import line_start, newest_point
 from cluster_rl.runs.small_file import UnreadableError, decode_json
@@ -79,9 +80,12 @@ class MetricsWriter:
         for name, numbers in drawn.items():
             scalars |= {f"{name}/{statistic}": value for statistic, value in summarise(numbers).items()}
         row = {"time": round(now, 3), "env_steps": env_steps, "updates": updates, **scalars}
+        line = msgspec.json.encode(row) + b"\n"
+        crash_half_way("metrics.half_a_row", self._rows.append, line)
         try:
-            self._rows.append(msgspec.json.encode(row) + b"\n")
+            self._rows.append(line)
             self._newest = (env_steps, updates)
+            crash_point("metrics.row_written")
             if self._events is None:
                 self._events = _EventFile(self._events_dir)
             self._events.write(now, env_steps, {"updates": float(updates), **scalars}, drawn)

@@ -26,6 +26,7 @@ from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, newest, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.job_record import config_sha256, newest_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
@@ -79,6 +80,7 @@ class Trainer:
         check_whole(run_dir, folder)  # the launcher asked before; a learner may be started again much later
         # Before all else: it waits for a learner that holds the log, and everything below reads what that one wrote.
         self.replay = Replay(config, block, folder, self.run_id, milestones)
+        crash_point("restore.log_scanned")
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
@@ -94,6 +96,8 @@ class Trainer:
         self._arrivals = Arrivals(self.replay.found_episodes)
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
+        self._is_saved = False
+        self._left_out: list[str] = []  # of what a job must leave
         self._block_spec = block
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         self.outage = Outage()
@@ -144,7 +148,9 @@ class Trainer:
     def update(self, sampled: Sampled) -> None:
         """Trains on one batch and hands its new priorities to the replay."""
         result = self.r2d2.update(sampled.batch)
+        crash_point("learner.updated")
         self.replay.update_priorities(sampled.ids, result.priorities)
+        crash_point("learner.priorities_set")
         self._trained_batches += 1
         self.limiter.record_sample(sampled.positions)
         self._newest_update = _Update(sampled.ids, sampled.weights, result)
@@ -192,25 +198,38 @@ class Trainer:
             return "total_episodes reached"
         return ""
 
-    def close(self, reason: str, lost: str = "") -> None:
-        """Parameters, checkpoint, progress with the reason of stopping, and the last metrics; then closes the files.
+    def save(self, reason: str) -> None:
+        """The last checkpoint, parameters, and progress with the reason of stopping: what a job must leave.
 
-        Raises `StorageError`, when all is done that can be, if storage does not take something within seconds; `lost`
-        says what was before.
+        What storage does not take within seconds is left out; `close` raises it. Sequences may be ingested meanwhile
+        and afterwards: the log has them, as after a crash.
         """
-        left_out = [lost] if lost else []
         deadline_sec = time.monotonic() + _LAST_TRIES_SEC
 
         def write(writer: Writer, action: Callable[[], object], what: str) -> None:
             if not writer.write_until(action, deadline_sec):
-                left_out.append(what)
+                self._left_out.append(what)
 
         self._progress_writer.write(lambda: self._tell("writing the last checkpoint"))
         write(self._checkpoint_writer, self.checkpoint, "the last checkpoint")
         write(self._params_writer, self.write_params_file, "online_params.pt")
-        if left_out:
-            reason += f"; not saved: {', '.join(left_out)}"
+        if self._left_out:
+            reason += f"; not saved: {', '.join(self._left_out)}"
         write(self._progress_writer, lambda: self.write_progress(reason), "progress.json")
+        self._is_saved = True
+
+    def close(self, reason: str, lost: str = "") -> None:
+        """Saves, unless `save` has; then the last figures, with what has come since, and closes the files.
+
+        Raises `StorageError`, when all is done that can be, if storage does not take something within seconds; `lost`
+        says what was before.
+        """
+        if not self._is_saved:
+            self.save(reason)
+        left_out = [lost] * bool(lost) + self._left_out
+        if lost:
+            self.progress.jobs[-1].reason += f"; not saved: {lost}"
+        self._progress_writer.write(lambda: self.write_progress(reason))
         why = self.outage.words
         self._metrics_writer.write(self._write_next_metrics)
         self.metrics.close()
@@ -370,9 +389,13 @@ class Trainer:
         logged = self.replay.logged_sequences
         behind = self.replay.adopt_totals(state["totals"])
         lost = self.replay.logged_sequences - logged
+        crash_point("restore.totals_adopted")
         self.r2d2.load_state_dict(state["r2d2"])
+        crash_point("restore.weights")
         self.replay.load_state_dict(state["replay"])
+        crash_point("restore.priorities")
         self.limiter.load_state_dict(state["limiter"], self.replay.env_steps)
+        crash_point("restore.limiter")
         self.sample_rng.bit_generator.state = state["sample_rng"]
         return (
             f"restored weights, target, optimiser, counters (env_steps {self.replay.env_steps}, episodes "
@@ -398,6 +421,7 @@ class Trainer:
         self._note_checkpoint(progress)
         job = progress.continue_job(job_token, self.restored, newest_number(self.run_dir))
         job.config_sha256 = config_sha256(self.config)
+        crash_point("restore.job_continued")
         return progress
 
     def _note_checkpoint(self, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import zmq
 
 from cluster_rl.errors import UserError
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.keys import KeyPair
@@ -303,6 +304,7 @@ class ActorChannel:
             )
         )
         if sent:
+            crash_point("actor.hello_sent")
             self._hello_at = now + self._hello_wait_sec
             self._hello_wait_sec = min(2 * self._hello_wait_sec, _HELLO_MAX_SEC)
 
@@ -362,6 +364,7 @@ class ActorChannel:
             raise MessageError(f"Ack of sequence {message.next_seq}, this actor has made {self._next_seq}")
         while self._kept and self._kept[0].seq < message.next_seq:
             self._kept.popleft()
+            crash_point("actor.acknowledged")
             self._progress_at = time.monotonic()
         self._send_seq = max(self._send_seq, message.next_seq)
         self._credit = message.may_send_up_to
@@ -373,8 +376,10 @@ class ActorChannel:
         limit = self._next_seq if self._draining or self.stop_reason is not None else min(self._next_seq, self._credit)
         while self._send_seq < limit:
             kept = self._kept[self._send_seq - self._kept[0].seq]
+            crash_point("actor.before_send")
             if not self._send_frames([kept.header, kept.block]):
                 return
+            crash_point("actor.sent")
             self.resent += kept.seq < self._sent_below
             self._send_seq += 1
             self._sent_below = max(self._sent_below, self._send_seq)

@@ -16,6 +16,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error, remove_temporaries, write_atomic
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.small_file import UnreadableError, Version, damaged, decode_json, read_bytes_and_mode
 
 LEARNER_FILE = "learner.json"
@@ -64,6 +65,7 @@ def make_keys(folder: Path, run_id: str = "") -> None:
     for file, pair in zip(files, (actors, learner), strict=True):
         # Created with 0600: at no time do the bytes lie in a file that others can read.
         write_atomic(file, msgspec.json.encode(pair), mode=0o600)
+        crash_point("keys.between_files", file.name)
 
 
 def learner_keys(folder: Path, needed: bool, run_id: str) -> KeyPair | None:

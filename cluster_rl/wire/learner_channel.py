@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES
@@ -184,7 +185,9 @@ class LearnerChannel:
         for link in connected:
             if link.actor in credit or link.expected_seq != link.durable_seq:
                 may_send_up_to = credit.get(link.actor, link.may_send_up_to)
+                crash_point("wire.before_ack")
                 self.acknowledge(link.actor, link.incarnation, link.expected_seq, may_send_up_to)
+                crash_point("wire.acked")
 
     def charge_for_block(self, actor: int) -> None:
         """Counts a block that could not be used against the connection it came by."""
@@ -296,6 +299,7 @@ class LearnerChannel:
             ),
         )
         self._send_ack(link)
+        crash_point("wire.welcomed")
         if self._stop is not None:
             self._send(identity, self._stop)
 

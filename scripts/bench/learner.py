@@ -139,7 +139,8 @@ def measure(
     sampler.start()
     seconds = time_rounds(trainer, wire, sampler, rounds, updates)
     sampler.end()
-    wire.drain("the benchmark is over", complete=True, timeout_sec=0.0)
+    wire.say_goodbye("the benchmark is over", complete=True)
+    wire.drain(timeout_sec=0.0)
     trainer.close("the benchmark is over")
 
     figures: dict[str, Any] = {

@@ -16,6 +16,7 @@ from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, StorageError, UserError
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
+from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import STOP_SIGNALS
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
@@ -114,7 +115,7 @@ def test_open_job_holds_the_lock(run_dir: RunDir, capsys: pytest.CaptureFixture[
 @pytest.mark.usefixtures("signals_kept")
 @pytest.mark.parametrize(
     ("number", "least_sec", "most_sec", "code"),
-    [(signal.SIGUSR2, 120, 600, EXIT_UNFINISHED), (signal.SIGTERM, 10, 15, EXIT_OK)],
+    [(signal.SIGUSR2, 120, 600, EXIT_UNFINISHED), (signal.SIGTERM, 20, 60, EXIT_OK)],
 )
 def test_after_a_warning_there_is_time_for_a_checkpoint(
     run_dir: RunDir,
@@ -130,8 +131,8 @@ def test_after_a_warning_there_is_time_for_a_checkpoint(
         signal.raise_signal(number)
         return []
 
-    def stop_all(_: Supervisor, number: signal.Signals, grace_sec: float) -> list[ChildEvent]:
-        graces.append((number, grace_sec))
+    def stop_all(_: Supervisor, number: signal.Signals, grace: Grace) -> list[ChildEvent]:
+        graces.append((number, grace.left_sec(["learner"])))
         return []
 
     monkeypatch.setattr(Supervisor, "start", lambda *_: None)

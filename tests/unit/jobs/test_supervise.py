@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,26 @@ from small_disk import SmallDisk
 
 from cluster_rl.errors import EXIT_STORAGE, UserError
 from cluster_rl.jobs import supervise
+from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor, first_error
 
 TAKE_SIGNALS = "import signal, sys, time\nsignal.pthread_sigmask(signal.SIG_SETMASK, [])\n"
 SLEEP = [sys.executable, "-S", "-c", f"{TAKE_SIGNALS}time.sleep(60)"]
+
+
+class Seconds(Grace):
+    """So many, whatever happens; `short` from the start or never."""
+
+    def __init__(self, seconds: float, short: bool = False) -> None:
+        super().__init__(StopFlag(), patient=False)
+        self._ends, self._short = time.monotonic() + seconds, short
+
+    def left_sec(self, running: Collection[str]) -> float:
+        return self._ends - time.monotonic()
+
+    def is_short(self, running: Collection[str]) -> bool:
+        return self._short
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +46,7 @@ def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor = Supervisor(tmp_path, max_restarts=2)
     yield supervisor
-    supervisor.stop_all(signal.SIGKILL, 5)
+    supervisor.stop_all(signal.SIGKILL, Seconds(5))
 
 
 def python(code: str) -> list[str]:
@@ -175,13 +190,28 @@ def test_stop_all_is_soft_then_hard(supervisor: Supervisor, tmp_path: Path) -> N
     supervisor.start("hard", python(ignore + ready.format(str(hard))))
     until(lambda: soft.exists() and hard.exists())
     pids = list(supervisor.pids.values())
-    events = {event.name: event for event in supervisor.stop_all(signal.SIGTERM, 0.5)}
+    events = {event.name: event for event in supervisor.stop_all(signal.SIGTERM, Seconds(0.5))}
     assert events["soft"].exit_code == 0
     assert events["hard"].exit_code == -signal.SIGKILL
     assert "did not end within" in events["hard"].line
     assert not any(is_alive(pid) for pid in pids)
     assert supervisor.poll() == []
-    assert supervisor.stop_all(signal.SIGTERM, 0.5) == []
+    assert supervisor.stop_all(signal.SIGTERM, Seconds(0.5)) == []
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_children_are_told_once_the_time_is_short(supervisor: Supervisor, tmp_path: Path, short: bool) -> None:
+    ready = tmp_path / "ready"
+    wait = (
+        "from cluster_rl.jobs.signals import StopFlag\nstop = StopFlag().install()\n"
+        f"open({str(ready)!r}, 'w').close()\n"
+        "while not stop.hurried: stop.wait(60) and time.sleep(0.01)\nprint(stop.reason)"
+    )
+    supervisor.start("actor-0", [sys.executable, "-c", f"import time\n{wait}"])
+    until(ready.exists)
+    (event,) = supervisor.stop_all(signal.SIGTERM, Seconds(20 if short else 0.5, short))
+    assert event.exit_code == (0 if short else -signal.SIGKILL)
+    assert (tmp_path / "actor-0.log").read_text() == "signal SIGTERM\n" * short
 
 
 def test_a_child_that_is_starting_gets_its_signals_later(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -196,7 +226,7 @@ def test_a_child_that_is_starting_gets_its_signals_later(supervisor: Supervisor,
 def test_a_child_that_waits_for_its_restart_is_not_started_by_stop(supervisor: Supervisor) -> None:
     supervisor.start("actor-0", ["false"])
     events_until(supervisor, "died")
-    supervisor.stop_all(signal.SIGTERM, 1)
+    supervisor.stop_all(signal.SIGTERM, Seconds(1))
     time.sleep(0.15)
     assert supervisor.poll() == []
     assert supervisor.pids == {}
@@ -350,6 +380,6 @@ def test_a_log_that_cannot_be_opened_costs_its_lines_alone(disk: SmallDisk, capf
             time.sleep(0.01)
         assert {event.name for event in events if event.kind == "finished"} == {"actor-1"}
         assert "an earlier job" not in "".join(event.line for event in events)
-        supervisor.stop_all(signal.SIGKILL, 5)
+        supervisor.stop_all(signal.SIGKILL, Seconds(5))
     said = capfd.readouterr().out
     assert f"{logs}/actor-0.log: Read-only file system; what is said meanwhile is lost" in said

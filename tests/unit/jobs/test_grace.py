@@ -1,0 +1,89 @@
+"""How long an end may take: what SLURM leaves, what a terminal leaves, and what a second and third demand change."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster_rl.jobs import grace, signals
+from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.signals import HURRY_SIGNAL, StopFlag
+
+SLURM_KILLS_SEC = 30.0  # KillWait of slurm.conf, as it is by default
+ALL = ("learner", "actor-0")
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopFlag]:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    flag = StopFlag().install()
+    yield flag
+    flag.uninstall()
+
+
+def test_in_a_slurm_job_the_end_is_over_before_slurm_kills(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    signal.raise_signal(signal.SIGTERM)
+    left_sec = Grace(stop, patient=False).left_sec(ALL)
+    assert 20 < left_sec < SLURM_KILLS_SEC - 2
+    stop.demanded_at = time.monotonic() - 20  # it counts from the signal, not from when somebody looked
+    assert Grace(stop, patient=False).left_sec(ALL) < SLURM_KILLS_SEC - 20
+
+
+def test_elsewhere_a_minute_and_after_a_warning_minutes(stop: StopFlag) -> None:
+    signal.raise_signal(signal.SIGUSR2)
+    warned = Grace(stop, patient=True)
+    assert warned.left_sec(ALL) > 200
+    assert not warned.is_short(ALL)
+    signal.raise_signal(signal.SIGTERM)  # such as scancel while the last checkpoint is written
+    assert 50 < warned.left_sec(ALL) <= 60
+    assert not warned.is_short(ALL)
+    assert (stop.reason, stop.exit_code) == ("signal SIGUSR2", 85)
+
+
+def test_the_second_demand_hurries_and_the_third_kills(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_DOUBLED_SEC", 0.0)
+    after = Grace(stop, patient=False)
+    for _ in range(3):
+        signal.raise_signal(signal.SIGUSR1)  # warnings demand nothing, however many
+    assert (stop.demands, after.is_short(ALL)) == (0, False)
+    signal.raise_signal(signal.SIGINT)
+    assert (after.left_sec(ALL) > 50, after.is_short(ALL)) == (True, False)
+    signal.raise_signal(signal.SIGINT)
+    assert (after.left_sec(ALL) > 50, after.is_short(ALL)) == (True, True)  # a checkpoint may still take its time
+    signal.raise_signal(signal.SIGTERM)
+    assert after.left_sec(ALL) == 0
+
+
+def test_the_halves_of_a_doubled_signal_are_one_demand(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's TERM and the job script's; a terminal's INT and the launcher's."""
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    assert stop.demands == 1
+    before = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: before + 1.1)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.demands == 2
+    assert stop.demanded_at is not None
+    assert stop.demanded_at < before
+
+
+def test_who_has_nobody_to_deliver_to_need_not_wait(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = Grace(stop, patient=True, source="learner")
+    assert not after.is_short(ALL)
+    assert after.is_short(["actor-0"])
+    assert 0 < after.left_sec(["actor-0"]) <= 10
+    monkeypatch.setattr(grace, "_SOURCE_GONE_SEC", 0.0)
+    assert after.left_sec(["actor-0"]) <= 0
+
+
+def test_hurry_is_no_reason_to_stop(stop: StopFlag) -> None:
+    assert not stop.hurried
+    signal.raise_signal(HURRY_SIGNAL)
+    assert (stop.hurried, bool(stop), stop.demands) == (True, False, 0)
