@@ -252,12 +252,12 @@ class SamplerThread(threading.Thread):
         try:
             while not self._ended.is_set():
                 # The queue is asked first: the replay keeps three batches, and one may be in the learner.
-                if self._batches.full() or not self._trainer.may_sample():
+                sampled = None if self._batches.full() else self._trainer.try_sample()
+                if sampled is None:
                     time.sleep(_IDLE_SEC)
                 else:
-                    batch = self._trainer.sample()
                     crash_point("learner.sampled")
-                    self._batches.put(batch)
+                    self._batches.put(sampled)
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which looks at it
             self.error = error
 

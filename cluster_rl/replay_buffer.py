@@ -220,24 +220,36 @@ class Replay:
         (N P(i))^-beta over the largest in the batch. Unused rows are zero, with every action valid. The arrays are kept
         buffers: they are overwritten by the `BATCHES_KEPT`-th call from this one on.
 
-        Raises `ValueError` if the replay is empty.
+        A sequence that is damaged or lies on a bad place of the disk is taken out, and another one drawn. Raises
+        `StorageError` if none can be read, and `ValueError` if the replay is empty.
         """
         batch = self._next_batch(batch_size)
         ids, segments, entries, probabilities = self._draw(rng, batch_size)
         batch["ids"][:] = ids
+        unreadable: list[int] = []
         for column in range(batch_size):
+            refused = 0
             while True:
                 entry = entries[column]
                 try:
                     block = segments[column].read(int(entry["offset"]), int(entry["length"]))
                     header, arrays = decode_arrays(block, self._spec)
                     break
-                except (BlockError, OSError):  # damaged, or on a bad place of the disk
+                except BlockError:
                     self._remove_damaged(int(batch["ids"][column]))
-                    one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
-                    batch["ids"][column], segments[column] = one_id[0], one_segment[0]
-                    entries[column], probabilities[column] = one_entry[0], one_probability[0]
+                except OSError as error:
+                    unreadable.append(int(batch["ids"][column]))
+                    refused += 1
+                    if refused > batch_size:  # not one after another: that is no bad place of the disk
+                        path = segments[column].path
+                        words = f"replay log {path}: cannot be read: {error.strerror}"
+                        raise StorageError(words, path, error.errno) from None
+                one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
+                batch["ids"][column], segments[column] = one_id[0], one_segment[0]
+                entries[column], probabilities[column] = one_entry[0], one_probability[0]
             fill_column(batch, column, header, arrays, self._spec)
+        for number in unreadable:
+            self._remove_damaged(number)
         batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
         return batch
 

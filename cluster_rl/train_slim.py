@@ -130,8 +130,8 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
             trainer.tick()
             view.refresh()
             # After random play there are many updates at once: a signal, the time and the files do not wait for them.
-            while trainer.may_sample() and not stop and not deadline.is_over():
-                trainer.update(trainer.sample())
+            while not stop and not deadline.is_over() and (sampled := trainer.try_sample()) is not None:
+                trainer.update(sampled)
                 if trainer.publish_due():
                     publish()
                 trainer.tick()

@@ -1,7 +1,7 @@
 """Whether a run fits its disks: what it will still write, against room, number of files and limits on their size.
 
 `--dry-run`, a job's start and `cluster check` ask before anything is started. In: a config and the run's folder. Out: a
-line for each file system, and warnings; or a `UserError` with need, room and the key to change. What is refused is
+line for each file system, and warnings; or an error with need, room and the key to change. What is refused is
 certain: the least that a full replay takes, and episode logs of this job alone, at the rate that its run had. What may
 be too little for the whole run, at its most, is warned of.
 
@@ -10,6 +10,7 @@ A quota is not seen here: the kernel tells room on the file system, not what of 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster_rl.config import Config
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.jobs.machine import Limit, file_size_limit
 from cluster_rl.jobs.memory_estimate import estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
@@ -90,7 +91,8 @@ def disk_needs(config: Config, run_dir: RunDir, spec: ObservationSpec, fresh: bo
 def check_disk(needs: Sequence[DiskNeed], largest_file: Limit) -> list[str]:
     """A line for each file system that `needs` go to, and warnings.
 
-    Raises `UserError` where the least of them does not fit, or a file would be larger than one may be.
+    Raises `StorageError` where the least of them does not fit now, and `UserError` where a file would be larger than
+    one may be.
     """
     for need in needs:
         if need.largest_file_bytes > largest_file.amount:
@@ -206,10 +208,10 @@ def _check_room(place: Path, needs: list[DiskNeed], room: Room) -> str:
         free += f", for {room.files:,.0f} files"
     if size.low > room.size_bytes:
         most = max(needs, key=lambda need: need.size_bytes.low)
-        raise UserError(f"{need}, and {free}; {most.remedy}")
+        raise StorageError(f"{need}, and {free}; {most.remedy}", place, errno.ENOSPC)
     if files.low > room.files:
         most = max(needs, key=lambda need: need.files.low)
-        raise UserError(f"{need}, at least {files.low:,.0f}, and {free}; {most.remedy}")
+        raise StorageError(f"{need}, at least {files.low:,.0f}, and {free}; {most.remedy}", place, errno.ENOSPC)
     if size.high > room.size_bytes or files.high > room.files:
         return f"WARNING: {need}, and {free} (quotas apart), which may be too little"
     return f"{need}; {free} (quotas apart)"

@@ -8,6 +8,7 @@ with the SHA-256 of both. Nothing is pickled. `online_params.pt` is plain tensor
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.small_file import (
@@ -84,7 +85,7 @@ def save_checkpoint(
 
     `meta` is JSON; of its keys `updates` (int), the learner's update count, and, if it is there, `run_id` are in the
     manifest too. It is written beside, synced, renamed, and read back; only then do older ones go, all but the newest
-    that is intact. Raises `UserError` for a full disk.
+    that is intact. Raises `StorageError` for a full disk and the like.
     """
     files = {_TENSORS: _tensor_bytes(tensors), _STATE: json.dumps(dict(meta)).encode()}
     number = 1 + max((number for number, _ in _candidates(folder)), default=0)
@@ -117,11 +118,12 @@ def save_checkpoint(
     try:
         _verify(path)
     except DamagedError as error:
-        raise UserError(
-            f"checkpoint {path}: what was written reads back differently ({error}); check the disk"
-        ) from None
+        shutil.rmtree(path, ignore_errors=True)
+        words = f"checkpoint {path}: what was written reads back differently ({error}); check the disk"
+        raise StorageError(words, path, errno.EIO) from None
     crash_point("checkpoint.verified")
-    _prune(folder, newest=number)
+    with contextlib.suppress(OSError):  # the next one tries again
+        _prune(folder, newest=number)
     crash_point("checkpoint.pruned")
     return path
 

@@ -106,6 +106,7 @@ class Trainer:
         self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
         self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
         self._checkpoint_writer.put_off()
+        self._reader = Writer(self.outage, "reading the replay log")
 
     # What the ingesting side calls.
 
@@ -130,10 +131,17 @@ class Trainer:
         batch = self.limiter.sample_chunk
         return self.replay.sequences > 0 and self.limiter.may_sample(batch, self.batches_in_flight * batch)
 
+    def try_sample(self) -> Sampled | None:
+        """A batch, see `sample`; None while none may be sampled, or storage does not give it."""
+        sampled: list[Sampled] = []
+        if self._reader.is_due and self.may_sample():
+            self._reader.write(lambda: sampled.append(self.sample()))
+        return sampled[0] if sampled else None
+
     def sample(self) -> Sampled:
-        """Draws a batch and moves it to the learner's device."""
-        self._sampled_batches += 1
+        """Draws a batch and moves it to the learner's device. Raises `StorageError` if the replay cannot be read."""
         arrays = self.replay.sample(self.sample_rng, self.config.batch_size)
+        self._sampled_batches += 1
         # Kept on the host too: reading them back would make the device wait.
         ids, weights, positions = arrays["ids"].copy(), arrays["weights"].copy(), int(arrays["train_length"].sum())
         return Sampled(Batch.from_numpy(arrays, self.device), ids, weights, positions)

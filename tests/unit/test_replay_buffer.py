@@ -16,7 +16,7 @@ import pytest
 from sequence_fixtures import make_builder, play, small_spec, summary_of, with_header
 
 from cluster_rl.config import Config, load_config
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.learning.sequences import BlockSpec, Sequence
 from cluster_rl.replay.segments import Segment
 from cluster_rl.replay_buffer import BATCHES_KEPT, Replay
@@ -301,6 +301,48 @@ def test_a_block_on_a_bad_place_of_the_disk_is_taken_out_and_replaced(
     assert 2 not in batch["ids"]
     check_batch(batch, SPEC)
     assert (replay.damaged_samples, replay.damaged, replay.sequences) == (1, 1, 4)
+
+
+def test_a_file_server_that_is_away_costs_no_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 5)
+    rng = np.random.default_rng(0)
+    left = 6  # also when it goes in the middle of a batch
+
+    def away(fd: int, length: int, offset: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return pread(fd, length, offset)
+
+    pread = os.pread
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", away)
+        for _ in range(3):
+            with pytest.raises(StorageError, match=r"segment-\d+.log: cannot be read: Stale file handle"):
+                replay.sample(rng, 16)
+    assert (replay.damaged, replay.sequences) == (0, 5)
+    replay.sample(rng, 16)
+
+
+def test_a_segment_that_cannot_be_deleted_now_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was appended counts all the same, once."""
+    replay = make_replay(tmp_path, replay_capacity_transitions=40)
+    fill(replay, 6)
+    with monkeypatch.context() as patch:
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(Path, "unlink", refused)
+        fill(replay, 30, first=6)
+        over = replay.transitions
+    assert replay.logged_sequences == 36
+    assert over > 40
+    fill(replay, 1, first=36)
+    assert replay.transitions <= 40
+    assert replay.damaged == 0
 
 
 def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:

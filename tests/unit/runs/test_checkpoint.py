@@ -119,11 +119,11 @@ def test_a_deletion_that_is_cut_short_leaves_nothing_that_looks_damaged(
 
     def cut_short(folder: Path) -> None:
         (folder / "tensors.safetensors").unlink()
-        raise InterruptedError
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", cut_short)
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 3)
     for path in tmp_path.glob("[0-9]*"):
         assert (path / "tensors.safetensors").exists()

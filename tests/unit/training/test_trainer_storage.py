@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -124,3 +126,23 @@ def test_the_end_on_a_full_disk_says_what_was_not_saved(disk: SmallDisk) -> None
     assert again.r2d2.updates == 2
     assert again.replay.env_steps == 4 * 18
     again.close("test")
+
+
+def test_sampling_waits_while_the_replay_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))
+    with monkeypatch.context() as patch:
+
+        def away(*_: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(os, "pread", away)
+        for _ in range(5):
+            assert trainer.try_sample() is None
+        assert trainer.outage.words.startswith("storage failing since ")
+    sampled = trainer.try_sample()
+    assert sampled is not None
+    assert trainer.outage.words == ""
+    assert (trainer.replay.damaged, trainer.batches_in_flight) == (0, 1)
+    trainer.update(sampled)
+    trainer.close("test")

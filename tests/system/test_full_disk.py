@@ -1,0 +1,104 @@
+"""A real run on a small disk that somebody fills for a while: it goes on, and every step is counted once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run_fixtures import Launcher, logged_positions, overrides, processes_of
+from small_disk import SmallDisk, mounted
+
+from cluster_rl.errors import EXIT_STORAGE
+from cluster_rl.jobs.status import storage_problem
+from cluster_rl.runs.episode_log import read_log
+from cluster_rl.training.metrics import read_metrics
+
+SPEED = {"samples_per_insert": 0.1, "publish_interval": 20, "max_runtime_seconds": 1000}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[SmallDisk]:
+    with mounted(tmp_path / "home", "size=64m") as small:
+        yield small
+
+
+def half_written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.name != ".gitignore"]
+
+
+def test_a_run_goes_on_when_its_disk_was_full_for_a_while(home: SmallDisk) -> None:
+    launcher = Launcher(home.folder, *overrides(target_total_steps=1500, num_actors=1, **SPEED))
+    before = launcher.wait_for(lambda p: p.updates >= 1, 240)
+    with home.full():
+        launcher.wait_for(lambda p: "disk full since" in storage_problem(p, launcher.run_dir, stale_sec=3.0), 240)
+        time.sleep(2.0)  # what is refused now and then, is refused by now
+    launcher.wait_for(lambda p: p.env_steps > before.env_steps and p.storage_problem == "")
+    assert launcher.wait(240) == 0, launcher.output
+    assert re.search(
+        r"^disk full since \d\d:\d\d \(cluster_runs/tiny\S*: No space left on device\)$", launcher.output, re.M
+    )
+    assert "storage takes again what is written" in launcher.output
+    assert "Traceback" not in "".join(path.read_text() for path in launcher.run_dir.logs.iterdir())
+    assert processes_of(launcher.run_dir) == []
+    progress = launcher.progress()
+    assert progress is not None
+    assert [job.reason for job in progress.jobs] == ["target_total_steps reached"]
+    distinct, counted, episodes = logged_positions(launcher.run_dir)
+    assert distinct == counted == progress.env_steps >= 1500
+    assert episodes == progress.episodes > 0
+    assert half_written(launcher.run_dir.path) == []
+    assert read_metrics(launcher.run_dir.metrics)
+    for path in launcher.run_dir.episode_logs.iterdir():
+        read_log(path)
+
+
+@pytest.mark.slow
+def test_a_job_that_must_end_on_a_full_disk_says_what_is_not_saved(home: SmallDisk) -> None:
+    """TERM: within the grace, with an exit code that a chain takes for a crash; the next job goes on."""
+    launcher = Launcher(home.folder, *overrides(target_total_steps=10_000_000, num_actors=1, **SPEED))
+    launcher.wait_for(lambda p: p.updates >= 1, 240)
+    with home.full():
+        full = launcher.wait_for(
+            lambda p: "disk full since" in storage_problem(p, launcher.run_dir, stale_sec=3.0), 240
+        )
+        code, _ = launcher.terminate()
+        assert code == EXIT_STORAGE, launcher.output
+        again = Launcher(home.folder, *overrides(target_total_steps=10_000_000, num_actors=1, **SPEED))
+        assert again.wait(240) == EXIT_STORAGE, again.output
+        (line,) = (line for line in again.output.splitlines() if line.startswith("error: "))
+        assert "No space left on device" in line
+        assert str(again.run_dir.path.relative_to(home.folder)) in line
+    assert "Traceback" not in launcher.output + again.output
+    assert "Traceback" not in "".join(path.read_text() for path in launcher.run_dir.logs.iterdir())
+    assert half_written(launcher.run_dir.path) == []
+    distinct, counted, _ = logged_positions(launcher.run_dir)
+    assert distinct == counted
+    target = max(full.env_steps, counted) + 200
+    later = Launcher(home.folder, *overrides(target_total_steps=target, num_actors=1, **SPEED))
+    assert later.wait(240) == 0, later.output
+    assert "restored weights" in later.output
+    distinct, counted, _ = logged_positions(later.run_dir)
+    progress = later.progress()
+    assert progress is not None
+    assert distinct == counted == progress.env_steps
+
+
+@pytest.mark.slow
+def test_serial_mode_waits_for_the_disk(home: SmallDisk) -> None:
+    launcher = Launcher(
+        home.folder, *overrides(target_total_steps=1500, num_actors=1, **SPEED), "--no-video", module="train_slim"
+    )
+    launcher.wait_for(lambda p: p.updates >= 1, 240)
+    with home.full():
+        launcher.wait_for(lambda p: "disk full since" in storage_problem(p, launcher.run_dir, stale_sec=3.0), 240)
+        time.sleep(2.0)
+    assert launcher.wait(240) == 0, launcher.output
+    assert "disk full since" in launcher.output
+    distinct, counted, _ = logged_positions(launcher.run_dir)
+    progress = launcher.progress()
+    assert progress is not None
+    assert distinct == counted == progress.env_steps >= 1500
+    assert half_written(launcher.run_dir.path) == []
