@@ -22,7 +22,7 @@ _CODES = {
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
-@pytest.mark.parametrize("number", _CODES)
+@pytest.mark.parametrize("number", _CODES, ids=[number.name for number in _CODES])
 def test_an_end_in_order(run: ChaosRun, number: signal.Signals, group: bool) -> None:
     launcher = run.training()
     (os.killpg if group else os.kill)(launcher.process.pid, number)

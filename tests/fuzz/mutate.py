@@ -45,7 +45,8 @@ def mutate(data: bytes, chance: random.Random, form: Form = "plain", others: Seq
             data = _mutate_tree(data, chance, form)
         else:
             data = chance.choice(_OF_BYTES)(data, chance, others)
-    return data[:MAX_BYTES]
+        data = data[:MAX_BYTES]
+    return data
 
 
 def _flip(data: bytes, chance: random.Random, _others: Sequence[bytes]) -> bytes:
