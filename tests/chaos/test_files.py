@@ -238,6 +238,6 @@ def test_a_read_only_folder_and_back(finished: Finished, tmp_path: Path) -> None
         subprocess.run(["mount", "-o", "remount,rw,bind", runs], check=True)
         done = finished.start(tmp_path / "copy")
         assert done.returncode == EXIT_OK, done.stderr
-        assert take_account(run_dir).env_steps == finished.env_steps
+        assert take_account(run_dir).env_steps >= finished.env_steps
     finally:
         subprocess.run(["umount", runs], check=True)
