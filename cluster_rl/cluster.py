@@ -85,7 +85,7 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     """
     try:
         progress = read_progress(run_dir.progress)
-    except DamagedProgressError as error:
+    except (DamagedProgressError, StorageError) as error:
         print(error, flush=True)
         progress = None
     env_steps = progress.env_steps if progress is not None else 0

@@ -73,6 +73,7 @@ _LIMITS = {
     errno.ENOMEM: "give it more memory, or run fewer at once",
     errno.EAGAIN: "more processes than `ulimit -u` or the job allows; raise it, or run fewer at once",
 }
+_AWAY = "check its file server, and start again"
 _OUT_OF_INODES = "no inode is left there, though there is space; delete some files (many small ones, most likely)"
 
 # Of libraries that this module must not import. torch's are RuntimeErrors.
@@ -114,6 +115,14 @@ def exit_code_of(error: UserError) -> int:
 def is_of_storage(error: OSError) -> bool:
     """Whether this is the storage's doing, so that the same call may succeed later."""
     return error.errno in _STORAGE
+
+
+def read_error(error: OSError, path: str | Path, what: str = "") -> UserError:
+    """The error for a file that cannot be read: a `StorageError` where that is the storage's doing. `what` it is."""
+    words = f"{what} {path}: cannot be read: {error.strerror or error}".lstrip()
+    if not is_of_storage(error):
+        return UserError(words)
+    return StorageError(f"{words}; {_MENDS.get(error.errno or 0, _AWAY)}", path, error.errno)
 
 
 def mend(error: OSError, path: str | Path) -> str:

@@ -61,8 +61,8 @@ def overdraft_sequences(config: Config) -> int:
 class WireThread(threading.Thread):
     """Owns the channel: logs blocks, syncs once for all that came together, then acknowledges and grants credit.
 
-    Blocks that storage does not take wait here, in their order. Nothing is acknowledged meanwhile and no credit given,
-    so that no more of them come than were allowed to.
+    Blocks that storage does not take wait here, in their order: at most as many as the run's actors can hold,
+    whose processes may start again and again meanwhile. Nothing is acknowledged and no credit given.
     """
 
     def __init__(self, trainer: Trainer, config: Config, run_dir: RunDir) -> None:
@@ -78,14 +78,20 @@ class WireThread(threading.Thread):
         self._refused_blocks: collections.Counter[str] = collections.Counter()  # by the reason
         self._log = LimitedLog()
         self._unlogged: collections.deque[SequenceReceived] = collections.deque()
-        self._synced = True
+        self._most_waiting = config.total_actors * overdraft_sequences(config)
+        self._unsynced = 0  # logged, and not on disk for sure: the log keeps these too
         self._log_writer = Writer(trainer.outage, "the replay log")
         self._rendezvous_writer = Writer(trainer.outage, "rendezvous.json")
 
     @property
     def all_logged(self) -> bool:
         """Whether everything that arrived is on disk."""
-        return self._synced and not self._unlogged
+        return not self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        """Sequences in memory that arrived and are not on disk for sure."""
+        return len(self._unlogged) + self._unsynced
 
     def publish(self, version: int, data: bytes) -> None:
         """Makes parameters available to the actors. Called from the training thread."""
@@ -181,6 +187,7 @@ class WireThread(threading.Thread):
         }
 
     def _receive(self, channel: LearnerChannel) -> None:
+        channel.room = self._most_waiting - self._waiting
         for event in channel.poll(_POLL_MS):
             match event:
                 case SequenceReceived():
@@ -202,11 +209,11 @@ class WireThread(threading.Thread):
 
         def log() -> None:
             while self._unlogged:
-                self._synced = False
                 self._ingest(channel, self._unlogged[0])
                 self._unlogged.popleft()
+                self._unsynced += 1
             self._trainer.replay.sync()
-            self._synced = True
+            self._unsynced = 0
 
         return self._log_writer.write(log)
 
@@ -223,7 +230,7 @@ class WireThread(threading.Thread):
         """What arrived and is not on disk, for the job's last words; empty if nothing."""
         if self.all_logged:
             return ""
-        return f"{len(self._unlogged)} sequences that arrived" if self._unlogged else "the newest sequences"
+        return f"{self._waiting} sequences that arrived"
 
 
 class SamplerThread(threading.Thread):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster_rl import cartridge
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, read_error
 from cluster_rl.game.file_kinds import MOST_ROM_BYTES, header_holds, is_battery_save, is_rom, other_kind, stated_bytes
 from cluster_rl.game.savestate import PINNED_VERSION, ram_image
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise UserError(f"ROM {path}: no such file; an empty path plays the embedded cartridge") from None
     except OSError as error:
-        raise UserError(f"ROM {path}: cannot be read: {error.strerror or error}") from None
+        raise read_error(error, path, "ROM") from None
 
 
 def _problem(data: bytes) -> str:

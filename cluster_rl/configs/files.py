@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, read_error
 
 PRESET_DIR = Path(__file__).parent
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -68,7 +68,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"config {path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"config {path}: cannot be read: {error}") from None
+        raise read_error(error, path, "config") from None
     if len(data) > _MAX_BYTES:
         raise UserError(f"config {path}: more than {_MAX_BYTES} bytes; give a config file")
     try:

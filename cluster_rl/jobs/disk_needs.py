@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster_rl.config import Config
-from cluster_rl.errors import StorageError, UserError
+from cluster_rl.errors import StorageError, UserError, read_error
 from cluster_rl.jobs.machine import Limit, file_size_limit
 from cluster_rl.jobs.memory_estimate import estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
@@ -114,7 +114,7 @@ def room_at(place: Path) -> Room:
     try:
         found = os.statvfs(place)
     except OSError as error:
-        raise UserError(f"{place}: its file system does not tell what is free: {error.strerror}") from None
+        raise read_error(error, place, "the room at") from None
     return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else math.inf)
 
 

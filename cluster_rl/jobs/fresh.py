@@ -7,13 +7,12 @@ deleted.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import time
 from pathlib import Path
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay import segments
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.runs import checkpoint
@@ -82,10 +81,13 @@ def _move_segments(run_dir: RunDir, replay: Path, stamp: str) -> None:
 
 
 def _identity(run_dir: RunDir) -> RunIdentity | None:
-    """None also where it is damaged: `--fresh` must help there too."""
-    with contextlib.suppress(UserError):
+    """None also where it is damaged: `--fresh` must help there too. Raises `StorageError`."""
+    try:
         return read_identity(run_dir.identity)
-    return None
+    except StorageError:
+        raise
+    except UserError:
+        return None
 
 
 def _free(path: Path) -> Path:

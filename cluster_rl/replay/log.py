@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster_rl.errors import StorageError, UserError, is_of_storage
+from cluster_rl.errors import StorageError, UserError, is_of_storage, read_error
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.replay.segments import (
@@ -239,9 +239,12 @@ class ReplayLog:
     def _scan(self, on_record: Callable[[LogEntry], None]) -> None:
         numbered = numbered_segments(self.folder)
         for number, path in numbered:
-            segment = open_segment(path, number)
-            crash_point("restore.segment_opened")
-            content = path.read_bytes()
+            try:
+                segment = open_segment(path, number)
+                crash_point("restore.segment_opened")
+                content = path.read_bytes()
+            except OSError as error:
+                raise read_error(error, path, "replay log") from None
             segment.size_bytes = len(content)
             counted = self.totals
             start = self._take_header(content, path)

@@ -13,7 +13,6 @@ the next good record behind damage.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import StorageError, UserError
+from cluster_rl.errors import StorageError, UserError, is_of_storage, read_error
 from cluster_rl.replay.totals import Totals
 from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_atomic
 from cluster_rl.runs.crash_points import crash_half_way
@@ -151,16 +150,23 @@ def read_header(content: bytes, path: Path) -> tuple[SegmentHeader, int] | None:
 def owners(folder: Path) -> dict[Path, str]:
     """The run that each segment of a log belongs to, as far as its header can be read.
 
-    Raises `UserError` if another version of the program wrote one.
+    Raises `UserError` if another version of the program wrote one, `StorageError` if the disk fails or its server is
+    away.
     """
     found: dict[Path, str] = {}
     for _, path in numbered_segments(folder) if folder.is_dir() else ():
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            prefix = file.read(_FILE_PREFIX.size)
-            length = _FILE_PREFIX.unpack(prefix)[1] if len(prefix) == _FILE_PREFIX.size else 0
-            header = read_header(prefix + file.read(min(length, os.fstat(file.fileno()).st_size)), path)
-            if header is not None:
-                found[path] = header[0].owner
+        try:
+            with path.open("rb") as file:
+                prefix = file.read(_FILE_PREFIX.size)
+                length = _FILE_PREFIX.unpack(prefix)[1] if len(prefix) == _FILE_PREFIX.size else 0
+                content = prefix + file.read(min(length, os.fstat(file.fileno()).st_size))
+        except OSError as error:
+            if is_of_storage(error):
+                raise read_error(error, path, "replay log") from None
+            continue
+        header = read_header(content, path)
+        if header is not None:
+            found[path] = header[0].owner
     return found
 
 

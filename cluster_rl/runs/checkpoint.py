@@ -26,7 +26,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from cluster_rl.errors import StorageError, UserError
+from cluster_rl.errors import StorageError, UserError, read_error
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.small_file import (
@@ -117,7 +117,7 @@ def save_checkpoint(
         raise explain_os_error(error, path) from None
     try:
         _verify(path)
-    except DamagedError as error:
+    except (DamagedError, StorageError) as error:
         shutil.rmtree(path, ignore_errors=True)
         words = f"checkpoint {path}: what was written reads back differently ({error}); check the disk"
         raise StorageError(words, path, errno.EIO) from None
@@ -132,7 +132,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest intact checkpoint by the number in its manifest; None if there is none at all.
 
     Older ones are taken where newer are damaged, and `notes` says so. Raises `UserError` if all are damaged, and for
-    one that a newer program wrote: an older one in its place would take back what that program learned.
+    one that a newer program wrote: an older one in its place would take back what that program learned. So it would
+    for one that storage does not give now: that is a `StorageError`.
     """
     notes: list[str] = []
     for _, path in _candidates(folder):
@@ -188,6 +189,8 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not there yet; the learner writes it soon after it starts") from None
+    except OSError as error:
+        raise read_error(error, path) from None
     # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.
     except Exception as error:  # noqa: BLE001
         words = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
@@ -291,7 +294,7 @@ def _candidates(folder: Path) -> list[tuple[int, Path]]:
             continue
         try:
             number = _manifest(path).number
-        except (DamagedError, NewerFormatError):
+        except (DamagedError, NewerFormatError, StorageError):
             suffix = path.name.rpartition("-")[2]
             number = int(suffix) if suffix.isdecimal() else 0
         found.append((number, path))
@@ -305,22 +308,12 @@ def _manifest(path: Path) -> _Manifest:
         raise _damaged(path, error) from None
 
 
-def _is_newer(path: Path) -> bool:
-    try:
-        _manifest(path)
-    except NewerFormatError:
-        return True
-    except DamagedError:
-        pass
-    return False
-
-
 def _damaged(path: Path, error: UnreadableError) -> DamagedError:
     return DamagedError(str(error).removeprefix(f"{path}/"))
 
 
 def _verify(path: Path) -> tuple[_Manifest, dict[str, bytes]]:
-    """Reads a checkpoint and compares it with its manifest. Raises `DamagedError`."""
+    """Reads a checkpoint and compares it with its manifest. Raises `DamagedError` and `StorageError`."""
     manifest = _manifest(path)
     if set(manifest.files) != {_TENSORS, _STATE} or path.name != f"{manifest.updates}-{manifest.number}":
         raise DamagedError(f"{_MANIFEST}: does not belong to this checkpoint")
@@ -341,16 +334,19 @@ def _prune(folder: Path, newest: int) -> None:
     """Deletes all but the newest `KEPT` intact checkpoints. Damaged ones must not push out the last good one."""
     intact = 0
     for number, path in _candidates(folder):
-        if _is_newer(path):
-            continue  # not ours to delete
-        if intact < KEPT:
-            try:
-                if number != newest:
-                    _verify(path)
-                intact += 1
-                continue
-            except DamagedError:
-                pass  # reported by `load_checkpoint` when the run was resumed
+        keep = intact < KEPT
+        try:
+            if not keep:
+                _manifest(path)
+            elif number != newest:
+                _verify(path)
+        except (NewerFormatError, StorageError):
+            continue  # not ours to delete, or maybe intact
+        except DamagedError:
+            keep = False  # reported by `load_checkpoint` when the run was resumed
+        if keep:
+            intact += 1
+            continue
         # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
         doomed = folder / f"{_DELETING}{path.name}-{os.getpid()}"
         path.rename(doomed)

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, read_error
 from cluster_rl.runs.atomic import explain_os_error, replace_unsynced, write_atomic
 from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_json, read_bytes
 
@@ -137,7 +137,7 @@ def read_header(path: Path) -> EpisodeHeader:
             parts = _parse_prefix(prefix, size_bytes, str(path))
             header_bytes = file.read(parts["header"][0])
     except OSError as error:
-        raise UserError(f"episode log {path}: cannot be read: {error.strerror or error}") from None
+        raise read_error(error, path, "episode log") from None
     return _parse_header(_checked(header_bytes, parts["header"][1], "header", str(path)), str(path))
 
 

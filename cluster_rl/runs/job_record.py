@@ -22,7 +22,7 @@ import torch
 
 import cluster_rl
 from cluster_rl.config import Config, config_from_builtins, config_to_json
-from cluster_rl.errors import UserError, as_text
+from cluster_rl.errors import StorageError, UserError, as_text
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import DamagedProgressError, Progress, read_progress
@@ -125,11 +125,16 @@ def read_job_record(path: Path) -> JobRecord:
 
 
 def newest_config(run_dir: RunDir) -> tuple[Path, Config] | None:
-    """The newest record that can be read, and its config; None where there is none that this program understands."""
+    """The newest record that can be read, and its config; None where there is none that this program understands.
+
+    Raises `StorageError` if the disk fails or its server is away.
+    """
     for number in range(newest_number(run_dir), 0, -1):
         path = run_dir.job_record(number)
         try:
             return path, config_from_builtins(json.loads(bytes(read_job_record(path).config)), str(path))
+        except StorageError:
+            raise
         except (UserError, *DECODE_ERRORS):
             continue
     return None

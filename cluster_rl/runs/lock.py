@@ -16,7 +16,7 @@ from types import TracebackType
 import filelock
 import msgspec
 
-from cluster_rl.errors import UserError, as_text
+from cluster_rl.errors import StorageError, UserError, as_text
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.slurm_job import slurm_job_id
@@ -116,7 +116,7 @@ def read_holder(path: Path) -> Holder | None:
     """The last holder's words, or None if there are none that can be read."""
     try:
         return read_json(path, Holder)
-    except UnreadableError:
+    except (UnreadableError, StorageError):  # it is only words
         return None
 
 

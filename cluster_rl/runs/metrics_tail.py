@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from cluster_rl.errors import is_of_storage, read_error
 from cluster_rl.runs.small_file import Count, UnreadableError, decode_json
 
 _CHUNK_BYTES = 64 * 1024
@@ -23,14 +24,21 @@ class _Point(msgspec.Struct):
 
 
 def newest_point(path: Path) -> tuple[int, int]:
-    """(env_steps, updates) of the last complete row; before all others where there is none that can be read."""
+    """(env_steps, updates) of the last complete row; before all others where there is none that can be read.
+
+    Raises `StorageError` if the disk fails or its server is away.
+    """
     try:
         with path.open("rb") as file:
             end = line_start(file, file.seek(0, os.SEEK_END))
             start = line_start(file, end - 1)
             file.seek(start)
             point = decode_json(file.read(end - start), _Point, path)
-    except (OSError, UnreadableError):
+    except UnreadableError:
+        return -1, -1
+    except OSError as error:
+        if is_of_storage(error):
+            raise read_error(error, path) from None
         return -1, -1
     return point.env_steps, point.updates
 

@@ -6,7 +6,6 @@ decides where actors send their experience.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.slurm_job import slurm_job_id
 from cluster_rl.runs.small_file import (
@@ -63,10 +62,8 @@ def read_rendezvous(path: Path) -> Rendezvous | None:
         data, mode = read_bytes_and_mode(path)
     except MissingFileError:
         return None
-    except UnreadableError as error:
-        if error.errno in (errno.ESTALE, errno.EIO):
-            return None  # a network file system while the file is being replaced; the caller comes again
-        raise
+    except StorageError:  # a network file system while the file is being replaced, or away; the caller comes again
+        return None
     if mode & 0o022:
         raise UserError(f"{path}: other users may write it (mode {mode:04o}); run chmod 600 on it")
     try:

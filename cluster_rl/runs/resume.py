@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection
 
 from cluster_rl.config import Config, config_values, load_config, sequence_schema_values
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.job_record import newest_config
 from cluster_rl.runs.layout import RunDir
 
@@ -63,6 +63,8 @@ def _config_before(run_dir: RunDir) -> tuple[Config | None, str]:
         return None, ""
     try:
         return load_config(run_dir.config), ""
+    except StorageError:
+        raise
     except UserError as error:
         found = newest_config(run_dir)
         if found is None:

@@ -1,8 +1,9 @@
 """The reader of small files, and of headers: bytes from outside become a checked value, or one line that says why not.
 
 Every process reads with it what lies in a run directory and what a user gives. In: a path, or bytes and what they are
-called. Out: a msgspec type; or an `UnreadableError`, whatever was wrong, or a `NewerFormatError`. Files that are the
-package's own are read plainly: with a damaged package nothing is right.
+called. Out: a msgspec type; or an `UnreadableError`, whatever was wrong with the file, a `NewerFormatError`, or a
+`StorageError`, which tells nothing of the file: the same may succeed later. Files that are the package's own are read
+plainly: with a damaged package nothing is right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, is_of_storage, read_error
 
 MAX_BYTES = 1 << 24
 """Far above any small file: `progress.json` has 300 bytes a job."""
@@ -35,11 +36,10 @@ _STALE_TRIES = 3
 
 
 class UnreadableError(UserError):
-    """A file, or a part of one, that cannot be read or understood. `errno` is the system's, where it said no."""
+    """A file, or a part of one, that may not be read or cannot be understood."""
 
-    def __init__(self, source: str | Path, why: str, number: int | None = None) -> None:
+    def __init__(self, source: str | Path, why: str) -> None:
         super().__init__(f"{source}: {why}")
-        self.errno = number
 
 
 class MissingFileError(UnreadableError):
@@ -59,7 +59,11 @@ class Version(NamedTuple):
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """All of a regular file. Raises `UnreadableError` for any other, and for one of more than `max_bytes`."""
+    """All of a regular file.
+
+    Raises `UnreadableError` for any other, and for one of more than `max_bytes`; `StorageError` if the disk fails or
+    its server is away.
+    """
     return read_bytes_and_mode(path, max_bytes)[0]
 
 
@@ -69,18 +73,21 @@ def read_bytes_and_mode(path: Path, max_bytes: int = MAX_BYTES) -> tuple[bytes, 
         try:
             return _read(path, max_bytes)
         except FileNotFoundError as error:
-            raise MissingFileError(path, f"cannot be read: {error.strerror}", error.errno) from None
+            raise MissingFileError(path, f"cannot be read: {error.strerror}") from None
         except OSError as error:
             # A network file system's word for a file that was replaced between its name and its bytes.
-            if error.errno != errno.ESTALE or not tries_left:
-                raise UnreadableError(path, f"cannot be read: {error.strerror or error}", error.errno) from None
+            if error.errno == errno.ESTALE and tries_left:
+                continue
+            if is_of_storage(error):
+                raise read_error(error, path) from None
+            raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
         except ValueError as error:  # a path that no file can have
             raise UnreadableError(path, f"cannot be read: {error}") from None
     raise AssertionError("unreachable")
 
 
 def read_json(path: Path, kind: type[_Kind], version: Version | None = None) -> _Kind:
-    """What a JSON file holds, see `decode_json`. Raises `UnreadableError` and `NewerFormatError`."""
+    """What a JSON file holds, see `decode_json` and `read_bytes`, for what it raises too."""
     return decode_json(read_bytes(path), kind, path, version)
 
 
@@ -130,7 +137,7 @@ def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "something else"
-            raise UnreadableError(path, f"{kind} lies where a file was expected; move it away", errno.EISDIR)
+            raise UnreadableError(path, f"{kind} lies where a file was expected; move it away")
         if found.st_size > max_bytes:
             raise UnreadableError(path, f"{found.st_size} bytes, more than the {max_bytes} that such a file can have")
         with open(descriptor, "rb", closefd=False) as file:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import UserError, read_error
 from cluster_rl.runs.atomic import append_whole, explain_os_error
 from cluster_rl.runs.crash_points import crash_half_way, crash_point
 from cluster_rl.runs.layout import RunDir
@@ -106,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise read_error(error, path) from None
     rows: list[dict[str, float | None]] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

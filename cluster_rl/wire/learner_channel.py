@@ -8,6 +8,7 @@ belongs to the thread that made it.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class LearnerChannel:
     the next number the *log on disk* needs from it (0 if it is unknown there). `initial_credit` sequences may be sent
     beyond that before the first `acknowledge`. `overdraft` is how many an actor may send beyond its credit: as many as
     it can have open when it ends. `keys` turns CURVE on and is required unless `bind_host` is loopback. `log` is told
-    of peers' faults.
+    of peers' faults. `room` is how many sequences may come out until the owner, who keeps them, sets it anew; no limit
+    unless it does.
 
     Counters, all since the start: `bad_messages` (not of this protocol), `refused` (Hellos), `waiting` (Hellos for a
     number that another process holds), `unexpected` (from no known process), `duplicates`, `out_of_order` and
@@ -106,6 +108,7 @@ class LearnerChannel:
         self.endpoint = self._socket.endpoint
         self.run, self.schema_hash = run, schema_hash
         self.incarnation = new_incarnation()
+        self.room: float = math.inf
         self.public_key = keys.public if keys else None
         self.actors: dict[int, ActorLink] = {}
         self.bad_messages = self.refused = self.waiting = self.unexpected = self.duplicates = 0
@@ -371,7 +374,12 @@ class LearnerChannel:
             self.out_of_order += 1
         elif message.seq >= link.may_send_up_to + self._overdraft:
             self.over_credit += 1
+        elif self.room < 1:
+            self.over_credit += 1
+            link.busy_sec = time.monotonic()  # nor is it the sender's fault
+            return False
         else:
+            self.room -= 1
             link.expected_seq += 1
             link.has_sent, link.busy_sec = True, time.monotonic()
             events.append(SequenceReceived(link.actor, link.incarnation, message.seq, block))

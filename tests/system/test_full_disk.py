@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from run_fixtures import Launcher, logged_positions, overrides, processes_of
 from small_disk import SmallDisk, mounted
 
-from cluster_rl.errors import EXIT_STORAGE
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_STORAGE
 from cluster_rl.jobs.status import storage_problem
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.training.metrics import read_metrics
@@ -66,12 +68,16 @@ def test_a_job_that_must_end_on_a_full_disk_says_what_is_not_saved(home: SmallDi
         )
         code, _ = launcher.terminate()
         assert code == EXIT_STORAGE, launcher.output
+        assert "learner ended: exited with code 75" in launcher.output
+        assert "not saved: " in launcher.output
         again = Launcher(home.folder, *overrides(target_total_steps=10_000_000, num_actors=1, **SPEED))
         assert again.wait(240) == EXIT_STORAGE, again.output
         (line,) = (line for line in again.output.splitlines() if line.startswith("error: "))
-        assert "No space left on device" in line
+        assert "0.0 MB is free" in line
         assert str(again.run_dir.path.relative_to(home.folder)) in line
     assert "Traceback" not in launcher.output + again.output
+    for q in launcher.run_dir.logs.iterdir():
+        print("LOG", q, q.read_text())
     assert "Traceback" not in "".join(path.read_text() for path in launcher.run_dir.logs.iterdir())
     assert half_written(launcher.run_dir.path) == []
     distinct, counted, _ = logged_positions(launcher.run_dir)
@@ -80,6 +86,48 @@ def test_a_job_that_must_end_on_a_full_disk_says_what_is_not_saved(home: SmallDi
     later = Launcher(home.folder, *overrides(target_total_steps=target, num_actors=1, **SPEED))
     assert later.wait(240) == 0, later.output
     assert "restored weights" in later.output
+    distinct, counted, _ = logged_positions(later.run_dir)
+    progress = later.progress()
+    assert progress is not None
+    assert distinct == counted == progress.env_steps
+
+
+@contextlib.contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    """`ulimit -f` for processes that are started meanwhile."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@pytest.mark.slow
+def test_a_run_whose_files_may_not_grow_large_enough_says_so(tmp_path: Path) -> None:
+    """Before the start, where that is certain; else as soon as it happens, and at the end, with code 75."""
+    changes = SPEED | {"target_total_steps": 10_000, "num_actors": 1, "max_runtime_seconds": 100}
+    with file_size_limit(480_000):
+        refused = Launcher(tmp_path, *overrides(**changes, replay_capacity_transitions=1_000_000))
+        assert refused.wait(240) == EXIT_BAD_INPUT, refused.output
+        (line,) = (line for line in refused.output.splitlines() if line.startswith("error: "))
+        assert "(ulimit -f); raise it, or give a smaller --replay_capacity_transitions" in line
+        launcher = Launcher(tmp_path, *overrides(**changes, replay_capacity_transitions=70_000))
+    assert launcher.wait(240) == EXIT_STORAGE, launcher.output
+    print(launcher.output)
+    assert re.search(
+        r"^limit on file sizes reached since \d\d:\d\d \(.*segment-00000000.log: File too large\)$",
+        launcher.output,
+        re.M,
+    )
+    assert "not saved: " in launcher.output
+    assert "Traceback" not in launcher.output
+    assert "Traceback" not in "".join(path.read_text() for path in launcher.run_dir.logs.iterdir())
+    assert half_written(launcher.run_dir.path) == []
+    distinct, counted, _ = logged_positions(launcher.run_dir)
+    changes["target_total_steps"] = counted + 200
+    later = Launcher(tmp_path, *overrides(**changes, replay_capacity_transitions=70_000))
+    assert later.wait(240) == 0, later.output
     distinct, counted, _ = logged_positions(later.run_dir)
     progress = later.progress()
     assert progress is not None

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from failing_storage import unreadable
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs import checkpoint
 from cluster_rl.runs.checkpoint import (
     flatten_state,
@@ -174,6 +176,42 @@ def test_what_reads_back_differently_is_not_trusted(tmp_path: Path, monkeypatch:
     assert loaded is not None
     assert loaded.updates == 2
     assert "1-1" in names(tmp_path), "older ones went although the new one is bad"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "state.json", "tensors.safetensors"])
+def test_no_older_one_is_taken_for_one_that_storage_does_not_give_now(tmp_path: Path, file: str) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    for number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        with unreadable(newest / file, number), pytest.raises(StorageError, match=re.escape(str(newest / file))):
+            load_checkpoint(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert (loaded.updates, loaded.notes) == (2, [])
+
+
+@pytest.mark.parametrize(("file", "left"), [("manifest.json", ["1-1", "3-3", "4-4"]), ("state.json", ["3-3", "4-4"])])
+def test_an_older_one_on_a_bad_place_of_the_disk_hinders_nothing(tmp_path: Path, file: str, left: list[str]) -> None:
+    bad = save(tmp_path, 1)
+    with unreadable(bad / file, errno.EIO):
+        for updates in (2, 3, 4):
+            save(tmp_path, updates)
+            loaded = load_checkpoint(tmp_path)
+            assert loaded is not None
+            assert (loaded.updates, loaded.notes) == (updates, [])
+            assert "1-1" in names(tmp_path) or updates > 2, "what may be the last intact one is not deleted"
+    assert names(tmp_path) == left, "a newer program may have written what has no manifest that can be read"
+
+
+def test_one_that_cannot_be_read_back_is_no_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with unreadable(tmp_path / "2-2" / "state.json", errno.EIO):
+        with pytest.raises(StorageError, match=r"reads back differently .*state.json: cannot be read: Input/output"):
+            save(tmp_path, 2)
+        loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.updates == 1
+    assert names(tmp_path) == ["1-1"]
 
 
 def write_without_end(folder: Path) -> None:

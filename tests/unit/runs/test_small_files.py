@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_storage import unreadable
 from run_golden import EPISODE, INITIAL_STATE, ROM, RUN_ID, write_run
 
 from cluster_rl.batch_system.chain import read_chain
 from cluster_rl.config import load_config
 from cluster_rl.emulator.snapshot import load_savestate_file
-from cluster_rl.errors import UserError
+from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay import segments
 from cluster_rl.report.video_record import is_finished
 from cluster_rl.runs import episode_log, small_file
@@ -361,9 +362,9 @@ def test_a_file_that_is_replaced_on_a_network_disk_is_opened_again(
     assert READERS["run.json"](own_run) is not None
     assert not stale
     stale.extend([True] * 9)
-    with pytest.raises(UnreadableError, match="Stale file handle") as caught:
+    with pytest.raises(StorageError, match="Stale file handle") as caught:
         read_bytes(own_run.identity)
-    assert caught.value.errno == errno.ESTALE
+    assert caught.value.number == errno.ESTALE
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
@@ -371,3 +372,37 @@ def test_a_missing_file_is_missing(tmp_path: Path) -> None:
         read_bytes(tmp_path / "none")
     with pytest.raises(UnreadableError, match="null byte"):
         read_bytes(tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN])
+@pytest.mark.parametrize("name", sorted(READERS.keys() - WITHOUT_WORDS - {"rendezvous.json"}))
+def test_what_storage_does_not_give_is_not_damaged(run_dir: RunDir, name: str, number: int) -> None:
+    path = run_dir.path / name
+    with unreadable(path, number), pytest.raises(StorageError) as caught:
+        READERS[name](run_dir)
+    assert str(path) in caught.value.lines[0]
+    assert (caught.value.path, caught.value.number) == (path, number)
+
+
+def test_a_disk_that_fails_while_a_file_is_read_has_not_damaged_it(
+    own_run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as it is opened, as above: of the bytes, which may lie elsewhere than the name."""
+    before = own_run.progress.read_bytes()
+
+    def failing(descriptor: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_file.os, "fstat", failing)
+        with pytest.raises(StorageError, match=r"progress.json: cannot be read: Input/output error; check the disk"):
+            recover_progress(own_run.progress)
+    assert own_run.progress.read_bytes() == before
+    assert not list(own_run.path.glob("*.damaged"))
+
+
+def test_a_learner_that_cannot_be_found_for_its_storage_is_looked_for_again(own_run: RunDir) -> None:
+    for number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        with unreadable(own_run.rendezvous, number):
+            assert read_rendezvous(own_run.rendezvous) is None
+    assert read_rendezvous(own_run.rendezvous) is not None

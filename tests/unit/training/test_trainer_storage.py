@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from failing_storage import unreadable
 from small_disk import SmallDisk, mounted
 from trainer_fixtures import changed, episodes, ingest, open_trainer, train
 
-from cluster_rl.errors import StorageError
+from cluster_rl.config import config_to_json
+from cluster_rl.errors import EXIT_STORAGE, StorageError, exit_code_of
 from cluster_rl.runs.checkpoint import load_checkpoint
+from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.training import outage
 from cluster_rl.training import trainer as trainer_module
@@ -146,3 +149,35 @@ def test_sampling_waits_while_the_replay_cannot_be_read(tmp_path: Path, monkeypa
     assert (trainer.replay.damaged, trainer.batches_in_flight) == (0, 1)
     trainer.update(sampled)
     trainer.close("test")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_start_that_storage_refuses_loses_nothing(tmp_path: Path, number: int) -> None:
+    """Whatever file it is: nothing is rebuilt, moved aside, passed over or made anew."""
+    trainer = open_trainer(tmp_path, ALWAYS)
+    run_dir = trainer.run_dir
+    ensure_identity(run_dir.identity, "0" * 40, "TEST", trainer.run_id)
+    run_dir.config.write_bytes(config_to_json(ALWAYS))
+    ingest(trainer, episodes(0, 4))
+    train(trainer, 2)
+    trainer.close("test")
+    (checkpoint,) = run_dir.checkpoint.iterdir()
+    files = [run_dir.identity, run_dir.progress, run_dir.metrics, *checkpoint.iterdir()]
+    files += run_dir.replay.glob("segment-*")
+    assert len(files) == 7
+    before = contents(run_dir.path)
+    for file in files:
+        with unreadable(file, number), pytest.raises(StorageError) as error:
+            open_trainer(tmp_path, ALWAYS)
+        assert str(file) in str(error.value)
+        assert exit_code_of(error.value) == EXIT_STORAGE
+        assert contents(run_dir.path) == before
+    again = open_trainer(tmp_path, ALWAYS)
+    assert (again.r2d2.updates, again.replay.env_steps, again.replay.notes) == (2, 4 * 18, [])
+    again.close("test")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of all files but the words of who holds the log."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if (path.is_file() and path.parent.name != "replay")
+            or path.name.startswith("segment-")}  # fmt: skip
