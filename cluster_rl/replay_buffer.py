@@ -5,13 +5,15 @@ whose rows `learning/batch.py` explains. Nothing of a block is kept in memory: a
 file (the page cache holds what fits) and decompressed straight into the batch. The index costs about 45 bytes a
 sequence.
 
-One lock guards index and log; reading and decompressing go on outside it. So one thread may append, another sample and
-a third update priorities. `sample` itself is for one thread at a time.
+One lock guards index and log. Reading, decompressing and what waits for the disk (syncing, beginning and deleting
+segments) go on outside it. So one thread may append, another sample and a third update priorities. `sample` itself is
+for one thread at a time, as is `append`.
 """
 
 from __future__ import annotations
 
 import collections
+import errno
 import math
 import threading
 from collections.abc import Mapping
@@ -36,6 +38,7 @@ from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decod
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
 MAX_SEGMENT_BYTES = 64 * 2**20
 BATCHES_KEPT = 3  # one in the learner, one waiting, one being filled
+_BAD_PLACE_READS = 3  # failed ones of a sequence in as many batches, none good between: it lies on a bad place
 
 _ENTRY = np.dtype(
     [
@@ -82,6 +85,8 @@ class Replay:
         self._oldest_id = self._next_id = 0
         self._sequences = self._transitions = 0
         self._batches: list[dict[str, npt.NDArray[Any]]] = []
+        self._failed_reads: collections.Counter[int] = collections.Counter()  # by id, since the last good one
+        self.undeleted: StorageError | None = None  # why an evicted segment's file is still there
         self._log = ReplayLog(
             folder,
             spec,
@@ -94,6 +99,7 @@ class Replay:
         self._plant()
         self._note_lost_beginning()
         self._evict()
+        self._delete_evicted()
 
     # Counters: the log's are of the whole run, the others of what is kept.
 
@@ -174,7 +180,7 @@ class Replay:
         """Raises the log's totals to those of `totals()` in a checkpoint, where it has lost records; whether it had.
 
         Env steps and episodes so never fall back, no sequence's id is given twice, and the totals are at once on disk.
-        Raises `UserError` for data that is not from `totals()`, or if the disk is full.
+        Raises `UserError` for data that is not from `totals()`, and `StorageError` if the disk is full or fails.
         """
         with self._lock:
             return self._log.adopt(Totals.from_plain(saved))
@@ -184,19 +190,21 @@ class Replay:
 
         The whole block is read: what is let in can be sampled. Raises `BlockError` for one that cannot be the next of
         this actor in this run, and `StorageError` if the disk is full or fails: the replay is then as it was, and the
-        block may be handed in again.
+        block may be handed in again. An evicted segment's file that cannot be deleted is `undeleted`, and tried again.
         """
         if not (0 <= actor < 2**32 and 0 <= incarnation < 2**62 and 0 <= seq < 2**62):
             raise BlockError(
                 f"block: actor {actor}, incarnation {incarnation} or number {seq} is out of range", "order"
             )
         header, arrays = decode_arrays(block, self._spec)
+        self._log.open_segment_for_append()
         with self._lock:
             entry = self._log.append(actor, incarnation, seq, block, header)
             if entry is None:
                 return AppendResult(None, header, arrays)
             self._insert(entry)
             self._evict()
+        self._delete_evicted()
         return AppendResult(entry.id, header, arrays)
 
     def sync(self) -> None:
@@ -220,36 +228,41 @@ class Replay:
         (N P(i))^-beta over the largest in the batch. Unused rows are zero, with every action valid. The arrays are kept
         buffers: they are overwritten by the `BATCHES_KEPT`-th call from this one on.
 
-        A sequence that is damaged or lies on a bad place of the disk is taken out, and another one drawn. Raises
-        `StorageError` if none can be read, and `ValueError` if the replay is empty.
+        A sequence that is damaged is taken out, and another one drawn. So is one that fails again and again while
+        others can be read: it lies on a bad place of the disk. Raises `StorageError` if the log cannot be read now, or
+        if nothing whole is left in it, and `ValueError` if the replay is empty.
         """
         batch = self._next_batch(batch_size)
         ids, segments, entries, probabilities = self._draw(rng, batch_size)
         batch["ids"][:] = ids
-        unreadable: list[int] = []
+        unreadable: set[int] = set()
         for column in range(batch_size):
             refused = 0
             while True:
-                entry = entries[column]
+                sequence_id, segment, entry = int(batch["ids"][column]), segments[column], entries[column]
                 try:
-                    block = segments[column].read(int(entry["offset"]), int(entry["length"]))
+                    block = segment.read(int(entry["offset"]), int(entry["length"]))
                     header, arrays = decode_arrays(block, self._spec)
+                    self._failed_reads.pop(sequence_id, None)
+                    unreadable.discard(sequence_id)
                     break
                 except BlockError:
-                    self._remove_damaged(int(batch["ids"][column]))
+                    self._remove_damaged(sequence_id)
+                    if not self._sequences:
+                        words = f"replay log {self._log.folder}: nothing whole is left to sample"
+                        raise StorageError(words, self._log.folder, errno.EIO) from None
                 except OSError as error:
-                    unreadable.append(int(batch["ids"][column]))
+                    unreadable.add(sequence_id)
                     refused += 1
-                    if refused > batch_size:  # not one after another: that is no bad place of the disk
-                        path = segments[column].path
-                        words = f"replay log {path}: cannot be read: {error.strerror}"
-                        raise StorageError(words, path, error.errno) from None
+                    # Another error, or one after the other: that is no bad place of the disk.
+                    if error.errno != errno.EIO or refused > batch_size:
+                        words = f"replay log {segment.path}: cannot be read: {error.strerror}"
+                        raise StorageError(words, segment.path, error.errno) from None
                 one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
                 batch["ids"][column], segments[column] = one_id[0], one_segment[0]
                 entries[column], probabilities[column] = one_entry[0], one_probability[0]
             fill_column(batch, column, header, arrays, self._spec)
-        for number in unreadable:
-            self._remove_damaged(number)
+        self._count_failed_reads(unreadable)
         batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
         return batch
 
@@ -364,15 +377,23 @@ class Replay:
         self._tree.set(self._slots(ids), leaves[old_slots])
 
     def _evict(self) -> None:
-        """Deletes oldest segments until the capacity holds; never the one that is being written."""
-        while self._transitions > self._config.replay_capacity_transitions and len(self._log.segments) > 1:
-            try:
-                segment = self._log.evict_oldest()
-            except StorageError:
-                return  # what is appended next tries again, and cannot be written either if the failure lasts
+        """Takes out oldest segments until the capacity holds; never the one that is being written.
+
+        What lies in the files counts, also what was taken out of the index as damaged.
+        """
+        while self._log.transitions > self._config.replay_capacity_transitions and len(self._log.segments) > 1:
+            segment = self._log.evict_oldest()
             self._segments.pop(segment.number, None)
             self._clear(np.arange(self._oldest_id, min(segment.end_id, self._next_id), dtype=np.int64))
             self._oldest_id = max(self._oldest_id, segment.end_id)
+
+    def _delete_evicted(self) -> None:
+        """Not under the lock."""
+        try:
+            self._log.delete_evicted()
+            self.undeleted = None
+        except StorageError as error:
+            self.undeleted = error
 
     def _clear(self, ids: npt.NDArray[np.int64]) -> None:
         slots = self._slots(ids)
@@ -405,7 +426,17 @@ class Replay:
             ids = self._oldest_id + ((slots - self._oldest_id) & (len(self._entries) - 1))
         return ids, segments, entries, probabilities
 
+    def _count_failed_reads(self, ids: set[int]) -> None:
+        """Counts a failed read of each of `ids` in a batch that was filled; takes out those on a bad place."""
+        for sequence_id in ids:
+            self._failed_reads[sequence_id] += 1
+            if self._failed_reads[sequence_id] >= _BAD_PLACE_READS:
+                self._remove_damaged(sequence_id)
+        for sequence_id in [one for one in self._failed_reads if one < self._oldest_id]:
+            del self._failed_reads[sequence_id]
+
     def _remove_damaged(self, sequence_id: int) -> None:
+        self._failed_reads.pop(sequence_id, None)
         with self._lock:
             ids = np.array([sequence_id], np.int64)
             # It may be evicted by now, or have been drawn twice in the batch.

@@ -84,6 +84,7 @@ class ReplayLog:
         self.notes: list[str] = []  # what was damaged and where it is now, or is missing, one line each
         self.evicted = (0, 0)  # sequences and env steps that lay in files before the oldest one
         self.segments: list[Segment] = []
+        self.evicted_segments: list[Segment] = []  # whose files are still to be deleted
         self._owner = owner
         self._spec = spec
         self._milestones = milestones
@@ -110,7 +111,12 @@ class ReplayLog:
     @property
     def bytes_on_disk(self) -> int:
         """Size of all segment files."""
-        return sum(segment.size_bytes for segment in self.segments)
+        return sum(segment.size_bytes for segment in (*self.segments, *self.evicted_segments))
+
+    @property
+    def transitions(self) -> int:
+        """Trained positions in the segments: what decides whether the oldest must go."""
+        return sum(segment.transitions for segment in self.segments)
 
     def expected_seq(self, actor: int, incarnation: int) -> int:
         """The number that this incarnation of an actor must send next, 0 if nothing of it was logged."""
@@ -134,7 +140,7 @@ class ReplayLog:
         if seq < self.expected_seq(actor, incarnation):
             return None
         self._check(actor, incarnation, seq, header)
-        segment = self._segment_for_append()
+        segment = self.open_segment_for_append()
         crash_point("replay.before_append")
         segment.write(record_bytes(block, self.totals.next_id, actor, incarnation, seq))
         offset = segment.size_bytes - len(block)
@@ -142,6 +148,18 @@ class ReplayLog:
         self._count(entry)
         crash_point("replay.appended")
         return entry
+
+    def open_segment_for_append(self) -> Segment:
+        """The segment that the next record goes to: the newest, or a new one where that is full.
+
+        `append` asks for it. Who holds a lock around `append` calls this before, for it may wait for the disk. Raises
+        `StorageError` if the disk takes no new file, or not the end of the one before.
+        """
+        if self.segments:
+            newest = self.segments[-1]
+            if newest.size_bytes < self._segment_bytes and newest.transitions < self._segment_transitions:
+                return newest
+        return self._begin_segment()
 
     def prepare_sync(self) -> Callable[[], None]:
         """A function that puts everything appended so far on disk: one fsync for many records.
@@ -177,19 +195,32 @@ class ReplayLog:
         return True
 
     def evict_oldest(self) -> Segment:
-        """Deletes the oldest segment file. Its bytes stay readable while somebody holds the `Segment`.
+        """Takes the oldest segment out of the log; its file is deleted by `delete_evicted`.
 
-        Raises `StorageError` if it cannot; the segment then stays the oldest.
+        Its bytes stay readable while somebody holds the `Segment`.
         """
-        segment = self.segments[0]
-        crash_point("replay.before_eviction")
-        try:
-            segment.path.unlink(missing_ok=True)
-        except OSError as error:
-            words = f"replay log {segment.path}: cannot be deleted: {error.strerror}"
-            raise StorageError(words, segment.path, error.errno) from None
-        crash_point("replay.evicted")
-        return self.segments.pop(0)
+        self.evicted_segments.append(self.segments.pop(0))
+        return self.evicted_segments[-1]
+
+    def delete_evicted(self) -> None:
+        """Deletes the files of evicted segments: all that it can, whichever is refused.
+
+        For the thread that appends; apart from `evict_oldest` so that it can run without the caller's lock. Raises
+        `StorageError` of the first one that cannot be deleted; the next call tries it again.
+        """
+        refused: StorageError | None = None
+        for segment in self.evicted_segments.copy():
+            crash_point("replay.before_eviction")
+            try:
+                segment.path.unlink(missing_ok=True)
+            except OSError as error:
+                words = f"replay log {segment.path}: cannot be deleted: {error.strerror}"
+                refused = refused or StorageError(words, segment.path, error.errno)
+                continue
+            crash_point("replay.evicted")
+            self.evicted_segments.remove(segment)
+        if refused is not None:
+            raise refused
 
     def close(self) -> None:
         """Syncs and closes all files, and lets others open the log."""
@@ -199,6 +230,7 @@ class ReplayLog:
             for segment in self.segments:
                 segment.close()
             self.segments.clear()
+            self.evicted_segments.clear()
             self._lock.release()
 
     def _check(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
@@ -216,13 +248,6 @@ class ReplayLog:
         self.totals.count(entry.id, entry.actor, entry.incarnation, entry.seq, entry.header)
         entry.segment.transitions += entry.header.train_length
         entry.segment.end_id = entry.id + 1
-
-    def _segment_for_append(self) -> Segment:
-        if self.segments:
-            newest = self.segments[-1]
-            if newest.size_bytes < self._segment_bytes and newest.transitions < self._segment_transitions:
-                return newest
-        return self._begin_segment()
 
     def _begin_segment(self) -> Segment:
         if self.segments:

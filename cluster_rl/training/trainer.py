@@ -37,6 +37,7 @@ from cluster_rl.training.probes import staleness_row, start_value
 from cluster_rl.training.rate_limiter import RateLimiter
 
 _LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
+_EVICTED_FILES = "deleting evicted segments"
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics
 
 
@@ -113,6 +114,10 @@ class Trainer:
     def ingest(self, actor: int, incarnation: int, seq: int, block: bytes) -> AppendResult:
         """Logs one block; durable after `replay.sync()`. Raises `BlockError` for one that `Replay.append` refuses."""
         result = self.replay.append(actor, incarnation, seq, block)
+        if self.replay.undeleted is not None:
+            self.outage.begin(_EVICTED_FILES, self.replay.undeleted)
+        else:
+            self.outage.end(_EVICTED_FILES)
         if result.id is not None:
             self.limiter.record_insert(result.header.train_length)
             self._arrivals.add(result.header, self.r2d2.updates)

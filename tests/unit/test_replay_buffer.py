@@ -297,10 +297,78 @@ def test_a_block_on_a_bad_place_of_the_disk_is_taken_out_and_replaced(
         return read(segment, at, length)
 
     monkeypatch.setattr(Segment, "read", failing)
-    batch = replay.sample(np.random.default_rng(0), 16)
-    assert 2 not in batch["ids"]
-    check_batch(batch, SPEC)
-    assert (replay.damaged_samples, replay.damaged, replay.sequences) == (1, 1, 4)
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(4):
+        batch = replay.sample(rng, 16)
+        assert 2 not in batch["ids"]
+        check_batch(batch, SPEC)
+        kept.append(replay.sequences)
+    assert kept == [5, 5, 4, 4], "one failed read may be the moment's fault"
+    assert (replay.damaged_samples, replay.damaged) == (1, 1)
+
+
+def test_reads_that_fail_now_and_then_cost_no_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 30)
+    rng, fate = np.random.default_rng(0), np.random.default_rng(1)
+    pread = os.pread
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        if fate.random() < 0.1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    for _ in range(20):
+        check_batch(replay.sample(rng, 16), SPEC)
+    assert replay.sequences >= 29
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_one_read_that_fails_for_another_reason_is_storages_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 5)
+    rng, pread = np.random.default_rng(0), os.pread
+    reads = 0
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads % 20 == 7:
+            raise OSError(number, os.strerror(number))
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    for _ in range(5):
+        with pytest.raises(StorageError, match="cannot be read"):
+            replay.sample(rng, 16)
+        reads = 0
+    assert replay.sequences == 5
+
+
+def test_a_log_of_which_nothing_is_left_is_storages_fault_too(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path)
+    fill(replay, 5)
+    (path,) = tmp_path.glob("segment-*")
+    os.truncate(path, 0)
+    with pytest.raises(StorageError, match="nothing whole is left to sample"):
+        replay.sample(np.random.default_rng(0), 4)
+    assert (replay.sequences, replay.transitions, replay.damaged) == (0, 0, 5)
+    fill(replay, 1, first=5)
+    assert replay.sample(np.random.default_rng(0), 2)["ids"].tolist() == [5, 5]
+
+
+def test_what_was_taken_out_as_damaged_does_not_let_the_log_grow(tmp_path: Path) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=40)
+    for seq in range(60):
+        fill(replay, 1, first=seq)
+        replay._remove_damaged(seq)
+    sound = make_replay(tmp_path / "sound", replay_capacity_transitions=40)
+    fill(sound, 60)
+    assert len(list(tmp_path.glob("segment-*"))) == len(list((tmp_path / "sound").glob("segment-*")))
 
 
 def test_a_file_server_that_is_away_costs_no_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,23 +394,72 @@ def test_a_file_server_that_is_away_costs_no_sequence(tmp_path: Path, monkeypatc
     replay.sample(rng, 16)
 
 
-def test_a_segment_that_cannot_be_deleted_now_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was appended counts all the same, once."""
+def test_segments_that_cannot_be_deleted_now_are_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was appended counts all the same, once, and the capacity holds."""
     replay = make_replay(tmp_path, replay_capacity_transitions=40)
     fill(replay, 6)
     with monkeypatch.context() as patch:
 
         def refused(*_: object, **__: object) -> None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
         patch.setattr(Path, "unlink", refused)
         fill(replay, 30, first=6)
-        over = replay.transitions
+        assert "segment-00000000.log: cannot be deleted: Operation not permitted" in str(replay.undeleted)
+        assert replay.bytes_on_disk == sum(path.stat().st_size for path in tmp_path.glob("segment-*"))
     assert replay.logged_sequences == 36
-    assert over > 40
-    fill(replay, 1, first=36)
     assert replay.transitions <= 40
+    fill(replay, 1, first=36)
+    assert replay.undeleted is None
+    assert replay.bytes_on_disk == sum(path.stat().st_size for path in tmp_path.glob("segment-*"))
     assert replay.damaged == 0
+
+
+def test_one_file_that_cannot_be_deleted_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=40)
+    fill(replay, 6)
+    stuck, unlink = sorted(tmp_path.glob("segment-*"))[0], Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == stuck:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    fill(replay, 60, first=6)
+    assert replay.transitions <= 40
+    assert str(stuck) in str(replay.undeleted)
+    sound = make_replay(tmp_path / "sound", replay_capacity_transitions=40)
+    fill(sound, 66)
+    assert len(list(tmp_path.glob("segment-*"))) == 1 + len(list((tmp_path / "sound").glob("segment-*")))
+    replay.close()
+    again = make_replay(tmp_path, replay_capacity_transitions=40)  # the file is still there, and found
+    assert again.logged_sequences == 66
+    assert again.transitions <= 40
+
+
+def test_priorities_do_not_wait_for_a_disk_that_syncs_or_makes_or_deletes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make_replay(tmp_path, replay_capacity_transitions=40)
+    fill(replay, 3)
+    free: list[bool] = []
+
+    def watched(function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            free.append(not replay._lock.locked())
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+    monkeypatch.setattr(Path, "unlink", watched(Path.unlink))
+    monkeypatch.setattr(Path, "replace", watched(Path.replace))
+    fill(replay, 30, first=3)
+    assert len(free) > 10
+    assert all(free)
 
 
 def test_totals_survive_the_loss_of_the_log(tmp_path: Path) -> None:

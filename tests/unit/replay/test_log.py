@@ -63,6 +63,7 @@ def test_totals_outlive_evicted_segments(tmp_path: Path) -> None:
     written = fill(log, 60)
     while len(log.segments) > 2:
         log.evict_oldest()
+    log.delete_evicted()
     fill(log, 3, first=60)
     expected = log.totals
     log.close()
@@ -80,6 +81,7 @@ def test_an_evicted_segment_stays_readable_while_it_is_held(tmp_path: Path) -> N
     log = open_log(tmp_path, transitions=1)
     entry = fill(log, 2)[0]
     log.evict_oldest()
+    log.delete_evicted()
     assert not entry.segment.path.exists()
     assert entry.segment.read(entry.offset, entry.length) == block_of(0)
     fd = entry.segment.fd
@@ -129,6 +131,7 @@ def test_incarnations_age_by_arrival_not_by_number(tmp_path: Path) -> None:
     fill(again, 60, incarnation=5)  # the order is in the next segments' headers too
     while len(again.segments) > 1:
         again.evict_oldest()
+    again.delete_evicted()
     again.close()
     assert list(open_log(tmp_path).totals.next_seq[0]) == [10**18, 1, 3, 5]
 

@@ -144,9 +144,10 @@ def test_half_a_record_that_could_not_be_cut_off_is_cut_off_before_the_next(
     again.close()
 
 
-def test_a_segment_that_cannot_be_deleted_stays_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_deleted_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = open_log(tmp_path, transitions=EPISODE_STEPS)
     fill(log, 9)
+    assert [log.evict_oldest().number for _ in range(2)] == [0, 1]
     with monkeypatch.context() as patch:
 
         def read_only(*_: object, **__: object) -> None:
@@ -155,9 +156,10 @@ def test_a_segment_that_cannot_be_deleted_stays_the_oldest(tmp_path: Path, monke
         patch.setattr(os, "unlink", read_only)
         patch.setattr(Path, "unlink", read_only)
         with pytest.raises(StorageError, match=r"segment-00000000.log: cannot be deleted: Read-only file system"):
-            log.evict_oldest()
-    assert [segment.number for segment in log.segments] == [0, 1, 2]
-    assert log.evict_oldest().number == 0
+            log.delete_evicted()
+    assert len(list(tmp_path.glob("*.log"))) == 3
+    log.delete_evicted()
+    assert [path.name for path in tmp_path.glob("*.log")] == ["segment-00000002.log"]
     log.close()
 
 

@@ -181,3 +181,32 @@ def contents(folder: Path) -> dict[Path, bytes]:
     """Of all files but the words of who holds the log."""
     return {path: path.read_bytes() for path in folder.rglob("*") if (path.is_file() and path.parent.name != "replay")
             or path.name.startswith("segment-")}  # fmt: skip
+
+
+def test_a_log_of_which_nothing_can_be_read_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))
+    for path in trainer.run_dir.replay.glob("segment-*"):
+        os.truncate(path, 0)
+    for _ in range(3):
+        assert trainer.try_sample() is None
+    assert not trainer.may_sample()
+    assert "storage failing since " in trainer.outage.words
+    ingest(trainer, episodes(4, 4))
+    assert trainer.try_sample() is not None
+    assert trainer.outage.words == ""
+
+
+def test_an_evicted_file_that_cannot_be_deleted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_trainer(tmp_path, changed(replay_capacity_transitions=40))
+    with monkeypatch.context() as patch:
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        patch.setattr(Path, "unlink", refused)
+        ingest(trainer, episodes(0, 6))
+        assert re.search(r"since \d\d:\d\d \(.*segment-00000000.log: Operation not permitted\)", trainer.outage.words)
+    ingest(trainer, episodes(6, 1))
+    assert trainer.outage.words == ""
+    trainer.close("test")
