@@ -343,7 +343,8 @@ def _raise_error_of(trainer: Trainer, *threads: WireThread | SamplerThread) -> N
     for thread in threads:
         if thread.error is not None:
             try:
-                trainer.checkpoint()
+                if not trainer.is_saved:
+                    trainer.checkpoint()
             except UserError as error:  # such as the full disk that may have ended the thread
                 print(f"no checkpoint: {error}", flush=True)
             raise thread.error

@@ -37,13 +37,12 @@ from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.training.outage import Writer
+from cluster_rl.training.outage import LAST_TRIES_SEC, Writer
 from cluster_rl.training.trainer import Trainer
 
 _VIDEOS = 4
 _POLL_SEC = 0.2
 _WAIT_SEC = 0.05
-_LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 
 
 class SerialLink:
@@ -109,7 +108,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
         trainer.tick()
         view.refresh()
         if job_is_over():
-            give_up_sec = min(give_up_sec, time.monotonic() + _LAST_TRIES_SEC)
+            give_up_sec = min(give_up_sec, time.monotonic() + LAST_TRIES_SEC)
         return time.monotonic() < give_up_sec
 
     for index in range(config.num_actors):

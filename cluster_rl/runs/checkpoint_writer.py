@@ -30,6 +30,8 @@ class CheckpointWriter:
         self._sync_log = sync_log
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._newest: Future[None] | None = None
+        self._newest_updates = -1  # of the state that is being written
+        self.newest_number = 0  # of the newest that is on disk and was read back; 0 before the first of this process
 
     @property
     def pending(self) -> bool:
@@ -41,11 +43,16 @@ class CheckpointWriter:
         """Whether a checkpoint is being written."""
         return self._newest is not None and not self._newest.done()
 
+    def is_of(self, updates: int) -> bool:
+        """Whether the checkpoint that was begun last, and not looked at yet, holds the state after `updates`."""
+        return self.pending and self._newest_updates == updates
+
     def begin(self, tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> None:
         """Has a checkpoint written, see `save_checkpoint`; after the one that is being written, if there is one.
 
         Where that one fails, this one makes up for it: its error is not raised.
         """
+        self._newest_updates = int(meta["updates"])
         self._newest = self._thread.submit(self._write, tensors, meta)
 
     def wait(self) -> None:
@@ -56,4 +63,5 @@ class CheckpointWriter:
 
     def _write(self, tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> None:
         self._sync_log()
-        save_checkpoint(self._folder, tensors, meta)
+        path = save_checkpoint(self._folder, tensors, meta)
+        self.newest_number = int(path.name.rpartition("-")[2])

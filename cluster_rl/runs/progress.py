@@ -155,7 +155,7 @@ class DamagedProgressError(UserError):
 
 
 def save_progress(path: Path, progress: Progress) -> None:
-    """Writes the file atomically and stamps `updated`. Raises `UserError` for a full disk."""
+    """Writes the file atomically and stamps `updated`. Raises `StorageError` for a full disk."""
     progress.updated = time.time()
     write_atomic(path, msgspec.json.format(msgspec.json.encode(progress), indent=2) + b"\n")
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from cluster_rl.errors import StorageError, UserError
 
 RETRY_FIRST_SEC, RETRY_MAX_SEC = 1.0, 30.0
+LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 _PAUSE_SEC = 0.5  # between the tries of a job that ends
 _TOLD_INTERVAL_SEC = 60.0  # where the disk is full and not full by turns
 

@@ -7,7 +7,6 @@ blocks. Out: updates, published parameters, checkpoints, `progress.json` and met
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
-from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, newest, publish_params, unflatten_state
+from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.job_record import config_sha256, newest_number
@@ -32,11 +31,10 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
-from cluster_rl.training.outage import Outage, Writer
+from cluster_rl.training.outage import LAST_TRIES_SEC, Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
 from cluster_rl.training.rate_limiter import RateLimiter
 
-_LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 _EVICTED_FILES = "deleting evicted segments"
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics
 
@@ -86,6 +84,7 @@ class Trainer:
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
+        self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         self._sampled_batches = self._trained_batches = 0  # each is advanced by one thread only
         self.restored = self._restore()
         self.progress = self._start_job(job_token)
@@ -97,10 +96,8 @@ class Trainer:
         self._arrivals = Arrivals(self.replay.found_episodes)
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
-        self._is_saved = False
-        self._left_out: list[str] = []  # of what a job must leave
+        self._left_out: list[str] | None = None  # of what a job must leave; None before `save`
         self._block_spec = block
-        self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         self.outage = Outage()
         self._progress_writer = Writer(self.outage, "progress.json", config.progress_interval_seconds)
         self._metrics_writer = Writer(self.outage, "metrics", config.metrics_interval_seconds, "rows of metrics")
@@ -211,25 +208,27 @@ class Trainer:
             return "total_episodes reached"
         return ""
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether `save` has done what it could."""
+        return self._left_out is not None
+
     def save(self, reason: str) -> None:
         """The last checkpoint, parameters, and progress with the reason of stopping: what a job must leave.
 
         What storage does not take within seconds is left out; `close` raises it. Sequences may be ingested meanwhile
         and afterwards: the log has them, as after a crash.
         """
-        deadline_sec = time.monotonic() + _LAST_TRIES_SEC
-
-        def write(writer: Writer, action: Callable[[], object], what: str) -> None:
-            if not writer.write_until(action, deadline_sec):
-                self._left_out.append(what)
-
+        deadline_sec = time.monotonic() + LAST_TRIES_SEC
+        left_out = []
         self._progress_writer.write(lambda: self._tell("writing the last checkpoint"))
-        write(self._checkpoint_writer, self.checkpoint, "the last checkpoint")
-        write(self._params_writer, self.write_params_file, "online_params.pt")
-        if self._left_out:
-            reason += f"; not saved: {', '.join(self._left_out)}"
-        write(self._progress_writer, lambda: self.write_progress(reason), "progress.json")
-        self._is_saved = True
+        if not self._checkpoint_writer.write_until(self.checkpoint, deadline_sec):
+            left_out.append("the last checkpoint")
+        if not self._params_writer.write_until(self.write_params_file, deadline_sec):
+            left_out.append("online_params.pt")
+        reason += _not_saved(left_out)
+        self._progress_writer.write_until(lambda: self.write_progress(reason), deadline_sec)
+        self._left_out = left_out
 
     def close(self, reason: str, lost: str = "") -> None:
         """Saves, unless `save` has; then the last figures, with what has come since, and closes the files.
@@ -237,12 +236,13 @@ class Trainer:
         Raises `StorageError`, when all is done that can be, if storage does not take something within seconds; `lost`
         says what was before.
         """
-        if not self._is_saved:
+        if self._left_out is None:
             self.save(reason)
+        assert self._left_out is not None
         left_out = [lost] * bool(lost) + self._left_out
-        if lost:
-            self.progress.jobs[-1].reason += f"; not saved: {lost}"
-        self._progress_writer.write(lambda: self.write_progress(reason))
+        self.progress.correct_reason(reason + _not_saved(self._left_out), reason + _not_saved(left_out))
+        if not self._progress_writer.write(lambda: self.write_progress(reason)):
+            left_out.append("progress.json")
         why = self.outage.words
         self._metrics_writer.write(self._write_next_metrics)
         self.metrics.close()
@@ -260,8 +260,12 @@ class Trainer:
         publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict())
 
     def checkpoint(self) -> None:
-        """Saves what the log cannot tell; it is on disk when this returns."""
-        self.begin_checkpoint()
+        """Saves what the log cannot tell; it is on disk when this returns.
+
+        One that is being written and has all updates will do: the log has what came since.
+        """
+        if not self._checkpoints.is_of(self.r2d2.updates):
+            self.begin_checkpoint()
         self._checkpoints.wait()
 
     def begin_checkpoint(self) -> None:
@@ -282,7 +286,8 @@ class Trainer:
         progress, replay = self.progress, self.replay
         progress.env_steps, progress.episodes = replay.env_steps, replay.episodes
         progress.updates = self.r2d2.updates
-        self._note_checkpoint(progress)
+        # What was there once stays noted: the next start then knows that it is missing.
+        progress.newest_checkpoint = max(progress.newest_checkpoint or 0, self._checkpoints.newest_number)
         progress.sequences = replay.logged_sequences
         progress.rates = Rates(
             env_steps_per_sec=self._step_rate.update(progress.env_steps),
@@ -398,6 +403,7 @@ class Trainer:
             if not self.replay.env_steps:
                 return "new run, nothing to restore"
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
+        self._checkpoints.newest_number = found.number
         state: dict[str, Any] = unflatten_state(found.tensors, found.meta["state"])
         logged = self.replay.logged_sequences
         behind = self.replay.adopt_totals(state["totals"])
@@ -431,12 +437,12 @@ class Trainer:
         progress.run_name, progress.target_total_steps = self.run_dir.run_name, self.config.target_total_steps
         progress.run_id = self.run_id
         progress.env_steps, progress.updates = self.replay.env_steps, self.r2d2.updates
-        self._note_checkpoint(progress)
+        progress.newest_checkpoint = max(progress.newest_checkpoint or 0, self._checkpoints.newest_number)
         job = progress.continue_job(job_token, self.restored, newest_number(self.run_dir))
         job.config_sha256 = config_sha256(self.config)
         crash_point("restore.job_continued")
         return progress
 
-    def _note_checkpoint(self, progress: Progress) -> None:
-        """What was there once stays noted: the next start then knows that it is missing."""
-        progress.newest_checkpoint = max(progress.newest_checkpoint or 0, newest(self.run_dir.checkpoint)[0])
+
+def _not_saved(left_out: list[str]) -> str:
+    return f"; not saved: {', '.join(left_out)}" if left_out else ""

@@ -12,8 +12,11 @@ import pytest
 import torch
 from trainer_fixtures import changed, episodes, ingest, open_trainer, train
 
+from cluster_rl.learner import SamplerThread, _raise_error_of
 from cluster_rl.replay_buffer import Replay
+from cluster_rl.runs import checkpoint
 from cluster_rl.runs.checkpoint import load_checkpoint, unflatten_state
+from cluster_rl.runs.progress import read_progress
 from cluster_rl.training.trainer import Trainer
 
 EVER_DUE = changed(
@@ -122,4 +125,64 @@ def test_what_a_checkpoint_counts_is_on_disk_before_it(tmp_path: Path, monkeypat
     assert "had lost sequences" not in again.restored
     assert again.replay.env_steps == env_steps
     again.close("test")
+    trainer.close("test")
+
+
+def told_checkpoint(trainer: Trainer) -> int | None:
+    trainer.write_progress()
+    progress = read_progress(trainer.run_dir.progress)
+    assert progress is not None
+    return progress.newest_checkpoint
+
+
+def test_a_checkpoint_is_told_of_once_it_was_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that reads back differently is deleted: a start that was told of it would refuse the run."""
+    trainer = started(tmp_path)
+    train(trainer, 1)
+    read_back = checkpoint._verify
+    told: list[int | None] = []
+
+    def verify(path: Path) -> object:
+        told.append(told_checkpoint(trainer))
+        return read_back(path)
+
+    monkeypatch.setattr(checkpoint, "_verify", verify)
+    trainer.checkpoint()
+    assert told == [0]
+    assert told_checkpoint(trainer) == 1
+    monkeypatch.undo()
+    trainer.close("test")
+    again = open_trainer(tmp_path)
+    assert told_checkpoint(again) == 2
+    again.close("test")
+
+
+def test_the_last_checkpoint_is_the_one_in_flight_if_that_has_all_updates(tmp_path: Path, disk: SlowDisk) -> None:
+    trainer = started(tmp_path)
+    train(trainer, 1)
+    trainer.tick()
+    assert disk.reached.wait(LIMIT_SEC)
+    disk.released.set()
+    trainer.checkpoint()
+    assert [path.name for path in trainer.run_dir.checkpoint.iterdir()] == ["1-1"]
+    train(trainer, 1)
+    trainer.begin_checkpoint()
+    train(trainer, 1)
+    trainer.checkpoint()
+    assert sorted(path.name for path in trainer.run_dir.checkpoint.iterdir()) == ["2-2", "3-3"]
+    trainer.close("test")
+
+
+def test_a_thread_that_died_after_all_was_saved_costs_no_second_checkpoint(tmp_path: Path) -> None:
+    trainer = started(tmp_path)
+    train(trainer, 1)
+    sampler = SamplerThread(trainer)
+    sampler.error = RuntimeError("died")
+    with pytest.raises(RuntimeError, match="died"):
+        _raise_error_of(trainer, sampler)
+    assert [path.name for path in trainer.run_dir.checkpoint.iterdir()] == ["1-1"]
+    trainer.save("test")
+    with pytest.raises(RuntimeError, match="died"):
+        _raise_error_of(trainer, sampler)
+    assert sorted(path.name for path in trainer.run_dir.checkpoint.iterdir()) == ["1-1", "1-2"]
     trainer.close("test")

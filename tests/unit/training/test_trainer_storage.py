@@ -41,7 +41,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "RETRY_FIRST_SEC", 0.0)
-    monkeypatch.setattr(trainer_module, "_LAST_TRIES_SEC", 0.2)
+    monkeypatch.setattr(trainer_module, "LAST_TRIES_SEC", 0.2)
 
 
 def begun(disk: SmallDisk) -> Trainer:
@@ -210,3 +210,22 @@ def test_an_evicted_file_that_cannot_be_deleted_is_told(tmp_path: Path, monkeypa
     ingest(trainer, episodes(6, 1))
     assert trainer.outage.words == ""
     trainer.close("test")
+
+
+def test_the_last_figures_that_a_disk_does_not_take_are_told(disk: SmallDisk) -> None:
+    trainer = begun(disk)
+    trainer.save("signal SIGTERM")
+    with disk.full(), pytest.raises(StorageError, match=r"^not saved: progress.json; disk full since "):
+        trainer.close("signal SIGTERM")
+
+
+def test_the_reason_of_a_job_says_what_was_lost_before_and_after_it_was_saved(disk: SmallDisk) -> None:
+    trainer = begun(disk)
+    train(trainer, 1)
+    with disk.full():
+        trainer.save("signal SIGTERM")
+    with pytest.raises(StorageError, match="not saved: 3 sequences, the last checkpoint, online"):
+        trainer.close("signal SIGTERM", "3 sequences")
+    progress = read_progress(trainer.run_dir.progress)
+    assert progress is not None
+    assert progress.jobs[-1].reason == ("signal SIGTERM; not saved: 3 sequences, the last checkpoint, online_params.pt")
