@@ -5,13 +5,16 @@ env steps, episodes, milestones and what each actor has delivered. Scanning the 
 on opening gives all of it again, also after `kill -9` and after old segments were evicted.
 
 A process that is killed leaves at most the beginning of one record at the newest segment's end, which is cut off on
-opening. Anything else is damage: it is counted and told in `notes`. What has no good record behind it and would be in
-the way of new ones is moved to `segment-00000042.log.damaged`. A whole record that `append` would refuse, as an earlier
+opening. What is then in the newest segment is written and synced again, for it counts as acknowledged. Anything else is
+damage: it is counted and told in `notes`. What has no good record behind it and would be in the way of new ones is
+moved to `segment-00000042.log.damaged`; an empty segment takes an older one's place, so that a number that is missing
+is a file that was taken away. A whole record that `append` would refuse, as an earlier
 version may have logged it, is passed over and told too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +37,9 @@ from cluster_rl.replay.segments import (
     read_record_fields,
     record_bytes,
     set_aside,
-    set_aside_path,
 )
 from cluster_rl.replay.totals import Totals, merged_frontiers
-from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.atomic import sync_folder, write_atomic
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_header, max_block_bytes
 
@@ -253,7 +255,9 @@ class ReplayLog:
         if self.segments:
             # Otherwise the new segment's totals could be on disk, after a power cut, without what they count.
             self.segments[-1].sync()
-        number = self.segments[-1].number + 1 if self.segments else 0
+        return self._add_segment(self.segments[-1].number + 1 if self.segments else 0)
+
+    def _add_segment(self, number: int) -> Segment:
         segment = create_segment(self.folder, number, SegmentHeader(self._owner, self._spec_items, self.totals))
         segment.end_id = self.totals.next_id
         self.segments.append(segment)
@@ -263,7 +267,11 @@ class ReplayLog:
 
     def _scan(self, on_record: Callable[[LogEntry], None]) -> None:
         numbered = numbered_segments(self.folder)
+        content, gap = b"", False
+        previous: int | None = None
         for number, path in numbered:
+            gap = gap or (previous is not None and number > previous + 1)
+            previous = number
             try:
                 segment = open_segment(path, number)
                 crash_point("restore.segment_opened")
@@ -274,7 +282,8 @@ class ReplayLog:
             counted = self.totals
             start = self._take_header(content, path)
             if start is not None:
-                self._note_missing(number, path, counted)
+                self._note_missing(number, path, counted, gap)
+                gap = False
             segment.end_id = self.totals.next_id
             damaged: list[tuple[int, int]] = []  # stretches [begin, end) of the file
             if start is None:
@@ -290,6 +299,9 @@ class ReplayLog:
                 segment.close()
                 self.damaged += len(damaged)
                 self._note(path, f"{len(content)} bytes without any record; moved to {set_aside(path).name}")
+                if number != numbered[-1][0]:
+                    with contextlib.suppress(StorageError):  # else it is told again at the next opening
+                        self._add_segment(number)
                 continue
             if number == numbered[-1][0] and end < len(content):
                 self._cut_tail(segment, content, end, damaged)
@@ -298,6 +310,10 @@ class ReplayLog:
                 size = sum(last - first for first, last in damaged)
                 self._note(path, f"{size} damaged bytes in {len(damaged)} stretches, their sequences are lost")
             self.segments.append(segment)
+
+        if self.segments and self.segments[-1].number == previous:
+            self.segments[-1].write_again(content[: self.segments[-1].size_bytes])
+        sync_folder(self.folder)
 
     def _cut_tail(self, segment: Segment, content: bytes, end: int, damaged: list[tuple[int, int]]) -> None:
         """Makes the newest segment end with its last good record, so that new ones can follow."""
@@ -311,16 +327,17 @@ class ReplayLog:
         crash_point("restore.tail_cut")
         segment.size_bytes = end
 
-    def _note_missing(self, number: int, path: Path, counted: Totals) -> None:
-        """Notes where files are missing between the last segment and this one, by their numbers and its header.
+    def _note_missing(self, number: int, path: Path, counted: Totals, gap: bool) -> None:
+        """Notes what files held that are missing before this one: what its header counts more than was `counted`.
 
-        Those before the first one may have been evicted; one that was damaged and moved aside was told of then.
+        `gap`: numbers are missing since the last header. Those before the first one may have been evicted.
         """
         if not self.segments:
             self.evicted = (self.totals.sequences, self.totals.env_steps) if number else (0, 0)
-        elif number > self.segments[-1].number + 1 and not set_aside_path(self.folder, number - 1).exists():
-            sequences = self.totals.sequences - counted.sequences
-            env_steps = self.totals.env_steps - counted.env_steps
+            return
+        sequences = self.totals.sequences - counted.sequences
+        env_steps = self.totals.env_steps - counted.env_steps
+        if gap and sequences > 0:
             words = f"{sequences} sequences ({env_steps} env steps) that lay before it are missing, with their files"
             self._note(path, words)
 

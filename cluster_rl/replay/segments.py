@@ -83,6 +83,12 @@ class Segment:
         self._unsynced.append((self.size_bytes, data))
         self.size_bytes += len(data)
 
+    def write_again(self, content: bytes) -> None:
+        """Puts the file's `content` on disk, whatever the process that wrote it could sync. Raises `StorageError`."""
+        self._unsynced = [(0, content)]
+        self._doubtful = True
+        self.sync()
+
     def sync(self) -> None:
         """Puts on disk what was written before the call; raises `StorageError` if the disk does not take it."""
         with self._syncing:
@@ -202,12 +208,6 @@ def is_torn_record(tail: bytes) -> bool:
         return tail[: len(_MARKER)] == _MARKER[: len(tail)]
     fields = read_record_fields(tail, 0)
     return fields is not None and len(tail) < RECORD_HEADER_BYTES + fields[0]
-
-
-def set_aside_path(folder: Path, number: int) -> Path:
-    """Where the segment of this number is if it was damaged as a whole."""
-    path = _path(folder, number)
-    return path.with_name(f"{path.name}.damaged")
 
 
 def _path(folder: Path, number: int) -> Path:

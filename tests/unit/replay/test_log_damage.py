@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from replay_log_fixtures import EPISODE_STEPS, append, block_of, files, fill, open_log, totals_of
 
+from cluster_rl.errors import StorageError
 from cluster_rl.replay.log import LogEntry
 from cluster_rl.replay.totals import Totals
 
@@ -228,13 +230,103 @@ def test_missing_segments_are_told_with_what_they_held(tmp_path: Path, lost: lis
     assert again.evicted == ((3, EPISODE_STEPS) if lost[0] == 0 else (0, 0))
 
 
-def test_a_segment_that_was_moved_aside_is_told_of_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_segment_that_was_moved_aside_is_told_of_once(tmp_path: Path, number: int) -> None:
     log = open_log(tmp_path, transitions=EPISODE_STEPS)
-    fill(log, 9)
+    written = fill(log, 9)
     log.close()
-    files(tmp_path)[1].write_bytes(bytes(100))
+    paths = files(tmp_path)
+    paths[number].write_bytes(bytes(100))
     again = open_log(tmp_path, transitions=EPISODE_STEPS)
     assert (again.damaged, len(again.notes)) == (1, 1)
     again.close()
     final = open_log(tmp_path, transitions=EPISODE_STEPS)
     assert (final.damaged, final.notes) == (0, [])
+    assert final.totals == totals_of(written)
+    final.close()
+
+
+def test_a_segment_that_was_moved_aside_does_not_hide_those_that_are_missing(tmp_path: Path) -> None:
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    fill(log, 15)
+    log.close()
+    paths = files(tmp_path)
+    paths[2].write_bytes(bytes(100))
+    open_log(tmp_path, transitions=EPISODE_STEPS).close()
+    paths[1].unlink()
+    again = open_log(tmp_path, transitions=EPISODE_STEPS)
+    words = f"3 sequences ({EPISODE_STEPS} env steps) that lay before it are missing, with their files"
+    assert again.notes == [f"replay log {paths[2]}: {words}"]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_missing_segment_is_told_whatever_was_moved_out_of_it_before(tmp_path: Path, cut: bool) -> None:
+    """The newest was damaged at its end, or as a whole; the log went on with its number, and then it vanished."""
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    written = fill(log, 6)
+    log.close()
+    paths = files(tmp_path)
+    if cut:
+        damage(paths[1], written[5].offset + 40)
+    else:
+        paths[1].write_bytes(bytes(100))
+    again = open_log(tmp_path, transitions=EPISODE_STEPS)
+    assert [path.name for path in tmp_path.glob("*.damaged")] == [f"{paths[1].name}.damaged"]
+    fill(again, 9 - again.totals.sequences, first=again.totals.sequences)
+    again.close()
+    paths[1].unlink()
+    last = open_log(tmp_path, transitions=EPISODE_STEPS)
+    (note,) = last.notes
+    assert f"3 sequences ({EPISODE_STEPS} env steps) that lay before it are missing" in note
+
+
+def test_a_missing_segment_is_told_where_the_next_one_has_lost_its_header(tmp_path: Path) -> None:
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    fill(log, 12)
+    log.close()
+    paths = files(tmp_path)
+    paths[1].unlink()
+    damage(paths[2], 20, bytes(3))
+    again = open_log(tmp_path, transitions=EPISODE_STEPS)
+    words = f"3 sequences ({EPISODE_STEPS} env steps) that lay before it are missing, with their files"
+    assert f"replay log {paths[3]}: {words}" in again.notes
+
+
+@pytest.mark.parametrize("torn", [True, False])
+def test_what_is_found_is_on_disk_before_it_counts_as_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """Written again too: a sync that failed may have left pages that no later sync writes."""
+    log = open_log(tmp_path, transitions=EPISODE_STEPS)
+    written = fill(log, 5)
+    log.close()
+    newest = files(tmp_path)[-1]
+    if torn:
+        os.truncate(newest, newest.stat().st_size - 7)
+    pwrite, fsync = os.pwrite, os.fsync
+    calls: list[tuple[str, bytes]] = []
+
+    def watched_write(fd: int, data: bytes, offset: int) -> int:
+        calls.append((os.readlink(f"/proc/self/fd/{fd}"), bytes(data)))  # noqa: PTH115
+        assert offset == 0
+        return pwrite(fd, data, offset)
+
+    def watched_sync(fd: int) -> None:
+        calls.append((os.readlink(f"/proc/self/fd/{fd}"), b""))  # noqa: PTH115
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", watched_write)
+        patch.setattr(os, "fsync", watched_sync)
+        again = open_log(tmp_path, transitions=EPISODE_STEPS)
+        assert calls == [(str(newest), newest.read_bytes()), (str(newest), b""), (str(tmp_path), b"")]
+    assert again.totals == totals_of(written[: 4 if torn else 5])
+    with monkeypatch.context() as patch:
+
+        def refused(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        again.close()
+        patch.setattr(os, "fsync", refused)
+        with pytest.raises(StorageError, match="cannot be written: Input/output error"):
+            open_log(tmp_path, transitions=EPISODE_STEPS)
