@@ -6,7 +6,8 @@ Out: the run's id and lines to tell, or a `UserError` that says what is missing,
 Scratch file systems are purged file by file, and weeks of training must not start anew without a word. A process that
 is killed, at whatever instant, leaves nothing that is refused here, for
 - progress.json is on disk before the first record, and a record's segment file before its env steps are told anywhere;
-- a checkpoint is on disk before progress.json tells of it, and the newest is never deleted.
+- a checkpoint is on disk before progress.json tells of it, and the newest is never deleted;
+- online_params.pt is not written before the first update, or the first checkpoint.
 So what is told of and not there was taken away. A run whose first job was killed has env steps, updates and no
 checkpoint, and goes on.
 """
@@ -24,7 +25,7 @@ from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import newest_start
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import newest_point
-from cluster_rl.runs.progress import DamagedProgressError, Progress, damaged_path, read_progress
+from cluster_rl.runs.progress import damaged_path, readable_progress
 
 
 class _Told(NamedTuple):
@@ -75,7 +76,7 @@ def run_id_of(run_dir: RunDir, replay: Path) -> str | None:
     """
     identity = read_identity(run_dir.identity)
     said = {run_dir.identity: identity.run_id} if identity is not None else {}
-    progress = _readable_progress(run_dir)
+    progress = readable_progress(run_dir.progress)
     said |= checkpoint.owners(run_dir.checkpoint)
     if progress is not None and progress.run_id:
         said[run_dir.progress] = progress.run_id
@@ -99,23 +100,24 @@ def run_id_of(run_dir: RunDir, replay: Path) -> str | None:
 
 def _told(run_dir: RunDir) -> _Told:
     rows, start = newest_point(run_dir.metrics), newest_start(run_dir)
-    progress = _readable_progress(run_dir)
+    progress = readable_progress(run_dir.progress)
     now = (progress.env_steps, progress.updates) if progress is not None else (0, 0)
     env_steps, updates = (max(0, *counts) for counts in zip(rows, start, now, strict=True))
     if progress is not None:
         return _Told(env_steps, updates, env_steps > 0, progress.had_checkpoint(), run_dir.progress.name)
     # One that is damaged says nothing. A learner may have moved it aside, and been killed before it wrote another.
     damaged = run_dir.progress.exists() or damaged_path(run_dir.progress).exists()
-    played = any(run_dir.episode_logs.glob("*"))
+    played, learned = any(run_dir.episode_logs.glob("*")), run_dir.online_params.exists()
     signs = [(run_dir.metrics, rows[0] > 0), (run_dir.jobs, start[0] > 0), (run_dir.episode_logs, played)]
-    signs.append((run_dir.online_params, run_dir.online_params.exists()))
+    signs.append((run_dir.online_params, learned))
     names = [path.name for path, there in signs if there]
     log = env_steps > 0 or (played and not damaged)
-    return _Told(env_steps, updates, log, updates > 0 or bool(names and not damaged), ", ".join(names))
+    # Play alone says nothing of a checkpoint: progress.json may be gone before the first one was made.
+    return _Told(env_steps, updates, log, updates > 0 or (learned and not damaged), ", ".join(names))
 
 
 def _is_inside(run_dir: RunDir, replay: Path) -> bool:
-    return replay.absolute() == run_dir.replay.absolute()
+    return replay.resolve() == run_dir.replay.resolve()
 
 
 def _replay_dir_before(run_dir: RunDir) -> str:
@@ -125,10 +127,3 @@ def _replay_dir_before(run_dir: RunDir) -> str:
     except UserError:
         return ""
     return f" (the last job's was in {before}: --replay_dir {before})" if before else ""
-
-
-def _readable_progress(run_dir: RunDir) -> Progress | None:
-    try:
-        return read_progress(run_dir.progress)
-    except DamagedProgressError:  # the learner rebuilds it
-        return None

@@ -28,7 +28,7 @@ from cluster_rl.report.bars import size_words
 from cluster_rl.runs import checkpoint
 from cluster_rl.runs.atomic import nearest_existing
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import DamagedProgressError, Progress, read_progress
+from cluster_rl.runs.progress import Progress, readable_progress
 
 # Of an episode log: its header and the snapshot at its start; each step. Play on the cartridge has 4,500 and 3.3
 # (docs/results.md), noise would have 5.6 a step.
@@ -76,7 +76,7 @@ class Room(NamedTuple):
 def disk_needs(config: Config, run_dir: RunDir, spec: ObservationSpec, fresh: bool = False) -> list[DiskNeed]:
     """What the run will write from here on, with `fresh` all anew. Raises `UserError` for folders out of reach."""
     weights = parameter_bytes(config, spec)
-    progress = None if fresh else _progress_of(run_dir)
+    progress = None if fresh else readable_progress(run_dir.progress)
     replay = run_dir.replay_in(config.replay_dir)
     there_replay, there_checkpoints = ((0, 0) if fresh else _there(folder) for folder in (replay, run_dir.checkpoint))
     return [
@@ -163,13 +163,6 @@ def _steps_ahead(config: Config, progress: Progress | None) -> Span:
     if not config.max_runtime_seconds:
         return Span(ahead, ahead)
     return Span(min(ahead, _CERTAIN_RATE * _rate_of(progress) * config.max_runtime_seconds), ahead)
-
-
-def _progress_of(run_dir: RunDir) -> Progress | None:
-    try:
-        return read_progress(run_dir.progress)
-    except DamagedProgressError:
-        return None
 
 
 def _rate_of(progress: Progress | None) -> float:

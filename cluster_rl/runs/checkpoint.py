@@ -188,7 +188,7 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: not there yet; the learner writes it soon after it starts") from None
+        raise UserError(f"{path}: not there yet; the learner writes it after its first updates") from None
     except OSError as error:
         raise read_error(error, path) from None
     # torch.load raises whatever its zip reader and unpickler stumble over; all of it means bad bytes here.

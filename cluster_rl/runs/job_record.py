@@ -25,7 +25,7 @@ from cluster_rl.config import Config, config_from_builtins, config_to_json
 from cluster_rl.errors import StorageError, UserError, as_text
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import DamagedProgressError, Progress, read_progress
+from cluster_rl.runs.progress import readable_progress
 from cluster_rl.runs.small_file import (
     DECODE_ERRORS,
     Count,
@@ -87,7 +87,7 @@ def write_job_record(config: Config, run_dir: RunDir) -> Path:
     Numbers go on from those in progress.json and of earlier records: a job that ended before its learner was up has
     one too. Raises `UserError` for a full disk.
     """
-    progress = _progress(run_dir)
+    progress = readable_progress(run_dir.progress)
     number = 1 + max(newest_number(run_dir), progress.jobs[-1].id if progress is not None and progress.jobs else 0)
     record = JobRecord(
         schema_version=SCHEMA_VERSION,
@@ -152,13 +152,6 @@ def newest_start(run_dir: RunDir) -> tuple[int, int]:
     except UnreadableError:
         return 0, 0
     return start.env_steps_start, start.updates_start
-
-
-def _progress(run_dir: RunDir) -> Progress | None:
-    try:
-        return read_progress(run_dir.progress)
-    except DamagedProgressError:  # the learner rebuilds it, without its jobs
-        return None
 
 
 def _versions() -> dict[str, str | None]:

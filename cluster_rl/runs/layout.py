@@ -101,6 +101,8 @@ class RunDir:
         Raises `UserError` if they cannot be made. `keys/` is made by `wire.keys` with its own permissions.
         """
         try:
+            if self.path.is_symlink() and not self.path.exists():  # what it led to was moved aside
+                self.path.resolve().mkdir(exist_ok=True)
             for folder in (self.checkpoint, self.replay, self.episode_logs, self.logs, self.tensorboard, self.jobs):
                 folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:

@@ -181,6 +181,14 @@ def read_progress(path: Path) -> Progress | None:
         raise DamagedProgressError(f"{error}; the next job of the run rebuilds it") from None
 
 
+def readable_progress(path: Path) -> Progress | None:
+    """For those to whom a damaged file is as none: the learner rebuilds it. Else as `read_progress`."""
+    try:
+        return read_progress(path)
+    except DamagedProgressError:
+        return None
+
+
 def recover_progress(path: Path) -> tuple[Progress | None, str]:
     """For the writer: `(progress, note)`. A damaged file is moved to `progress.json.damaged`, which the note says.
 

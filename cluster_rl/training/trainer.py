@@ -183,7 +183,7 @@ class Trainer:
             self._progress_writer.write(self.write_progress)
         if self._metrics_writer.is_due:
             self._metrics_writer.write(self._write_next_metrics)
-        if self._params_writer.is_due:
+        if self._params_writer.is_due and self.r2d2.updates:  # nobody wants random weights, and the file tells of more
             self._params_writer.write(self.write_params_file)
         if self._checkpoints.pending:
             if not self._checkpoints.busy:
@@ -426,6 +426,7 @@ class Trainer:
     def _start_job(self, job_token: str) -> Progress:
         """The run's progress with this job as its last; a learner that was restarted goes on with its job."""
         progress, note = recover_progress(self.run_dir.progress)
+        is_new = progress is None
         if note:
             print(note, flush=True)
         if progress is None:
@@ -440,6 +441,8 @@ class Trainer:
         progress.newest_checkpoint = max(progress.newest_checkpoint or 0, self._checkpoints.newest_number)
         job = progress.continue_job(job_token, self.restored, newest_number(self.run_dir))
         job.config_sha256 = config_sha256(self.config)
+        if is_new:  # before the first record: a later start takes a log without it for one that has lost it
+            save_progress(self.run_dir.progress, progress)
         crash_point("restore.job_continued")
         return progress
 

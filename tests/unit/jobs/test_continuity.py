@@ -29,8 +29,7 @@ def begin(folder: Path, config: Config = CONFIG) -> Trainer:
     run_dir = RunDir(folder, "run").create()
     begin_job(QUICKSTART, run_dir, check_config(QUICKSTART))
     trainer = open_trainer(folder, config)
-    trainer.write_progress()
-    trainer.write_params_file()
+    trainer.tick()
     return trainer
 
 
@@ -138,6 +137,26 @@ def test_a_progress_file_of_an_older_program(run_dir: RunDir, clean: bool) -> No
         assert check_whole(run_dir, run_dir.replay) == []
 
 
+def test_a_progress_file_that_is_gone_before_the_first_checkpoint(tmp_path: Path) -> None:
+    """Play, and the weights of a learner that has just begun, tell of no checkpoint."""
+    trainer = begin(tmp_path)
+    run_dir = trainer.run_dir
+    run_dir.episode_logs.joinpath("episode").touch()
+    ingest(trainer, episodes(0, 4))
+    trainer.tick()
+    trainer.metrics.close()
+    trainer.replay.close()
+    run_dir.progress.unlink()
+    assert check_whole(run_dir, run_dir.replay) == []
+    trainer = begin(tmp_path)
+    assert trainer.replay.env_steps == 72
+    train(trainer, 1)
+    trainer.close("signal SIGTERM")
+    lose(run_dir, "checkpoint/", "progress.json", "metrics.jsonl")  # now the weights tell
+    with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by .*online_params.pt"):
+        check_whole(run_dir, run_dir.replay)
+
+
 @pytest.mark.parametrize("aside", [False, True])
 def test_a_damaged_progress_file_says_nothing(tmp_path: Path, aside: bool) -> None:
     """A learner moves it aside before it writes another. Then updates, of which metrics tell, may have been saved."""
@@ -174,6 +193,14 @@ def test_another_nodes_scratch_may_be_empty(run_dir: RunDir, tmp_path: Path) -> 
     lose(run_dir, "checkpoint/")
     with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by progress.json"):
         check_whole(run_dir, scratch)
+
+
+def test_the_runs_own_replay_folder_is_known_however_it_is_written(run_dir: RunDir, tmp_path: Path) -> None:
+    lose(run_dir, "replay/")
+    (tmp_path / "link").symlink_to(run_dir.path)
+    for replay in (tmp_path / ".." / tmp_path.name / "run" / "replay", tmp_path / "link" / "replay"):
+        with pytest.raises(UserError, match=r"missing or empty: .*replay"):
+            check_whole(run_dir, replay)
 
 
 # The run's id.

@@ -158,6 +158,78 @@ def test_another_runs_replay_is_left_alone(run_dir: RunDir, tmp_path: Path, ther
     assert contents(tmp_path) == before
 
 
+def test_a_folder_that_names_no_run_takes_no_log(tmp_path: Path) -> None:
+    """Of something else, or of a run that has lost all that told its id."""
+    scratch, run_dir = tmp_path / "scratch", RunDir(tmp_path / "runs", "mine")
+    with_log(scratch, "somebody's")
+    run_dir.path.mkdir(parents=True)
+    (run_dir.path / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"segment-00000000.log: whose run .* does not tell .* another replay_dir"):
+        job(run_dir, f"replay_dir={scratch}")
+    assert contents(tmp_path) == before
+
+
+def test_progress_tells_whose_the_replay_is(run_dir: RunDir, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    shutil.move(run_dir.replay, scratch)
+    run_dir.identity.unlink()
+    save_progress(run_dir.progress, Progress(run_name="r", target_total_steps=1, run_id="the old run"))
+    job(run_dir, f"replay_dir={scratch}")
+    assert not [*scratch.glob("segment-*")]
+    with_log(scratch, "somebody's")
+    run_dir.identity.unlink()
+    save_progress(run_dir.progress, Progress(run_name="r", target_total_steps=1, run_id="the old run"))
+    with pytest.raises(UserError, match='belongs to the run "somebody\'s"'):
+        job(run_dir, f"replay_dir={scratch}")
+
+
+def test_a_copy_leaves_the_replay_to_its_original(run_dir: RunDir, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    shutil.move(run_dir.replay, scratch)
+    copy = RunDir(run_dir.root, "copy")
+    shutil.copytree(run_dir.path, copy.path)
+    before = contents(tmp_path)
+    with pytest.raises(
+        UserError, match=r"scratch: also that of the run 'r', of which this one is a copy or the other way round"
+    ):
+        job(copy, f"replay_dir={scratch}")
+    assert contents(tmp_path) == before
+    shutil.rmtree(copy.path)
+    alias = RunDir(run_dir.root, "alias")  # one run by two names
+    alias.path.symlink_to(run_dir.path.absolute())
+    job(run_dir, f"replay_dir={scratch}")
+    assert not [*scratch.glob("segment-*")]
+
+
+def test_a_replay_in_the_runs_folder_moves_with_it_however_it_is_written(run_dir: RunDir) -> None:
+    before = contents(run_dir.path)
+    job(run_dir, f"replay_dir={run_dir.root}/../{run_dir.root.name}/r/replay")
+    [aside] = aside_of(run_dir)
+    assert contents(aside) == before
+
+
+def test_killed_before_the_new_folder_is_made(run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link to the larger disk leads nowhere then."""
+    large = tmp_path / "large"
+    large.mkdir()
+    shutil.move(run_dir.path, large / "r")
+    run_dir.path.symlink_to(large / "r")
+
+    def killed(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if not parents:  # else the lock's
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.set_aside(run_dir, run_dir.replay)
+    monkeypatch.undo()
+    assert not run_dir.exists()
+    assert job(run_dir) != "the old run"
+    assert run_dir.path.is_symlink()
+    assert sorted(path.name.partition("-")[0] for path in large.iterdir()) == ["r", "r.before"]
+
+
 def test_a_link_stays_one(run_dir: RunDir, tmp_path: Path) -> None:
     """To a larger disk, where the new run is wanted too."""
     large = tmp_path / "large"

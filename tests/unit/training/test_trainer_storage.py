@@ -18,6 +18,7 @@ from cluster_rl.config import config_to_json
 from cluster_rl.errors import EXIT_STORAGE, StorageError, exit_code_of
 from cluster_rl.runs.checkpoint import load_checkpoint
 from cluster_rl.runs.identity import ensure_identity
+from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.training import outage
 from cluster_rl.training import trainer as trainer_module
@@ -113,6 +114,20 @@ def test_progress_says_what_another_disk_does_not_take(disk: SmallDisk, tmp_path
     assert progress.storage_problem == ""
     assert progress.env_steps == trainer.limiter.inserted == 18
     trainer.close("test")
+
+
+def test_no_record_comes_before_the_first_progress_file(disk: SmallDisk, tmp_path: Path) -> None:
+    """A log without it is one that has lost it. The supervisor starts the learner again."""
+    run_dir = RunDir(disk.folder, "run").create()
+    config = changed(replay_dir=str(tmp_path / "replay"))
+    with disk.full(), pytest.raises(StorageError, match=r"progress\.json: cannot be written: No space left"):
+        open_trainer(disk.folder, config)
+    assert not run_dir.progress.exists()
+    trainer = open_trainer(disk.folder, config)
+    assert run_dir.progress.exists()
+    with disk.full():  # one that is there is enough
+        trainer.replay.close()
+        open_trainer(disk.folder, config).replay.close()
 
 
 def test_the_end_on_a_full_disk_says_what_was_not_saved(disk: SmallDisk) -> None:
