@@ -49,6 +49,7 @@ from cluster_rl.runs.layout import DEFAULT_ROOT, RunDir
 from cluster_rl.runs.lock import current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
+from cluster_rl.runs.small_file import UnreadableError
 
 # What `squeue` gives as the reason of a job that waits, for people.
 _REASONS = {
@@ -80,35 +81,47 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`.
 
     `actor_job` is the number of a job of actors alone, None for a trainer's. Damaged files end no chain: the next job
-    rebuilds progress.json, and crashes are counted anew. Nor does storage that refuses chain.json: this job is then not
+    rebuilds progress.json, and crashes are counted anew. Nor does storage that refuses them: this job is then not
     counted.
     """
-    try:
-        progress = read_progress(run_dir.progress)
-    except (DamagedProgressError, StorageError) as error:
-        print(error, flush=True)
-        progress = None
-    env_steps = progress.env_steps if progress is not None else 0
     if actor_job is None:
         path, when_done = run_dir.chain, "the run has reached its target"
     else:
         path, when_done = run_dir.actors_chain(actor_job), "no learner wants these actors any more"
-    try:
-        before = read_chain(path)
-    except UserError as error:
-        print(error, flush=True)
-        before = ChainState()
+    env_steps, before, counted = _counts(run_dir, path)
     requeued = cancelled and slurm.was_requeued()
     state, verdict = after_job(before, exit_code, env_steps, cancelled, requeued, when_done)
     try:
         if verdict.goes_on:
             run_dir.create()  # the job may have crashed before it did, and its crash must count
-        if run_dir.exists():
+        if counted and run_dir.exists():
             save_chain(path, state)
     except StorageError as error:
         print(f"this job is not counted: {error}", flush=True)
     print(f"run {run_dir.run_name}: {verdict.reason}", flush=True)
     return EXIT_UNFINISHED if verdict.goes_on else verdict.exit_code
+
+
+def _counts(run_dir: RunDir, path: Path) -> tuple[int, ChainState, bool]:
+    """The run's env steps, what the chain remembers in `path`, and whether this job counts.
+
+    Where storage does not give both it does not: neither is known. Raises `NewerFormatError`.
+    """
+    env_steps, before = 0, ChainState()
+    try:
+        try:
+            progress = read_progress(run_dir.progress)
+            env_steps = progress.env_steps if progress is not None else 0
+        except DamagedProgressError as error:
+            print(error, flush=True)
+        try:
+            before = read_chain(path)
+        except UnreadableError as error:
+            print(f"{error}; crashes are counted anew", flush=True)
+    except StorageError as error:
+        print(f"this job is not counted: {error}", flush=True)
+        return 0, ChainState(), False
+    return env_steps, before, True
 
 
 def print_status(run_dir: RunDir) -> None:

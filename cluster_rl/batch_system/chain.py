@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED
 from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.small_file import Count, MissingFileError, UnreadableError, Version, read_json
+from cluster_rl.runs.small_file import Count, MissingFileError, Version, read_json
 
 MAX_CRASHES = 3
 MAX_STALLS = 2
@@ -85,13 +85,11 @@ def after_job(
 
 
 def read_chain(path: Path) -> ChainState:
-    """The state between jobs; a new one where there is none. Raises `UserError` for a damaged file."""
+    """The state between jobs; a new one where there is none. Raises as `read_json` does."""
     try:
         return read_json(path, ChainState, Version("schema_version", SCHEMA_VERSION))
     except MissingFileError:
         return ChainState()
-    except UnreadableError as error:
-        raise UserError(f"{error}; delete it, and crashes are counted anew") from None
 
 
 def save_chain(path: Path, state: ChainState) -> None:

@@ -149,7 +149,8 @@ def _check_disk(plan: Plan) -> str:
     from cluster_rl.jobs.disk_needs import check_disk, disk_needs
 
     spec = observation_spec(plan.config)
-    needs = [need for run_dir, own in plan.runs for need in disk_needs(own, run_dir, spec, plan.fresh)]
+    job_sec = plan.requests[0].time_sec
+    needs = [need for run_dir, own in plan.runs for need in disk_needs(own, run_dir, spec, plan.fresh, job_sec)]
     if plan.config.replay_dir:
         needs = [need for need in needs if need.what != "replay"]
     return "; ".join(check_disk(needs, Limit(math.inf, "")))

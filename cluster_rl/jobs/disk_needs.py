@@ -2,8 +2,8 @@
 
 `--dry-run`, a job's start and `cluster check` ask before anything is started. In: a config and the run's folder. Out: a
 line for each file system, and warnings; or an error with need, room and the key to change. What is refused is
-certain: the least that a full replay takes, and episode logs of this job alone, at the rate that its run had. What may
-be too little for the whole run, at its most, is warned of.
+certain: the least that the replay takes, as full as this job can make it, and episode logs of this job alone, at the
+rate that its run had. What may be too little for the whole run, at its most, is warned of.
 
 A quota is not seen here: the kernel tells room on the file system, not what of it a user may have.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from cluster_rl.config import Config
 from cluster_rl.errors import StorageError, UserError, read_error
+from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.machine import Limit, file_size_limit
 from cluster_rl.jobs.memory_estimate import estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
@@ -40,6 +42,7 @@ SEQUENCE_BYTES = 12  # of the priorities in a checkpoint
 
 _WEIGHTS_OF_CHECKPOINT = 5  # three networks and two moments
 _FILES_OF_CHECKPOINT = 4  # its folder too
+_MOST_STEPS_PER_SEC = 1_000  # of an actor, whatever it plays: several times what was ever measured
 _CERTAIN_RATE = 0.5  # of the rate that the run had: the least that a job is taken to play
 
 
@@ -73,18 +76,32 @@ class Room(NamedTuple):
     files: float  # infinite where it has no fixed number
 
 
-def disk_needs(config: Config, run_dir: RunDir, spec: ObservationSpec, fresh: bool = False) -> list[DiskNeed]:
-    """What the run will write from here on, with `fresh` all anew. Raises `UserError` for folders out of reach."""
+def disk_needs(
+    config: Config, run_dir: RunDir, spec: ObservationSpec, fresh: bool = False, job_sec: float | None = None
+) -> list[DiskNeed]:
+    """What the run will write from here on, with `fresh` all anew. Raises `UserError` for folders out of reach.
+
+    `job_sec` is the time that the batch system will give the job, infinite without a limit; None: this process is of
+    the job, which is asked.
+    """
     weights = parameter_bytes(config, spec)
     progress = None if fresh else readable_progress(run_dir.progress)
+    if job_sec is None:
+        now_sec = time.monotonic()
+        job_sec = job_deadline(config.max_runtime_seconds, now_sec).at_sec - now_sec
+    elif config.max_runtime_seconds:
+        job_sec = min(job_sec, config.max_runtime_seconds)
+    steps = _steps_ahead(config, progress, job_sec)
+    playable = min(steps.high, _MOST_STEPS_PER_SEC * config.total_actors * job_sec)
     replay = run_dir.replay_in(config.replay_dir)
-    there_replay, there_checkpoints = ((0, 0) if fresh else _there(folder) for folder in (replay, run_dir.checkpoint))
+    there_replay = (0, 0) if fresh else _there(replay, "segment-*")
+    there_checkpoints = (0, 0) if fresh else _there(run_dir.checkpoint, "**/*")
     return [
-        _replay_need(config, replay, spec, there_replay),
+        _replay_need(config, replay, spec, there_replay, Span(playable, steps.high)),
         _checkpoint_need(config, run_dir.checkpoint, weights, there_checkpoints),
         DiskNeed("online_params.pt", run_dir.path, Span(weights, 2 * weights), Span(1, 2), _SMALLER_NETWORK, weights),
-        *([_log_need(config, run_dir, _steps_ahead(config, progress))] if config.log_episodes_for_replay else []),
-        _rest_need(config, run_dir),
+        *([_log_need(config, run_dir, steps)] if config.log_episodes_for_replay else []),
+        _rest_need(config, run_dir, job_sec),
     ]
 
 
@@ -118,14 +135,17 @@ def room_at(place: Path) -> Room:
     return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else math.inf)
 
 
-def _replay_need(config: Config, folder: Path, spec: ObservationSpec, there: tuple[int, int]) -> DiskNeed:
+def _replay_need(config: Config, folder: Path, spec: ObservationSpec, there: tuple[int, int], steps: Span) -> DiskNeed:
+    """`there` are bytes and files of the log, `steps` those that this job and the run may add to it at most."""
+    capacity = config.replay_capacity_transitions
     full = Span(*estimate_replay(config, spec).log)
-    share = min(1.0, config.target_total_steps / config.replay_capacity_transitions)
-    size = Span(share * full.low, share * full.high)
+    share = min(1.0, config.target_total_steps / capacity)
+    missing = Span(share * full.low, share * full.high).less(there[0])
+    size = Span(*(min(missing[end], full[end] * steps[end] / capacity) for end in (0, 1)))
     largest = min(MAX_SEGMENT_BYTES, full.low / SEGMENTS_OF_CAPACITY, size.low)
     files = Span(max(1, size.low // MAX_SEGMENT_BYTES), 1 + max(SEGMENTS_OF_CAPACITY, size.high // MAX_SEGMENT_BYTES))
     remedy = "give a smaller --replay_capacity_transitions, or a --replay_dir with more room"
-    return DiskNeed("replay", folder, size.less(there[0]), files.less(there[1]), remedy, largest)
+    return DiskNeed("replay", folder, size, files.less(there[1]), remedy, largest)
 
 
 def _checkpoint_need(config: Config, folder: Path, weights: int, there: tuple[int, int]) -> DiskNeed:
@@ -145,14 +165,14 @@ def _log_need(config: Config, run_dir: RunDir, steps: Span) -> DiskNeed:
     return DiskNeed("episode logs", run_dir.episode_logs, Span(*size), episodes, remedy)
 
 
-def _rest_need(config: Config, run_dir: RunDir) -> DiskNeed:
-    rows = config.max_runtime_seconds / config.metrics_interval_seconds
+def _rest_need(config: Config, run_dir: RunDir, job_sec: float) -> DiskNeed:
+    rows = job_sec / config.metrics_interval_seconds if math.isfinite(job_sec) else 0.0
     least = 0 if run_dir.exists() else OTHER_FILES
     remedy = "remove some files"
     return DiskNeed("metrics", run_dir.path, Span(0.0, rows * ROW_BYTES), Span(least, OTHER_FILES), remedy)
 
 
-def _steps_ahead(config: Config, progress: Progress | None) -> Span:
+def _steps_ahead(config: Config, progress: Progress | None, job_sec: float) -> Span:
     """Env steps that this job will play at least, and that the run will at most."""
     done = progress.env_steps if progress is not None else 0
     ahead = max(0, config.target_total_steps - done)
@@ -160,9 +180,9 @@ def _steps_ahead(config: Config, progress: Progress | None) -> Span:
         episodes = config.total_episodes - (progress.episodes if progress is not None else 0)
         ahead = min(ahead, max(0, episodes) * config.episode_max_steps)
         return Span(0, ahead)
-    if not config.max_runtime_seconds:
+    if math.isinf(job_sec):
         return Span(ahead, ahead)
-    return Span(min(ahead, _CERTAIN_RATE * _rate_of(progress) * config.max_runtime_seconds), ahead)
+    return Span(min(ahead, _CERTAIN_RATE * _rate_of(progress) * job_sec), ahead)
 
 
 def _rate_of(progress: Progress | None) -> float:
@@ -173,10 +193,10 @@ def _rate_of(progress: Progress | None) -> float:
     return steps / seconds if seconds > 0 else 0.0
 
 
-def _there(folder: Path) -> tuple[int, int]:
-    """Bytes and number of the files below `folder`."""
+def _there(folder: Path, pattern: str) -> tuple[int, int]:
+    """Bytes and number of the files in `folder` that are named so."""
     try:
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        sizes = [path.stat().st_size for path in folder.glob(pattern) if path.is_file()]
     except OSError:  # one that was deleted meanwhile; what is there counts as nothing
         return 0, 0
     return sum(sizes), len(sizes)

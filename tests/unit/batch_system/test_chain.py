@@ -57,5 +57,5 @@ def test_the_file(tmp_path: Path) -> None:
     save_chain(path, ChainState(crashes=1, env_steps=7))
     assert read_chain(path) == ChainState(crashes=1, env_steps=7)
     path.write_text('{"crashes": "many"}')
-    with pytest.raises(UserError, match=r"chain\.json: damaged .* delete it"):
+    with pytest.raises(UserError, match=r"chain\.json: damaged"):
         read_chain(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from slurm_programs import REPOSITORY, job_programs, put_program
 from small_disk import SmallDisk
 
 from cluster_rl.batch_system.chain import read_chain
-from cluster_rl.errors import EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED
+from cluster_rl.errors import EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED, StorageError, UserError
 from cluster_rl.runs.layout import RunDir
 
 
@@ -222,6 +223,36 @@ def test_damaged_files_end_no_chain(home: Path, capsys: pytest.CaptureFixture[st
     assert "chain.json: damaged" in said
     assert read_chain(run_dir.chain).stalls == 1
     assert conclude(run_dir, None, EXIT_OK, cancelled=False) == EXIT_OK
+
+
+def test_what_a_newer_program_counted_is_kept(home: Path) -> None:
+    from cluster_rl.cluster import conclude
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    newer = b'{"schema_version": 2, "crashes": 1}'
+    run_dir.chain.write_bytes(newer)
+    with pytest.raises(UserError, match=r"chain\.json: format 2, this program reads 1; use the newer program"):
+        conclude(run_dir, None, EXIT_UNFINISHED, cancelled=False)
+    assert run_dir.chain.read_bytes() == newer
+
+
+@pytest.mark.parametrize("reader", ["read_chain", "read_progress"])
+def test_what_storage_does_not_give_is_not_counted_anew(
+    home: Path, reader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster_rl.cluster import conclude
+
+    run_dir = RunDir("cluster_runs", "one").create()
+    assert conclude(run_dir, None, EXIT_UNFINISHED, cancelled=False) == EXIT_UNFINISHED
+    before, away = run_dir.chain.read_bytes(), StorageError("away", run_dir.chain, errno.EIO)
+
+    def fails(path: Path) -> None:
+        raise away
+
+    monkeypatch.setattr(f"cluster_rl.cluster.{reader}", fails)
+    assert conclude(run_dir, None, EXIT_UNFINISHED, cancelled=False) == EXIT_UNFINISHED
+    assert "this job is not counted: away" in capsys.readouterr().out
+    assert run_dir.chain.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from recorded_episodes import record
+from slurm_programs import put_program
 from small_disk import mounted
 
 from cluster_rl import cartridge
@@ -98,6 +99,39 @@ def test_what_is_there_is_not_needed_again(mount: Mount, capsys: pytest.CaptureF
     assert plan(settings, run_dir, capsys)
     with pytest.raises(UserError, match="--replay_capacity_transitions"):
         dry_run(settings, run_dir, fresh=True)  # which deletes nothing
+
+
+def test_segments_that_were_moved_aside_are_not_the_logs(mount: Mount, tmp_path: Path) -> None:
+    disk = mount("size=130m")
+    settings = config("replay_capacity_transitions=1000000", f"replay_dir={disk}")
+    (disk / "before-20261129-120301").mkdir()
+    (disk / "before-20261129-120301" / "segment-00000000.log").write_bytes(bytes(100_000_000))
+    assert refusal(settings, RunDir(tmp_path, "r")).startswith(f"disk of {disk}: ")
+
+
+@pytest.mark.parametrize("limit", ["total_episodes=3", "max_runtime_seconds=60"])
+def test_a_job_fills_no_more_of_its_replay_than_it_can_play(
+    mount: Mount, limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = mount("size=60m")
+    settings = config("replay_capacity_transitions=1000000")
+    refusal(settings, RunDir(disk, "r"))
+    [line] = plan(config("replay_capacity_transitions=1000000", limit), RunDir(disk, "r"), capsys)
+    assert line.startswith("WARNING: ") == ("total" not in limit)  # a later job may fill it
+
+
+def test_the_jobs_time_is_also_slurms(
+    mount: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = mount("size=2g,nr_inodes=300")
+    settings = config("max_runtime_seconds=0", "episode_max_steps=800")
+    refusal(settings, RunDir(disk, "r"))
+    (tmp_path / "bin").mkdir()
+    put_program(tmp_path / "bin", "squeue", "echo left:10:00")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    [line] = plan(settings, RunDir(disk, "r"), capsys)
+    assert line.startswith("WARNING: ")
 
 
 def test_too_few_files_are_refused(mount: Mount) -> None:
