@@ -196,7 +196,8 @@ def check_free(run_dir: RunDir) -> None:
 
 def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     """Writes what a job's processes read. The caller holds the run's lock."""
-    remove_temporaries(run_dir.path)
+    for folder in (run_dir.path, run_dir.jobs, run_dir.episode_logs):
+        remove_temporaries(folder)
     lost = not run_dir.identity.exists()
     run_id = run_id_of(run_dir, run_dir.replay_in(config.replay_dir))
     ensure_identity(run_dir.identity, rom.sha1, rom.title, run_id)

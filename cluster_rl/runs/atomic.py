@@ -92,7 +92,10 @@ def _drop(temporary: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Deletes what a process killed in the middle of `write_atomic` left in `folder`. Under the run's lock only."""
+    """Deletes what a process killed in the middle of a write left in `folder`. Under the run's lock only.
+
+    A process of an earlier job that still writes then meets `FileNotFoundError`, and its old file stays.
+    """
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

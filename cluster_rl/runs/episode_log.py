@@ -323,9 +323,13 @@ class EpisodeRecorder:
         self._put(log.to_bytes(), synced=summary is not None)
 
     def _put(self, data: bytes, synced: bool) -> None:
+        write = write_atomic if synced else replace_unsynced
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (write_atomic if synced else replace_unsynced)(self.path, data)
+            try:
+                write(self.path, data)
+            except FileNotFoundError:  # a job that began cleared away what it took for a dead process's
+                write(self.path, data)
         except (UserError, OSError) as error:
             why = explain_os_error(error, self.path) if isinstance(error, OSError) else error
             if self._needed:

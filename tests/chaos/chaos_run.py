@@ -31,14 +31,19 @@ class ChaosRun:
         self.acks = folder / "acks"
         self.launchers: list[Launcher] = []
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the environment of whatever starts actors: they note acknowledgements."""
+        path = os.pathsep.join(filter(None, (str(_RECORDER), os.environ.get("PYTHONPATH"))))
+        return {"PYTHONPATH": path, "CHAOS_ACKS": str(self.acks)}
+
     def start(self, module: str = "train_cluster", **changes: object) -> Launcher:
         """A launcher of the run; `changes` as `run_fixtures.overrides` takes them."""
-        path = os.pathsep.join(filter(None, (str(_RECORDER), os.environ.get("PYTHONPATH"))))
         launcher = Launcher(
             self.folder,
             *overrides(**{"target_total_steps": _NO_TARGET, **changes}),
             module=module,
-            variables={"PYTHONPATH": path, "CHAOS_ACKS": str(self.acks)},
+            variables=self.variables,
             own_group=True,
         )
         self.launchers.append(launcher)

@@ -80,9 +80,13 @@ def test_value_rescaling_is_kept(run_dir: RunDir) -> None:
         check_job(_config("value_rescaling=false"), run_dir)
 
 
-def test_leftovers_of_a_killed_write_are_removed(run_dir: RunDir) -> None:
-    _begin(run_dir, _config())
-    leftover = run_dir.path / ".online_params.pt.1234.tmp"
+@pytest.mark.parametrize(
+    "name", [".online_params.pt.1234.tmp", "jobs/.001.json.1234.tmp", "episode_logs/.a000-e01-1f-000004.eplog.12.tmp"]
+)
+def test_leftovers_of_a_killed_write_are_removed(run_dir: RunDir, name: str) -> None:
+    _begin(run_dir, _config(), with_data=False)
+    save_progress(run_dir.progress, Progress(run_name="r", target_total_steps=1))  # the learner's first file
+    leftover = run_dir.path / name
     leftover.write_bytes(b"half")
     _begin(run_dir, _config())
     assert not leftover.exists()

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from small_disk import SmallDisk
 
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.runs import atomic
+from cluster_rl.runs.atomic import remove_temporaries
 from cluster_rl.runs.episode_log import (
     EpisodeIdentity,
     EpisodeRecorder,
@@ -284,6 +286,25 @@ def test_a_log_that_a_full_disk_refuses_is_left_out_and_told_of(
     assert began.startswith(f"episode logs are left out for now: {disk.folder}/logs/a")
     assert "No space left on device" in began
     assert ended == "episode logs are written again; 2 were left out"
+
+
+def test_a_job_that_begins_takes_no_log_from_an_actor_that_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file's first try is cleared away before it has its name."""
+    cleared: list[str] = []
+
+    def clear(point: str, _detail: str = "") -> None:
+        if point in ("atomic.written", "episode_log.flush_written") and point not in cleared:
+            cleared.append(point)
+            remove_temporaries(tmp_path)
+
+    monkeypatch.setattr(atomic, "crash_point", clear)
+    recorder = record(tmp_path, steps=20, flush=10)
+    assert read_log(recorder.path).header.steps == 20
+    recorder.finish(Summary())
+    assert cleared == ["episode_log.flush_written", "atomic.written"]
+    assert read_log(recorder.path).header.complete
 
 
 def test_a_log_that_is_needed_is_an_error(disk: SmallDisk) -> None:
