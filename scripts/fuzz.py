@@ -5,8 +5,8 @@
 
 The inputs are shared out among the decoders by what they cost, each decoder in a process of its own. With atheris
 (`pip install .[fuzz]`) inputs follow what code they reach; the other engine mutates valid bytes blindly. Prints for
-each decoder how many inputs it took, the slowest, and its memory; a failure's input is kept in the output folder.
-Exits with 1 if an input raised what is not documented, took more than 2 s or more than 500 MB.
+each decoder how many inputs it took, the slowest, and the most memory that one took; a failure's input is kept in the
+output folder. Exits with 1 if an input raised what is not documented, took more than 2 s or more than 500 MB.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _run_worker(name: str, inputs: int, seed: int, engine: str, out: Path) -> di
         )
     print(
         f"{name}: {row['inputs']:,} inputs, {row['refused']:,} refused, slowest {1000 * row['slowest_sec']:.0f} ms, "
-        f"peak {row['peak_bytes'] / 2**20:.0f} MB, {row['failures']} failures",
+        f"most memory {row['grown_bytes'] / 2**20:.0f} MB, {row['failures']} failures",
         flush=True,
     )
     for problem, path in row["problems"].items():
@@ -116,7 +116,7 @@ def _run_worker(name: str, inputs: int, seed: int, engine: str, out: Path) -> di
 
 
 def _new_row() -> dict[str, Any]:
-    return {"inputs": 0, "refused": 0, "failures": 0, "slowest_sec": 0.0, "peak_bytes": 0, "problems": {}}
+    return {"inputs": 0, "refused": 0, "failures": 0, "slowest_sec": 0.0, "grown_bytes": 0, "problems": {}}
 
 
 def _work(name: str, inputs: int, seed: int, engine: str, out: Path) -> None:
@@ -126,9 +126,9 @@ def _work(name: str, inputs: int, seed: int, engine: str, out: Path) -> None:
         import atheris
 
         with atheris.instrument_imports(include=["cluster_rl"]):
-            decoder, mutate, try_input, peak_bytes = _loaded(name)
+            decoder, mutate, try_input = _loaded(name)
     else:
-        decoder, mutate, try_input, peak_bytes = _loaded(name)
+        decoder, mutate, try_input = _loaded(name)
     row, row_file = _new_row(), Path(os.environ["FUZZ_ROW"])
     problems: dict[str, str] = row["problems"]
 
@@ -136,6 +136,7 @@ def _work(name: str, inputs: int, seed: int, engine: str, out: Path) -> None:
         tried = try_input(decoder, data)
         row["inputs"] += 1
         row["slowest_sec"] = max(row["slowest_sec"], tried.seconds)
+        row["grown_bytes"] = max(row["grown_bytes"], tried.grown_bytes)
         row["refused"] += tried.refused
         if tried.problem:
             row["failures"] += 1
@@ -145,7 +146,6 @@ def _work(name: str, inputs: int, seed: int, engine: str, out: Path) -> None:
                 path.write_bytes(data)
                 problems[tried.problem] = str(path)
         if row["inputs"] % _REPORT_INPUTS == 0 or row["inputs"] >= inputs or tried.problem:
-            row["peak_bytes"] = peak_bytes()
             row_file.write_text(json.dumps(row), encoding="utf-8")
 
     chance = random.Random(f"{seed} {name}")
@@ -174,12 +174,12 @@ def _work(name: str, inputs: int, seed: int, engine: str, out: Path) -> None:
         atheris.Fuzz()
 
 
-def _loaded(name: str) -> tuple[Any, Any, Any, Any]:
-    from limits import peak_bytes, try_input
+def _loaded(name: str) -> tuple[Any, Any, Any]:
+    from limits import try_input
     from mutate import mutate
 
     (decoder,) = (one for one in _decoders(tempfile.mkdtemp()) if one.name == name)
-    return decoder, mutate, try_input, peak_bytes
+    return decoder, mutate, try_input
 
 
 def _decoders(folder: str) -> list[Any]:

@@ -69,7 +69,8 @@ def environment() -> dict[str, str]:
 class Launcher:
     """A launcher process in `folder`; `output` is what it has said so far.
 
-    `variables` are added to its environment; `own_group` makes it the leader of a process group.
+    `variables` are added to its environment; `own_group` makes it the leader of a process group; `limit_sec` is how
+    long is waited where a call names no time.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Launcher:
         run_name: str = "tiny",
         variables: Mapping[str, str] | None = None,
         own_group: bool = False,
+        limit_sec: float = 120.0,
     ) -> None:
+        self._limit_sec = limit_sec
         self.run_dir = RunDir(folder / "cluster_runs", run_name)
         # A file, as a long run says more than a pipe holds.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
@@ -97,7 +100,8 @@ class Launcher:
     def output(self) -> str:
         return os.pread(self._said.fileno(), 2**24, 0).decode(errors="replace")
 
-    def wait(self, timeout_sec: float = 120) -> int:
+    def wait(self, timeout_sec: float | None = None) -> int:
+        timeout_sec = timeout_sec or self._limit_sec
         try:
             return self.process.wait(timeout_sec)
         except subprocess.TimeoutExpired:
@@ -109,15 +113,15 @@ class Launcher:
         """Sends a signal; returns the exit code and the seconds until everything was down."""
         started = time.monotonic()
         self.process.send_signal(number)
-        code = self.wait(60)
+        code = self.wait()
         return code, time.monotonic() - started
 
     def progress(self) -> Progress | None:
         return read_progress(self.run_dir.progress)
 
-    def wait_for(self, reached: Callable[[Progress], bool], timeout_sec: float = 90) -> Progress:
+    def wait_for(self, reached: Callable[[Progress], bool], timeout_sec: float | None = None) -> Progress:
         """Waits until the progress satisfies `reached`."""
-        deadline = time.monotonic() + timeout_sec
+        deadline = time.monotonic() + (timeout_sec or self._limit_sec)
         while time.monotonic() < deadline:
             progress = self.progress()
             if progress is not None and reached(progress):

@@ -18,7 +18,7 @@ from cluster_rl.runs.progress import read_progress
 
 _RECORDER = Path(__file__).resolve().parent / "recorder"
 _NO_TARGET = 100_000_000
-_BEGUN_SEC = 200.0  # on a machine that has much else to do
+_LIMIT_SEC = 600.0  # on a machine that has much else to do
 Kind = Literal["launcher", "learner", "actor"]
 
 
@@ -41,10 +41,11 @@ class ChaosRun:
         """A launcher of the run; `changes` as `run_fixtures.overrides` takes them."""
         launcher = Launcher(
             self.folder,
-            *overrides(**{"target_total_steps": _NO_TARGET, **changes}),
+            *overrides(**{"target_total_steps": _NO_TARGET, "max_runtime_seconds": 7200, **changes}),
             module=module,
             variables=self.variables,
             own_group=True,
+            limit_sec=_LIMIT_SEC,
         )
         self.launchers.append(launcher)
         return launcher
@@ -54,7 +55,7 @@ class ChaosRun:
         before = read_progress(self.run_dir.progress) if self.run_dir.progress.exists() else None
         steps, made = (before.env_steps, before.updates) if before is not None else (0, 0)
         launcher = self.start(**changes)
-        launcher.wait_for(lambda p: p.env_steps >= steps + env_steps and p.updates >= made + updates, _BEGUN_SEC)
+        launcher.wait_for(lambda p: p.env_steps >= steps + env_steps and p.updates >= made + updates)
         return launcher
 
     def pids(self, launcher: Launcher, kind: Kind) -> list[int]:
