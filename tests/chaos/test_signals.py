@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 from chaos_run import ChaosRun
@@ -18,6 +19,16 @@ _CODES = {
     signal.SIGUSR1: EXIT_UNFINISHED,
     signal.SIGUSR2: EXIT_UNFINISHED,
 }
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_shell() -> Iterator[None]:
+    """Also where the tests run under `nohup` or in a script's background, whose children ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.chaos
