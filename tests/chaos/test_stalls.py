@@ -84,8 +84,9 @@ def test_two_launchers_at_once(run: ChaosRun) -> None:
     codes = sorted([first.wait(), second.wait()])
     assert codes == [EXIT_OK, EXIT_BAD_INPUT], first.output + second.output
     (refused,) = (launcher for launcher in (first, second) if launcher.process.returncode == EXIT_BAD_INPUT)
-    (line,) = refused.output.strip().splitlines()
+    line = refused.output.strip().splitlines()[-1]  # on a busy machine it tells before what it is about
     assert "is being trained by process" in line
+    assert "Traceback" not in refused.output
     run.next_start(run.account())
 
 
