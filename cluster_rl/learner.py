@@ -45,7 +45,7 @@ _POLL_MS = 20
 _IDLE_SEC = 0.005
 # The launcher hurries whoever takes too long; this bound is for a learner whose launcher was killed.
 _DRAIN_SEC = 60.0
-_LIVE_SEC = 6.0
+_LIVE_SEC = 6.0  # a connection may be broken and made again
 # Sequences that a process may send before the limiter is asked: those who have sent one share what may come.
 _FIRST_CREDIT = 1
 _OPEN_SEQUENCES = 4  # of an emulator at most: one with its tail to come, the open window, and what a step has ended
@@ -74,7 +74,7 @@ class WireThread(threading.Thread):
         self._goodbye: tuple[str, bool] | None = None
         self._ended = threading.Event()
         self.error: BaseException | None = None
-        self.live_actors = 0  # who was heard lately: one that was killed is connected until it is missed
+        self.live_actors = 0  # one that was killed is connected until it is missed
         self._refused_blocks: collections.Counter[str] = collections.Counter()  # by the reason
         self._log = LimitedLog()
         self._unlogged: collections.deque[SequenceReceived] = collections.deque()
@@ -157,10 +157,8 @@ class WireThread(threading.Thread):
                 if self._goodbye is not None and not told_stop:
                     told_stop = True
                     channel.broadcast_stop(*self._goodbye)
-                now = time.monotonic()
-                links = [link for link in channel.actors.values() if link.connected]
-                self.live_actors = sum(now - link.last_seen_sec < _LIVE_SEC for link in links)
-                self._trainer.connected_actors = len(links)
+                self.live_actors = channel.count_live(_LIVE_SEC)
+                self._trainer.connected_actors = sum(link.connected for link in channel.actors.values())
                 self._trainer.wire_row = self._counters(channel)
             if not self.all_logged:
                 self._log_arrivals(channel)
@@ -223,7 +221,7 @@ class WireThread(threading.Thread):
         except BlockError as error:
             self._refused_blocks[error.reason] += 1
             self._log.say("refused blocks", f"actor {event.actor}, sequence {event.seq}: {error}; dropped")
-            channel.charge_for_block(event.actor)
+            channel.charge_for_block(event.actor, event.incarnation)
 
     @property
     def lost_words(self) -> str:

@@ -18,10 +18,10 @@ from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES
 from cluster_rl.wire.keys import KeyPair
-from cluster_rl.wire.learner_socket import LearnerSocket
+from cluster_rl.wire.learner_socket import Delivery, LearnerSocket
 from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.messages import MessageError
-from cluster_rl.wire.peers import ActorLink, Allowances, share_credit
+from cluster_rl.wire.peers import ActorLink, Allowances, Overdraft, share_credit
 from cluster_rl.wire.sockets import identity_of, new_incarnation
 
 # What an unwanted message costs its sender: what an honest actor may send too often, and what it never sends.
@@ -29,6 +29,8 @@ _UNWANTED, _WRONG = 1.0, 20.0
 # Unwanted messages at once, beside as many as an actor may have on the way when its connection breaks.
 _ALLOWANCE = 200.0
 _PROBE_SEC = 0.5
+# Between two calls of `poll`; a longer time, such as for a slow disk, is this process's absence and not the actors'.
+_BETWEEN_POLLS_SEC = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class LearnerChannel:
 
     Actors are numbered below `total_actors`. `expected_seq(actor, incarnation)` tells, when a process is first heard,
     the next number the *log on disk* needs from it (0 if it is unknown there). `initial_credit` sequences may be sent
-    beyond that before the first `acknowledge`. `overdraft` is how many an actor may send beyond its credit: as many as
-    it can have open when it ends. `keys` turns CURVE on and is required unless `bind_host` is loopback. `log` is told
-    of peers' faults. `room` is how many sequences may come out until the owner, who keeps them, sets it anew; no limit
-    unless it does.
+    beyond that before the first `acknowledge`. `overdraft` is how many the processes of an actor number may send beyond
+    their credit: as many as one can have open when it ends. `keys` turns CURVE on and is required unless `bind_host` is
+    loopback. `log` is told of peers' faults. `room` is how many sequences may come out until the owner, who keeps them,
+    sets it anew; no limit unless it does.
 
     Counters, all since the start: `bad_messages` (not of this protocol), `refused` (Hellos), `waiting` (Hellos for a
     number that another process holds), `unexpected` (from no known process), `duplicates`, `out_of_order` and
@@ -115,7 +117,9 @@ class LearnerChannel:
         self.out_of_order = self.over_credit = self.muted = self.lost_sequences = 0
         self._log = log or LimitedLog()
         self._allowances = Allowances(_ALLOWANCE + overdraft)
-        self._total_actors, self._overdraft = total_actors, overdraft
+        self._total_actors, self._overdraft_sequences = total_actors, initial_credit + overdraft
+        self._overdrafts: dict[int, Overdraft] = {}  # by actor
+        self._polled_sec = time.monotonic()
         self._by_identity: dict[bytes, ActorLink] = {}
         self._max_block_bytes = max_block_bytes
         self._expected_seq, self._initial_credit, self._silence_sec = expected_seq, initial_credit, silence_sec
@@ -143,6 +147,10 @@ class LearnerChannel:
         Requests for parameters and Hellos are answered here. Nothing a peer sends raises.
         """
         events: list[Event] = []
+        absence_sec = time.monotonic() - self._polled_sec
+        if absence_sec > _BETWEEN_POLLS_SEC:
+            for link in self.actors.values():
+                link.excuse(absence_sec)
         self._socket.receive(timeout_ms, lambda parts: self._receive(parts, events))
         self._log.tick()
         now = time.monotonic()
@@ -151,6 +159,7 @@ class LearnerChannel:
                 self._send_ack(link)
             if link.connected and now - link.last_seen_sec > self._silence_sec:
                 self._leave(link, f"silent for {self._silence_sec:.0f} s", events)
+        self._polled_sec = time.monotonic()
         return events
 
     def acknowledge(self, actor: int, incarnation: int, next_seq: int, may_send_up_to: int) -> None:
@@ -176,7 +185,7 @@ class LearnerChannel:
         longest is first.
         """
         connected = [link for link in self.actors.values() if link.connected]
-        senders = [link for link in connected if link.has_sent and not link.is_idle()]
+        senders = [link for link in connected if link.has_sent and not link.is_idle() and not link.is_unreachable]
         senders.sort(key=lambda link: link.busy_sec)
         before = [link.unused_credit for link in senders]
         shares = share_credit(room, before, most)
@@ -192,10 +201,19 @@ class LearnerChannel:
                 self.acknowledge(link.actor, link.incarnation, link.expected_seq, may_send_up_to)
                 crash_point("wire.acked")
 
-    def charge_for_block(self, actor: int) -> None:
-        """Counts a block that could not be used against the connection it came by."""
+    def count_live(self, heard_sec: float) -> int:
+        """How many processes take part that were heard within `heard_sec` or whose connection is up.
+
+        Who was killed is neither, and who is busy with something else may well be silent.
+        """
+        now = time.monotonic()
+        connected = [link for link in self.actors.values() if link.connected]
+        return sum(now - link.last_seen_sec < heard_sec or self._is_reachable(link) for link in connected)
+
+    def charge_for_block(self, actor: int, incarnation: int) -> None:
+        """Counts a block that could not be used against the connection it came by, if that is still the actor's."""
         link = self.actors.get(actor)
-        if link is not None:
+        if link is not None and link.incarnation == incarnation:
             self._charge(link.identity, _WRONG, "blocks that are refused")
 
     def set_params(self, version: int, data: bytes, updates: int) -> None:
@@ -213,8 +231,10 @@ class LearnerChannel:
     def broadcast_stop(self, reason: str, complete: bool) -> None:
         """Asks all actors, and those who come later, to send what is open: this learner ends.
 
-        `complete`: so does the run.
+        `complete`: so does the run. What was taken beyond the credit until now is forgiven.
         """
+        if self._stop is None:
+            self._overdrafts.clear()
         self._stop = messages.Stop(reason=reason, complete=complete)
         for link in self.actors.values():
             if link.connected:
@@ -260,9 +280,8 @@ class LearnerChannel:
             case messages.ParamsRequest():
                 self._answer_params(link, message)
             case messages.ActorStats():
-                link.params_version, link.env_steps_per_sec = message.params_version, message.env_steps_per_sec
-                values = message.values
-                events.append(Stats(link.actor, link.incarnation, link.env_steps_per_sec, link.params_version, values))
+                figures = message.env_steps_per_sec, message.params_version, message.values
+                events.append(Stats(link.actor, link.incarnation, *figures))
             case messages.Goodbye():
                 self._leave(link, message.reason, events)
 
@@ -312,10 +331,11 @@ class LearnerChannel:
 
     def _is_reachable(self, link: ActorLink) -> bool:
         now = time.monotonic()
-        if now - link.probed_sec < _PROBE_SEC:
-            return True
-        link.probed_sec = now
-        return self._socket.is_reachable([link.identity, messages.encode(self._ack(link))])
+        if now - link.probed_sec >= _PROBE_SEC:
+            link.probed_sec = now
+            probe = [link.identity, messages.encode(self._ack(link))]
+            link.is_unreachable = self._socket.probe(probe) is Delivery.GONE
+        return not link.is_unreachable
 
     def _let_wait(self, identity: bytes, hello: messages.Hello) -> None:
         self.waiting += 1
@@ -336,6 +356,7 @@ class LearnerChannel:
             expected_seq=expected,
             durable_seq=expected,
             may_send_up_to=expected + self._initial_credit,
+            granted_up_to=expected,
             last_seen_sec=now,
             busy_sec=now,
         )
@@ -372,12 +393,12 @@ class LearnerChannel:
         elif message.seq > link.expected_seq:
             # Something before it was lost on the way; the actor sends again from there.
             self.out_of_order += 1
-        elif message.seq >= link.may_send_up_to + self._overdraft:
-            self.over_credit += 1
         elif self.room < 1:
             self.over_credit += 1
             link.busy_sec = time.monotonic()  # nor is it the sender's fault
             return False
+        elif message.seq >= link.granted_up_to and not self._take_overdraft(link.actor):
+            self.over_credit += 1
         else:
             self.room -= 1
             link.expected_seq += 1
@@ -387,6 +408,12 @@ class LearnerChannel:
         self._charge(link.identity, _UNWANTED, "sequences out of turn")
         return False
 
+    def _take_overdraft(self, actor: int) -> bool:
+        overdraft = self._overdrafts.get(actor)
+        if overdraft is None:
+            overdraft = self._overdrafts[actor] = Overdraft(self._overdraft_sequences)
+        return overdraft.take()
+
     def _answer_params(self, link: ActorLink, request: messages.ParamsRequest) -> None:
         if self._params is not None and self._params[0] > request.newer_than:
             self._socket.send([link.identity, self._params[1], self._params[2]])
@@ -394,7 +421,7 @@ class LearnerChannel:
             self._send(link.identity, messages.ParamsUnchanged(version=self.params_version))
 
     def _seen(self, link: ActorLink, events: list[Event]) -> None:
-        link.last_seen_sec = time.monotonic()
+        link.last_seen_sec, link.is_unreachable = time.monotonic(), False
         if not link.connected:
             link.connected = True
             events.append(Joined(link.actor, link.incarnation, link.expected_seq, 0))
@@ -413,8 +440,10 @@ class LearnerChannel:
         return messages.Ack(incarnation=link.incarnation, next_seq=link.durable_seq, may_send_up_to=link.may_send_up_to)
 
     def _send_ack(self, link: ActorLink) -> None:
-        # Not sent (peer full): it stays due, and the next poll tries again.
-        link.ack_due = not self._send(link.identity, self._ack(link)) and link.connected
+        # To a full peer it stays due, and the next poll tries again; one that comes back says Hello.
+        delivery = self._send(link.identity, self._ack(link))
+        link.ack_due = delivery is Delivery.FULL and link.connected
+        link.is_unreachable = delivery is Delivery.GONE
 
-    def _send(self, identity: bytes, message: messages.LearnerMessage) -> bool:
+    def _send(self, identity: bytes, message: messages.LearnerMessage) -> Delivery:
         return self._socket.send([identity, messages.encode(message)])

@@ -6,6 +6,7 @@ ways, and word of connections made and lost. It knows nothing of what the messag
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,8 @@ _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 5_000
 # A learner that ends in the middle of a handshake looks like one with the wrong key; only the third time is believed.
 _HANDSHAKE_FAILURES = 3
+# Of a handshake that the other end has broken off; one that was only not answered proves nothing, and ZeroMQ goes on.
+_CLOSED_ERRNOS = (errno.EPIPE, errno.ECONNRESET)
 _REOPEN_FIRST_SEC = 0.1
 _REOPEN_DOUBLINGS = 7
 _MONITORED = (
@@ -130,13 +133,14 @@ class LearnerConnection:
         Raises `UserError` once it is certain that the keys do not fit.
         """
         while self._monitor is not None and self._monitor.poll(0):
-            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+            told = recv_monitor_message(self._monitor)
+            event = zmq.Event(told["event"])
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.handshake_failures, self._reopen_at = 0, None
                 yield True
             elif event == zmq.Event.DISCONNECTED:
                 yield False
-            else:
+            elif event != zmq.Event.HANDSHAKE_FAILED_NO_DETAIL or told["value"] in _CLOSED_ERRNOS:
                 self._handshake_failed(event)
 
     def _handshake_failed(self, event: zmq.Event) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import Enum
 
 import zmq
 
@@ -24,7 +25,17 @@ _UNWANTED_SEC = 0.002
 # Messages that wait for each connection. More would hold memory for each that connects: a sender is slowed down by TCP,
 # and an answer that finds no room is asked for again.
 _RECEIVE_QUEUE_MESSAGES, _SEND_QUEUE_MESSAGES = 16, 64
-_NO_ROOM_ERRNOS = (zmq.EHOSTUNREACH, zmq.EAGAIN)
+
+
+class Delivery(Enum):
+    """What became of a message to a peer: on its way, or none because the peer takes nothing now, or has no connection.
+
+    That of a process that was killed is gone at once, that of a dead node by ZeroMQ's heartbeat.
+    """
+
+    SENT = "sent"
+    FULL = "full"
+    GONE = "gone"
 
 
 class LearnerSocket:
@@ -86,28 +97,24 @@ class LearnerSocket:
                     self._rests = True
                     return
 
-    def send(self, frames: list[bytes]) -> bool:
-        """False if the peer is gone or takes nothing now. One slow actor must not hold up the learner."""
+    def send(self, frames: list[bytes]) -> Delivery:
+        """Sends without waiting: one slow actor must not hold up the learner."""
+        delivery = self.probe(frames)
+        self.unsent += delivery is not Delivery.SENT
+        return delivery
+
+    def probe(self, frames: list[bytes]) -> Delivery:
+        """`send` of what need not arrive, and does not count as unsent."""
         try:
             # The large frame is shared with all actors that ask; bytes cannot change under zmq.
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames) < 3)
+        except zmq.Again:
+            return Delivery.FULL
         except zmq.ZMQError as error:
-            if error.errno not in _NO_ROOM_ERRNOS:
+            if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self.unsent += 1
-            return False
-        return True
-
-    def is_reachable(self, frames: list[bytes]) -> bool:
-        """Sends; whether the peer's connection is up, whatever became of the message.
-
-        That of a process that was killed is gone at once, that of a dead node by ZeroMQ's heartbeat.
-        """
-        try:
-            self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            return error.errno != zmq.EHOSTUNREACH
-        return True
+            return Delivery.GONE
+        return Delivery.SENT
 
     def close(self) -> None:
         """Closes the port."""

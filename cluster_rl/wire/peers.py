@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 # An actor with credit that has sent no sequence for so long holds up nobody: its share goes to the others, and its
 # number to another process that asks for it.
 IDLE_SEC = 30.0
+# An overdraft that was used up is whole again after so long.
+OVERDRAFT_REGAINED_SEC = 300.0
 # Of the allowance that comes back; an honest actor's Hellos, questions and figures together are fewer.
 _REGAINED_PER_SEC = 10.0
 _MUTE_SEC = 10.0
@@ -31,12 +33,12 @@ class ActorLink:
     expected_seq: int
     durable_seq: int
     may_send_up_to: int
+    granted_up_to: int  # of the room; what a process may send as it joins is not
     last_seen_sec: float  # time.monotonic(), as all times here
     busy_sec: float  # when its newest sequence came, or the credit that it had waited for
     connected: bool = True
     has_sent: bool = False  # a sequence, since it joined this learner
-    params_version: int = -1
-    env_steps_per_sec: float = 0.0
+    is_unreachable: bool = False  # its connection was found gone, and it was not heard since
     ack_due: bool = field(default=False, repr=False)
     probed_sec: float = field(default=float("-inf"), repr=False)
 
@@ -53,7 +55,32 @@ class ActorLink:
         """Lets it send the sequences below `may_send_up_to`. What was granted stays so: it may be on its way."""
         if not self.unused_credit:
             self.busy_sec = time.monotonic()
-        self.may_send_up_to = max(self.may_send_up_to, may_send_up_to)
+        if may_send_up_to > self.may_send_up_to:
+            self.may_send_up_to = self.granted_up_to = may_send_up_to
+
+    def excuse(self, absence_sec: float) -> None:
+        """Leaves out of account a time in which nobody listened to it."""
+        now = time.monotonic()
+        self.busy_sec = min(now, self.busy_sec + absence_sec)
+        self.last_seen_sec = min(now, self.last_seen_sec + absence_sec)
+
+
+class Overdraft:
+    """What the processes of one actor number together may send beyond what they were granted: `whole` sequences, which
+    come back in `OVERDRAFT_REGAINED_SEC`."""
+
+    def __init__(self, whole: int) -> None:
+        self._whole, self._left, self._at = whole, float(whole), time.monotonic()
+
+    def take(self) -> bool:
+        """Whether one more is taken."""
+        now = time.monotonic()
+        regained = (now - self._at) / OVERDRAFT_REGAINED_SEC * self._whole
+        self._left, self._at = min(self._whole, self._left + regained), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def share_credit(room: int, unused: Sequence[int], most: int) -> list[int]:

@@ -75,7 +75,8 @@ def test_goodbye_and_silence_are_reported(desk: Desk) -> None:
     sleeper.send_stats(12.5, 3, {"entropy": 0.5})
     until(lambda: desk.count(Stats), desk.poll)
     assert desk.channel.actors[1].connected
-    assert (desk.channel.actors[1].env_steps_per_sec, desk.channel.actors[1].params_version) == (12.5, 3)
+    (stats,) = [event for event in desk.events if isinstance(event, Stats)]
+    assert (stats.env_steps_per_sec, stats.params_version, stats.values) == (12.5, 3, {"entropy": 0.5})
     sleeper.close()
 
 

@@ -12,7 +12,7 @@ from channel_fixtures import LIMITS, RUN, SCHEMA, Desk, RawActor, block, join, m
 
 from cluster_rl.wire import messages, peers
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Joined, SequenceReceived
+from cluster_rl.wire.learner_channel import Joined, Left, SequenceReceived
 from cluster_rl.wire.sockets import PartsReceiver
 
 
@@ -75,6 +75,50 @@ def test_what_is_sent_beyond_the_credit_and_the_overdraft_is_dropped_and_earns_n
     desk.channel.acknowledge_all(room=1, most=8)
     raw.sequence(allowed)
     until(lambda: len(desk.received) == allowed + 1, desk.poll)
+
+
+def test_the_overdraft_is_a_numbers_and_not_each_process_of_its(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that join, send what is beyond the credit and say goodbye, one after the other under one number."""
+    desk.channel.close()
+    desk.channel = desk.open(initial_credit=1)
+    allowed = 1 + LIMITS["overdraft"]
+
+    def join_send_and_leave() -> None:
+        left = desk.count(Left)
+        with RawActor(desk.channel.endpoint) as raw:
+            raw.hello()
+            for seq in range(allowed + 5):
+                raw.sequence(seq)
+            raw.socket.send(messages.encode(messages.Goodbye(reason="next")))
+            until(lambda: desk.count(Left) > left, desk.poll)
+
+    for _ in range(5):
+        join_send_and_leave()
+    assert desk.count(Joined) == 5
+    assert len(desk.received) == allowed
+    assert desk.channel.over_credit == 5, "of each process the first that it may not; more are out of order"
+    desk.channel.broadcast_stop("time is up", complete=False)
+    join_send_and_leave()
+    assert len(desk.received) == 2 * allowed, "a learner that stops takes what an actor holds"
+    monkeypatch.setattr(peers, "OVERDRAFT_REGAINED_SEC", 1e-3)
+    join_send_and_leave()
+    assert len(desk.received) > 2 * allowed, "it comes back with time"
+
+
+def test_an_actor_that_ends_delivers_what_it_holds_although_its_number_has_ended_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "OVERDRAFT_REGAINED_SEC", 5.0)
+    desk.channel.close()
+    desk.channel = desk.open(initial_credit=1)
+    for _ in range(2):
+        with contextlib.closing(make_actor(desk.rendezvous, silence_sec=0.2, ack_timeout_sec=0.2)) as actor:
+            join(desk, actor)
+            for number in range(1 + LIMITS["overdraft"]):
+                actor.send(block(number))
+            until(lambda actor=actor: actor.flush(0.01), desk.poll, desk.sync, seconds=30)
+            actor.goodbye("ended")
+    assert [len(log) for log in desk.synced.values()] == [1 + LIMITS["overdraft"]] * 2
 
 
 def test_forty_silent_hellos_take_no_room_from_those_who_send(desk: Desk) -> None:
@@ -173,6 +217,29 @@ def test_a_silent_process_cannot_keep_a_number_from_an_actor(
         assert desk.channel.actors[raw.number].incarnation == honest.incarnation
 
 
+def test_a_learner_that_stood_still_does_not_take_its_own_absence_for_the_actors(
+    desk: Desk, raw: RawActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as in an fsync of a minute: what they sent meanwhile waits behind another process's Hello."""
+    raw.hello()
+    until(lambda: desk.channel.actors, desk.poll)
+    with RawActor(desk.channel.endpoint) as second:
+        second.hello()
+        until(lambda: desk.channel.waiting, desk.poll)
+        monotonic = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 61)
+        second.hello()
+        until(
+            lambda: desk.channel.waiting == 2 or desk.channel.actors[raw.number].incarnation != raw.incarnation,
+            desk.poll,
+        )
+        monkeypatch.undo()
+    raw.sequence(0)
+    until(lambda: desk.received, desk.poll)
+    assert desk.count(Left) == 0
+    assert desk.channel.unexpected == 0
+
+
 def test_who_waits_for_a_number_hears_of_a_stop(desk: Desk, raw: RawActor) -> None:
     raw.hello()
     until(lambda: desk.channel.actors, desk.poll)
@@ -238,11 +305,58 @@ def test_who_sends_blocks_that_are_refused_is_muted(desk: Desk, raw: RawActor) -
             sent += 1
         for event in desk.channel.poll(5):
             if isinstance(event, SequenceReceived):
-                desk.channel.charge_for_block(event.actor)
+                desk.channel.charge_for_block(event.actor, event.incarnation)
                 desk.channel.acknowledge(event.actor, event.incarnation, event.seq + 1, event.seq + 100)
 
     until(lambda: desk.channel.muted, refuse)
     assert sent < 100
+
+
+def test_a_successor_does_not_pay_for_the_blocks_of_its_predecessor(desk: Desk) -> None:
+    with RawActor(desk.channel.endpoint, number=0) as first:
+        first.hello()
+        until(lambda: desk.channel.actors, desk.poll)
+        first.socket.send(messages.encode(messages.Goodbye(reason="ended")))
+        until(lambda: desk.count(Left), desk.poll)
+    with contextlib.closing(make_actor(desk.rendezvous, 0)) as second:
+        join(desk, second)
+        for _ in range(100):
+            desk.channel.charge_for_block(0, first.incarnation)
+        send_all(desk, second, 3)
+    assert desk.channel.muted == 0
+
+
+def test_who_was_killed_is_told_nothing_and_holds_no_room(desk: Desk, actor: ActorChannel) -> None:
+    with RawActor(desk.channel.endpoint) as killed:
+        killed.hello()
+        killed.sequence(0)
+        until(lambda: desk.received, desk.poll)
+        desk.received.clear()
+        desk.channel.acknowledge_all(room=8, most=8)
+    send_all(desk, actor, 1)
+    desk.channel.actors[killed.number].ack_due = True
+    until(lambda: desk.channel.unsent, desk.poll)
+    unsent = desk.channel.unsent
+    for _ in range(20):
+        desk.poll(1)
+    assert desk.channel.unsent == unsent
+    desk.channel.acknowledge_all(room=8, most=8)
+    assert desk.channel.actors[0].unused_credit == 8
+
+
+def test_who_is_connected_lives_however_long_it_says_nothing(desk: Desk) -> None:
+    """At its end an actor closes its emulators and writes its logs; who was killed is waited for only a moment."""
+    with RawActor(desk.channel.endpoint) as busy:
+        busy.hello()
+        until(lambda: desk.channel.actors, desk.poll)
+        desk.channel.actors[busy.number].last_seen_sec -= 30
+        for _ in range(3):
+            desk.channel.actors[busy.number].probed_sec = float("-inf")
+            assert desk.channel.count_live(heard_sec=6.0) == 1
+            answers(busy)
+    until(lambda: desk.channel.count_live(heard_sec=6.0) == 0, desk.poll)
+    desk.channel.actors[busy.number].last_seen_sec = time.monotonic()
+    assert desk.channel.count_live(heard_sec=6.0) == 1, "it may be between two connections"
 
 
 def test_the_rest_of_a_message_with_too_many_parts_is_dropped_in_slices() -> None:

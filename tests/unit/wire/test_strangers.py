@@ -15,9 +15,10 @@ from channel_fixtures import LIMITS, RUN, SCHEMA, Desk, RawActor, join, make_act
 
 from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
-from cluster_rl.wire import keys, messages
+from cluster_rl.wire import keys, learner_connection, messages
 from cluster_rl.wire.actor_channel import ActorChannel
 from cluster_rl.wire.learner_channel import LearnerChannel, SequenceReceived
+from cluster_rl.wire.sockets import set_common_options
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,37 @@ def test_an_oversized_frame_cuts_its_sender_only(desk: Desk, actor: ActorChannel
         raw.sequence(0, bytes(1_000_000))
         send_all(desk, actor, 10)
     assert not any(isinstance(event, SequenceReceived) and event.actor == 1 for event in desk.events)
+
+
+def test_a_learner_that_stands_still_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port takes connections and says nothing: that proves no wrong key."""
+
+    def impatient(options: zmq.Socket[bytes], max_frame_bytes: int) -> None:
+        set_common_options(options, max_frame_bytes)
+        options.setsockopt(zmq.HANDSHAKE_IVL, 50)
+
+    monkeypatch.setattr(learner_connection, "set_common_options", impatient)
+    pair = keys.KeyPair(**dict(zip(("public", "secret"), (key.decode() for key in zmq.curve_keypair()), strict=True)))
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as standing:
+        place = Rendezvous(
+            protocol=messages.PROTOCOL_VERSION,
+            run=RUN,
+            endpoint=f"tcp://127.0.0.1:{standing.getsockname()[1]}",
+            public_key=pair.public,
+            incarnation=1,
+        )
+        standing.setblocking(False)
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(standing.accept()[0])
+
+        with contextlib.closing(make_actor(lambda: place, load_keys=lambda: pair)) as actor:
+            until(lambda: len(accepted) >= 6, accept, lambda: actor.poll(5))
+            assert not actor.joined
+        for connection in accepted:
+            connection.close()
 
 
 def test_other_addresses_than_loopback_need_keys() -> None:
