@@ -17,7 +17,7 @@ from limits import try_input
 from mutate import mutate
 
 # Of one decoder: so many, or fewer of one that is slow.
-_EXAMPLES, _LEAST_EXAMPLES, _SEC = 200, 30, 0.2
+_EXAMPLES, _LEAST_EXAMPLES, _SEC = 100, 15, 0.1
 _MEMORY = Path("/dev/shm")
 
 with tempfile.TemporaryDirectory() as _folder:
