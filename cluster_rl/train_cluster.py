@@ -110,6 +110,11 @@ class _Job:
             crash_point("launcher.stopping")
             self._end(view)
             view.finish()
+        return self.exit_code
+
+    @property
+    def exit_code(self) -> int:
+        """As it stands: the job's own where nothing else has ended it."""
         return self._stop.exit_code if self._code is None else self._code
 
     def _start_learner(self) -> None:
@@ -133,28 +138,37 @@ class _Job:
         signal, as another child, or its time, has ended the job.
 
         A learner that has not begun the job has read nothing and loses nothing. One that has, and is not there to end
-        it, loses what it learned since its last checkpoint: no exit code says then that all is well.
+        it, loses what it learned since its last checkpoint: no exit code says then that all is well. Nor after one that
+        died when it had written that checkpoint: the log has what actors sent since, and progress.json lacks it.
         """
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
         # A learner that is late and has begun may be writing its checkpoint.
         patient = number in WARNING_SIGNALS or (self._late and self._begun() is not None)
+        died = ""
         for event in self._supervisor.stop_all(number, Grace(self._stop, patient, source=LEARNER)):
-            if event.exit_code not in EXITS_WELL:
-                view.say(event.line)
+            if event.exit_code in EXITS_WELL:
+                continue
+            view.say(event.line)
             if event.name == LEARNER and event.exit_code == EXIT_STORAGE:
                 self._code = self._code or EXIT_STORAGE
+            elif event.name == LEARNER:
+                died = event.line.partition("; log ")[0]
         progress = self._begun()
         if progress is None:
             return
         cause = self._failure or ("" if self._stop.signal_number else self._stop.reason)  # that no signal tells
         unended = progress.jobs[-1].ended is None
-        if unended:
-            self._code = EXIT_FAILURE if self._code in (None, *EXITS_WELL) else self._code
-            reason = self._stop.reason or self._failure or "failure"
-            progress.end_job(f"{reason}; the learner ended without a checkpoint{self._lost(progress.updates)}")
         if cause:
             progress.correct_reason(f"signal {number.name}", cause)
-        if cause or unended:
+        if unended:
+            reason = self._stop.reason or self._failure or "failure"
+            progress.end_job(f"{reason}; the learner ended without a checkpoint{self._lost(progress.updates)}")
+        elif died:
+            counted = "the next start counts what the log has of the actors' last steps"
+            progress.jobs[-1].reason += f"; the {died}; {counted}"
+        if unended or died:
+            self._code = EXIT_FAILURE if self._code in (None, *EXITS_WELL) else self._code
+        if cause or unended or died:
             try:
                 save_progress(self._run_dir.progress, progress)
             except StorageError as error:

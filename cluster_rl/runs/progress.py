@@ -113,6 +113,8 @@ class Progress(msgspec.Struct, kw_only=True):
         """The last job if `token` is its own (its learner was started again), else a new one, see `begin_job`."""
         job = self.jobs[-1] if self.jobs and self.jobs[-1].token == token else self.begin_job(number)
         job.token, job.restored, job.pid = token, restored, os.getpid()
+        # A learner that died after it had ended the job.
+        job.ended, job.reason, job.env_steps_end, job.updates_end = None, "", None, None
         return job
 
     def end_job(self, reason: str, was_complete: bool = False) -> None:

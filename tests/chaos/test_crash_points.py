@@ -197,8 +197,8 @@ class Deaths:
         """The launcher died at the point, or ended with a child that did."""
         code = launcher.wait()
         of_launcher = point.startswith(("launcher.", "atomic."))
-        without_checkpoint = EXIT_FAILURE if point == "learner.stopping" else EXIT_OK
-        assert code == (-signal.SIGKILL if of_launcher else without_checkpoint), launcher.output
+        of_child = EXIT_FAILURE if point.startswith("learner.") else EXIT_OK
+        assert code == (-signal.SIGKILL if of_launcher else of_child), launcher.output
         self._take_account(in_order=False)
         self.launcher = None
 

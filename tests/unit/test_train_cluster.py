@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster_rl.config import load_config
-from cluster_rl.errors import EXIT_FAILURE, EXIT_UNFINISHED
+from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.jobs.supervise import ChildEvent
@@ -123,6 +124,42 @@ def test_the_run_keeps_which_child_ended_its_job(
     nothing = "" if updates else "; nothing was learned: collecting 0 of 9 env steps before learning"
     lost = "; the run goes on from update 0, 5 are lost" if updates else ""
     assert kept.jobs[-1].reason == written.format(lost=lost) + nothing
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "kept_code", "word"),
+    [
+        (signal.SIGTERM, -signal.SIGKILL, EXIT_FAILURE, "; the learner ended: was killed by SIGKILL (out of memory?)"),
+        (signal.SIGUSR2, 1, EXIT_FAILURE, "; the learner ended: exited with code 1"),
+        (signal.SIGTERM, EXIT_STORAGE, EXIT_STORAGE, None),  # it has said itself what is not saved
+        (signal.SIGTERM, EXIT_OK, EXIT_OK, None),
+        (signal.SIGUSR2, EXIT_UNFINISHED, EXIT_UNFINISHED, None),
+    ],
+)
+def test_a_learner_that_dies_after_its_last_checkpoint_is_no_good_end(
+    tmp_path: Path, number: signal.Signals, code: int, kept_code: int, word: str | None
+) -> None:
+    """What actors sent after that checkpoint is in the log, and not yet in progress.json."""
+    config, run_dir = load_config("quickstart"), RunDir(tmp_path, "one").create()
+    flag = StopFlag().install()
+    try:
+        signal.raise_signal(number)
+    finally:
+        flag.uninstall()
+    job = _Job(config, run_dir, flag)
+    progress = Progress(run_name="one", target_total_steps=1000)
+    progress.continue_job(job._token, "new")
+    progress.updates, progress.env_steps = 5, 300
+    progress.end_job(flag.reason)
+    save_progress(run_dir.progress, progress)
+    end = f"import os; os.kill(os.getpid(), {-code})" if code < 0 else f"raise SystemExit({code})"
+    job._supervisor.start("learner", [sys.executable, "-S", "-c", end])
+    job._end(StatusView(run_dir, config, job._token))
+    assert job.exit_code == kept_code
+    kept = read_progress(run_dir.progress)
+    assert kept is not None
+    counted = "; the next start counts what the log has of the actors' last steps" if word else ""
+    assert kept.jobs[-1].reason == f"{flag.reason}{word or ''}{counted}"
 
 
 @pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 120), (2000, 200), (13500, 300), (0, float("inf"))])

@@ -99,6 +99,10 @@ def test_a_learner_started_again_goes_on_with_its_job() -> None:
         640,
         None,
     )
+    progress.end_job("time is up")  # and then it is killed before it is gone
+    progress.env_steps = 750
+    again = progress.continue_job("token-1", "restored weights")
+    assert (again.ended, again.reason, again.env_steps_end, again.updates_end) == (None, "", None, None)
     second = progress.continue_job("token-2", "restored weights")
     assert (len(progress.jobs), second.id, first.reason) == (2, 2, REASON_UNKNOWN)
 
