@@ -35,7 +35,7 @@ from cluster_rl.errors import (
     run_command,
 )
 from cluster_rl.jobs.actor_children import ActorChildren
-from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.grace import Grace, demanded_end_sec
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag, release_signals
@@ -77,6 +77,7 @@ class _Job:
         self._token = uuid.uuid4().hex
         self._started = time.monotonic()
         self._late_at = _late_at(self._started, config.max_runtime_seconds)
+        self._demanded_sec = demanded_end_sec()
         self._supervisor = Supervisor(run_dir.logs, config.max_restarts)
         self._actors = ActorChildren(self._supervisor, run_dir, job=0)
         self._code: int | None = None
@@ -144,8 +145,9 @@ class _Job:
         number = signal.Signals(self._stop.signal_number or signal.SIGTERM)
         # A learner that is late and has begun may be writing its checkpoint.
         patient = number in WARNING_SIGNALS or (self._late and self._begun() is not None)
+        grace = Grace(self._stop, patient, self._demanded_sec, source=LEARNER)
         died = ""
-        for event in self._supervisor.stop_all(number, Grace(self._stop, patient, source=LEARNER)):
+        for event in self._supervisor.stop_all(number, grace):
             if event.exit_code in EXITS_WELL:
                 continue
             view.say(event.line)

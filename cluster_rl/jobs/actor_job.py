@@ -24,7 +24,7 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STORAGE, EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
-from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.grace import Grace, demanded_end_sec
 from cluster_rl.jobs.signals import WARNING_SIGNALS, StopFlag
 from cluster_rl.jobs.supervise import Supervisor
 from cluster_rl.report.bars import say
@@ -51,7 +51,7 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
             print(f"{stop.reason}: nothing was started", flush=True)
         return stop.exit_code
     _check_needs(config)
-    deadline = job_deadline(config.max_runtime_seconds, started)
+    deadline, demanded_sec = job_deadline(config.max_runtime_seconds, started), demanded_end_sec()
     supervisor = Supervisor(run_dir.logs, config.max_restarts)
     actors = ActorChildren(supervisor, run_dir, job)
     first = config.num_actors * job
@@ -75,7 +75,7 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
     if stop:
         print(f"{stop.reason}: stopping", flush=True)
     number = signal.Signals(stop.signal_number or signal.SIGTERM)
-    for event in supervisor.stop_all(number, Grace(stop, patient=number in WARNING_SIGNALS)):
+    for event in supervisor.stop_all(number, Grace(stop, number in WARNING_SIGNALS, demanded_sec)):
         print(event.line, flush=True)
     return stop.exit_code if code is None else code
 

@@ -1,7 +1,7 @@
 """How long the processes of a job may take for their end, and when they should leave out what can wait.
 
-The launcher and actor jobs ask again and again while they end their children. In: the stop flag, which counts how
-often somebody demanded the end, and who still runs. Out: seconds that are left, and whether to hurry.
+The launcher and actor jobs ask again and again while they end their children. In: SLURM's KillWait, the stop flag,
+which counts how often somebody demanded the end, and who still runs. Out: seconds that are left, and whether to hurry.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import time
 from collections.abc import Collection
 
 from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.slurm import kill_wait_sec
 from cluster_rl.runs.slurm_job import slurm_job_id
 
-# After TERM SLURM kills what is left of a job: KillWait, 30 s unless the cluster's slurm.conf says otherwise.
-_SLURM_KILLS_SEC = 30.0
-_MARGIN_SEC = 4.0  # for the launcher's own last words, and the job script's
+_MARGIN_SEC, _MARGIN_PART = 4.0, 0.5  # at most, before SLURM kills: for the launcher's last words and the job script's
 _UNHURRIED_SEC = 60.0
 # A batch system's warning leaves minutes, and a checkpoint on a busy disk may take one.
 _WARNED_SEC = 300.0
@@ -23,16 +22,28 @@ _SOURCE_GONE_SEC = 10.0  # for what actors do without a learner: the logs of the
 _KILLING_DEMAND = 3
 
 
+def demanded_end_sec() -> float:
+    """How long the end may take that a signal demands: less than until SLURM kills this job, elsewhere a minute.
+
+    It asks SLURM, for seconds: to be called at a job's start.
+    """
+    if not slurm_job_id():
+        return _UNHURRIED_SEC
+    killed_sec = kill_wait_sec()
+    return min(killed_sec - min(_MARGIN_SEC, _MARGIN_PART * killed_sec), _WARNED_SEC)
+
+
 class Grace:
     """The time for an end that begins now; asked again and again, with the names of the children that still run.
 
-    `patient`: nobody has demanded the end, such as after a warning signal. Whoever then does, shortens the time to what
-    a demand leaves. The second demand leaves out what can wait, the third leaves no time at all. `source` names the
-    child that all others deliver to: once it has ended, they need not wait.
+    `demanded_sec` is what a demand leaves, see `demanded_end_sec`. `patient`: nobody has demanded the end, such as
+    after a warning signal; whoever then does, shortens the time to that. The second demand leaves out what can wait,
+    the third leaves no time at all. `source` names the child that all others deliver to: once it has ended, they need
+    not wait.
     """
 
-    def __init__(self, stop: StopFlag, patient: bool, source: str = "") -> None:
-        self._stop, self._patient, self._source = stop, patient, source
+    def __init__(self, stop: StopFlag, patient: bool, demanded_sec: float, source: str = "") -> None:
+        self._stop, self._patient, self._demanded_sec, self._source = stop, patient, demanded_sec, source
         self._started = time.monotonic()
         self._source_ended_at: float | None = None
 
@@ -43,10 +54,9 @@ class Grace:
         now = time.monotonic()
         if self._source and self._source not in running and self._source_ended_at is None:
             self._source_ended_at = now
-        demanded_sec = _SLURM_KILLS_SEC - _MARGIN_SEC if slurm_job_id() else _UNHURRIED_SEC
-        ends = self._started + (_WARNED_SEC if self._patient else demanded_sec)
+        ends = self._started + (_WARNED_SEC if self._patient else self._demanded_sec)
         if self._stop.demanded_at is not None:
-            ends = min(ends, self._stop.demanded_at + demanded_sec)
+            ends = min(ends, self._stop.demanded_at + self._demanded_sec)
         if self._source_ended_at is not None:
             ends = min(ends, self._source_ended_at + _SOURCE_GONE_SEC)
         return ends - now

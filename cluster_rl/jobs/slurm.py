@@ -19,6 +19,8 @@ from cluster_rl.runs.slurm_job import slurm_job_id
 
 _TIMEOUT_SEC = 30.0
 _ENDING_TIMEOUT_SEC = 3.0  # in a job that SLURM kills within 30 s
+_KILL_WAIT_TIMEOUT_SEC = 2.0  # a job's start waits for it
+_DEFAULT_KILL_WAIT_SEC = 30.0
 _QUEUE_FIELDS = "%i\t%j\t%T\t%r\t%N\t%L\t%k\t%o"
 # Variables by which a user's own calls are set up, and with which ours would miss jobs or answer in another form.
 _OF_THE_USER = ("SQUEUE_", "SCONTROL_", "SACCT_", "SCANCEL_")
@@ -28,6 +30,7 @@ OF_THE_CALL = ("SBATCH_DEBUG", "SBATCH_WAIT")  # those of sbatch that concern th
 _DURATION = re.compile(r"(?:(\d{1,15})-)?(\d{1,15})(?::(\d{1,15}))?(?::(\d{1,15}))?")
 
 _RESTARTS = re.compile(r"\bRestarts=(\d{1,15})\b")
+_KILL_WAIT = re.compile(r"^KillWait\s*=\s*(\d{1,15})\b", re.MULTILINE)
 _ROW = re.compile(r"\d+([_+]\S+)?\t")
 
 
@@ -143,6 +146,16 @@ def was_requeued() -> bool:
         return False
     found = _RESTARTS.search(shown)
     return found is not None and int(found[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def kill_wait_sec() -> float:
+    """Seconds from TERM until SLURM kills what is left of a job: by this cluster's settings, or SLURM's default where
+    it does not answer within 2 s."""
+    try:
+        found = _KILL_WAIT.search(run_slurm(["scontrol", "show", "config"], timeout_sec=_KILL_WAIT_TIMEOUT_SEC))
+    except SlurmError:
+        found = None
+    return float(found[1]) if found is not None else _DEFAULT_KILL_WAIT_SEC
 
 
 def duration_sec(text: str) -> float:

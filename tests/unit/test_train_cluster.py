@@ -50,6 +50,24 @@ def launch(folder: Path, do: str, *overrides: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def signalled_job(folder: Path, number: signal.Signals) -> tuple[_Job, RunDir]:
+    """A job without children that a signal ends now."""
+    run_dir, flag = RunDir(folder, "one").create(), StopFlag().install()
+    try:
+        signal.raise_signal(number)
+    finally:
+        flag.uninstall()
+    return _Job(load_config("quickstart"), run_dir, flag), run_dir
+
+
+def kept_reason(job: _Job, run_dir: RunDir) -> str:
+    """Why the job ended, by progress.json, once the launcher has ended it."""
+    job._end(StatusView(run_dir, load_config("quickstart"), job._token))
+    kept = read_progress(run_dir.progress)
+    assert kept is not None
+    return kept.jobs[-1].reason
+
+
 def test_a_job_whose_learner_hangs_ends_in_time(tmp_path: Path) -> None:
     returncode, output = launch(tmp_path, "signal.pause()", "--max_runtime_seconds=2")
     assert returncode == EXIT_UNFINISHED, output
@@ -126,6 +144,24 @@ def test_the_run_keeps_which_child_ended_its_job(
     assert kept.jobs[-1].reason == written.format(lost=lost) + nothing
 
 
+@pytest.mark.parametrize(("updates", "lost"), [(0, "; nothing was learned"), (5, "; the run goes on from update 0")])
+def test_a_signal_while_the_learner_is_down_is_no_good_end(tmp_path: Path, updates: int, lost: str) -> None:
+    job, run_dir = signalled_job(tmp_path, signal.SIGTERM)
+    progress = Progress(run_name="one", target_total_steps=1000)
+    progress.continue_job(job._token, "new")
+    progress.updates = updates
+    save_progress(run_dir.progress, progress)
+    assert kept_reason(job, run_dir).startswith(f"signal SIGTERM; the learner ended without a checkpoint{lost}")
+    assert job.exit_code == EXIT_FAILURE
+
+
+def test_a_signal_before_the_learner_has_begun_loses_nothing(tmp_path: Path) -> None:
+    job, run_dir = signalled_job(tmp_path, signal.SIGTERM)
+    job._end(StatusView(run_dir, load_config("quickstart"), job._token))
+    assert job.exit_code == EXIT_OK
+    assert not run_dir.progress.exists()
+
+
 @pytest.mark.parametrize(
     ("number", "code", "kept_code", "word"),
     [
@@ -140,26 +176,17 @@ def test_a_learner_that_dies_after_its_last_checkpoint_is_no_good_end(
     tmp_path: Path, number: signal.Signals, code: int, kept_code: int, word: str | None
 ) -> None:
     """What actors sent after that checkpoint is in the log, and not yet in progress.json."""
-    config, run_dir = load_config("quickstart"), RunDir(tmp_path, "one").create()
-    flag = StopFlag().install()
-    try:
-        signal.raise_signal(number)
-    finally:
-        flag.uninstall()
-    job = _Job(config, run_dir, flag)
+    job, run_dir = signalled_job(tmp_path, number)
     progress = Progress(run_name="one", target_total_steps=1000)
     progress.continue_job(job._token, "new")
     progress.updates, progress.env_steps = 5, 300
-    progress.end_job(flag.reason)
+    progress.end_job(f"signal {number.name}")
     save_progress(run_dir.progress, progress)
     end = f"import os; os.kill(os.getpid(), {-code})" if code < 0 else f"raise SystemExit({code})"
     job._supervisor.start("learner", [sys.executable, "-S", "-c", end])
-    job._end(StatusView(run_dir, config, job._token))
-    assert job.exit_code == kept_code
-    kept = read_progress(run_dir.progress)
-    assert kept is not None
     counted = "; the next start counts what the log has of the actors' last steps" if word else ""
-    assert kept.jobs[-1].reason == f"{flag.reason}{word or ''}{counted}"
+    assert kept_reason(job, run_dir) == f"signal {number.name}{word or ''}{counted}"
+    assert job.exit_code == kept_code
 
 
 @pytest.mark.parametrize(("limit_sec", "late_sec"), [(60, 120), (2000, 200), (13500, 300), (0, float("inf"))])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from slurm_programs import put_program
 
 from cluster_rl.jobs import grace, signals
-from cluster_rl.jobs.grace import Grace
+from cluster_rl.jobs.grace import Grace, demanded_end_sec
 from cluster_rl.jobs.signals import HURRY_SIGNAL, StopFlag
 
-SLURM_KILLS_SEC = 30.0  # KillWait of slurm.conf, as it is by default
 ALL = ("learner", "actor-0")
 
 
@@ -25,18 +27,33 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopFlag]:
     flag.uninstall()
 
 
-def test_in_a_slurm_job_the_end_is_over_before_slurm_kills(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("says", "kills_sec"),
+    [
+        ("printf 'KeepAliveTime = 9 sec\\nKillWait                = 90 sec\\nLaunchType = x\\n'", 90),
+        ("echo 'KillWait = 2 sec'", 2),
+        ("exit 1", 30),  # slurm.conf's default
+        ("exec /bin/sleep 20", 30),
+    ],
+)
+def test_in_a_slurm_job_the_end_is_over_before_slurm_kills(
+    stop: StopFlag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, kills_sec: float
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    put_program(tmp_path, "scontrol", f'[ "$*" = "show config" ] || exit 1; {says}')
+    demanded_sec = demanded_end_sec()
     signal.raise_signal(signal.SIGTERM)
-    left_sec = Grace(stop, patient=False).left_sec(ALL)
-    assert 20 < left_sec < SLURM_KILLS_SEC - 2
-    stop.demanded_at = time.monotonic() - 20  # it counts from the signal, not from when somebody looked
-    assert Grace(stop, patient=False).left_sec(ALL) < SLURM_KILLS_SEC - 20
+    left_sec = Grace(stop, False, demanded_sec).left_sec(ALL)
+    assert kills_sec / 2 - 0.5 < left_sec <= kills_sec - min(4, kills_sec / 2)
+    assert stop.demanded_at is not None
+    stop.demanded_at -= kills_sec / 4  # it counts from the signal, not from when somebody looked
+    assert Grace(stop, False, demanded_sec).left_sec(ALL) < left_sec - kills_sec / 8
 
 
 def test_elsewhere_a_minute_and_after_a_warning_minutes(stop: StopFlag) -> None:
     signal.raise_signal(signal.SIGUSR2)
-    warned = Grace(stop, patient=True)
+    warned = Grace(stop, True, demanded_end_sec())
     assert warned.left_sec(ALL) > 200
     assert not warned.is_short(ALL)
     signal.raise_signal(signal.SIGTERM)  # such as scancel while the last checkpoint is written
@@ -47,7 +64,7 @@ def test_elsewhere_a_minute_and_after_a_warning_minutes(stop: StopFlag) -> None:
 
 def test_the_second_demand_hurries_and_the_third_kills(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_DOUBLED_SEC", 0.0)
-    after = Grace(stop, patient=False)
+    after = Grace(stop, False, demanded_end_sec())
     for _ in range(3):
         signal.raise_signal(signal.SIGUSR1)  # warnings demand nothing, however many
     assert (stop.demands, after.is_short(ALL)) == (0, False)
@@ -75,7 +92,7 @@ def test_the_halves_of_a_doubled_signal_are_one_demand(stop: StopFlag, monkeypat
 
 
 def test_who_has_nobody_to_deliver_to_need_not_wait(stop: StopFlag, monkeypatch: pytest.MonkeyPatch) -> None:
-    after = Grace(stop, patient=True, source="learner")
+    after = Grace(stop, True, demanded_end_sec(), "learner")
     assert not after.is_short(ALL)
     assert after.is_short(["actor-0"])
     assert 0 < after.left_sec(["actor-0"]) <= 10
