@@ -137,7 +137,7 @@ class Deaths:
             self.end()
             shutil.rmtree(self.run.run_dir.keys, ignore_errors=True)
             self._ask(case.points[0])
-        launcher = self._training()
+        launcher = self.training()
         before = self._progress()
         if case.way != "new keys":
             self._ask(case.points[0])
@@ -159,6 +159,14 @@ class Deaths:
         launcher.wait_for(lambda p: p.env_steps > before.env_steps + 100 and goes_on(p), timeout_sec=240)
         if self._deaths_of_this >= DEATHS_OF_A_LAUNCHER:
             self.end()
+
+    def training(self) -> Launcher:
+        """A launcher that plays and learns: the one that is there, or one that goes on with the run."""
+        if self.launcher is None:
+            before = self._progress()
+            self._start().wait_for(lambda p: p.env_steps > before.env_steps + 100 and p.updates > 0, timeout_sec=240)
+        assert self.launcher is not None
+        return self.launcher
 
     def end(self) -> None:
         """TERM to a launcher that is there, and the account of its run."""
@@ -184,13 +192,6 @@ class Deaths:
     def _start(self) -> Launcher:
         self._deaths_of_this = 0
         self.launcher = self.run.start(**{"max_runtime_seconds": 3600, **CHANGES.get(self._group, {})})
-        return self.launcher
-
-    def _training(self) -> Launcher:
-        if self.launcher is None:
-            before = self._progress()
-            self._start().wait_for(lambda p: p.env_steps > before.env_steps + 100 and p.updates > 0, timeout_sec=240)
-        assert self.launcher is not None
         return self.launcher
 
     def _ended(self, launcher: Launcher, point: str) -> None:
@@ -235,6 +236,7 @@ def go_through(
     deaths = Deaths(run, tmp_path / "requests", monkeypatch, group)
     for case in the_cases:
         deaths.go_through(case)
+    deaths.training()
     deaths.end()
     assert deaths.died == sum(len(case.points) for case in the_cases)
     run.next_start(run.account(killed=True, ended=False, damaged=group == "eviction"))
