@@ -248,6 +248,7 @@ def test_every_point_is_in_the_table() -> None:
     assert points == set(CRASH_POINTS)
 
 
+@pytest.mark.chaos
 def test_death_in_a_checkpoint_a_record_a_recovery_and_a_delivery(
     run: ChaosRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

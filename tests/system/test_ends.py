@@ -21,9 +21,9 @@ BUSY = 8  # besides launcher, learner and two actors: a load of about 10
 
 
 @contextlib.contextmanager
-def busy_machine() -> Iterator[list[int]]:
+def busy_machine(count: int = BUSY) -> Iterator[list[int]]:
     """Loops that take what they get, as another user's job would; stopped, until `SIGCONT` lets them go."""
-    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(BUSY)]
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         for loop in loops:
             loop.send_signal(signal.SIGSTOP)
@@ -75,9 +75,10 @@ def test_terms_on_a_busy_machine_lose_nothing(tmp_path: Path) -> None:
         end_under_load(tmp_path, target=10_000_000)
 
 
-def test_who_asks_twice_waits_for_the_checkpoint_alone(tmp_path: Path) -> None:
-    """On a busy machine, with an actor that will never answer."""
-    with busy_machine() as loops:
+@pytest.mark.parametrize("busy", [0, pytest.param(BUSY, marks=pytest.mark.slow)])
+def test_who_asks_twice_waits_for_the_checkpoint_alone(tmp_path: Path, busy: int) -> None:
+    """With an actor that will never answer."""
+    with busy_machine(busy) as loops:
         launcher = Launcher(tmp_path, *overrides(target_total_steps=10_000_000))
         launcher.wait_for(lambda p: p.updates > 5)
         stopped = next(iter(launcher.children("actor")))
@@ -97,7 +98,8 @@ def test_who_asks_twice_waits_for_the_checkpoint_alone(tmp_path: Path) -> None:
     assert_all_is_saved(launcher, "signal SIGINT")
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGUSR2])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_job_that_ends_while_its_learner_is_down_says_what_is_lost(tmp_path: Path, number: signal.Signals) -> None:
     changes = overrides(target_total_steps=10_000_000, checkpoint_interval_seconds=3600, num_actors=1)
     launcher = Launcher(tmp_path, *changes)

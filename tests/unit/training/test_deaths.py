@@ -1,0 +1,103 @@
+"""SIGKILL wherever a trainer writes or reads its run, one life after another in one folder: nothing is lost.
+
+Processes, signals and files are real; what actors send is made up. Whole runs die so in
+`tests/chaos/test_crash_points.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from pathlib import Path
+
+from trainer_fixtures import changed, episodes, open_trainer
+
+from cluster_rl.runs import crash_points
+from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.checkpoint import load_checkpoint
+from cluster_rl.runs.layout import RunDir
+from cluster_rl.wire.codec import encode_block
+
+# In this order: what has to be there for a death, such as half a record, is left by the one before.
+DEATHS = (
+    *("replay.before_append", "replay.appended", "replay.before_sync", "replay.synced"),
+    *("replay.half_a_record", "restore.tail_cut"),
+    *("checkpoint.begin", "checkpoint.folder_made"),
+    *(f"checkpoint.file_written@{name}" for name in ("tensors.safetensors", "state.json", "manifest.json")),
+    *("checkpoint.before_rename", "checkpoint.renamed", "checkpoint.verified"),
+    *("checkpoint.prune_renamed", "checkpoint.pruned"),
+    *(f"atomic.{when}@{name}" for name in ("progress.json", "online_params.pt") for when in ("begin", "renamed")),
+    *("metrics.half_a_row", "metrics.row_written", "learner.updated", "learner.priorities_set"),
+    *("restore.folder_locked", "restore.segment_opened", "restore.record_found", "restore.log_scanned"),
+    *("restore.weights", "restore.priorities", "restore.limiter", "restore.job_continued"),
+)
+OFTEN = changed(
+    checkpoint_interval_seconds=1e-6,
+    progress_interval_seconds=1e-6,
+    metrics_interval_seconds=1e-6,
+    params_file_interval_seconds=1e-6,
+)
+AT_ONCE = 3  # sequences that are acknowledged together
+ROUNDS = 8
+
+
+class Lives:
+    """A run, the sequences that its one actor has to send, and the file that says how many were acknowledged."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._requests, self._acknowledged = folder / "requests", folder / "acknowledged"
+        self._requests.mkdir()
+        self._acknowledged.write_text("0")
+        sequences = episodes(0, 120, length=40)
+        self._blocks = [encode_block(sequence) for sequence in sequences]
+        self._steps = [sequence.train_length for sequence in sequences]
+        self._of_actor = (sequences[0].actor, sequences[0].incarnation)
+
+    def end_at(self, point: str) -> int:
+        """The exit code of a life that is asked to end there."""
+        (self._requests / point).touch()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                crash_points._FOLDER = str(self._requests)
+                self.live()
+            except BaseException:  # noqa: BLE001 - this is the whole of the process
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def live(self) -> int:
+        """Opens the run, looks at what is there, and trains a little; returns how many updates were there."""
+        run_dir = RunDir(self._folder, "run").create()
+        checkpoint = load_checkpoint(run_dir.checkpoint)
+        trainer = open_trainer(self._folder, OFTEN)
+        seq = trainer.replay.expected_seq(*self._of_actor)
+        assert seq >= int(self._acknowledged.read_text())
+        assert trainer.replay.env_steps == sum(self._steps[:seq])
+        assert (trainer.replay.damaged, trainer.replay.notes) == (0, [])
+        restored = trainer.r2d2.updates
+        assert restored == (0 if checkpoint is None else checkpoint.updates)
+        assert checkpoint is None or checkpoint.notes == []
+        for _ in range(ROUNDS):
+            for _ in range(AT_ONCE):
+                trainer.ingest(*self._of_actor, seq, self._blocks[seq])
+                seq += 1
+            trainer.replay.sync()
+            write_atomic(self._acknowledged, str(seq).encode())
+            if (batch := trainer.try_sample()) is not None:
+                trainer.update(batch)
+            trainer.tick()
+        trainer.close("test")
+        return restored
+
+
+def test_a_run_survives_a_death_at_every_file(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    lives.live()  # here, so that no other life has to load what the first update needs
+    for point in DEATHS:
+        assert lives.end_at(point) == -signal.SIGKILL, point
+    assert list((tmp_path / "requests").iterdir()) == []
+    assert lives.live() > 0
