@@ -249,6 +249,7 @@ def test_every_point_is_in_the_table() -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1800)
 def test_death_in_a_checkpoint_a_record_a_recovery_and_a_delivery(
     run: ChaosRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_death_in_a_checkpoint_a_record_a_recovery_and_a_delivery(
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("group", "part"), [pytest.param(*portion, id=f"{portion[0]}-{portion[1][0].points[0]}") for portion in portions()]
 )
