@@ -106,7 +106,7 @@ def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None
     launcher = Launcher(tmp_path, *overrides())
     launcher.wait_for(lambda p: True)
     second = Launcher(tmp_path, *overrides())
-    assert second.wait(30) == 2
+    assert second.wait() == 2
     assert f"process {launcher.process.pid}" in second.output
     assert len(second.output.strip().splitlines()) == 1
     code, _ = launcher.terminate(signal.SIGINT)
