@@ -27,7 +27,7 @@ class Seconds(Grace):
     """So many, whatever happens; `short` from the start or never."""
 
     def __init__(self, seconds: float, short: bool = False) -> None:
-        super().__init__(StopFlag(), patient=False)
+        super().__init__(StopFlag(), patient=False, demanded_sec=seconds)
         self._ends, self._short = time.monotonic() + seconds, short
 
     def left_sec(self, running: Collection[str]) -> float:
@@ -53,7 +53,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
 
 
-def until(reached: Callable[[], object], seconds: float = 20.0) -> None:
+def until(reached: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
