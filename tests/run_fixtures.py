@@ -81,7 +81,7 @@ class Launcher:
         run_name: str = "tiny",
         variables: Mapping[str, str] | None = None,
         own_group: bool = False,
-        limit_sec: float = 120.0,
+        limit_sec: float = 240.0,
     ) -> None:
         self._limit_sec = limit_sec
         self.run_dir = RunDir(folder / "cluster_runs", run_name)
