@@ -35,6 +35,7 @@ from cluster_rl.errors import (
     run_command,
 )
 from cluster_rl.jobs.actor_children import ActorChildren
+from cluster_rl.jobs.deadline import why_complete
 from cluster_rl.jobs.grace import Grace, demanded_end_sec
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
@@ -52,6 +53,9 @@ _POLL_SEC = 0.1
 # The learner ends itself at max_runtime_seconds. Where it hangs, or was never up, the launcher ends the job this much
 # later: a tenth of the job's time, within these bounds, in which a learner that is well has made its checkpoint.
 _LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 120.0, 300.0
+# Until a learner is started again that somebody ended from outside: whoever signals all processes of a job may reach the
+# launcher last.
+_LEARNER_MISSED_SEC = 5.0
 LEARNER = "learner"
 
 
@@ -83,6 +87,7 @@ class _Job:
         self._code: int | None = None
         self._failure = ""  # whose end ended the job
         self._late = False
+        self._learner_back_at = math.inf  # by time.monotonic(), where it was ended from outside
 
     def run(self) -> int:
         """Starts the children and stays until the run is complete, cannot go on, or is told to stop."""
@@ -100,6 +105,9 @@ class _Job:
                         crash_point("launcher.child_restarted")
                     view.say(event.line)
                     self._look_at(event)
+                if time.monotonic() >= self._learner_back_at:
+                    view.say("learner was ended from outside, and the run is not complete; starting it again")
+                    self._start_learner()
                 self._actors.restart_missed(view.say)
                 if time.monotonic() >= self._late_at:
                     self._late = True
@@ -122,6 +130,7 @@ class _Job:
         arguments = ["--run-dir", str(self._run_dir.path), "--job-token", self._token]
         arguments += ["--job-started", repr(self._started)]
         command = [sys.executable, "-m", "cluster_rl.learner", *arguments]
+        self._learner_back_at = math.inf
         self._supervisor.start(LEARNER, command)
 
     def _look_at(self, event: ChildEvent) -> None:
@@ -130,7 +139,10 @@ class _Job:
             self._code = EXIT_BAD_INPUT if event.kind == "bad_input" else of_storage
             self._failure = event.line.splitlines()[0]
         elif event.kind == "finished" and event.name == LEARNER:
-            self._code = event.exit_code
+            if event.exit_code == EXIT_OK and not self._is_complete():
+                self._learner_back_at = time.monotonic() + _LEARNER_MISSED_SEC
+            else:
+                self._code = event.exit_code
         else:
             self._actors.note(event)
 
@@ -176,6 +188,11 @@ class _Job:
             except StorageError as error:
                 view.say(f"why the job ended is not in {error}")
                 self._code = self._code or EXIT_STORAGE
+
+    def _is_complete(self) -> bool:
+        """Whether the run has reached what it was started for: exit code 0 is also that of a learner told to end."""
+        progress = self._begun()
+        return progress is not None and bool(why_complete(self._config, progress.env_steps, progress.episodes))
 
     def _lost(self, updates: int) -> str:
         """What is lost of `updates`, and what is not; empty without any."""

@@ -1,6 +1,6 @@
-"""When a job must be over: after `max_runtime_seconds`, and before the batch system ends it.
+"""When a job is over: after `max_runtime_seconds`, before the batch system ends it, or as the run is complete.
 
-The learner, the serial mode and actor jobs ask once, at their start. In: the config's limit, and the SLURM job this
+The learner, the serial mode and actor jobs ask for the moment once, at their start. In: the config's limit, and the SLURM job this
 process runs in, if any. Out: a moment and the reason to give when it comes.
 """
 
@@ -10,6 +10,7 @@ import math
 import time
 from typing import NamedTuple
 
+from cluster_rl.config import Config
 from cluster_rl.jobs.slurm import SlurmError, installed, time_left_sec
 from cluster_rl.runs.slurm_job import slurm_job_id
 
@@ -51,3 +52,12 @@ def job_deadline(max_runtime_seconds: float, job_started: float) -> Deadline:
         return limit
     margin_sec = min(_MARGIN_SEC, _MARGIN_PART * left_sec)
     return min(limit, Deadline(time.monotonic() + left_sec - margin_sec, f"the end of SLURM job {job_id} is near"))
+
+
+def why_complete(config: Config, env_steps: int, episodes: int) -> str:
+    """Why a run that is this far needs no more of anything; empty while it does."""
+    if env_steps >= config.target_total_steps:
+        return "target_total_steps reached"
+    if config.total_episodes and episodes >= config.total_episodes:
+        return "total_episodes reached"
+    return ""

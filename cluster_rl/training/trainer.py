@@ -16,7 +16,7 @@ import torch
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.jobs.continuity import check_whole, run_id_of
-from cluster_rl.jobs.deadline import Deadline
+from cluster_rl.jobs.deadline import Deadline, why_complete
 from cluster_rl.jobs.devices import learner_device
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
@@ -201,12 +201,7 @@ class Trainer:
         return None
 
     def _complete(self) -> str:
-        """Why the run needs no more of anything; empty while it does."""
-        if self.replay.env_steps >= self.config.target_total_steps:
-            return "target_total_steps reached"
-        if self.config.total_episodes and self.replay.episodes >= self.config.total_episodes:
-            return "total_episodes reached"
-        return ""
+        return why_complete(self.config, self.replay.env_steps, self.replay.episodes)
 
     @property
     def is_saved(self) -> bool:

@@ -28,6 +28,7 @@ if "cluster_rl.learner" in sys.orig_argv:
 LAUNCH = """
 from cluster_rl import train_cluster
 from cluster_rl.jobs import grace
+train_cluster._LEARNER_MISSED_SEC = 0.3
 train_cluster._LATE_MIN_SEC = grace._UNHURRIED_SEC = 1.0
 train_cluster.run_command(train_cluster.main)
 """
@@ -100,6 +101,32 @@ def test_a_late_learner_may_finish_its_checkpoint(tmp_path: Path) -> None:
     assert output.splitlines()[-1].endswith(
         "; stopped: max_runtime_seconds reached, and the learner has not ended itself"
     )
+
+
+# Its first life is told to end, as by `kill`; the second comes to the target.
+ENDED_FROM_OUTSIDE = """
+from pathlib import Path
+from cluster_rl.runs.progress import Progress, read_progress, save_progress
+path = Path(sys.orig_argv[sys.orig_argv.index("--run-dir") + 1]) / "progress.json"
+progress = read_progress(path)
+again = progress is not None
+progress = progress or Progress(run_name="one", target_total_steps=1000)
+progress.continue_job(sys.orig_argv[sys.orig_argv.index("--job-token") + 1], "restored" if again else "new")
+progress.updates += 5
+progress.env_steps += 500
+progress.end_job("target_total_steps reached" if again else "signal SIGTERM")
+save_progress(path, progress)
+os._exit(0)
+"""
+
+
+def test_a_learner_that_is_ended_from_outside_comes_back(tmp_path: Path) -> None:
+    returncode, output = launch(tmp_path, ENDED_FROM_OUTSIDE, "--target_total_steps=1000", "--run-name=one")
+    assert returncode == EXIT_OK, output
+    assert output.count("learner was ended from outside, and the run is not complete; starting it again") == 1
+    progress = read_progress(RunDir(tmp_path / "cluster_runs", "one").progress)
+    assert progress is not None
+    assert (progress.env_steps, [job.reason for job in progress.jobs]) == (1000, ["target_total_steps reached"])
 
 
 def test_a_job_whose_learner_dies_at_every_start_ends_with_its_last_lines(tmp_path: Path) -> None:
