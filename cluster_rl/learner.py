@@ -163,7 +163,8 @@ class WireThread(threading.Thread):
             if not self.all_logged:
                 self._log_arrivals(channel)
         finally:
-            with contextlib.suppress(OSError):  # it is older than what the next learner writes
+            # It is older than what the next learner writes, whether or not it can be read.
+            with contextlib.suppress(OSError, UserError):
                 remove_rendezvous(self._run_dir.rendezvous, channel.incarnation)
             channel.close()
 
