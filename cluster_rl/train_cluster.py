@@ -53,8 +53,8 @@ _POLL_SEC = 0.1
 # The learner ends itself at max_runtime_seconds. Where it hangs, or was never up, the launcher ends the job this much
 # later: a tenth of the job's time, within these bounds, in which a learner that is well has made its checkpoint.
 _LATE_PART, _LATE_MIN_SEC, _LATE_MAX_SEC = 0.1, 120.0, 300.0
-# Until a learner is started again that somebody ended from outside: whoever signals all processes of a job may reach the
-# launcher last.
+# Until a learner is started again that somebody ended from outside: whoever signals all processes of a job may reach
+# the launcher last.
 _LEARNER_MISSED_SEC = 5.0
 LEARNER = "learner"
 

@@ -17,6 +17,7 @@ from cluster_rl.runs.small_file import Count, MissingFileError, Version, read_js
 MAX_CRASHES = 3
 MAX_STALLS = 2
 SCHEMA_VERSION = 1
+_STORAGE = "storage did not take what must be kept"
 
 
 class ChainState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +50,7 @@ def after_job(
     means.
 
     A chain that ended is forgotten, so that a job submitted by hand starts with a clean count; a job that was refused
-    has neither begun nor ended one.
+    has neither begun nor ended one. Storage that refused something is no crash where the run has moved.
     """
     moved = env_steps > state.env_steps
     clean = ChainState(env_steps=env_steps)
@@ -74,13 +75,15 @@ def after_job(
             return end(EXIT_FAILURE, f"{stalls} jobs in a row made no progress")
         later = ChainState(stalls=stalls, env_steps=env_steps)
         return later, Verdict(goes_on=True, exit_code=exit_code, reason="time is up; the run is not complete")
+    if exit_code == EXIT_STORAGE and moved:
+        return clean, Verdict(goes_on=True, exit_code=exit_code, reason=f"exit code {exit_code}: {_STORAGE}")
     crashes = state.crashes + 1
     if crashes >= MAX_CRASHES:
         return end(exit_code, f"{crashes} jobs in a row crashed, the last with exit code {exit_code}")
     later = ChainState(crashes=crashes, stalls=state.stalls, env_steps=env_steps)
     reason = f"crash {crashes} of {MAX_CRASHES} in a row, exit code {exit_code}"
     if exit_code == EXIT_STORAGE:
-        reason += ": storage did not take what must be kept"
+        reason += f": {_STORAGE}"
     return later, Verdict(goes_on=True, exit_code=exit_code, reason=reason)
 
 

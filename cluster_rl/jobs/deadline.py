@@ -1,7 +1,7 @@
 """When a job is over: after `max_runtime_seconds`, before the batch system ends it, or as the run is complete.
 
-The learner, the serial mode and actor jobs ask for the moment once, at their start. In: the config's limit, and the SLURM job this
-process runs in, if any. Out: a moment and the reason to give when it comes.
+The learner, the serial mode and actor jobs ask for the moment once, at their start. In: the config's limit, and the
+SLURM job this process runs in, if any. Out: a moment and the reason to give when it comes.
 """
 
 from __future__ import annotations

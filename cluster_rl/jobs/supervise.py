@@ -199,7 +199,8 @@ class Supervisor:
 
     def _refused(self, child: _Child, line: str, now: float, tell: Callable[[Kind, str], None]) -> None:
         """What follows as storage has refused what a child needs."""
-        if child.refused_since is None or now - child.started_at > HEALTHY_SEC:
+        # A start may take minutes until it is refused: one that took longer than anybody would wait was up meanwhile.
+        if child.refused_since is None or now - child.started_at > STORAGE_PATIENCE_SEC:
             child.refused_since = now
         waited_sec = now - child.refused_since
         if waited_sec > STORAGE_PATIENCE_SEC:

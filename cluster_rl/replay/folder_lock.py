@@ -17,24 +17,30 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.lock import Holder, read_holder
 
-LOCK_WAIT_SEC = 20.0  # a learner whose launcher was killed still drains its actors
+# A learner whose launcher was killed still writes its checkpoint and drains its actors for a minute.
+LOCK_WAIT_SEC = 180.0
+_TOLD_SEC = 1.0
 _LOCK_POLL_SEC = 0.1
 
 
 class FolderLock:
     """`lock` in a folder: held until `release`, or until the kernel takes it back from a dead process.
 
-    Raises `UserError` that names the holder if it is not free within `LOCK_WAIT_SEC`.
+    Says whom it waits for. Raises `UserError` that names the holder if it is not free within `LOCK_WAIT_SEC`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._holder_path = folder / "lock.holder"
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._close = weakref.finalize(self, os.close, fd)
-        deadline = time.monotonic() + LOCK_WAIT_SEC
+        began, told = time.monotonic(), False
         while not _try_lock(fd):
-            if time.monotonic() >= deadline:
-                holder = read_holder(self._holder_path) or "another process"
+            waited_sec = time.monotonic() - began
+            holder = read_holder(self._holder_path) or "another process"
+            if waited_sec >= _TOLD_SEC and not told:
+                told = True
+                print(f"replay log {folder}: waiting for {holder}, up to {LOCK_WAIT_SEC:.0f} s", flush=True)
+            if waited_sec >= LOCK_WAIT_SEC:
                 raise UserError(f"replay log {folder}: in use by {holder}; wait for its end, or stop it")
             time.sleep(_LOCK_POLL_SEC)
         holder = Holder.this_process()

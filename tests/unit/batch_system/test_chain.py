@@ -20,6 +20,14 @@ HISTORIES = {
     "one without progress": [(85, 10, False, ON), (85, 10, False, ON), (85, 11, False, ON), (85, 11, False, ON)],
     "the first job makes none": [(85, 0, False, ON), (85, 0, False, 1)],
     "a crash between two without progress": [(85, 0, False, ON), (1, 0, False, ON), (85, 0, False, 1)],
+    "a disk that is full at each end": [
+        (75, 10, False, ON),
+        (75, 20, False, ON),
+        (75, 30, False, ON),
+        (0, 40, False, 0),
+    ],
+    "a disk that is full from the start": [(75, 0, False, ON), (75, 0, False, ON), (75, 0, False, 75)],
+    "between crashes": [(1, 10, False, ON), (1, 10, False, ON), (75, 20, False, ON), (1, 20, False, ON)],
     "bad input": [(2, 10, False, 2)],
 }
 

@@ -358,7 +358,9 @@ if len(tries.read_text()) <= 5:
 def test_storage_that_refuses_for_good_ends_the_child_with_its_code(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervise, "STORAGE_PATIENCE_SEC", 0.2)
+    """Also where each start takes long until it is refused."""
+    monkeypatch.setattr(supervise, "STORAGE_PATIENCE_SEC", 2.0)
+    monkeypatch.setattr(supervise, "HEALTHY_SEC", 0.0)
     supervisor.start("learner", python(f"import sys; print('error: /data: full'); sys.exit({EXIT_STORAGE})"))
     end = events_until(supervisor, "gave_up")[-1]
     assert end.exit_code == EXIT_STORAGE
