@@ -16,7 +16,7 @@ import zstandard
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 HEADER_VALUES = (
     *("actor", "incarnation", "emulator", "episode", "first_step", "burn_in_length", "train_length", "positions"),
     *("num_actions", "context_size", "crop_side", "hidden_size", "first_prev_action", "first_prev_reward"),

@@ -29,6 +29,7 @@ import zstandard
 
 from cluster_rl.config import RewardWeights
 from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, EpisodeSummary, Names, Sequence, Steps
+from cluster_rl.runs.small_file import DECODE_ERRORS
 
 __all__ = [
     "BlockArrays",
@@ -301,7 +302,7 @@ def _split(block: bytes | bytearray | memoryview, spec: BlockSpec | None) -> tup
 def _read_header(data: bytes | memoryview) -> SequenceHeader:
     try:
         header = msgspec.msgpack.decode(data, type=SequenceHeader)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise BlockError(f"block: header cannot be read: {error}", "header") from None
     _check_header(header)
     if header.summary is not None:

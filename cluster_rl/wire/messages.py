@@ -15,7 +15,9 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+from cluster_rl.runs.small_file import DECODE_ERRORS
+
+PROTOCOL_VERSION = 3
 MAX_PARTS = 2
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BLOCK_BYTES = 8 * 1024 * 1024
@@ -196,8 +198,7 @@ def _decode(
         raise ProtocolMismatchError(f"protocol {header[0]}, this side speaks {PROTOCOL_VERSION}")
     try:
         return decoder.decode(memoryview(header)[1:]), frame
-    # A msgpack string need not be UTF-8, and nesting is bounded by the interpreter's stack.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise MessageError(f"not a message: {error}") from None
 
 
