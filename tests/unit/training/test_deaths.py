@@ -1,7 +1,7 @@
 """SIGKILL wherever a trainer writes or reads its run, one life after another in one folder: nothing is lost.
 
 Processes, signals and files are real; what actors send is made up. Whole runs die so in
-`tests/chaos/test_crash_points.py`.
+`tests/chaos/test_crash_point_runs.py`.
 """
 
 from __future__ import annotations
