@@ -59,10 +59,10 @@ def _make_roms(folder: Path) -> None:
         ("train_slim", ("--config", "misspelt.json"), ("misspelt.json", "unroll_lenght", "unroll_length")),
         ("train_cluster", ("--run-name", "../x"), ("../x", "run name")),
         ("train_slim", ("--initial_state", "text.gb"), ("text.gb",)),
-        ("train_cluster", ("--rewards.step", "NaN"), ("rewards.step", "finite")),
+        ("train_cluster", ("--rewards.step", "NaN"), ("rewards.step", "not nan")),
         ("train_slim", ("--bind_host", "nowhere.invalid"), ("bind_host", "nowhere.invalid")),
         ("train_cluster", ("--replay_dir", "text.gb"), ("replay_dir", "text.gb")),
-        ("train_slim", ("--runs", "text.gb", "--dry-run"), ("text.gb", "is a file")),
+        ("train_slim", ("--runs", "text.gb", "--dry-run"), ("text.gb", "a file lies where")),
         ("train_cluster", ("--device", "cuda"), ("device cuda", "--device auto")),
         (
             "train_slim",
@@ -103,7 +103,7 @@ def test_dry_run_prints_the_plan_only(
     out = _dry_run(tmp_path, trainer(module), "--config", "quickstart", "--device", "auto", "--num_actors", "1")
     starts = [line.partition(":")[0] for line in out.splitlines()]
     waits = "estimating GPU memory"
-    machine = ["memory", "cores", "device"]
+    machine = [f"disk of {tmp_path}", "memory", "cores", "device"]
     assert starts == ["game", "run", "target", "actors", "network", "replay", *machine, waits, "GPU memory", "dry run"]
     assert "device: CPU, as CUDA cannot be used: " in out
 
