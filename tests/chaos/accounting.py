@@ -146,7 +146,7 @@ def _check_episodes(entries: Iterable[LogEntry]) -> None:
         assert header.first_step == steps[episode], f"a hole in episode {episode}"
         steps[episode] += header.train_length
         if header.summary is not None:
-            assert _summary(header.summary)["episode_steps"] == steps[episode]
+            assert header.summary.episode_steps == steps[episode]
 
 
 def _check_acknowledged(acks: Path, entries: Iterable[LogEntry], damaged: bool) -> int:
@@ -183,27 +183,18 @@ def _check_episode_logs(run_dir: RunDir, entries: Iterable[LogEntry], all_sent: 
         header = read_episode_log(path).header
         headers[header.actor, header.incarnation, header.emulator, header.episode] = header
     summaries = {
-        (header.actor, header.incarnation, header.emulator, header.episode): _summary(header.summary)
+        (header.actor, header.incarnation, header.emulator, header.episode): header.summary
         for header in (entry.header for entry in entries)
         if header.summary is not None
     }
     for episode, summary in summaries.items():
         assert episode in headers, f"episode {episode} is in the replay and has no log"
         header = headers[episode]
-        assert (header.complete, header.steps, header.reason) == (True, summary["episode_steps"], summary["reason"])
-        assert header.episode_return == summary["episode_return"]
+        assert (header.complete, header.steps, header.reason) == (True, summary.episode_steps, summary.reason)
+        assert header.episode_return == summary.episode_return
     if all_sent:
         assert {episode for episode, header in headers.items() if header.complete} == set(summaries)
     rom = load_rom("")
     for path in paths if replayed is None else paths[len(paths) - min(replayed, len(paths)) :]:
         replay(read_episode_log(path), rom, str(path), lambda: False)
     return len(paths)
-
-
-def _summary(summary: Any) -> dict[str, Any]:
-    """As a plain mapping, whether the program keeps it as one or as a struct."""
-    return (
-        dict(summary)
-        if isinstance(summary, dict)
-        else {name: getattr(summary, name) for name in summary.__struct_fields__}
-    )

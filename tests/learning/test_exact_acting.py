@@ -234,10 +234,10 @@ def test_a_finished_task_is_sent_as_terminated_and_a_time_limit_is_not() -> None
         for blocks in by_episode(played(game)):
             summary = blocks[-1][0].summary
             assert summary is not None
-            reasons.append(summary["reason"])
+            reasons.append(summary.reason)
             for header, arrays in blocks:
                 last_step = header.first_step - header.burn_in_length + len(arrays.mask) - 1  # its tail may reach it
-                ended = reasons[-1] == "terminated" and last_step == summary["episode_steps"]
+                ended = reasons[-1] == "terminated" and last_step == summary.episode_steps
                 assert header.terminated == ended
             if reasons[-1] != "terminated":
                 continue
