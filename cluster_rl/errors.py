@@ -170,17 +170,26 @@ def run_command(main: Callable[[], int], only_logs: bool = False) -> None:
     Output that nobody reads any more (`| head`, a terminal that was closed, `>&-`) is dropped: the work is done to its
     end, and the exit code is the work's. Where output was lost that somebody wants (a full disk) the work is done too,
     but exit code 0 becomes 1, with a line; not where the program `only_logs`, so that its output is no result. Such a
-    program, which has closed what it had, is gone at once if all went well: no `atexit`, no destructors.
+    program, which has closed what it had, is gone at once when `main` has returned and all went well: no `atexit`, no
+    destructors.
     """
+    returned = False  # not so by `--version` or `--help`
+
+    def whole() -> int:
+        nonlocal returned
+        code = main()
+        returned = True
+        return code
+
     held = [_hold("stdout", 1), _hold("stderr", 2)]
-    code = _run(main)
+    code = _run(whole)
     sys.stdout.flush()
     for descriptor in held:
         if descriptor is not None and descriptor.lost is not None:
             _say(f"{descriptor.name}: {descriptor.lost.strerror}; lines of it are lost, all else is done")
             if not only_logs:
                 code = code or EXIT_FAILURE
-    if only_logs and code in EXITS_WELL:
+    if only_logs and returned and code in EXITS_WELL:
         # All is closed and said. Python's tidying up after torch takes a second of CPU, or half a minute when busy:
         # a batch system does not wait so long for what it has told to end.
         sys.stderr.flush()
