@@ -15,6 +15,7 @@ import pkgutil
 import textwrap
 import threading
 from collections.abc import Iterator
+from enum import Enum
 from typing import Protocol
 
 import gymnasium
@@ -34,6 +35,8 @@ MEANT: dict[type, set[str]] = {
     io.FileIO: {"write"},
     argparse.ArgumentParser: {"error", "parse_known_args"},
     yaml.SafeLoader: {"compose_mapping_node"},
+    # Python gives them to each class of members.
+    Enum: {name for name in vars(Enum) if name.startswith("_") and name.endswith("_")},
     # Python gives them to each class that says what others must have.
     Protocol: {"_abc_impl", "_is_protocol"},  # type: ignore[dict-item]
 }
