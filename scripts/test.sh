@@ -22,7 +22,7 @@ if [ $# -gt 0 ]; then
 fi
 # Two halves that take about as long, one beside the other. What starts whole runs on this machine is in one of them
 # alone: it waits for them with time limits.
-BESIDE=(tests/cluster tests/learning tests/unit/{batch_system,emulator,jobs,replay,training,wire})
+BESIDE=(tests/cluster tests/learning tests/unit/{batch_system,emulator,jobs,replay,training})
 report=$(mktemp)
 trap 'rm -f "$report"; [ -z "${beside:-}" ] || { kill "$beside" && wait "$beside"; } 2>/dev/null' EXIT
 "$PYTHON" -m pytest "${BESIDE[@]}" >"$report" 2>&1 &
