@@ -370,7 +370,7 @@ def test_a_file_that_is_replaced_on_a_network_disk_is_opened_again(
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="none: cannot be read: No such file"):
         read_bytes(tmp_path / "none")
-    with pytest.raises(UnreadableError, match="null (byte|character)"):
+    with pytest.raises(UnreadableError, match=r"null (byte|character)"):
         read_bytes(tmp_path / "a\0b")
 
 
