@@ -103,6 +103,11 @@ class StorageError(UserError):
         self.path, self.number = Path(path), number
         self.state = _STORAGE.get(number or 0, "storage failing")
 
+    @property
+    def cause(self) -> str:
+        """The path, and the system's words."""
+        return f"{self.path}: {os.strerror(self.number) if self.number else 'cannot be written'}"
+
     def __reduce__(self) -> tuple[type[StorageError], tuple[str, Path, int | None]]:
         return type(self), (self.lines[0], self.path, self.number)  # from a process of a pool to its parent
 

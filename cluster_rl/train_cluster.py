@@ -25,7 +25,6 @@ from pathlib import Path
 from cluster_rl.config import Config
 from cluster_rl.configs.files import config_name
 from cluster_rl.errors import (
-    EXIT_BAD_INPUT,
     EXIT_FAILURE,
     EXIT_OK,
     EXIT_STORAGE,
@@ -134,9 +133,8 @@ class _Job:
         self._supervisor.start(LEARNER, command)
 
     def _look_at(self, event: ChildEvent) -> None:
-        if event.kind in ("bad_input", "gave_up"):
-            of_storage = EXIT_STORAGE if event.exit_code == EXIT_STORAGE else EXIT_FAILURE
-            self._code = EXIT_BAD_INPUT if event.kind == "bad_input" else of_storage
+        if event.job_exit_code is not None:
+            self._code = event.job_exit_code
             self._failure = event.line.splitlines()[0]
         elif event.kind == "finished" and event.name == LEARNER:
             if event.exit_code == EXIT_OK and not self._is_complete():

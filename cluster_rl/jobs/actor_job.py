@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from cluster_rl.config import Config, load_config
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STORAGE, EXIT_UNFINISHED, UserError, run_command
+from cluster_rl.errors import EXIT_UNFINISHED, UserError, run_command
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.grace import Grace, demanded_end_sec
@@ -58,15 +58,13 @@ def run_actor_job(run_dir: RunDir, job: int, wait_sec: float | None = None) -> i
     for slot in range(config.num_actors):
         actors.start(slot, first + slot)
     print(f"actors {first} to {first + config.num_actors - 1} of run {run_dir.path}; logs {run_dir.logs}", flush=True)
-    code = None
+    code: int | None = None
     while not stop and code is None and supervisor.unfinished:
         for event in supervisor.poll():
             print(event.line, flush=True)
             actors.note(event)
-            if event.kind == "bad_input":
-                code = EXIT_BAD_INPUT
-            elif event.kind == "gave_up":
-                code = EXIT_STORAGE if event.exit_code == EXIT_STORAGE else EXIT_FAILURE
+            if event.job_exit_code is not None:
+                code = event.job_exit_code
         if run_dir.rendezvous.exists():  # else they ended because nobody wants them
             actors.restart_missed(print)
         if deadline.is_over():

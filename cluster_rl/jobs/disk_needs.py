@@ -44,6 +44,8 @@ _WEIGHTS_OF_CHECKPOINT = 5  # three networks and two moments
 _FILES_OF_CHECKPOINT = 4  # its folder too
 _MOST_STEPS_PER_SEC = 1_000  # of an actor, whatever it plays: several times what was ever measured
 _CERTAIN_RATE = 0.5  # of the rate that the run had: the least that a job is taken to play
+_SMALLER_NETWORK = "give a smaller network (--model.conv_channels, --lstm_hidden_size), or free some space"
+_WORTH_TELLING_BYTES = 1e6
 
 
 class Span(NamedTuple):
@@ -238,7 +240,3 @@ def _sum(spans: Iterable[Span]) -> Span:
 def _words(span: Span) -> str:
     low, high = size_words(span.low), size_words(span.high)
     return high if low == high else f"{low} to {high}"
-
-
-_SMALLER_NETWORK = "give a smaller network (--model.conv_channels, --lstm_hidden_size), or free some space"
-_WORTH_TELLING_BYTES = 1e6

@@ -85,14 +85,14 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
     return config, run_dir
 
 
-def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> Rom:
+def check_job(config: Config, run_dir: RunDir) -> Rom:
     """Loads the ROM and checks everything that a child would stumble over, from the savestate to the folders.
 
-    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. `fresh`: a run
-    that is there will be moved aside first. Raises `UserError`, before anything is created.
+    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. Raises
+    `UserError`, before anything is created.
     """
     rom = check_config(config)
-    check_run(config, run_dir, rom, fresh)
+    check_run(config, run_dir, rom)
     return rom
 
 
@@ -112,7 +112,10 @@ def check_config(config: Config) -> Rom:
 
 
 def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) -> list[str]:
-    """The part of `check_job` that looks at the run's folder; lines about what of the run will not be there."""
+    """The part of `check_job` that looks at the run's folder; lines about what of the run will not be there.
+
+    `fresh`: a run that is there will be moved aside first.
+    """
     run_dir.check_kinds()
     for folder in (run_dir.path, run_dir.checkpoint, run_dir.replay, run_dir.episode_logs, run_dir.logs):
         _check_writable(folder)

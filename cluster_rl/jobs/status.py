@@ -5,7 +5,6 @@ Runs in the launcher; `cluster status` says the same in a line. In: progress.jso
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -225,5 +224,4 @@ def storage_problem(progress: Progress, run_dir: RunDir, stale_sec: float = _STA
     why = why_unwritable(run_dir.path) if time.time() - progress.updated > stale_sec else None
     if why is None:
         return progress.storage_problem
-    words = os.strerror(why.number) if why.number else "cannot be written"
-    return f"{why.state} since {time.strftime('%H:%M', time.localtime(progress.updated))} ({why.path}: {words})"
+    return f"{why.state} since {time.strftime('%H:%M', time.localtime(progress.updated))} ({why.cause})"

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, EXITS_WELL, UserError, describe_exit, is_of_storage
+from cluster_rl.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILURE,
+    EXIT_STORAGE,
+    EXITS_WELL,
+    UserError,
+    describe_exit,
+    is_of_storage,
+)
 from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.signals import HURRY_SIGNAL, die_with_parent, hold_signals
 
@@ -52,6 +60,15 @@ class ChildEvent:
     line: str
     exit_code: int | None
     log_path: Path
+
+    @property
+    def job_exit_code(self) -> int | None:
+        """Exit code of the job that this ends, whichever child it is of; None where it ends none."""
+        if self.kind == "bad_input":
+            return EXIT_BAD_INPUT
+        if self.kind == "gave_up":
+            return EXIT_STORAGE if self.exit_code == EXIT_STORAGE else EXIT_FAILURE
+        return None
 
 
 @dataclass

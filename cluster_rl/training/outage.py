@@ -7,7 +7,6 @@ in the log when an outage begins and ends, and the words that `progress.json` ha
 from __future__ import annotations
 
 import collections
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -127,6 +126,5 @@ class Writer:
 
 def _problem(error: UserError | OSError) -> _Problem:
     if isinstance(error, StorageError):
-        words = os.strerror(error.number) if error.number else "cannot be written"
-        return _Problem(error.state, f"{error.path}: {words}")
+        return _Problem(error.state, error.cause)
     return _Problem("a file cannot be written", " ".join(str(error).split()))
