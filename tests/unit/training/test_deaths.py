@@ -6,9 +6,8 @@ Processes, signals and files are real; what actors send is made up. Whole runs d
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
-import traceback
 from pathlib import Path
 
 from trainer_fixtures import changed, episodes, open_trainer
@@ -56,18 +55,23 @@ class Lives:
         self._of_actor = (sequences[0].actor, sequences[0].incarnation)
 
     def end_at(self, point: str) -> int:
-        """The exit code of a life that is asked to end there."""
+        """The exit code of a life in a process of its own that is asked to end there.
+
+        It is forked from a process that has imported PyTorch and has not computed with it: that of these tests may
+        have, and its threads do not outlive a fork.
+        """
         (self._requests / point).touch()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                crash_points._FOLDER = str(self._requests)
-                self.live()
-            except BaseException:  # noqa: BLE001 - this is the whole of the process
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(["trainer_fixtures", "torch._dynamo"])
+        life = forks.Process(target=self._live_until, args=(self._requests,))
+        life.start()
+        life.join()
+        assert life.exitcode is not None
+        return life.exitcode
+
+    def _live_until(self, requests: Path) -> None:
+        crash_points._FOLDER = str(requests)
+        self.live()
 
     def live(self) -> int:
         """Opens the run, looks at what is there, and trains a little; returns how many updates were there."""
@@ -96,7 +100,6 @@ class Lives:
 
 def test_a_run_survives_a_death_at_every_file(tmp_path: Path) -> None:
     lives = Lives(tmp_path)
-    lives.live()  # here, so that no other life has to load what the first update needs
     for point in DEATHS:
         assert lives.end_at(point) == -signal.SIGKILL, point
     assert list((tmp_path / "requests").iterdir()) == []
