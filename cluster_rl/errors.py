@@ -112,9 +112,15 @@ class StorageError(UserError):
         return type(self), (self.lines[0], self.path, self.number)  # from a process of a pool to its parent
 
 
+class BusyError(UserError):
+    """What is wanted is held by a process that is ending: nobody gave anything wrong, the same may succeed later."""
+
+
 def exit_code_of(error: UserError) -> int:
     """What a command ends with that this error ends."""
-    return EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT
+    if isinstance(error, StorageError):
+        return EXIT_STORAGE
+    return EXIT_FAILURE if isinstance(error, BusyError) else EXIT_BAD_INPUT
 
 
 def is_of_storage(error: OSError) -> bool:
@@ -167,10 +173,10 @@ def run_command(main: Callable[[], int], only_logs: bool = False) -> None:
     """Runs a command's main function and leaves the process with its exit code.
 
     `UserError` becomes `error: <message>` on stderr, its details on indented lines below, and exit code 2. So does what
-    the system says of a path that was given; `StorageError`, and the system's words for the same, are exit code 75.
-    What else fails outside of the program (the system's errors, memory, sockets, the GPU) becomes a line that names the
-    place in the program, and exit code 1. Ctrl-C is exit code 130. Anything else is a mistake of the program's own: its
-    traceback, a last line that says so, and exit code 1.
+    the system says of a path that was given; `StorageError`, and the system's words for the same, are exit code 75;
+    `BusyError` is 1. What else fails outside of the program (the system's errors, memory, sockets, the GPU) becomes a
+    line that names the place in the program, and exit code 1. Ctrl-C is exit code 130. Anything else is a mistake of
+    the program's own: its traceback, a last line that says so, and exit code 1.
 
     Output that nobody reads any more (`| head`, a terminal that was closed, `>&-`) is dropped: the work is done to its
     end, and the exit code is the work's. Where output was lost that somebody wants (a full disk) the work is done too,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import BusyError
 from cluster_rl.runs.lock import Holder, read_holder
 
 # A learner whose launcher was killed still writes its checkpoint and drains its actors for a minute.
@@ -26,7 +26,7 @@ _LOCK_POLL_SEC = 0.1
 class FolderLock:
     """`lock` in a folder: held until `release`, or until the kernel takes it back from a dead process.
 
-    Says whom it waits for. Raises `UserError` that names the holder if it is not free within `LOCK_WAIT_SEC`.
+    Says whom it waits for. Raises `BusyError` that names the holder if it is not free within `LOCK_WAIT_SEC`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class FolderLock:
                 told = True
                 print(f"replay log {folder}: waiting for {holder}, up to {LOCK_WAIT_SEC:.0f} s", flush=True)
             if waited_sec >= LOCK_WAIT_SEC:
-                raise UserError(f"replay log {folder}: in use by {holder}; wait for its end, or stop it")
+                raise BusyError(f"replay log {folder}: in use by {holder}; wait for its end, or stop it")
             time.sleep(_LOCK_POLL_SEC)
         holder = Holder.this_process()
         with contextlib.suppress(OSError):  # it is only words: a learner may start again on a full disk

@@ -1,7 +1,7 @@
 """One writer for each run: `run.lock`, held by the launcher for as long as it lives.
 
 The kernel lets go of it when the holder dies, however it dies, so there are no stale locks. In: a run directory. Out:
-the lock, or a `UserError` that names who holds it.
+the lock, or a `UserError` that names who holds it: a `BusyError` where that is an earlier start of this SLURM job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 import filelock
 import msgspec
 
-from cluster_rl.errors import StorageError, UserError, as_text
+from cluster_rl.errors import BusyError, StorageError, UserError, as_text
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.slurm_job import slurm_job_id
@@ -68,10 +68,7 @@ class RunLock:
         try:
             self._lock.acquire()
         except filelock.Timeout:
-            raise UserError(
-                f"run {self._run_name!r} is being trained by {read_holder(self._holder_path) or 'another process'}; "
-                "wait for its end, stop it, or take another --run-name"
-            ) from None
+            raise self._held() from None
         except OSError as error:
             raise explain_os_error(error, self._path) from None
         except NotImplementedError:
@@ -87,6 +84,16 @@ class RunLock:
             self._lock.release()
             raise
         return self
+
+    def _held(self) -> UserError:
+        """The error that names the holder. One that belongs to this very SLURM job, as after its node was lost and it
+        was requeued, is on its way out: the chain must not end for it."""
+        holder = read_holder(self._holder_path)
+        own = holder is not None and holder.slurm_job_id is not None and holder.slurm_job_id == slurm_job_id()
+        return (BusyError if own else UserError)(
+            f"run {self._run_name!r} is being trained by {holder or 'another process'}; "
+            "wait for its end, stop it, or take another --run-name"
+        )
 
     def _no_flock(self) -> UserError:
         return UserError(f"{self._path}: this file system cannot lock files; put the runs on another one")

@@ -27,7 +27,7 @@ from replay_log_fixtures import (
 )
 from sequence_fixtures import make_builder, play, summary_of
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import EXIT_FAILURE, BusyError, UserError, exit_code_of
 from cluster_rl.replay import folder_lock
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.totals import INCARNATIONS_KEPT, Totals
@@ -191,9 +191,10 @@ sys.stdin.readline()
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stdout.readline() == "open\n"
-    with pytest.raises(UserError, match=rf"in use by process {child.pid} on ") as error:
+    with pytest.raises(BusyError, match=rf"in use by process {child.pid} on ") as error:
         open_log(tmp_path)
     assert "\n" not in str(error.value)
+    assert exit_code_of(error.value) == EXIT_FAILURE, "bad input would end a chain"
     # It is waited for, and the kernel frees the log of a process that was killed.
     monkeypatch.setattr(folder_lock, "LOCK_WAIT_SEC", 20.0)
     child.stdin.write("\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_rl.errors import UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, UserError, exit_code_of
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder, holder_path
 
@@ -50,6 +50,18 @@ def test_the_second_launcher_is_told_who_holds_the_run(run_dir: RunDir, holder: 
     current = current_holder(run_dir)
     assert current is not None
     assert (current.pid, current.slurm_job_id) == (holder.pid, "4711")
+
+
+@pytest.mark.parametrize(("job", "code"), [("4711", EXIT_FAILURE), ("4712", EXIT_BAD_INPUT), (None, EXIT_BAD_INPUT)])
+def test_an_earlier_start_of_this_slurm_job_is_no_bad_input(
+    run_dir: RunDir, holder: subprocess.Popen[str], job: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node was lost, SLURM has requeued the job, and the launcher before has not ended: the chain goes on."""
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    with pytest.raises(UserError, match=f"is being trained by process {holder.pid} on ") as error:
+        RunLock(run_dir).acquire()
+    assert exit_code_of(error.value) == code
 
 
 def test_a_killed_holder_holds_nothing_though_its_child_lives(run_dir: RunDir, holder: subprocess.Popen[str]) -> None:
