@@ -50,7 +50,7 @@ from cluster_rl.report.video_record import VideoRecord, is_finished, path_pictur
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, parse_log, read_log_bytes
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, log_paths, parse_log, read_log_bytes
 from cluster_rl.runs.layout import RunDir
 
 _POLL_SEC = 0.2
@@ -273,7 +273,7 @@ def _log_files(logs: Path | list[Path]) -> list[Path]:
     """Raises `UserError` for a folder that is missing or has no logs."""
     if isinstance(logs, list):
         return logs
-    paths = sorted(logs.glob(f"*{SUFFIX}"))
+    paths = sorted(log_paths(logs))
     if not paths:
         what = f"no *{SUFFIX} files in it" if logs.is_dir() else "no such folder or file"
         inside = logs / "episode_logs"

@@ -21,6 +21,7 @@ from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
 from cluster_rl.replay import segments
 from cluster_rl.runs import checkpoint
+from cluster_rl.runs.episode_log import log_paths
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import newest_start
 from cluster_rl.runs.layout import RunDir
@@ -36,10 +37,13 @@ class _Told(NamedTuple):
     log: bool  # the replay log had records
     checkpoint: bool  # one had been made
     by: str
+    notes: list[str]  # about what of them cannot be read
 
 
 def check_whole(run_dir: RunDir, replay: Path) -> list[str]:
-    """Lines about what the run goes on without. Raises `UserError` where it would start anew, or lose its replay.
+    """Lines about what the run goes on without, or cannot read.
+
+    Raises `UserError` where it would start anew, or lose its replay.
 
     A `replay` outside of the run's folder may be another node's scratch, and empty: the weights go on, and a line says
     so.
@@ -65,8 +69,9 @@ def check_whole(run_dir: RunDir, replay: Path) -> list[str]:
         )
     if had_log and not has_log:
         rest = "its weights and counters go on" if number else "it had no checkpoint yet, and starts over"
-        return [f"replay_dir {replay} holds nothing of this run, which had {told.env_steps:,} env steps: {rest}"]
-    return []
+        words = f"replay_dir {replay} holds nothing of this run, which had {told.env_steps:,} env steps: {rest}"
+        return [*told.notes, words]
+    return told.notes
 
 
 def run_id_of(run_dir: RunDir, replay: Path) -> str | None:
@@ -102,18 +107,19 @@ def _told(run_dir: RunDir) -> _Told:
     rows, start = newest_point(run_dir.metrics), newest_start(run_dir)
     progress = readable_progress(run_dir.progress)
     now = (progress.env_steps, progress.updates) if progress is not None else (0, 0)
-    env_steps, updates = (max(0, *counts) for counts in zip(rows, start, now, strict=True))
+    env_steps, updates = (max(0, *counts) for counts in zip(rows[:2], start, now, strict=True))
+    notes = [f"{rows.damage}; its last row tells nothing: delete it, or reports refuse the file"] * bool(rows.damage)
     if progress is not None:
-        return _Told(env_steps, updates, env_steps > 0, progress.had_checkpoint(), run_dir.progress.name)
+        return _Told(env_steps, updates, env_steps > 0, progress.had_checkpoint(), run_dir.progress.name, notes)
     # One that is damaged says nothing. A learner may have moved it aside, and been killed before it wrote another.
     damaged = run_dir.progress.exists() or damaged_path(run_dir.progress).exists()
-    played, learned = any(run_dir.episode_logs.glob("*")), run_dir.online_params.exists()
-    signs = [(run_dir.metrics, rows[0] > 0), (run_dir.jobs, start[0] > 0), (run_dir.episode_logs, played)]
+    played, learned = any(log_paths(run_dir.episode_logs)), run_dir.online_params.exists()
+    signs = [(run_dir.metrics, rows.env_steps > 0), (run_dir.jobs, start[0] > 0), (run_dir.episode_logs, played)]
     signs.append((run_dir.online_params, learned))
     names = [path.name for path, there in signs if there]
     log = env_steps > 0 or (played and not damaged)
     # Play alone says nothing of a checkpoint: progress.json may be gone before the first one was made.
-    return _Told(env_steps, updates, log, updates > 0 or (learned and not damaged), ", ".join(names))
+    return _Told(env_steps, updates, log, updates > 0 or (learned and not damaged), ", ".join(names), notes)
 
 
 def _is_inside(run_dir: RunDir, replay: Path) -> bool:

@@ -26,7 +26,7 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -123,6 +123,11 @@ class EpisodeLog:
 def log_name(identity: EpisodeIdentity, episode: int) -> str:
     """File name of an episode's log; unique in a run, because an actor that is started again has a new incarnation."""
     return f"a{identity.actor:03d}-e{identity.emulator:02d}-{identity.incarnation:x}-{episode:06d}{SUFFIX}"
+
+
+def log_paths(folder: Path) -> Iterator[Path]:
+    """The logs in a folder, in no order; none where it is missing. Hidden files are none: editors' and copiers' own."""
+    return (path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 
 def read_header(path: Path) -> EpisodeHeader:

@@ -1,21 +1,32 @@
 """The end of `metrics.jsonl`: how far its rows had come, read without the rest of the file.
 
-The learner asks before it appends, the launcher before a job starts. In: a path. Out: the newest point, and where lines
-begin.
+The learner asks before it appends, the launcher before a job starts. In: a path. Out: the newest point, or why it is
+not known, and where lines begin.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from cluster_rl.errors import is_of_storage, read_error
-from cluster_rl.runs.small_file import Count, UnreadableError, decode_json
+from cluster_rl.runs.small_file import Count, UnreadableError, damaged, decode_json
+
+MAX_ROW_BYTES = 1 << 20
+"""Far above any row of metrics: those of a full run have some 10 kB."""
 
 _CHUNK_BYTES = 64 * 1024
+
+
+class Tail(NamedTuple):
+    """The point of the last complete row; one before all others, and why, where that row cannot be read."""
+
+    env_steps: int = -1
+    updates: int = -1
+    damage: str = ""
 
 
 class _Point(msgspec.Struct):
@@ -23,24 +34,29 @@ class _Point(msgspec.Struct):
     updates: Count
 
 
-def newest_point(path: Path) -> tuple[int, int]:
-    """(env_steps, updates) of the last complete row; before all others where there is none that can be read.
+def newest_point(path: Path) -> Tail:
+    """How far the rows of a file had come, of which none need be there.
 
     Raises `StorageError` if the disk fails or its server is away.
     """
     try:
         with path.open("rb") as file:
             end = line_start(file, file.seek(0, os.SEEK_END))
-            start = line_start(file, end - 1)
-            file.seek(start)
-            point = decode_json(file.read(end - start), _Point, path)
-    except UnreadableError:
-        return -1, -1
+            file.seek(max(0, end - MAX_ROW_BYTES - 1))
+            rows = file.read(min(end, MAX_ROW_BYTES + 1))
+        if not rows:
+            return Tail()
+        row = rows[rows.rfind(b"\n", 0, -1) + 1 :]
+        if len(row) > MAX_ROW_BYTES:
+            raise damaged(path, f"a row of more than {MAX_ROW_BYTES} bytes")
+        point = decode_json(row, _Point, path)
+    except UnreadableError as error:
+        return Tail(damage=str(error))
     except OSError as error:
         if is_of_storage(error):
             raise read_error(error, path) from None
-        return -1, -1
-    return point.env_steps, point.updates
+        return Tail()
+    return Tail(point.env_steps, point.updates)
 
 
 def line_start(file: BinaryIO, end: int) -> int:

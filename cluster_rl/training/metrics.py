@@ -47,7 +47,7 @@ class MetricsWriter:
         self._events: _EventFile | None = None
         try:
             _cut_torn_line(self._path)
-            self._newest = newest_point(self._path)  # (env_steps, updates)
+            self._newest = newest_point(self._path)[:2]  # (env_steps, updates)
             self._rows = _GrowingFile(self._path)
         except OSError as error:
             raise explain_os_error(error, self._path) from None

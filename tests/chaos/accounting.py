@@ -20,7 +20,7 @@ from cluster_rl.emulator.playback import replay
 from cluster_rl.replay.log import LogEntry
 from cluster_rl.rom import load_rom
 from cluster_rl.runs.checkpoint import load_checkpoint, unflatten_state
-from cluster_rl.runs.episode_log import SUFFIX, EpisodeHeader
+from cluster_rl.runs.episode_log import EpisodeHeader, log_paths
 from cluster_rl.runs.episode_log import read_log as read_episode_log
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
@@ -178,7 +178,7 @@ def _check_checkpoint(run_dir: RunDir, found: ReadLog) -> int:
 def _check_episode_logs(run_dir: RunDir, entries: Iterable[LogEntry], all_sent: bool, replayed: int | None) -> int:
     """Every episode that the replay log knows the end of can be rendered; returns how many logs there are."""
     headers: dict[Episode, EpisodeHeader] = {}
-    paths = sorted(run_dir.episode_logs.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted(log_paths(run_dir.episode_logs), key=lambda path: path.stat().st_mtime_ns)
     for path in paths:
         header = read_episode_log(path).header
         headers[header.actor, header.incarnation, header.emulator, header.episode] = header

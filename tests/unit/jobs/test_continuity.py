@@ -18,6 +18,7 @@ from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.opening import begin_job, check_config
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 from cluster_rl.runs.progress import REASON_UNKNOWN, damaged_path, read_progress, save_progress
 from cluster_rl.training.trainer import Trainer
 
@@ -40,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for first in (0, 2):
         trainer = begin(folder)
         ingest(trainer, episodes(first, 2))
-        trainer.run_dir.episode_logs.joinpath(f"episode-{first}").touch()
+        trainer.run_dir.episode_logs.joinpath(f"episode-{first}.eplog").touch()
         if first:
             train(trainer, 5)
         trainer.close("signal SIGTERM")
@@ -141,14 +142,19 @@ def test_a_progress_file_that_is_gone_before_the_first_checkpoint(tmp_path: Path
     """Play, and the weights of a learner that has just begun, tell of no checkpoint."""
     trainer = begin(tmp_path)
     run_dir = trainer.run_dir
-    run_dir.episode_logs.joinpath("episode").touch()
+    run_dir.episode_logs.joinpath("episode.eplog").touch()
     ingest(trainer, episodes(0, 4))
     trainer.tick()
     trainer.metrics.close()
     trainer.replay.close()
     run_dir.progress.unlink()
     assert check_whole(run_dir, run_dir.replay) == []
+    lose(run_dir, "replay/", "episode_logs/")
+    run_dir.episode_logs.joinpath(".nfs0000a1").touch()
+    run_dir.episode_logs.joinpath("._a000-e00-1-000000.eplog").touch()
+    assert check_whole(run_dir, run_dir.replay) == [], "nothing was played"
     trainer = begin(tmp_path)
+    ingest(trainer, episodes(0, 4))
     assert trainer.replay.env_steps == 72
     train(trainer, 1)
     trainer.close("signal SIGTERM")
@@ -163,7 +169,7 @@ def test_a_damaged_progress_file_says_nothing(tmp_path: Path, aside: bool) -> No
     trainer = begin(tmp_path)
     run_dir = trainer.run_dir
     ingest(trainer, episodes(0, 4))
-    run_dir.episode_logs.joinpath("episode").touch()
+    run_dir.episode_logs.joinpath("episode.eplog").touch()
     trainer.metrics.close()
     trainer.replay.close()
     if aside:
@@ -171,7 +177,13 @@ def test_a_damaged_progress_file_says_nothing(tmp_path: Path, aside: bool) -> No
     else:
         run_dir.progress.write_bytes(b"{")
     assert check_whole(run_dir, run_dir.replay) == []
-    run_dir.metrics.write_bytes(b'{"env_steps": 72, "updates": 3}\n{"env_st')
+    whole = b'{"env_steps": 72, "updates": 3}\n'
+    for spoilt in (whole + b"\x00" * 70_000 + b"\n", whole[:-2] + b" " * MAX_ROW_BYTES + b"}\n"):
+        run_dir.metrics.write_bytes(spoilt)
+        [line] = check_whole(run_dir, run_dir.replay)
+        assert line.startswith(f"{run_dir.metrics}: damaged (")
+        assert line.endswith("; its last row tells nothing: delete it, or reports refuse the file")
+    run_dir.metrics.write_bytes(whole + b'{"env_st')
     with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by metrics.jsonl.* the run was"):
         check_whole(run_dir, run_dir.replay)
 
@@ -312,7 +324,7 @@ def test_no_instant_of_a_run_is_one_that_is_refused(tmp_path: Path, instants: _I
     instants.look, instants.looked = look, 0
     for job in range(8):
         trainer = begin(tmp_path, config)
-        run_dir.episode_logs.joinpath(f"episode-{job}").write_bytes(b"")  # before its last sequence is acknowledged
+        run_dir.episode_logs.joinpath(f"episode-{job}.eplog").touch()  # before its last sequence is acknowledged
         for episode in range(3):
             ingest(trainer, episodes(3 * job + episode, 1))
             trainer.write_progress()
