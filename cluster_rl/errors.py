@@ -136,6 +136,11 @@ def read_error(error: OSError, path: str | Path, what: str = "") -> UserError:
     return StorageError(f"{words}; {_MENDS.get(error.errno or 0, _AWAY)}", path, error.errno)
 
 
+def exceeded_limit(error: OSError) -> str:
+    """Which limit of the machine refuses this, whatever the path, and what to do; empty where it is none."""
+    return _LIMITS.get(error.errno or 0, "")
+
+
 def mend(error: OSError, path: str | Path) -> str:
     """What the user can do about an error with this path; empty where nothing is known."""
     if error.errno == errno.ENOSPC and _inodes_are_full(Path(path)):
@@ -254,7 +259,7 @@ def _answer(error: Exception) -> tuple[int, str] | None:
             return EXIT_STORAGE, f"{words}; {hint}" if hint else words
         if hint:
             return EXIT_BAD_INPUT, f"{words}; {hint}"
-        hint = _LIMITS.get(error.errno or 0, "")
+        hint = exceeded_limit(error)
         return EXIT_FAILURE, f"{words}{_place(error)}" + (f"; {hint}" if hint else "")
     if isinstance(error, MemoryError):
         return EXIT_FAILURE, f"not enough memory{': ' if words else ''}{words}{_place(error)}; {_LIMITS[errno.ENOMEM]}"

@@ -187,7 +187,11 @@ def _render(config: Config, run_dir: RunDir, stop: StopFlag) -> None:
     options = ["--logs", str(run_dir.episode_logs), "--out", str(run_dir.videos), "--limit", str(_VIDEOS)]
     command = [sys.executable, "-m", "cluster_rl.replayer", *options, "--rom", config.rom]
     parent_pid = os.getpid()
-    process = subprocess.Popen(command, preexec_fn=lambda: die_with_parent(parent_pid))
+    try:
+        process = subprocess.Popen(command, preexec_fn=lambda: die_with_parent(parent_pid))
+    except OSError as error:
+        print(f"nothing is rendered: {command[0]} cannot be started: {error.strerror}", flush=True)
+        return
     while process.poll() is None:
         if stop.wait(_POLL_SEC):
             process.terminate()

@@ -28,7 +28,7 @@ class ActorChildren:
         self._ended_at: dict[str, float] = {}  # of those that ended without an error
 
     def start(self, slot: int, index: int) -> None:
-        """Starts the actor in this slot of the job, number `index` of the run. Raises `UserError` if it cannot."""
+        """Starts the actor in this slot of the job, number `index` of the run."""
         name = f"{_PREFIX}{index}"
         self._slots[name] = slot
         self._start(name)

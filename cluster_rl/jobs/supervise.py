@@ -3,7 +3,8 @@
 Used by the launcher. In: commands. Out: `ChildEvent`s whose line is for people: who died of what, the first error in
 its log, and where that log is. A child that exits 0 or 85 (`EXIT_UNFINISHED`) is finished; one that exits 2 had bad
 input, which no restart mends; nor does it what ends a child in the same way at three starts in a row. Full storage
-(exit code 75) is waited for, ten minutes long, and costs no restart.
+(exit code 75) is waited for, ten minutes long, and costs no restart. A process that the system does not start at all
+ends the job where it is the child's first.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from cluster_rl.errors import (
     EXIT_FAILURE,
     EXIT_STORAGE,
     EXITS_WELL,
-    UserError,
     describe_exit,
+    exceeded_limit,
     is_of_storage,
 )
 from cluster_rl.jobs.grace import Grace
@@ -99,16 +100,26 @@ class Supervisor:
         """`max_restarts` is the budget of each child; its logs are `log_dir/<name>.log`, appended to."""
         self._log_dir, self._max_restarts = log_dir, max_restarts
         self._children: dict[str, _Child] = {}
+        self._unstarted: list[ChildEvent] = []  # for the next `poll`
 
-    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-        """Starts a child and returns its process id. `environment` is added to this process's own.
+    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Starts a child. `environment` is added to this process's own.
 
-        Raises `UserError` if the program cannot be started.
+        What the system does not start is an event of the next `poll`: it ends the job, or is tried again where the same
+        child was started before.
         """
         assert name not in self._children or self._children[name].over, f"{name} is running"
         full = {**os.environ, **environment} if environment else None
         log_path = self._log_dir / f"{name}.log"
-        process, log_start = _spawn(list(argv), full, log_path)
+        try:
+            process, log_start = _spawn(list(argv), full, log_path)
+        except OSError as error:
+            if (before := self._children.get(name)) is None:
+                self._unstarted.append(_not_started(name, argv[0], log_path, error))
+            else:
+                before.over = False
+                self._unstarted.append(_tried_later(before, error, time.monotonic()))
+            return
         self._children[name] = _Child(
             name=name,
             argv=list(argv),
@@ -120,11 +131,10 @@ class Supervisor:
             restarts_left=self._max_restarts,
             backoff_sec=BACKOFF_FIRST_SEC,
         )
-        return process.pid
 
     def poll(self) -> list[ChildEvent]:
         """What happened since the last call; starts again those whose delay is over. Never waits."""
-        events: list[ChildEvent] = []
+        events, self._unstarted = self._unstarted, []
         now = time.monotonic()
         for child in self._children.values():
             if child.over:
@@ -143,8 +153,9 @@ class Supervisor:
 
     @property
     def unfinished(self) -> list[str]:
-        """Names of the children that run or will be started again."""
-        return [child.name for child in self._children.values() if not child.over]
+        """Names of the children that run or will be started again, or of which `poll` has still to tell."""
+        running = [child.name for child in self._children.values() if not child.over]
+        return list(dict.fromkeys([*running, *(event.name for event in self._unstarted)]))
 
     def send(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to one child, if it runs."""
@@ -229,13 +240,31 @@ class Supervisor:
     def _restart(self, child: _Child, now: float, events: list[ChildEvent]) -> None:
         try:
             child.process, child.log_start_bytes = _spawn(child.argv, child.environment, child.log_path)
-        except UserError as error:  # of the machine, as the same command was started before
-            line = f"{error}; trying again in {_pause(child, now):g} s"
-            events.append(ChildEvent(child.name, "died", line, None, child.log_path))
+        except OSError as error:
+            events.append(_tried_later(child, error, now))
             return
         child.started_at, child.restart_at = now, None
         line = f"{child.name} started again as process {child.process.pid}"
         events.append(ChildEvent(child.name, "restarted", line, None, child.log_path))
+
+
+def _not_started(name: str, program: str, log_path: Path, error: OSError) -> ChildEvent:
+    """Of a child's first start: bad input, but for what the machine or its storage refuses now."""
+    if is_of_storage(error):
+        return ChildEvent(name, "gave_up", _refusal(name, program, log_path, error), EXIT_STORAGE, log_path)
+    kind: Kind = "gave_up" if exceeded_limit(error) else "bad_input"
+    return ChildEvent(name, kind, _refusal(name, program, log_path, error), None, log_path)
+
+
+def _tried_later(child: _Child, error: OSError, now: float) -> ChildEvent:
+    """Sets when a child starts that the machine refuses now, as the same command was started before."""
+    refusal = _refusal(child.name, child.argv[0], child.log_path, error)
+    return ChildEvent(child.name, "died", f"{refusal}; trying again in {_pause(child, now):g} s", None, child.log_path)
+
+
+def _refusal(name: str, program: str, log_path: Path, error: OSError) -> str:
+    hint = exceeded_limit(error)
+    return f"cannot start {name} ({program}, log {log_path}): {error.strerror}{': ' if hint else ''}{hint}"
 
 
 def _pause(child: _Child, now: float) -> float:
@@ -262,33 +291,30 @@ def _deaths_alike(child: _Child, code: int, error: str, now: float) -> int:
 
 
 def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and the size of its log before it wrote anything.
+    """The process, and the size of its log before it wrote anything. Raises `OSError` where the system refuses it.
 
     A log that cannot be opened now, as on a read-only file system, costs its lines and not the process.
     """
     parent_pid = os.getpid()
     try:
-        try:
-            log = log_path.open("ab")
-        except OSError as error:
-            if not is_of_storage(error):
-                raise
-            print(f"{log_path}: {error.strerror}; what is said meanwhile is lost", flush=True)
-            log = Path(os.devnull).open("ab")  # noqa: SIM115  (closed below)
-        with log:
-            start_bytes = log_path.stat().st_size if log_path.exists() else 0
-            # The children stay in this process group, so that a terminal's Ctrl-C reaches them as SLURM's TERM does.
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                preexec_fn=lambda: _become_child(parent_pid),
-            )
-            return process, start_bytes
+        log = log_path.open("ab")
     except OSError as error:
-        raise UserError(f"cannot start {argv[0]} with log {log_path}: {error.strerror}") from None
+        if not is_of_storage(error):
+            raise
+        print(f"{log_path}: {error.strerror}; what is said meanwhile is lost", flush=True)
+        log = Path(os.devnull).open("ab")  # noqa: SIM115  (closed below)
+    with log:
+        start_bytes = log_path.stat().st_size if log_path.exists() else 0
+        # The children stay in this process group, so that a terminal's Ctrl-C reaches them as SLURM's TERM does.
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=lambda: _become_child(parent_pid),
+        )
+        return process, start_bytes
 
 
 def _become_child(parent_pid: int) -> None:

@@ -34,12 +34,12 @@ train_cluster.run_command(train_cluster.main)
 """
 
 
-def launch(folder: Path, do: str, *overrides: str) -> tuple[int, str]:
-    """Exit code and output of a job whose learner does this at its start."""
+def launch(folder: Path, do: str, *overrides: str, program: str = LAUNCH) -> tuple[int, str]:
+    """Exit code and output of a job whose learner does this at its start. `program` is the launcher's."""
     (folder / "sitecustomize.py").write_text(SITE)
     path = os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[2])])
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCH, "--config", "quickstart", "--num_actors=1", "--envs_per_actor=1", *overrides],
+        [sys.executable, "-c", program, "--config", "quickstart", "--num_actors=1", "--envs_per_actor=1", *overrides],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DO": do},
         stdout=subprocess.PIPE,
@@ -101,6 +101,38 @@ def test_a_late_learner_may_finish_its_checkpoint(tmp_path: Path) -> None:
     assert output.splitlines()[-1].endswith(
         "; stopped: max_runtime_seconds reached, and the learner has not ended itself"
     )
+
+
+BEGUN = SLOW.replace("signal.sigtimedwait([signal.SIGUSR2], 3)\n", "").replace("os._exit(85)", "os._exit(0)")
+# When the learner has begun, the launcher may open two files more, and starting a process takes four.
+FEW_FILES = f"""
+import os, resource, time
+from pathlib import Path
+from cluster_rl.jobs.actor_children import ActorChildren
+start = ActorChildren.start
+def start_with_few_files(*arguments):
+    while not Path("cluster_runs/one/progress.json").exists():
+        time.sleep(0.05)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, lowest + 2))
+    start(*arguments)
+ActorChildren.start = start_with_few_files
+{LAUNCH}"""
+
+
+def test_a_job_that_may_not_start_an_actor_ends_in_order(tmp_path: Path) -> None:
+    """Not as bad input: another job of a chain may be let. The learner has ended, and the run keeps why."""
+    returncode, output = launch(tmp_path, BEGUN, "--run-name=one", program=FEW_FILES)
+    assert returncode == EXIT_FAILURE, output
+    assert "Traceback" not in output
+    progress = read_progress(RunDir(tmp_path / "cluster_runs", "one").progress)
+    assert progress is not None
+    (job,) = progress.jobs
+    assert job.ended is not None
+    assert job.reason.startswith("cannot start actor-0 (")
+    assert "Too many open files: more open files than `ulimit -n` allows" in job.reason
+    assert job.reason in output
 
 
 # Its first life is told to end, as by `kill`; the second comes to the target.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +17,7 @@ from pathlib import Path
 import pytest
 from small_disk import SmallDisk
 
-from cluster_rl.errors import EXIT_STORAGE, UserError
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_STORAGE
 from cluster_rl.jobs import supervise
 from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.signals import StopFlag
@@ -80,7 +84,8 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_killed_child_comes_back(supervisor: Supervisor) -> None:
-    pid = supervisor.start("actor-0", SLEEP)
+    supervisor.start("actor-0", SLEEP)
+    pid = supervisor.pids["actor-0"]
     assert supervisor.poll() == []
     os.kill(pid, signal.SIGKILL)
     events = events_until(supervisor, "restarted")
@@ -217,8 +222,8 @@ def test_children_are_told_once_the_time_is_short(supervisor: Supervisor, tmp_pa
 def test_a_child_that_is_starting_gets_its_signals_later(supervisor: Supervisor, tmp_path: Path) -> None:
     """Sent before it has even become the program that it will be."""
     take = "from cluster_rl.jobs.signals import StopFlag; print(StopFlag().install().reason)"
-    pid = supervisor.start("actor-0", [sys.executable, "-c", take])
-    os.kill(pid, signal.SIGUSR2)
+    supervisor.start("actor-0", [sys.executable, "-c", take])
+    supervisor.send("actor-0", signal.SIGUSR2)
     assert events_until(supervisor, "finished")[0].exit_code == 0
     assert (tmp_path / "actor-0.log").read_text() == "signal SIGUSR2\n"
 
@@ -233,8 +238,76 @@ def test_a_child_that_waits_for_its_restart_is_not_started_by_stop(supervisor: S
 
 
 def test_a_program_that_is_not_there_is_bad_input(supervisor: Supervisor) -> None:
-    with pytest.raises(UserError, match=r"cannot start no-such-program with log .*: No such file"):
-        supervisor.start("x", ["no-such-program"])
+    supervisor.start("x", ["no-such-program"])
+    assert supervisor.unfinished == ["x"]
+    (event,) = supervisor.poll()
+    assert (event.kind, event.job_exit_code) == ("bad_input", EXIT_BAD_INPUT)
+    assert re.fullmatch(r"cannot start x \(no-such-program, log .*x\.log\): No such file or directory", event.line)
+    assert supervisor.unfinished == []
+
+
+@contextlib.contextmanager
+def free_descriptors(count: int) -> Iterator[None]:
+    """`ulimit -n` leaves this process so many more meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+        files = []
+        with contextlib.suppress(OSError):
+            while True:
+                files.append(held.enter_context(Path(os.devnull).open()))
+        for file in files[len(files) - count :]:
+            file.close()
+        yield
+
+
+@pytest.mark.parametrize("free", [0, 1, 3])
+def test_open_files_that_are_all_used_end_the_job_and_may_be_tried_again(supervisor: Supervisor, free: int) -> None:
+    """For the log, for /dev/null, for the pipe by which Python hears of its child."""
+    with free_descriptors(free):
+        supervisor.start("actor-0", SLEEP)
+    (event,) = supervisor.poll()
+    assert (event.kind, event.job_exit_code) == ("gave_up", EXIT_FAILURE)
+    assert "Too many open files: more open files than `ulimit -n` allows; raise it, or run fewer" in event.line
+    assert event.line.startswith("cannot start actor-0 (")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EAGAIN, EXIT_FAILURE, "Resource temporarily unavailable: more processes than `ulimit -u` or the job"),
+        (errno.ENOMEM, EXIT_FAILURE, "Cannot allocate memory: give it more memory, or run fewer at once"),
+        (errno.ESTALE, EXIT_STORAGE, "Stale file handle"),  # of Python's own file
+    ],
+)
+def test_a_fork_that_the_system_refuses_is_no_bad_input(
+    supervisor: Supervisor, number: int, code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root has no limit of processes, so the system's answer is made up."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        supervisor.start("actor-0", SLEEP)
+    (event,) = supervisor.poll()
+    assert event.job_exit_code == code
+    assert words in event.line
+    assert "\n" not in event.line
+
+
+def test_a_child_that_ended_well_and_cannot_start_again_is_tried_later(supervisor: Supervisor) -> None:
+    supervisor.start("actor-0", ["true"])
+    events_until(supervisor, "finished")
+    with free_descriptors(0):
+        supervisor.start("actor-0", SLEEP)
+    assert supervisor.unfinished == ["actor-0"]
+    died, back = events_until(supervisor, "restarted")
+    assert (died.kind, died.job_exit_code) == ("died", None)
+    assert died.line.endswith("raise it, or run fewer at once; trying again in 0.05 s")
+    assert back.line.startswith("actor-0 started again as process ")
 
 
 LAUNCHER = f"""
@@ -242,7 +315,8 @@ import sys, time
 from pathlib import Path
 from cluster_rl.jobs.supervise import Supervisor
 supervisor = Supervisor(Path(sys.argv[1]), 1)
-print(supervisor.start("child", {SLEEP!r}), flush=True)
+supervisor.start("child", {SLEEP!r})
+print(supervisor.pids["child"], flush=True)
 time.sleep(60)
 """
 
