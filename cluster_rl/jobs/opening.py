@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -43,8 +44,6 @@ from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import changed_settings, check_resumable, note_of_config
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
-
-_CHECKING = "checking ROM, savestate, network and folders"
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> None:
@@ -85,15 +84,29 @@ def load_run(known: argparse.Namespace, overrides: Sequence[str]) -> tuple[Confi
     return config, run_dir
 
 
-def check_job(config: Config, run_dir: RunDir) -> Rom:
+class CheckedJob(NamedTuple):
+    """A job that may start."""
+
+    rom: Rom
+    fresh: bool  # a new run begins, and one that is there is moved aside first
+    notes: list[str]
+
+
+def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> CheckedJob:
     """Loads the ROM and checks everything that a child would stumble over, from the savestate to the folders.
 
-    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. Raises
-    `UserError`, before anything is created.
+    All but the device, see `learner_device`: who plans a job need not have the GPU that it will have. `fresh`: a new
+    run is asked for, which this very SLURM job may have begun before it was requeued. Raises `UserError`, before
+    anything is created.
     """
-    rom = check_config(config)
-    check_run(config, run_dir, rom)
-    return rom
+    notes = []
+    if fresh and fresh_start.is_begun(run_dir):
+        fresh = False
+        notes.append("--fresh: this job made the run before it was requeued, and goes on with it")
+    with Bar("checking ROM, savestate, network and folders"):
+        rom = check_config(config)
+        notes += check_run(config, run_dir, rom, fresh)
+    return CheckedJob(rom, fresh, notes)
 
 
 def check_config(config: Config) -> Rom:
@@ -143,10 +156,7 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     moved aside, unless this very SLURM job made it before it was requeued.
     """
     device = learner_device(config)
-    fresh, first = _is_fresh(run_dir, fresh)
-    with Bar(_CHECKING):
-        rom = check_config(config)
-        first += check_run(config, run_dir, rom, fresh)
+    rom, fresh, first = check_job(config, run_dir, fresh)
     spec = observation_spec(config)
     tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
     changes = [] if fresh else _changes_plan(config, run_dir)
@@ -173,21 +183,11 @@ def dry_run(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool =
 
     Raises `UserError` as `open_job` would, but for a GPU that only the job needs to have: the plan says so.
     """
-    fresh, first = _is_fresh(run_dir, fresh)
-    with Bar(_CHECKING):
-        rom = check_config(config)
-        first += check_run(config, run_dir, rom, fresh)
-        check_free(run_dir)
+    rom, fresh, first = check_job(config, run_dir, fresh)
+    check_free(run_dir)
     with Bar("working out the plan"):
         for line in _plan(config, run_dir, rom, serial, fresh, first):
             say(line)
-
-
-def _is_fresh(run_dir: RunDir, asked: bool) -> tuple[bool, list[str]]:
-    """Whether a new run begins, and a line where the job has begun it already."""
-    if asked and fresh_start.is_begun(run_dir):
-        return False, ["--fresh: this job made the run before it was requeued, and goes on with it"]
-    return asked, []
 
 
 def check_free(run_dir: RunDir) -> None:

@@ -97,7 +97,7 @@ def _train_ours(config: Config, recorder: Recorder, path: Path) -> int:
     run_dir = RunDir(path.parents[1] / "runs", path.stem)
     if run_dir.exists():
         shutil.rmtree(run_dir.path)
-    rom = check_job(config, run_dir)
+    rom = check_job(config, run_dir).rom
     run_dir.create()
     begin_job(config, run_dir, rom)
     try:

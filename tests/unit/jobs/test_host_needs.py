@@ -142,7 +142,7 @@ def test_what_fits_after_counting_starts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_settings_that_change_are_in_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = RunDir(tmp_path, "r").create()
-    opening.begin_job(config(), run_dir, opening.check_job(config(), run_dir))
+    opening.begin_job(config(), run_dir, opening.check_job(config(), run_dir).rom)
     (run_dir.replay / "segment-00000001.log").touch()
     dry_run(config("gamma=0.5", "num_actors=1"), run_dir)
     assert "not as in the run's last job: num_actors 1 (was 2), gamma 0.5 (was 0.97)\n" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def _config(*overrides: str) -> Config:
 
 
 def _begin(run_dir: RunDir, config: Config, with_data: bool = True) -> None:
-    rom = check_job(config, run_dir)
+    rom = check_job(config, run_dir).rom
     run_dir.create()
     begin_job(config, run_dir, rom)
     if with_data:
@@ -49,7 +49,7 @@ def test_rom_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> None:
     shutil.copy(cartridge.rom_path(), one)
     _begin(run_dir, _config(f"rom={one}"))
     one.rename(two)
-    assert check_job(_config(f"rom={two}"), run_dir).path == str(two)
+    assert check_job(_config(f"rom={two}"), run_dir).rom.path == str(two)
     changed = bytearray(two.read_bytes())
     changed[0x1000] ^= 1
     other.write_bytes(changed)

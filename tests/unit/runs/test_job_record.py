@@ -32,7 +32,7 @@ def test_record_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "cluster_rl.train_cluster", "--rom", "caf\udce9.gb"])
     config = load_config("quickstart", ["gamma=0.5"])
     run_dir = RunDir(tmp_path, "r")
-    rom = check_job(config, run_dir)
+    rom = check_job(config, run_dir).rom
     begin_job(config, run_dir.create(), rom)
     record: dict[str, Any] = json.loads((run_dir.jobs / "001.json").read_bytes())
     assert record["id"] == 1
