@@ -45,17 +45,18 @@ def test_an_end_in_order(run: ChaosRun, number: signal.Signals, group: bool) -> 
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("wait_sec", [0.2, 1.5])
+@pytest.mark.parametrize("wait_sec", [1.5, 3.0])
 def test_a_second_interrupt_shortens_the_end(run: ChaosRun, wait_sec: float) -> None:
     launcher = run.training()
-    # An actor that stands still would be waited for.
+    # An actor that stands still is waited for: by the learner until it counts as silent, 20 s, then by the launcher
+    # for the log of its open episode, 10 s.
     stopped = run.send(launcher, "actor", signal.SIGSTOP)
     os.killpg(launcher.process.pid, signal.SIGINT)
     time.sleep(wait_sec)
     before = time.monotonic()
     os.killpg(launcher.process.pid, signal.SIGINT)
     code = launcher.wait()
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 20
     progress = launcher.progress()
     assert progress is not None
     if code == EXIT_OK:
