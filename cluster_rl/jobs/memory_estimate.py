@@ -44,9 +44,10 @@ _KERNEL_POSITIONS, _KERNEL_WIDTH = 64, 1024
 # Where the states end, and where the number of units is, among the arguments of PyTorch's mkldnn_rnn_layer.
 _STATES_END, _UNITS = 7, 10
 
-# Bytes of one position in the log without its recurrent state. Taken from the figures of scripts/bench/replay.py in
-# docs/results.md: 118 and 223 bytes a transition with 65 positions for 40 transitions and states of 128 units.
-_POSITION_BYTES = (64, 129)  # play on the cartridge, scrolling noise
+# Bytes of one position in the log without its recurrent state: the smallest log of a real run on the cartridge (98.6
+# bytes a transition with 125 positions for 80 transitions and states of 512 units; other shapes had 56 to 68), and
+# the noise of `scripts/bench/replay.py --synthetic` in docs/results.md (224, 65 for 40, 128 units).
+_POSITION_BYTES = (46, 129)
 INDEX_ENTRY_BYTES = 40  # of the replay's index and its tree, for each slot
 
 
@@ -83,7 +84,7 @@ class ReplayEstimate:
 
     index: int  # RAM
     batches: int  # RAM: the kept batches
-    log: tuple[int, int]  # disk: for pictures that compress well and badly
+    log: tuple[int, int]  # disk: at least, as pictures compress well, and at most
 
 
 @dataclass(frozen=True)

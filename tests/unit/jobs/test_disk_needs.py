@@ -63,7 +63,7 @@ def test_a_replay_that_cannot_fit_is_refused(mount: Mount, capsys: pytest.Captur
     disk = mount("size=60m")
     words = refusal(config("replay_capacity_transitions=1000000"), RunDir(disk, "r"))
     assert words.startswith(f"disk of {disk}: the run will take ")
-    assert "replay 93 MB to 174 MB" in words
+    assert "replay 70 MB to 174 MB" in words
     assert "63 MB is free" in words
     assert words.endswith("give a smaller --replay_capacity_transitions, or a --replay_dir with more room")
     [line] = plan(config("replay_capacity_transitions=50000"), RunDir(disk, "r"), capsys)
@@ -169,7 +169,7 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
         words = refusal(config("replay_capacity_transitions=1000000"), RunDir(tmp_path, "r"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert words.startswith(f"replay in {tmp_path}/r/replay: a file of 4.6 MB is needed, and files may have 2.0 MB ")
+    assert words.startswith(f"replay in {tmp_path}/r/replay: a file of 3.5 MB is needed, and files may have 2.0 MB ")
     assert "(ulimit -f); raise it, or give a smaller --replay_capacity_transitions" in words
 
 
