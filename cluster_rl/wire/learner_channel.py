@@ -21,7 +21,7 @@ from cluster_rl.wire.keys import KeyPair
 from cluster_rl.wire.learner_socket import Delivery, LearnerSocket
 from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.messages import MessageError
-from cluster_rl.wire.peers import ActorLink, Allowances, Overdraft, share_credit
+from cluster_rl.wire.peers import ActorLink, Allowance, Allowances, overdraft_of, share_credit
 from cluster_rl.wire.sockets import identity_of, new_incarnation
 
 # What an unwanted message costs its sender: what an honest actor may send too often, and what it never sends.
@@ -118,7 +118,7 @@ class LearnerChannel:
         self._log = log or LimitedLog()
         self._allowances = Allowances(_ALLOWANCE + overdraft)
         self._total_actors, self._overdraft_sequences = total_actors, initial_credit + overdraft
-        self._overdrafts: dict[int, Overdraft] = {}  # by actor
+        self._overdrafts: dict[int, Allowance] = {}  # by actor
         self._polled_sec = time.monotonic()
         self._by_identity: dict[bytes, ActorLink] = {}
         self._max_block_bytes = max_block_bytes
@@ -411,7 +411,7 @@ class LearnerChannel:
     def _take_overdraft(self, actor: int) -> bool:
         overdraft = self._overdrafts.get(actor)
         if overdraft is None:
-            overdraft = self._overdrafts[actor] = Overdraft(self._overdraft_sequences)
+            overdraft = self._overdrafts[actor] = overdraft_of(self._overdraft_sequences)
         return overdraft.take()
 
     def _answer_params(self, link: ActorLink, request: messages.ParamsRequest) -> None:

@@ -65,22 +65,27 @@ class ActorLink:
         self.last_seen_sec = min(now, self.last_seen_sec + absence_sec)
 
 
-class Overdraft:
-    """What the processes of one actor number together may send beyond what they were granted: `whole` sequences, which
-    come back in `OVERDRAFT_REGAINED_SEC`."""
+class Allowance:
+    """What may be taken: at first the `whole`, and what was taken comes back with time."""
 
-    def __init__(self, whole: int) -> None:
-        self._whole, self._left, self._at = whole, float(whole), time.monotonic()
+    def __init__(self, whole: float, regained_per_sec: float) -> None:
+        self._whole, self._regained_per_sec = whole, regained_per_sec
+        self._left, self._at_sec = whole, time.monotonic()
 
-    def take(self) -> bool:
-        """Whether one more is taken."""
+    def take(self, cost: float = 1.0) -> bool:
+        """Takes `cost` if there is as much; whether there was."""
         now = time.monotonic()
-        regained = (now - self._at) / OVERDRAFT_REGAINED_SEC * self._whole
-        self._left, self._at = min(self._whole, self._left + regained), now
-        if self._left < 1:
+        regained = (now - self._at_sec) * self._regained_per_sec
+        self._left, self._at_sec = min(self._whole, self._left + regained), now
+        if self._left < cost:
             return False
-        self._left -= 1
+        self._left -= cost
         return True
+
+
+def overdraft_of(sequences: int) -> Allowance:
+    """What the processes of one actor number together may send beyond what they were granted."""
+    return Allowance(sequences, sequences / OVERDRAFT_REGAINED_SEC)
 
 
 def share_credit(room: int, unused: Sequence[int], most: int) -> list[int]:
@@ -108,11 +113,10 @@ def share_credit(room: int, unused: Sequence[int], most: int) -> list[int]:
 
 @dataclass
 class _Account:
-    """What one connection may still send of what is not wanted, as of `at`; times are of time.monotonic()."""
+    """What one connection may still send of what is not wanted."""
 
-    left: float
-    at: float
-    muted_until: float = 0.0
+    left: Allowance
+    muted_until_sec: float = 0.0  # time.monotonic()
 
 
 class Allowances:
@@ -131,18 +135,18 @@ class Allowances:
     def is_muted(self, identity: bytes) -> bool:
         """Whether what it sends should be dropped unread."""
         account = self._accounts.get(identity)
-        return account is not None and time.monotonic() < account.muted_until
+        return account is not None and time.monotonic() < account.muted_until_sec
 
     def charge(self, identity: bytes, cost: float) -> bool:
         """Counts something unwanted; whether its sender is muted from now on."""
-        now = time.monotonic()
-        account = self._accounts.pop(identity, None) or _Account(self._allowance, now)
-        regained = (now - account.at) * _REGAINED_PER_SEC
-        account.left, account.at = min(self._allowance, account.left + regained) - cost, now
+        account = self._accounts.pop(identity, None) or _Account(self._whole())
         self._accounts[identity] = account
         if len(self._accounts) > _MAX_ACCOUNTS:
             del self._accounts[next(iter(self._accounts))]
-        if account.left >= 0:
+        if account.left.take(cost):
             return False
-        account.left, account.muted_until = self._allowance, now + _MUTE_SEC
+        account.left, account.muted_until_sec = self._whole(), time.monotonic() + _MUTE_SEC
         return True
+
+    def _whole(self) -> Allowance:
+        return Allowance(self._allowance, _REGAINED_PER_SEC)
