@@ -196,7 +196,7 @@ def _check_run(plan: Plan) -> str:
         opening.check_free(run_dir)
     words = "" if plan.seeds is None else f"{runs[0][0].run_name} to {runs[-1][0].run_name}: "
     words += f"{rom.title}, {config.model.kind} network, {config.total_actors} actors"
-    words += "".join(f"; {line}" for line in [*warnings_of_game(config, rom), *notes])
+    words += "".join(f"; {line}" for line in [*warnings_of_game(config, rom), *dict.fromkeys(notes)])
     if request.wants_gpu and config.device != "cpu":
         need_gb = opening.gpu_need(config).total / 1e9
         words += f", about {need_gb:.1f} GB of GPU memory"

@@ -42,7 +42,7 @@ from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
-from cluster_rl.runs.resume import changed_settings, check_resumable, note_of_config
+from cluster_rl.runs.resume import changed_settings, check_resumable
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 
@@ -125,7 +125,7 @@ def check_config(config: Config) -> Rom:
 
 
 def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) -> list[str]:
-    """The part of `check_job` that looks at the run's folder; lines about what of the run will not be there.
+    """The part of `check_job` that looks at the run's folder; lines about what of it will not be there or is changed.
 
     `fresh`: a run that is there will be moved aside first.
     """
@@ -134,7 +134,7 @@ def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) ->
         _check_writable(folder)
     if fresh and fresh_start.has_something(run_dir):
         return []
-    check_resumable(run_dir, config)
+    changes = check_resumable(run_dir, config)
     identity = read_identity(run_dir.identity)
     if identity is not None and identity.rom_sha1 != rom.sha1:
         raise UserError(
@@ -143,7 +143,7 @@ def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) ->
         )
     replay = run_dir.replay_in(config.replay_dir)
     run_id_of(run_dir, replay)
-    return check_whole(run_dir, replay)
+    return [*check_whole(run_dir, replay), *changes]
 
 
 @contextlib.contextmanager
@@ -159,7 +159,6 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     rom, fresh, first = check_job(config, run_dir, fresh)
     spec = observation_spec(config)
     tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
-    changes = [] if fresh else _changes_plan(config, run_dir)
     stop = StopFlag().install()
     aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
     if aside is not None:
@@ -168,7 +167,7 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     with RunLock(run_dir):
         crash_point("launcher.locked")
         print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight, *changes]
+        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight]
         for line in lines:
             say(line)
         if config.actor_jobs:
@@ -233,9 +232,7 @@ def _plan(config: Config, run_dir: RunDir, rom: Rom, serial: bool, fresh: bool, 
     yield from _warnings_of_target(config)
     yield f"run: {run_dir.path}, {_where_run_stands(run_dir)}"
     yield from first
-    if not fresh:
-        yield from _changes_plan(config, run_dir)
-    elif fresh_start.has_something(run_dir):
+    if fresh and fresh_start.has_something(run_dir):
         yield f"--fresh: all that is moved to {run_dir.path}.before-..., and a new run begins"
     yield f"target: {config.target_total_steps:,} env steps; this job {hours}"
     yield _actors_plan(config)
@@ -272,12 +269,6 @@ def _actors_plan(config: Config) -> str:
     if resolve_bind_host(host).is_loopback:
         warning = "; that is loopback, which other nodes cannot reach: give --bind_host 0.0.0.0"
     return f"{actors}, and as many in each of {config.actor_jobs} actor jobs, which join at {host}{warning}"
-
-
-def _changes_plan(config: Config, run_dir: RunDir) -> list[str]:
-    """What changes, in one line, or none where nothing does; and whether that can be told."""
-    changes = changed_settings(run_dir, config)
-    return [*note_of_config(run_dir), *([f"not as in the run's last job: {', '.join(changes)}"] if changes else [])]
 
 
 def _where_run_stands(run_dir: RunDir) -> str:

@@ -1,7 +1,7 @@
 """Whether a run that exists can be gone on with by this config and ROM.
 
-The launcher asks before anything is written. In: the run directory and the new config. Out: what changes, or a
-`UserError` that names the key that does not fit.
+The launcher asks before anything is written. In: the run directory and the new config. Out: lines about what changes,
+or a `UserError` that names the key that does not fit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ def _kept_values(config: Config) -> dict[str, object]:
     return sequence_schema_values(config) | {"value_rescaling": config.value_rescaling}
 
 
-def check_resumable(run_dir: RunDir, config: Config) -> None:
-    """Raises `UserError` if the run's last job had other shapes, which its replay and weights keep.
+def check_resumable(run_dir: RunDir, config: Config) -> list[str]:
+    """Lines about what is not as in the run's last job, and where its config cannot be read, what was compared.
 
-    Everything else (targets, rates, rewards, intervals) may change from job to job.
+    Raises `UserError` if that job had other shapes, which the run's replay and weights keep. Everything else (targets,
+    rates, rewards, intervals) may change from job to job.
     """
-    before, _ = _config_before(run_dir)
+    before, note = _config_before(run_dir)
+    lines = [note] * bool(note)
     if before is None:
-        return
+        return lines
     old, new = _kept_values(before), _kept_values(config)
     for key, value in old.items():
         if new[key] != value:
@@ -35,21 +37,20 @@ def check_resumable(run_dir: RunDir, config: Config) -> None:
                 f"run {run_dir.run_name!r} was made with {key} {value}, not {new[key]}; give the same value, or "
                 "another --run-name"
             )
+    changes = _changes(before, config)
+    return [*lines, *([f"not as in the run's last job: {', '.join(changes)}"] if changes else [])]
 
 
 def changed_settings(run_dir: RunDir, config: Config, besides: Collection[str] = ()) -> list[str]:
     """`key NEW (was OLD)` for each key that the run's last job had otherwise, `besides` some; none for a new run."""
     before, _ = _config_before(run_dir)
-    if before is None:
-        return []
+    return [] if before is None else _changes(before, config, besides)
+
+
+def _changes(before: Config, config: Config, besides: Collection[str] = ()) -> list[str]:
     old, new = config_values(before), config_values(config)
     changed = [key for key in new if new[key] != old[key] and key not in besides]
     return [f"{key} {json.dumps(new[key])} (was {json.dumps(old[key])})" for key in changed]
-
-
-def note_of_config(run_dir: RunDir) -> list[str]:
-    """A line where the run's config.json cannot be read, and what was compared in its place; none else."""
-    return list(filter(None, [_config_before(run_dir)[1]]))
 
 
 def _config_before(run_dir: RunDir) -> tuple[Config | None, str]:

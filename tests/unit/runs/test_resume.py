@@ -10,7 +10,7 @@ from cluster_rl.config import config_to_json, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.resume import changed_settings, check_resumable, note_of_config
+from cluster_rl.runs.resume import changed_settings, check_resumable
 
 
 @pytest.fixture
@@ -22,18 +22,19 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 def test_a_new_run_has_no_config_before(tmp_path: Path) -> None:
-    check_resumable(RunDir(tmp_path, "one"), load_config())
+    assert check_resumable(RunDir(tmp_path, "one"), load_config()) == []
     assert changed_settings(RunDir(tmp_path, "one"), load_config()) == []
 
 
 def test_a_run_that_kept_nothing_may_change(run_dir: RunDir) -> None:
     (run_dir.replay / "segment-00000001.log").unlink()
-    check_resumable(run_dir, load_config(None, ["burn_in=20"]))
+    assert check_resumable(run_dir, load_config(None, ["burn_in=20"])) == []
 
 
 @pytest.mark.parametrize("override", ["target_total_steps=5", "rewards.badge=7", "gamma=0.9", "num_actors=2"])
 def test_what_does_not_shape_the_data_may_change(run_dir: RunDir, override: str) -> None:
-    check_resumable(run_dir, load_config(None, [override]))
+    (line,) = check_resumable(run_dir, load_config(None, [override]))
+    assert line.startswith(f"not as in the run's last job: {override.partition('=')[0]} ")
 
 
 @pytest.mark.parametrize(
@@ -52,23 +53,23 @@ def test_a_damaged_config_does_not_keep_a_run_from_going_on(run_dir: RunDir, dam
     changed = load_config(None, ["burn_in=20"])
     write_job_record(load_config(), run_dir)
     write_job_record(load_config(), run_dir)
-    assert note_of_config(run_dir) == []
+    assert check_resumable(run_dir, load_config()) == []
     run_dir.config.write_bytes(damage)
-    check_resumable(run_dir, load_config(None, ["gamma=0.5"]))
-    assert changed_settings(run_dir, load_config(None, ["gamma=0.5"])) == ["gamma 0.5 (was 0.997)"]
+    note, line = check_resumable(run_dir, load_config(None, ["gamma=0.5"]))
+    assert line == "not as in the run's last job: gamma 0.5 (was 0.997)"
     with pytest.raises(UserError, match="was made with burn_in 40, not 20"):
         check_resumable(run_dir, changed)
-    (note,) = note_of_config(run_dir)
     assert str(run_dir.config) in note
     assert f"{run_dir.job_record(2)} tells what the last job's was" in note
     run_dir.job_record(2).write_bytes(run_dir.job_record(2).read_bytes().replace(b'"burn_in": 40', b'"burn_in": 20'))
     with pytest.raises(UserError, match="was made with burn_in 40, not 20"):
         check_resumable(run_dir, changed)
-    assert f"{run_dir.job_record(1)} tells" in note_of_config(run_dir)[0]
+    (note,) = check_resumable(run_dir, load_config())
+    assert f"{run_dir.job_record(1)} tells" in note
     run_dir.job_record(1).write_bytes(b"{")
-    check_resumable(run_dir, changed)
+    (note,) = check_resumable(run_dir, changed)
+    assert "no record of a job tells what changes" in note
     assert changed_settings(run_dir, changed) == []
-    assert "no record of a job tells what changes" in note_of_config(run_dir)[0]
 
 
 def test_what_is_not_as_in_the_last_job_is_told(run_dir: RunDir) -> None:
