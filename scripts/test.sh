@@ -20,16 +20,24 @@ fi
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
-# Two halves that take about as long, one beside the other. What starts whole runs on this machine is in one of them
-# alone: it waits for them with time limits.
-BESIDE=(tests/cluster tests/learning tests/unit/{batch_system,emulator,jobs,replay,training})
-report=$(mktemp)
-trap 'rm -f "$report"; [ -z "${beside:-}" ] || { kill "$beside" && wait "$beside"; } 2>/dev/null' EXIT
-"$PYTHON" -m pytest "${BESIDE[@]}" >"$report" 2>&1 &
-beside=$!
+# Three parts, side by side: the tests of the batch system mostly wait for it. What starts whole runs on this machine is
+# in one part alone, as it waits for them with time limits.
+BESIDE=("tests/cluster tests/unit/batch_system"
+    "tests/learning tests/unit/emulator tests/unit/jobs tests/unit/replay tests/unit/training")
+reports=$(mktemp -d)
+pids=() paths=() ignored=()
+trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$reports"' EXIT
+for index in "${!BESIDE[@]}"; do
+    read -ra paths <<<"${BESIDE[index]}"
+    "$PYTHON" -m pytest "${paths[@]}" >"$reports/$index" 2>&1 &
+    pids+=($!)
+    ignored+=("${paths[@]/#/--ignore=}")
+done
 status=0
-"$PYTHON" -m pytest "${BESIDE[@]/#/--ignore=}" || status=$?
-wait "$beside" || status=$?
-echo "${BESIDE[*]}:"
-cat "$report"
+"$PYTHON" -m pytest "${ignored[@]}" || status=$?
+for index in "${!BESIDE[@]}"; do
+    wait "${pids[index]}" || status=$?
+    echo "${BESIDE[index]}:"
+    cat "$reports/$index"
+done
 exit "$status"

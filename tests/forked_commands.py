@@ -17,7 +17,7 @@ from typing import Self
 _SERVER = """
 import importlib, json, os, sys, tempfile
 module = importlib.import_module("cluster_rl." + sys.argv[1])
-for name in sys.argv[2:]:
+for name in ("torch._dynamo", "cluster_rl.emulator.console"):  # which a trainer imports later, for seconds
     importlib.import_module(name)
 for line in sys.stdin:
     call = json.loads(line)
@@ -40,15 +40,12 @@ for line in sys.stdin:
 
 
 class ForkedCommands:
-    """Runs `python -m cluster_rl.MODULE ARGUMENTS` as often as asked; a context manager.
+    """Runs `python -m cluster_rl.MODULE ARGUMENTS` as often as asked; a context manager."""
 
-    `imported`: other modules that are imported once too.
-    """
-
-    def __init__(self, module: str, *imported: str) -> None:
+    def __init__(self, module: str) -> None:
         self._module = module
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, module, *imported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _SERVER, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

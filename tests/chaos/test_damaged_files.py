@@ -46,8 +46,7 @@ def _arguments(target: int, seed: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
-    # What torch would import anew, for seconds, at each check of the network's shapes.
-    with ForkedCommands("train_slim", "torch._dynamo", "cluster_rl.emulator.console") as trainer:
+    with ForkedCommands("train_slim") as trainer:
         folders = [tmp_path_factory.mktemp(name) for name in ("run", "other")]
         for seed, folder in enumerate(folders):
             done = trainer.run(folder, environment(), *_arguments(400, seed))
