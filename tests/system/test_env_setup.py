@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,24 +52,51 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
-def test_twice_with_conda(tmp_path: Path) -> None:
-    """A program in conda's place makes an environment whose Python is this one, and installs nothing."""
-    home, repository = tmp_path / "home", copy_of_the_repository(tmp_path / "repository")
+def conda_home(folder: Path, conda_does: str = ":", pip_does: str = "") -> tuple[dict[str, str], Path]:
+    """The variables of a home with a program in conda's place, and the environment that this will make.
+
+    Its Python is this one, and its pip installs nothing.
+    """
+    home = folder / "home"
     (home / "bin").mkdir(parents=True)
     prefix = home / "envs" / "cluster_rl"
     python = prefix / "bin" / "python"
-    own = f'case "$*" in "-m pip "*) ;; *sys.prefix*) echo {prefix} ;; *) exec {sys.executable} "$@" ;; esac'
+    else_ = f'*sys.prefix*) echo {prefix} ;; *) exec {sys.executable} "$@" ;;'
+    own = f'case "$*" in "-m pip "*) {pip_does} ;; {else_} esac'
     made = f"mkdir -p {python.parent}; printf '%s\\n' '#!/bin/sh' '{own}' > {python}; chmod +x {python}"
-    put_program(home / "bin", "conda", f'echo "$CONDA_ENVS_DIRS $CONDA_PKGS_DIRS $*" >> {home}/calls; {made}')
-    where = {"HOME": str(home), "PATH": f"{home}/bin:/usr/bin:/bin", "CONDA_ENVS_DIRS": f"{home}/envs:/shared/envs"}
+    calls = f'echo "$CONDA_ENVS_DIRS $CONDA_PKGS_DIRS $*" >> {home}/calls'
+    put_program(home / "bin", "conda", f"{calls}; {conda_does}; {made}")
+    path = f"{home}/bin:/usr/bin:/bin"
+    return {"HOME": str(home), "PATH": path, "CONDA_ENVS_DIRS": f"{home}/envs:/shared/envs"}, prefix
+
+
+def test_twice_with_conda(tmp_path: Path) -> None:
+    """The second time nothing is made."""
+    repository = copy_of_the_repository(tmp_path / "repository")
+    where, prefix = conda_home(tmp_path)
+    home = where["HOME"]
     for _ in range(2):
         done = env_setup(repository, "--torch", "cpu", **where)
         assert done.returncode == 0, done.stderr
-    assert (home / "calls").read_text() == (
+    assert Path(home, "calls").read_text() == (
         f"{home}/envs:/shared/envs {home}/.conda/pkgs create --yes --prefix {prefix} -c conda-forge python=3.11 pip\n"
     )
-    assert f"CLUSTER_RL_PYTHON={python}\n" in (repository / "slurm" / "settings.env").read_text()
+    assert f"CLUSTER_RL_PYTHON={prefix}/bin/python\n" in (repository / "slurm" / "settings.env").read_text()
     assert f"conda activate {prefix}, or: export PATH={prefix}/bin:$PATH" in done.stdout
+
+
+def test_what_takes_minutes_is_not_silent_in_a_file(tmp_path: Path) -> None:
+    """Here a second stands for the minute after which a line is due."""
+    repository = copy_of_the_repository(tmp_path / "repository")
+    shared = repository / "scripts" / "python_env.sh"
+    text = shared.read_text()
+    assert text.count("\nLINE_INTERVAL_SEC=60\n") == 1
+    shared.write_text(text.replace("\nLINE_INTERVAL_SEC=60\n", "\nLINE_INTERVAL_SEC=1\n"))
+    where, _ = conda_home(tmp_path, "echo Solving environment; sleep 2.5", "echo Collecting torch; sleep 2.5")
+    done = env_setup(repository, "--torch", "cpu", **where)
+    assert done.returncode == 0, done.stderr
+    for line in (r"\S*conda create: \d+ s, Solving environment", r"installing: \d+ s, Collecting torch"):
+        assert re.search(f"^{line}$", done.stdout, re.M), done.stdout
 
 
 @pytest.mark.slow
