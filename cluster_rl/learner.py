@@ -29,6 +29,7 @@ from cluster_rl.config import Config, load_config, sequence_schema_hash
 from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.deadline import job_deadline
+from cluster_rl.jobs.grace import SavingTime
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.layout import RunDir
@@ -325,10 +326,16 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
         _raise_error_of(trainer, wire, sampler)
     print(f"stopping: {stop.reason}", flush=True)
     crash_point("learner.stopping")
-    wire.say_goodbye(stop.reason, complete=stop.signal_number is None and stop.exit_code == EXIT_OK)
+    complete = stop.signal_number is None and stop.exit_code == EXIT_OK
+    saving = SavingTime(stop, deadline)
+    if complete:  # its actors stay until storage takes that, which may be long
+        sampler.end()
+        trainer.save(stop.reason, saving.left_sec)
+    wire.say_goodbye(stop.reason, complete)
     sampler.end()
     # Before the actors' last sequences, which are safe in the log as they come: somebody may kill this process soon.
-    trainer.save(stop.reason)
+    if not trainer.is_saved:
+        trainer.save(stop.reason, saving.left_sec)
     crash_point("learner.saved")
     wire.drain(_DRAIN_SEC, lambda: stop.hurried)
     _raise_error_of(trainer, wire, sampler)

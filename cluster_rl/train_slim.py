@@ -15,7 +15,6 @@ if __name__ == "__main__":
     hold_signals()
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -31,13 +30,14 @@ from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
+from cluster_rl.jobs.grace import SavingTime
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
 from cluster_rl.jobs.signals import StopFlag, die_with_parent, release_signals
 from cluster_rl.jobs.status import StatusView
 from cluster_rl.runs.arguments import Arguments, config_help
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.training.outage import LAST_TRIES_SEC, Writer
+from cluster_rl.training.outage import Writer
 from cluster_rl.training.trainer import Trainer
 
 _VIDEOS = 4
@@ -48,8 +48,9 @@ _WAIT_SEC = 0.05
 class SerialLink:
     """An actor's line to the trainer in the same process: a sequence is logged when it is sent.
 
-    While storage does not take it, it is tried again, and `waiting` called between the tries: until it says that the
-    job must end. Then the sequence is `lost`, as are those that follow.
+    While storage does not take it, it is tried again, and `waiting` called again and again between the tries, which
+    does what else there is to do: until it says that the job must end. Then the sequence is `lost`, as are those that
+    follow.
     """
 
     def __init__(self, trainer: Trainer, actor: int, incarnation: int, waiting: Callable[[], bool]) -> None:
@@ -62,13 +63,15 @@ class SerialLink:
         self._params: tuple[int, bytes] | None = None
 
     def send(self, block: bytes) -> None:
-        while not self._writer.write(lambda: self._trainer.ingest(*self._ids, self._seq, block)):
+        def log() -> None:
+            self._trainer.ingest(*self._ids, self._seq, block)
+
+        while not self._writer.write(log):
             while not self._writer.is_due:
                 if not self._waiting():
-                    self.lost += 1
+                    self.lost += not self._writer.write(log)
                     self._seq += 1  # so that the log counts a gap
                     return
-                time.sleep(_WAIT_SEC)
         self._seq += 1
 
     def offer(self, version: int, data: bytes) -> None:
@@ -94,7 +97,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
     links, actors = [], []
     view = StatusView(run_dir, config, token)
-    give_up_sec = math.inf  # by time.monotonic(), once the job must end
+    ending: SavingTime | None = None  # once the job must end
 
     def job_is_over() -> bool:
         over = trainer.finished(deadline)
@@ -102,14 +105,28 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
             stop.set(*over)
         return bool(stop)
 
-    def waiting() -> bool:
-        """Between the tries of what storage does not take; False where they must end."""
-        nonlocal give_up_sec
+    def learn() -> bool:
+        """Trains on the next batch, if there is one, publishes and writes what is due; whether there was one."""
+        sampled = trainer.try_sample()
+        if sampled is not None:
+            trainer.update(sampled)
+            if trainer.publish_due():
+                publish()
         trainer.tick()
         view.refresh()
-        if job_is_over():
-            give_up_sec = min(give_up_sec, time.monotonic() + LAST_TRIES_SEC)
-        return time.monotonic() < give_up_sec
+        return sampled is not None
+
+    def waiting() -> bool:
+        """Between the tries of what storage does not take: learns what it may meanwhile. False where they must end."""
+        nonlocal ending
+        if not job_is_over():
+            if not learn():
+                stop.wait(_WAIT_SEC)
+            return True
+        ending = ending or SavingTime(stop, deadline)
+        view.refresh()
+        time.sleep(_WAIT_SEC)
+        return ending.left_sec() > 0
 
     for index in range(config.num_actors):
         # Counted by the log: the same in a repeated run, another in the next job.
@@ -126,22 +143,22 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     trainer.tick()
     with view:
         for _ in zip(*(actor.run() for actor in actors), strict=True):
-            trainer.tick()
-            view.refresh()
             # After random play there are many updates at once: a signal, the time and the files do not wait for them.
-            while not stop and not deadline.is_over() and (sampled := trainer.try_sample()) is not None:
-                trainer.update(sampled)
-                if trainer.publish_due():
-                    publish()
-                trainer.tick()
-                view.refresh()
+            while not stop and not deadline.is_over() and learn():
+                pass
             if job_is_over():
                 break
         for actor in actors:
             actor.stop()
         lost = sum(link.lost for link in links)
+        saving = SavingTime(stop, deadline)
+
+        def saving_sec() -> float:
+            view.refresh()
+            return saving.left_sec()
+
         try:
-            trainer.close(stop.reason, f"{lost} sequences" if lost else "")
+            trainer.close(stop.reason, f"{lost} sequences" if lost else "", saving_sec)
         finally:
             view.finish()
     return stop.reason

@@ -1,14 +1,18 @@
 """How long the processes of a job may take for their end, and when they should leave out what can wait.
 
-The launcher and actor jobs ask again and again while they end their children. In: SLURM's KillWait, the stop flag,
-which counts how often somebody demanded the end, and who still runs. Out: seconds that are left, and whether to hurry.
+The launcher and actor jobs ask again and again while they end their children, and trainers while storage refuses what
+they save last. In: SLURM's KillWait, the stop flag, which counts how often somebody demanded the end, and who still
+runs. Out: seconds that are left, and whether to hurry.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 
+from cluster_rl.errors import EXIT_OK
+from cluster_rl.jobs.deadline import Deadline
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.slurm import kill_wait_sec
 from cluster_rl.runs.slurm_job import slurm_job_id
@@ -20,6 +24,10 @@ _WARNED_SEC = 300.0
 _HURRY_SEC = 6.0  # for what cannot wait: a learner's last figures and its files
 _SOURCE_GONE_SEC = 10.0  # for what actors do without a learner: the logs of their open episodes
 _KILLING_DEMAND = 3
+# Of what storage refuses when a job ends: where somebody demands the end, and where its time is up. The launcher, or
+# SLURM, ends a learner that takes minutes then, and its actors' last sequences are still to come.
+LAST_TRIES_SEC = 3.0
+_LATE_TRIES_SEC = 30.0
 
 
 def demanded_end_sec() -> float:
@@ -65,3 +73,30 @@ class Grace:
         """Whether those that are `running` should leave out what can wait."""
         left_sec = self.left_sec(running)
         return self._stop.demands > 1 or self._source_ended_at is not None or left_sec <= _HURRY_SEC
+
+
+class SavingTime:
+    """How long a trainer that ends now tries to save what storage refuses; asked again and again.
+
+    When the run is complete nobody hurries it: until somebody tells it to end, or the time of its job is up. After a
+    warning, or as its time is up, that is half a minute; where somebody demands the end seconds, and none for who
+    demands it twice.
+    """
+
+    def __init__(self, stop: StopFlag, deadline: Deadline) -> None:
+        self._stop, self._deadline = stop, deadline
+        self._began = time.monotonic()
+        self._late_since: float | None = None
+
+    def left_sec(self) -> float:
+        """Until what could not be saved is left out; infinite where nothing ends it yet."""
+        stop, now = self._stop, time.monotonic()
+        if stop.hurried or stop.demands > 1:
+            return 0.0
+        if stop.demanded_at is not None:
+            return max(self._began, stop.demanded_at) + LAST_TRIES_SEC - now
+        if stop.exit_code == EXIT_OK and not stop.signalled and not self._deadline.is_over():
+            return math.inf
+        if self._late_since is None:
+            self._late_since = now
+        return self._late_since + _LATE_TRIES_SEC - now

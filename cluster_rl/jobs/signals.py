@@ -49,14 +49,14 @@ class StopFlag:
     """Set once, by a signal or by `set(reason)`; the first reason stays.
 
     `demands` counts how often TERM, INT or HUP told the process to end: somebody who does so again will not wait. The
-    two halves of a doubled signal are one. `demanded_at` is when the first came, by `time.monotonic()`. `hurried` is
-    what `HURRY_SIGNAL` sets.
+    two halves of a doubled signal are one. `demanded_at` is when the first came, by `time.monotonic()`. `signalled`:
+    any stop signal has come, also after the flag was set. `hurried` is what `HURRY_SIGNAL` sets.
     """
 
     def __init__(self) -> None:
         self.demands = 0
         self.demanded_at: float | None = None
-        self.hurried = False
+        self.signalled = self.hurried = False
         self._counted_at = -math.inf
         self._reason: str | None = None
         self._signal: int | None = None
@@ -89,6 +89,7 @@ class StopFlag:
         if number == HURRY_SIGNAL:
             self.hurried = True
             return
+        self.signalled = True
         now = time.monotonic()
         if number not in WARNING_SIGNALS and now - self._counted_at >= _DOUBLED_SEC:
             self.demands += 1

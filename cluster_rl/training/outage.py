@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.jobs.grace import LAST_TRIES_SEC
 
 RETRY_FIRST_SEC, RETRY_MAX_SEC = 1.0, 30.0
-LAST_TRIES_SEC = 3.0  # of what storage does not take when the job ends
 _PAUSE_SEC = 0.5  # between the tries of a job that ends
 _TOLD_INTERVAL_SEC = 60.0  # where the disk is full and not full by turns
 
@@ -115,12 +115,16 @@ class Writer:
         self.put_off()
         return True
 
-    def write_until(self, action: Callable[[], object], deadline_sec: float) -> bool:
-        """Tries without growing pauses, at least once, until `time.monotonic()` is `deadline_sec`; whether it wrote."""
+    def write_while(self, action: Callable[[], object], left_sec: Callable[[], float]) -> bool:
+        """Tries at least once and as long as `left_sec()` says, in its last seconds without growing pauses; whether it
+        wrote."""
         while not self.write(action):
-            if time.monotonic() + _PAUSE_SEC >= deadline_sec:
+            while (left := left_sec()) > LAST_TRIES_SEC and not self.is_due:
+                time.sleep(_PAUSE_SEC)
+            if left <= _PAUSE_SEC:
                 return False
-            time.sleep(_PAUSE_SEC)
+            if left <= LAST_TRIES_SEC:
+                time.sleep(_PAUSE_SEC)
         return True
 
 

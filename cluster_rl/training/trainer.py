@@ -7,6 +7,7 @@ blocks. Out: updates, published parameters, checkpoints, `progress.json` and met
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline, why_complete
 from cluster_rl.jobs.devices import learner_device
+from cluster_rl.jobs.grace import LAST_TRIES_SEC
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
@@ -31,7 +33,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
-from cluster_rl.training.outage import LAST_TRIES_SEC, Outage, Writer
+from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
 from cluster_rl.training.rate_limiter import RateLimiter
 
@@ -208,31 +210,45 @@ class Trainer:
         """Whether `save` has done what it could."""
         return self._left_out is not None
 
-    def save(self, reason: str) -> None:
+    def save(self, reason: str, left_sec: Callable[[], float] | None = None) -> None:
         """The last checkpoint, parameters, and progress with the reason of stopping: what a job must leave.
 
-        What storage does not take within seconds is left out; `close` raises it. Sequences may be ingested meanwhile
-        and afterwards: the log has them, as after a crash.
+        What storage does not take while `left_sec()` leaves time, by default within seconds, is left out; `close`
+        raises it. Sequences may be ingested meanwhile and afterwards: the log has them, as after a crash.
         """
-        deadline_sec = time.monotonic() + LAST_TRIES_SEC
+        ends = time.monotonic() + LAST_TRIES_SEC
+        time_left = left_sec or (lambda: ends - time.monotonic())
+        told = False
+
+        def waiting_sec() -> float:
+            """Between tries: tells that there are, once and in progress.json."""
+            nonlocal told
+            left = time_left()
+            if left > LAST_TRIES_SEC:
+                if not told:
+                    told = True
+                    print(f"{reason}; what is saved last is tried again until storage takes it", flush=True)
+                self._tell("writing the last checkpoint")
+            return left
+
         left_out = []
-        self._progress_writer.write(lambda: self._tell("writing the last checkpoint"))
-        if not self._checkpoint_writer.write_until(self.checkpoint, deadline_sec):
+        self._tell("writing the last checkpoint", now=True)
+        if not self._checkpoint_writer.write_while(self.checkpoint, waiting_sec):
             left_out.append("the last checkpoint")
-        if not self._params_writer.write_until(self.write_params_file, deadline_sec):
+        if not self._params_writer.write_while(self.write_params_file, waiting_sec):
             left_out.append("online_params.pt")
         reason += _not_saved(left_out)
-        self._progress_writer.write_until(lambda: self.write_progress(reason), deadline_sec)
+        self._progress_writer.write_while(lambda: self.write_progress(reason), time_left)
         self._left_out = left_out
 
-    def close(self, reason: str, lost: str = "") -> None:
+    def close(self, reason: str, lost: str = "", left_sec: Callable[[], float] | None = None) -> None:
         """Saves, unless `save` has; then the last figures, with what has come since, and closes the files.
 
-        Raises `StorageError`, when all is done that can be, if storage does not take something within seconds; `lost`
-        says what was before.
+        Raises `StorageError`, when all is done that can be, if storage does not take something in time, see `save`;
+        `lost` says what was before.
         """
         if self._left_out is None:
-            self.save(reason)
+            self.save(reason, left_sec)
         assert self._left_out is not None
         left_out = [lost] * bool(lost) + self._left_out
         self.progress.correct_reason(reason + _not_saved(self._left_out), reason + _not_saved(left_out))
@@ -302,10 +318,11 @@ class Trainer:
             progress.end_job(reason, self._was_complete)
         save_progress(self.run_dir.progress, progress)
 
-    def _tell(self, activity: str) -> None:
-        """For what takes long, and meanwhile writes no progress."""
-        self.progress.activity = activity
-        save_progress(self.run_dir.progress, self.progress)
+    def _tell(self, activity: str, now: bool = False) -> None:
+        """For what takes long, and meanwhile writes no other progress: when it is due, or `now`."""
+        if now or self._progress_writer.is_due:
+            self.progress.activity, self.progress.storage_problem = activity, self.outage.words
+            self._progress_writer.write(lambda: save_progress(self.run_dir.progress, self.progress))
 
     def _activity(self) -> str:
         """What goes on, or who waits for what: why a rate may be 0."""

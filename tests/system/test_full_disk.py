@@ -15,6 +15,7 @@ from small_disk import SmallDisk, mounted
 
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_STORAGE
 from cluster_rl.jobs.status import storage_problem
+from cluster_rl.runs.checkpoint import load_checkpoint
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.training.metrics import read_metrics
 
@@ -55,6 +56,28 @@ def test_a_run_goes_on_when_its_disk_was_full_for_a_while(home: SmallDisk) -> No
     assert read_metrics(launcher.run_dir.metrics)
     for path in launcher.run_dir.episode_logs.iterdir():
         read_log(path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_complete_waits_for_its_disk_and_saves_all(home: SmallDisk, tmp_path: Path) -> None:
+    """The log is on another disk, so that the target is reached; nobody hurries the learner."""
+    replay = tmp_path / "replay"
+    changes = SPEED | {"target_total_steps": 1500, "num_actors": 1, "replay_dir": replay}
+    changes |= {"samples_per_insert": 1.0, "checkpoint_interval_seconds": 600}
+    launcher = Launcher(home.folder, *overrides(**changes))
+    before = launcher.wait_for(lambda p: p.updates >= 1, 240)
+    size = 0
+    with home.full():
+        while size < (size := sum(path.stat().st_size for path in replay.glob("segment-*"))):
+            time.sleep(8.0)  # until the actors wait, and longer than the last tries of a job that must end
+        assert launcher.process.poll() is None, launcher.output
+    assert launcher.wait(240) == 0, launcher.output
+    progress, saved = launcher.progress(), load_checkpoint(launcher.run_dir.checkpoint)
+    assert progress is not None
+    assert saved is not None
+    assert progress.env_steps >= 1500
+    assert progress.jobs[-1].reason == "target_total_steps reached"
+    assert saved.updates == progress.updates > before.updates
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 from slurm_programs import put_program
 
+from cluster_rl.errors import EXIT_UNFINISHED
 from cluster_rl.jobs import grace, signals
-from cluster_rl.jobs.grace import Grace, demanded_end_sec
+from cluster_rl.jobs.deadline import Deadline
+from cluster_rl.jobs.grace import Grace, SavingTime, demanded_end_sec
 from cluster_rl.jobs.signals import HURRY_SIGNAL, StopFlag
 
 ALL = ("learner", "actor-0")
@@ -104,3 +107,44 @@ def test_hurry_is_no_reason_to_stop(stop: StopFlag) -> None:
     assert not stop.hurried
     signal.raise_signal(HURRY_SIGNAL)
     assert (stop.hurried, bool(stop), stop.demands) == (True, False, 0)
+
+
+NEVER = Deadline(math.inf, "")
+
+
+def test_a_complete_run_may_try_to_save_until_it_is_told_to_end(
+    stop: StopFlag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_DOUBLED_SEC", 0.0)
+    stop.set("target_total_steps reached")
+    saving = SavingTime(stop, NEVER)
+    assert saving.left_sec() == math.inf
+    signal.raise_signal(signal.SIGUSR2)  # as the time of its job is nearly up
+    assert 20 < saving.left_sec() <= 30
+    signal.raise_signal(signal.SIGINT)
+    assert 2 < saving.left_sec() <= 3
+    signal.raise_signal(signal.SIGINT)
+    assert saving.left_sec() <= 0
+
+
+def test_a_complete_run_tries_no_longer_than_its_job_lasts(stop: StopFlag) -> None:
+    stop.set("target_total_steps reached")
+    saving = SavingTime(stop, Deadline(time.monotonic() + 0.2, "max_runtime_seconds reached"))
+    assert saving.left_sec() == math.inf
+    time.sleep(0.3)
+    assert 29 < saving.left_sec() <= 30
+
+
+@pytest.mark.parametrize(("number", "most_sec"), [(signal.SIGTERM, 3), (signal.SIGUSR2, 30), (None, 30)])
+def test_a_job_that_must_end_tries_to_save_for_seconds(
+    stop: StopFlag, number: signal.Signals | None, most_sec: float
+) -> None:
+    if number is None:
+        stop.set("max_runtime_seconds reached", EXIT_UNFINISHED)
+    else:
+        signal.raise_signal(number)
+    time.sleep(0.1)
+    saving = SavingTime(stop, NEVER)  # from now on, whenever the signal came
+    assert most_sec - 0.1 < saving.left_sec() <= most_sec
+    signal.raise_signal(HURRY_SIGNAL)
+    assert saving.left_sec() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import re
 import time
@@ -142,7 +143,7 @@ def test_the_last_tries_end_in_time() -> None:
     disk = Disk()
     writer = Writer(Outage(lambda line: None), "the last checkpoint")
     began = time.monotonic()
-    assert not writer.write_until(disk.write, began + 0.6)
+    assert not writer.write_while(disk.write, lambda: began + 0.6 - time.monotonic())
     assert time.monotonic() - began < 5
 
     def heals() -> None:
@@ -150,4 +151,28 @@ def test_the_last_tries_end_in_time() -> None:
         if number:
             raise StorageError("no", "/data", number)
 
-    assert writer.write_until(heals, time.monotonic() + 60)
+    assert writer.write_while(heals, lambda: 60.0)
+
+
+def test_who_has_time_tries_with_growing_pauses_and_then_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    disk, tries = Disk(), []
+
+    def write() -> None:
+        tries.append(now - 100)
+        disk.write()
+
+    writer = Writer(Outage(lambda line: None), "the last checkpoint", interval_sec=600)
+    assert not writer.write_while(write, lambda: 220 - now if now > 217 else math.inf)
+    assert tries[:6] == [0, 1, 3, 7, 15, 31]
+    told = [second for second in tries if second > 117]
+    assert told[0] <= 118
+    assert [later - before for before, later in itertools.pairwise(told)] == [0.5] * (len(told) - 1)
+    assert told[-1] >= 119.5

@@ -146,6 +146,33 @@ def test_the_end_on_a_full_disk_says_what_was_not_saved(disk: SmallDisk) -> None
     again.close("test")
 
 
+def test_who_has_time_saves_all_when_the_disk_takes_it(disk: SmallDisk, capfd: pytest.CaptureFixture[str]) -> None:
+    """What was learned since the last checkpoint too."""
+    trainer = begun(disk)
+    train(trainer, 3)
+    disk.fill()
+    asked = 0
+
+    def left_sec() -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            disk.free()
+        return 60.0
+
+    trainer.save("target_total_steps reached", left_sec)
+    trainer.close("target_total_steps reached")
+    found = load_checkpoint(trainer.run_dir.checkpoint)
+    progress = read_progress(trainer.run_dir.progress)
+    assert found is not None
+    assert progress is not None
+    assert found.updates == progress.updates == 5
+    assert (progress.jobs[-1].reason, progress.storage_problem) == ("target_total_steps reached", "")
+    assert asked >= 3
+    line = "target_total_steps reached; what is saved last is tried again until storage takes it"
+    assert capfd.readouterr().out.splitlines().count(line) == 1
+
+
 def test_sampling_waits_while_the_replay_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = open_trainer(tmp_path)
     ingest(trainer, episodes(0, 4))
