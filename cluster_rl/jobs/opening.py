@@ -10,7 +10,8 @@ import argparse
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
-from cluster_rl.errors import StorageError, UserError
+from cluster_rl.errors import StorageError, UserError, is_of_storage
 from cluster_rl.jobs import fresh as fresh_start
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
@@ -31,6 +32,7 @@ from cluster_rl.jobs.machine import core_limit, file_size_limit, memory_limit, p
 from cluster_rl.jobs.memory_estimate import GpuEstimate, estimate_gpu, estimate_replay
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
+from cluster_rl.jobs.supervise import BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC, STORAGE_PATIENCE_SEC
 from cluster_rl.model import build_model, parameter_count
 from cluster_rl.report.bars import Bar, say, size_words
 from cluster_rl.rom import Rom, load_rom, preflight
@@ -43,6 +45,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress
 from cluster_rl.runs.resume import changed_settings, check_resumable
+from cluster_rl.runs.slurm_job import slurm_job_id
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 
 
@@ -154,27 +157,70 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
     before anything is created, for what `check_job` refuses, for a GPU that is not there, for more memory or disk than
     there is, and for a run that another process trains. `serial`: all in this process. `fresh`: a run that is there is
     moved aside, unless this very SLURM job made it before it was requeued.
+
+    A SLURM job has waited in the queue: storage that refuses its start is waited for, as long as for a child's. Where a
+    signal ends that, the flag is set, and nothing is held.
     """
     device = learner_device(config)
-    rom, fresh, first = check_job(config, run_dir, fresh)
-    spec = observation_spec(config)
-    tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
-    stop = StopFlag().install()
-    aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
-    if aside is not None:
-        first.append(f"--fresh: what the run had is now in {aside}")
-    run_dir.create()
-    with RunLock(run_dir):
-        crash_point("launcher.locked")
-        print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
-        lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight]
-        for line in lines:
-            say(line)
-        if config.actor_jobs:
-            print(_actors_plan(config), flush=True)
-        begin_job(config, run_dir, rom)
-        crash_point("launcher.job_begun")
+    stop, held = _LateFlag(), contextlib.ExitStack()
+
+    def begin() -> None:
+        nonlocal fresh
+        rom, fresh, first = check_job(config, run_dir, fresh)
+        spec = observation_spec(config)
+        tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
+        stop.install()
+        aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
+        if aside is not None:
+            fresh = False  # at a second try too
+            say(f"--fresh: what the run had is now in {aside}")
+        run_dir.create()
+        with contextlib.ExitStack() as locked:
+            locked.enter_context(RunLock(run_dir))
+            crash_point("launcher.locked")
+            print(f"run {run_dir.path}: {preflight(rom)}", flush=True)
+            lines = [*first, *warnings_of_game(config, rom), *_warnings_of_target(config), device.line, *tight]
+            for line in lines:
+                say(line)
+            if config.actor_jobs:
+                print(_actors_plan(config), flush=True)
+            begin_job(config, run_dir, rom)
+            crash_point("launcher.job_begun")
+            held.push(locked.pop_all())
+
+    _when_storage_lets(begin, stop)
+    with held:
         yield stop
+
+
+class _LateFlag(StopFlag):
+    """Takes over the signals once, at whichever try it is asked to."""
+
+    _installed = False
+
+    def install(self) -> StopFlag:
+        if not self._installed:
+            self._installed = True
+            super().install()
+        return self
+
+
+def _when_storage_lets(begin: Callable[[], None], stop: StopFlag) -> None:
+    """Calls `begin`; in a SLURM job again and again while storage refuses it, but not longer than a learner is started
+    again, nor once `stop` is set."""
+    started, pause_sec = time.monotonic(), BACKOFF_FIRST_SEC
+    while True:
+        try:
+            return begin()
+        except (StorageError, OSError) as error:
+            if isinstance(error, OSError) and not is_of_storage(error):
+                raise
+            if slurm_job_id() is None or time.monotonic() - started > STORAGE_PATIENCE_SEC:
+                raise
+            print(f"{error}; trying again in {pause_sec:g} s", flush=True)
+        if stop.install().wait(pause_sec):
+            return None
+        pause_sec = min(2 * pause_sec, BACKOFF_MAX_SEC)
 
 
 def dry_run(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool = False) -> None:
@@ -206,9 +252,9 @@ def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     if lost and run_id is not None:
         say(f"{run_dir.identity} was not there; the run's id, {run_id}, is taken back from its other files")
     write_atomic(run_dir.config, config_to_json(config))
-    write_job_record(config, run_dir)
     # A learner that was killed leaves it behind, and actors would knock at a closed port first.
     run_dir.rendezvous.unlink(missing_ok=True)
+    write_job_record(config, run_dir)  # last: a start that storage refuses is tried again, and has no record
 
 
 def gpu_need(config: Config) -> GpuEstimate:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from small_disk import SmallDisk
+from small_disk import SmallDisk, mounted
 
 from cluster_rl import cartridge
 from cluster_rl.config import Config, config_to_json, load_config
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, StorageError, UserError
+from cluster_rl.jobs import opening
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
 from cluster_rl.jobs.signals import STOP_SIGNALS
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
+from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock
@@ -281,3 +287,88 @@ def test_a_read_only_file_system_is_no_bad_input(disk: SmallDisk) -> None:
     with disk.read_only(), pytest.raises(StorageError, match="the file system is mounted read-only"):
         check_job(load_config("quickstart"), RunDir(disk.folder, "run"))
     assert list(disk.folder.iterdir()) == []
+
+
+# --- storage that refuses a start ---
+
+
+@pytest.fixture
+def full_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with mounted(tmp_path / "home", "size=64m") as small:
+        small.fill()
+        yield small
+
+
+SMALL = ("device=cpu", "replay_capacity_transitions=4000")
+
+
+@pytest.mark.usefixtures("signals_kept")
+def test_a_slurm_job_waits_for_its_disk(full_home: SmallDisk, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = RunDir(full_home.folder / "runs", "r")
+    freed = threading.Timer(2.0, full_home.free)
+    freed.start()
+    with open_job(_config(*SMALL), run_dir) as stop:
+        assert not stop
+        with pytest.raises(UserError, match="is being trained"):
+            RunLock(run_dir).acquire()
+    freed.join()
+    with RunLock(run_dir):
+        assert [path.name for path in run_dir.jobs.iterdir()] == ["001.json"]
+    said = capsys.readouterr().out
+    assert re.search(r"disk of .* is free.*; trying again in 0.5 s\n", said)
+    assert "trying again in 1 s" in said
+
+
+@pytest.mark.usefixtures("signals_kept")
+def test_a_signal_ends_the_wait_for_a_disk(full_home: SmallDisk) -> None:
+    run_dir = RunDir(full_home.folder / "runs", "r")
+    told = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    told.start()
+    try:
+        with open_job(_config(*SMALL), run_dir) as stop:
+            assert stop.reason == "signal SIGTERM"
+    finally:
+        told.cancel()
+    assert not run_dir.exists()
+
+
+@pytest.mark.usefixtures("signals_kept")
+def test_a_full_disk_is_not_waited_for_without_end_nor_outside_of_slurm(
+    full_home: SmallDisk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = RunDir(full_home.folder / "runs", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "STORAGE_PATIENCE_SEC", 0.2)
+        with pytest.raises(StorageError), open_job(_config(*SMALL), run_dir):
+            pass
+    assert "trying again" in capsys.readouterr().out
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(StorageError), open_job(_config(*SMALL), run_dir):
+        pass
+    assert "trying again" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("signals_kept")
+def test_what_fresh_moved_aside_is_not_moved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Storage refuses the config of the new run, whose first files are there by then."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    run_dir = RunDir(tmp_path / "runs", "r")
+    _begin(run_dir, _config())
+    refusals = iter([errno.EDQUOT])
+    write = opening.write_atomic
+
+    def refuse_once(path: Path, data: bytes) -> None:
+        for number in refusals:
+            raise explain_os_error(OSError(number, os.strerror(number)), path)
+        write(path, data)
+
+    monkeypatch.setattr(opening, "write_atomic", refuse_once)
+    with open_job(_config("device=cpu"), run_dir, fresh=True):
+        pass
+    assert len(list(run_dir.root.glob("r.before-*"))) == 1
+    assert "config.json: cannot be written: Disk quota exceeded" in capsys.readouterr().out
