@@ -2,8 +2,7 @@
 
 Runs in the learner. In: blocks as they arrive, priorities as they are learned. Out: time-major batches as numpy arrays,
 whose rows `learning/batch.py` explains. Nothing of a block is kept in memory: a sampled block is read from its segment
-file (the page cache holds what fits) and decompressed straight into the batch. The index costs about 45 bytes a
-sequence.
+file (the page cache holds what fits) and decompressed straight into the batch.
 
 One lock guards index and log. Reading, decompressing and what waits for the disk (syncing, beginning and deleting
 segments) go on outside it. So one thread may append, another sample and a third update priorities. `sample` itself is
@@ -26,12 +25,11 @@ import numpy.typing as npt
 
 from cluster_rl.config import Config
 from cluster_rl.errors import StorageError
-from cluster_rl.learning.priorities import PRIORITY_FLOOR, importance_weights
+from cluster_rl.learning.priorities import importance_weights
 from cluster_rl.learning.sequences import BlockSpec, EpisodeSummary
 from cluster_rl.replay.batch_arrays import empty_batch, fill_column
+from cluster_rl.replay.index import ReplayIndex
 from cluster_rl.replay.log import LogEntry, ReplayLog
-from cluster_rl.replay.segments import Segment
-from cluster_rl.replay.sum_tree import SumTree
 from cluster_rl.replay.totals import RECENT_EPISODES, Totals
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
@@ -39,16 +37,6 @@ SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fracti
 MAX_SEGMENT_BYTES = 64 * 2**20
 BATCHES_KEPT = 3  # one in the learner, one waiting, one being filled
 _BAD_PLACE_READS = 3  # failed ones of a sequence in as many batches, none good between: it lies on a bad place
-
-_ENTRY = np.dtype(
-    [
-        ("segment", np.int32),
-        ("offset", np.int64),
-        ("length", np.int32),  # 0: no such sequence
-        ("train_length", np.int32),
-        ("priority", np.float32),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -65,8 +53,7 @@ class Replay:
 
     `milestones` are the names of all that the game has: a block that names another is refused.
 
-    Ids count the sequences ever logged; the live ones lie in one range [oldest, next), with holes where a record was
-    damaged. Id i has the slot i modulo capacity in `_entries` and in the tree.
+    Ids count the sequences ever logged.
 
     Raises `UserError` if the log cannot be opened, is in use, or was written by another run or with other shapes.
     """
@@ -79,11 +66,7 @@ class Replay:
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
-        self._entries = np.zeros(64, _ENTRY)
-        self._tree = SumTree(64)
-        self._segments: dict[int, Segment] = {}
-        self._oldest_id = self._next_id = 0
-        self._sequences = self._transitions = 0
+        self._index = ReplayIndex(config.prioritized_alpha)
         self._batches: list[dict[str, npt.NDArray[Any]]] = []
         self._failed_reads: collections.Counter[int] = collections.Counter()  # by id, since the last good one
         self.undeleted: StorageError | None = None  # why an evicted segment's file is still there
@@ -96,7 +79,7 @@ class Replay:
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
             on_record=self._find,
         )
-        self._plant()
+        self._index.plant()
         self._note_lost_beginning()
         self._evict()
         self._delete_evicted()
@@ -142,12 +125,12 @@ class Replay:
     @property
     def sequences(self) -> int:
         """Sequences that can be sampled now."""
-        return self._sequences
+        return self._index.sequences
 
     @property
     def transitions(self) -> int:
         """Trained positions that can be sampled now."""
-        return self._transitions
+        return self._index.transitions
 
     @property
     def bytes_on_disk(self) -> int:
@@ -157,9 +140,9 @@ class Replay:
 
     @property
     def index_bytes(self) -> int:
-        """Memory of the index and the tree."""
+        """Memory of the index."""
         with self._lock:
-            return self._entries.nbytes + self._tree.nbytes
+            return self._index.nbytes
 
     def expected_seq(self, actor: int, incarnation: int) -> int:
         """The number that this incarnation of an actor must send next."""
@@ -202,7 +185,7 @@ class Replay:
             entry = self._log.append(actor, incarnation, seq, block, header)
             if entry is None:
                 return AppendResult(None, header, arrays)
-            self._insert(entry)
+            self._index.insert(entry)
             self._evict()
         self._delete_evicted()
         return AppendResult(entry.id, header, arrays)
@@ -233,7 +216,8 @@ class Replay:
         if nothing whole is left in it, and `ValueError` if the replay is empty.
         """
         batch = self._next_batch(batch_size)
-        ids, segments, entries, probabilities = self._draw(rng, batch_size)
+        with self._lock:
+            ids, segments, entries, probabilities = self._index.draw(rng, batch_size)
         batch["ids"][:] = ids
         unreadable: set[int] = set()
         for column in range(batch_size):
@@ -248,7 +232,7 @@ class Replay:
                     break
                 except BlockError:
                     self._remove_damaged(sequence_id)
-                    if not self._sequences:
+                    if not self.sequences:
                         words = f"replay log {self._log.folder}: nothing whole is left to sample"
                         raise StorageError(words, self._log.folder, errno.EIO) from None
                 except OSError as error:
@@ -258,9 +242,10 @@ class Replay:
                     if error.errno != errno.EIO or refused > batch_size:
                         words = f"replay log {segment.path}: cannot be read: {error.strerror}"
                         raise StorageError(words, segment.path, error.errno) from None
-                one_id, one_segment, one_entry, one_probability = self._draw(rng, 1)
-                batch["ids"][column], segments[column] = one_id[0], one_segment[0]
-                entries[column], probabilities[column] = one_entry[0], one_probability[0]
+                with self._lock:
+                    one = self._index.draw(rng, 1)
+                batch["ids"][column], segments[column] = one.ids[0], one.segments[0]
+                entries[column], probabilities[column] = one.entries[0], one.probabilities[0]
             fill_column(batch, column, header, arrays, self._spec)
         self._count_failed_reads(unreadable)
         batch["weights"][:] = importance_weights(probabilities, self._config.importance_beta)
@@ -269,14 +254,12 @@ class Replay:
     def read(self, sequence_id: int) -> tuple[SequenceHeader, bytes] | None:
         """Header and block of one sequence; None if it is not in the replay (any more) or damaged."""
         with self._lock:
-            if not self._oldest_id <= sequence_id < self._next_id:
-                return None
-            entry = self._entries[self._slots(np.array([sequence_id]))][0]
-            segment = self._segments.get(int(entry["segment"]))
-        if not entry["length"] or segment is None:
+            place = self._index.place(sequence_id)
+        if place is None:
             return None
+        segment, offset, length = place
         try:
-            block = segment.read(int(entry["offset"]), int(entry["length"]))
+            block = segment.read(offset, length)
             return decode_header(block), block
         except (BlockError, OSError):
             return None
@@ -290,7 +273,7 @@ class Replay:
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError("Replay.update_priorities: priorities must be finite and not negative")
         with self._lock:
-            self.stale_updates += len(ids) - self._set_priorities(np.asarray(ids, np.int64), values)
+            self.stale_updates += len(ids) - self._index.set_priorities(np.asarray(ids, np.int64), values)
 
     def effective_sample_size(self) -> float:
         """(sum p)^2 / sum p^2 / N of p = priority^alpha over the N sequences.
@@ -298,68 +281,33 @@ class Replay:
         1 is a uniform draw, near 0 a few sequences over and over; 0 for an empty replay.
         """
         with self._lock:
-            weights = self._tree.leaves[self._entries["length"] > 0]
+            weights = self._index.live_weights()
         return float(weights.sum() ** 2 / (weights**2).sum() / len(weights)) if len(weights) else 0.0
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """What the log cannot tell: the learned priorities, float32 [M], and their ids, int64 [M]."""
         with self._lock:
-            ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)
-            entries = self._entries[self._slots(ids)]
-        live = entries["length"] > 0
-        return {"ids": ids[live], "priorities": entries["priority"][live].copy()}
+            ids, priorities = self._index.priorities()
+        return {"ids": ids, "priorities": priorities}
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Restores priorities by id. Ids evicted since are ignored; newer sequences keep their actor's priority."""
         with self._lock:
-            self._set_priorities(np.asarray(state["ids"], np.int64), np.asarray(state["priorities"], np.float64))
+            ids, priorities = np.asarray(state["ids"], np.int64), np.asarray(state["priorities"], np.float64)
+            self._index.set_priorities(ids, priorities)
 
-    # Index; the caller holds the lock.
-
-    def _slots(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return ids & (len(self._entries) - 1)
-
-    def _weights(self, priorities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """priority^alpha of what the index holds: what the tree holds."""
-        floored = np.maximum(priorities.astype(np.float64), PRIORITY_FLOOR)
-        weights: npt.NDArray[np.float64] = floored**self._config.prioritized_alpha
-        return weights
+    # Opening, eviction, sampling.
 
     def _find(self, entry: LogEntry) -> None:
         """A record that the log held on opening."""
-        self._index(entry)
+        self._index.find(entry)
         if entry.header.summary is not None and entry.header.summary.is_whole:
             self.found_episodes.append(entry.header.summary)
-
-    def _insert(self, entry: LogEntry) -> None:
-        slot = self._index(entry)
-        # An array of one: Python's own power may differ from numpy's in the last bit, and a resumed tree with it.
-        self._tree.set_one(slot, float(self._weights(self._entries["priority"][slot : slot + 1])[0]))
-
-    def _index(self, entry: LogEntry) -> int:
-        """Makes a record known to all but the tree; returns its slot."""
-        if not self._segments:
-            self._oldest_id = self._next_id = entry.id
-        while entry.id - self._oldest_id >= len(self._entries):
-            self._grow()
-        slot = entry.id & (len(self._entries) - 1)
-        priority, train_length = entry.header.initial_priority, entry.header.train_length
-        self._entries[slot] = (entry.segment.number, entry.offset, entry.length, train_length, priority)
-        self._segments[entry.segment.number] = entry.segment
-        self._next_id = entry.id + 1
-        self._sequences += 1
-        self._transitions += train_length
-        return slot
-
-    def _plant(self) -> None:
-        """Sets the tree's leaves to what the index says: for many records at once."""
-        slots = np.flatnonzero(self._entries["length"])
-        self._tree.set(slots, self._weights(self._entries["priority"][slots]))
 
     def _note_lost_beginning(self) -> None:
         """Eviction takes what does not fit, a segment at a time: with more room than that, files were removed."""
         capacity = self._config.replay_capacity_transitions
-        (sequences, env_steps), room = self._log.evicted, capacity - self._transitions
+        (sequences, env_steps), room = self._log.evicted, capacity - self.transitions
         if sequences and room > 2 * math.ceil(capacity / SEGMENTS_OF_CAPACITY):
             self._log.notes.append(
                 f"replay log {self._log.folder}: its first {sequences} sequences ({env_steps} env steps) "
@@ -367,25 +315,13 @@ class Replay:
                 "replay_capacity_transitions"
             )
 
-    def _grow(self) -> None:
-        ids = np.arange(self._oldest_id, self._next_id, dtype=np.int64)
-        old_slots = self._slots(ids)
-        entries, leaves = self._entries, self._tree.leaves
-        self._entries = np.zeros(2 * len(entries), _ENTRY)
-        self._tree = SumTree(len(self._entries))
-        self._entries[self._slots(ids)] = entries[old_slots]
-        self._tree.set(self._slots(ids), leaves[old_slots])
-
     def _evict(self) -> None:
         """Takes out oldest segments until the capacity holds; never the one that is being written.
 
         What lies in the files counts, also what was taken out of the index as damaged.
         """
         while self._log.transitions > self._config.replay_capacity_transitions and len(self._log.segments) > 1:
-            segment = self._log.evict_oldest()
-            self._segments.pop(segment.number, None)
-            self._clear(np.arange(self._oldest_id, min(segment.end_id, self._next_id), dtype=np.int64))
-            self._oldest_id = max(self._oldest_id, segment.end_id)
+            self._index.evict(self._log.evict_oldest())
 
     def _delete_evicted(self) -> None:
         """Not under the lock."""
@@ -395,54 +331,20 @@ class Replay:
         except StorageError as error:
             self.undeleted = error
 
-    def _clear(self, ids: npt.NDArray[np.int64]) -> None:
-        slots = self._slots(ids)
-        self._sequences -= int((self._entries["length"][slots] > 0).sum())
-        self._transitions -= int(self._entries["train_length"][slots].sum())
-        self._entries[slots] = np.zeros(1, _ENTRY)
-        self._tree.set(slots, np.zeros(len(slots)))
-
-    def _set_priorities(self, ids: npt.NDArray[np.int64], priorities: npt.NDArray[np.float64]) -> int:
-        """Returns how many of the ids are live."""
-        live = (ids >= self._oldest_id) & (ids < self._next_id)
-        live[live] = self._entries["length"][self._slots(ids[live])] > 0
-        slots = self._slots(ids[live])
-        self._entries["priority"][slots] = priorities[live]
-        self._tree.set(slots, self._weights(self._entries["priority"][slots]))
-        return int(live.sum())
-
-    # Sampling
-
-    def _draw(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[npt.NDArray[np.int64], list[Segment], npt.NDArray[Any], npt.NDArray[np.float64]]:
-        """Ids, segments, index entries and probabilities of `count` drawn sequences. Takes the lock."""
-        with self._lock:
-            slots = self._tree.sample(rng, count)
-            entries = self._entries[slots]
-            # Holding a segment keeps its file readable while it is evicted by another thread.
-            segments = [self._segments[number] for number in entries["segment"].tolist()]
-            probabilities = self._tree.leaves[slots] / self._tree.total
-            ids = self._oldest_id + ((slots - self._oldest_id) & (len(self._entries) - 1))
-        return ids, segments, entries, probabilities
-
     def _count_failed_reads(self, ids: set[int]) -> None:
         """Counts a failed read of each of `ids` in a batch that was filled; takes out those on a bad place."""
         for sequence_id in ids:
             self._failed_reads[sequence_id] += 1
             if self._failed_reads[sequence_id] >= _BAD_PLACE_READS:
                 self._remove_damaged(sequence_id)
-        for sequence_id in [one for one in self._failed_reads if one < self._oldest_id]:
+        for sequence_id in [one for one in self._failed_reads if one < self._index.oldest_id]:
             del self._failed_reads[sequence_id]
 
     def _remove_damaged(self, sequence_id: int) -> None:
         self._failed_reads.pop(sequence_id, None)
         with self._lock:
-            ids = np.array([sequence_id], np.int64)
             # It may be evicted by now, or have been drawn twice in the batch.
-            if sequence_id >= self._oldest_id and self._entries["length"][self._slots(ids)][0]:
-                self._clear(ids)
-                self.damaged_samples += 1
+            self.damaged_samples += self._index.remove(sequence_id)
 
     def _next_batch(self, batch_size: int) -> dict[str, npt.NDArray[Any]]:
         """The kept buffers in turn; made anew when the batch size changes."""

@@ -61,6 +61,7 @@ PRIORITIES = "cluster_rl/learning/priorities.py"
 EXPLORATION = "cluster_rl/acting/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
 REPLAY = "cluster_rl/replay_buffer.py"
+REPLAY_INDEX = "cluster_rl/replay/index.py"
 ACTOR = "cluster_rl/acting/loop.py"
 WANDERING = "cluster_rl/acting/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
@@ -270,9 +271,9 @@ MUTATIONS = (
     ),
     Mutation(
         "stale priority update accepted",
-        REPLAY,
-        "live = (ids >= self._oldest_id) & (ids < self._next_id)",
-        "live = ids < self._next_id",
+        REPLAY_INDEX,
+        "live = (ids >= self.oldest_id) & (ids < self.next_id)",
+        "live = ids < self.next_id",
     ),
     # Acting, noise, target copies, resuming.
     Mutation("greedy action ignores the mask", EXPLORATION, "np.where(masks, values, -np.inf)", "values"),

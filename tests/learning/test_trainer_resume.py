@@ -32,7 +32,7 @@ def everything(trainer: Trainer) -> dict[str, bytes]:
         "limiter": vars(trainer.limiter),
         "sample_rng": trainer.sample_rng.bit_generator.state,
         "totals": trainer.replay.totals(),
-        "leaves": trainer.replay._tree.leaves,
+        "leaves": trainer.replay._index.tree.leaves,
     }
     tensors, tree = flatten_state(state)
     return {name: np.asarray(value).tobytes() for name, value in tensors.items()} | {"tree": repr(tree).encode()}

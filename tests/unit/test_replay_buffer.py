@@ -235,16 +235,16 @@ def test_a_tree_built_on_opening_is_the_one_that_grew(tmp_path: Path) -> None:
     for seq, block in enumerate(blocks):
         replay.append(0, 1, seq, block)
     assert 64 < replay.sequences < len(blocks) - 64  # it has grown, and forgotten
-    grown, index = replay._tree._nodes.tobytes(), replay._entries.tobytes()
+    grown, index = replay._index.tree._nodes.tobytes(), replay._index.entries.tobytes()
     state = replay.state_dict()
     replay.close()
     again = make_replay(tmp_path, replay_capacity_transitions=500, prioritized_alpha=0.6)
     opened = again.sequences
-    assert (len(again._entries), opened) == (len(replay._entries), len(state["ids"]))
-    assert again._entries.tobytes() == index
-    assert again._tree._nodes.tobytes() == grown
+    assert (len(again._index.entries), opened) == (len(replay._index.entries), len(state["ids"]))
+    assert again._index.entries.tobytes() == index
+    assert again._index.tree._nodes.tobytes() == grown
     again.load_state_dict(state)
-    assert again._tree._nodes.tobytes() == grown
+    assert again._index.tree._nodes.tobytes() == grown
     again.close()
 
 
@@ -288,7 +288,7 @@ def test_a_block_on_a_bad_place_of_the_disk_is_taken_out_and_replaced(
     replay = make_replay(tmp_path)
     fill(replay, 5)
     replay.update_priorities(np.array([2]), np.array([50.0]))
-    offset = replay._entries["offset"][2]
+    offset = replay._index.entries["offset"][2]
     read = Segment.read
 
     def failing(segment: Segment, at: int, length: int) -> bytes:
