@@ -37,8 +37,9 @@ from cluster_rl.runs.rendezvous import remove_rendezvous, write_rendezvous
 from cluster_rl.training.outage import Writer
 from cluster_rl.training.trainer import Sampled, Trainer
 from cluster_rl.wire.codec import BlockError, max_block_bytes
+from cluster_rl.wire.events import Joined, Left, SequenceReceived, Stats
 from cluster_rl.wire.keys import learner_keys
-from cluster_rl.wire.learner_channel import Joined, LearnerChannel, Left, SequenceReceived, Stats
+from cluster_rl.wire.learner_channel import LearnerChannel
 from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.sockets import listening_host, resolve_bind_host
 

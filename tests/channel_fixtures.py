@@ -17,7 +17,8 @@ import zmq
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Event, LearnerChannel, SequenceReceived
+from cluster_rl.wire.events import Event, SequenceReceived
+from cluster_rl.wire.learner_channel import LearnerChannel
 from cluster_rl.wire.sockets import identity_of
 
 RUN, SCHEMA = "run", "schema"

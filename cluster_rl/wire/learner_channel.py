@@ -11,17 +11,17 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES
+from cluster_rl.wire.events import Event, Joined, Left, SequenceReceived, Stats
 from cluster_rl.wire.keys import KeyPair
 from cluster_rl.wire.learner_socket import Delivery, LearnerSocket
 from cluster_rl.wire.limited_log import LimitedLog
 from cluster_rl.wire.messages import MessageError
-from cluster_rl.wire.peers import ActorLink, Allowance, Allowances, overdraft_of, share_credit
+from cluster_rl.wire.peers import ActorLink, Allowance, Allowances, new_credit, overdraft_of
 from cluster_rl.wire.sockets import identity_of, new_incarnation
 
 # What an unwanted message costs its sender: what an honest actor may send too often, and what it never sends.
@@ -31,49 +31,6 @@ _ALLOWANCE = 200.0
 _PROBE_SEC = 0.5
 # Between two calls of `poll`; a longer time, such as for a slow disk, is this process's absence and not the actors'.
 _BETWEEN_POLLS_SEC = 1.0
-
-
-@dataclass(frozen=True)
-class SequenceReceived:
-    """The next sequence of an actor. `block` is what `codec` packed."""
-
-    actor: int
-    incarnation: int
-    seq: int
-    block: bytes
-
-
-@dataclass(frozen=True)
-class Joined:
-    """An actor process took part (again). `lost_sequences` of it were acknowledged once and then lost in a crash."""
-
-    actor: int
-    incarnation: int
-    expected_seq: int
-    lost_sequences: int
-
-
-@dataclass(frozen=True)
-class Left:
-    """An actor process said goodbye, fell silent, or was replaced."""
-
-    actor: int
-    incarnation: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Stats:
-    """An actor's own figures."""
-
-    actor: int
-    incarnation: int
-    env_steps_per_sec: float
-    params_version: int
-    values: dict[str, float]
-
-
-Event = SequenceReceived | Joined | Left | Stats
 
 
 class LearnerChannel:
@@ -185,15 +142,7 @@ class LearnerChannel:
         longest is first.
         """
         connected = [link for link in self.actors.values() if link.connected]
-        senders = [link for link in connected if link.has_sent and not link.is_idle() and not link.is_unreachable]
-        senders.sort(key=lambda link: link.busy_sec)
-        before = [link.unused_credit for link in senders]
-        shares = share_credit(room, before, most)
-        credit = {
-            link.actor: link.expected_seq + share
-            for link, unused, share in zip(senders, before, shares, strict=True)
-            if share > unused
-        }
+        credit = new_credit(connected, room, most)
         for link in connected:
             if link.actor in credit or link.expected_seq != link.durable_seq:
                 may_send_up_to = credit.get(link.actor, link.may_send_up_to)

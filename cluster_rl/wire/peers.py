@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 # An actor with credit that has sent no sequence for so long holds up nobody: its share goes to the others, and its
@@ -109,6 +109,22 @@ def share_credit(room: int, unused: Sequence[int], most: int) -> list[int]:
         shares.append(max(have, level) + one_more)
         left -= one_more
     return shares
+
+
+def new_credit(connected: Iterable[ActorLink], room: int, most: int) -> dict[int, int]:
+    """The number below which each actor may now send, for those that get more of the `room`, see `share_credit`.
+
+    Those who have sent, and go on doing so, share in it; who has waited longest is first.
+    """
+    senders = [link for link in connected if link.has_sent and not link.is_idle() and not link.is_unreachable]
+    senders.sort(key=lambda link: link.busy_sec)
+    before = [link.unused_credit for link in senders]
+    shares = share_credit(room, before, most)
+    return {
+        link.actor: link.expected_seq + share
+        for link, unused, share in zip(senders, before, shares, strict=True)
+        if share > unused
+    }
 
 
 @dataclass

@@ -13,7 +13,7 @@ from channel_fixtures import Desk, RawActor, RawLearner, block, join, make_actor
 from cluster_rl.runs.rendezvous import read_rendezvous, write_rendezvous
 from cluster_rl.wire import messages
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Left, Stats
+from cluster_rl.wire.events import Left, Stats
 
 
 def test_without_credit_the_sender_waits_and_with_it_goes_on(desk: Desk, actor: ActorChannel) -> None:

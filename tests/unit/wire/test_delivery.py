@@ -11,7 +11,7 @@ from channel_fixtures import BreakingRelay, Desk, RawActor, block, join, make_ac
 
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Joined, SequenceReceived
+from cluster_rl.wire.events import Joined, SequenceReceived
 
 
 def test_sequences_arrive_once_in_order_and_are_acknowledged(

@@ -30,7 +30,8 @@ from cluster_rl.config import config_to_json, load_config, sequence_schema_hash
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.wire import messages
 from cluster_rl.wire.codec import Refusal, SequenceHeader
-from cluster_rl.wire.learner_channel import Event, LearnerChannel, SequenceReceived
+from cluster_rl.wire.events import Event, SequenceReceived
+from cluster_rl.wire.learner_channel import LearnerChannel
 
 TODAY = wire_golden.files()
 GOLDEN = {name: (wire_golden.FOLDER / name).read_bytes() for name in TODAY}

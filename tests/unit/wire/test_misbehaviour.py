@@ -12,7 +12,7 @@ from channel_fixtures import LIMITS, RUN, SCHEMA, Desk, RawActor, block, join, m
 
 from cluster_rl.wire import messages, peers
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import Joined, Left, SequenceReceived
+from cluster_rl.wire.events import Joined, Left, SequenceReceived
 from cluster_rl.wire.sockets import PartsReceiver
 
 

@@ -17,7 +17,8 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.rendezvous import Rendezvous
 from cluster_rl.wire import keys, learner_connection, messages
 from cluster_rl.wire.actor_channel import ActorChannel
-from cluster_rl.wire.learner_channel import LearnerChannel, SequenceReceived
+from cluster_rl.wire.events import SequenceReceived
+from cluster_rl.wire.learner_channel import LearnerChannel
 from cluster_rl.wire.sockets import set_common_options
 
 
