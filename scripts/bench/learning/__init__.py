@@ -1,1 +1,1 @@
-"""Our learner beside random play, PPO and recurrent PPO on the same environment; see `__main__.py`."""
+"""Our learner beside PPOs, a Q-table and random play on the same environment; see `__main__.py`."""

@@ -1,27 +1,28 @@
-"""Our learner beside random play, PPO and recurrent PPO: how fast each reaches the game's milestones.
+"""Our learner beside PPOs, a Q-table and random play: how fast each reaches the game's milestones.
 
-    python -m scripts.bench.learning [--agents ...] [--seeds 1 2 3] [--env-steps N] [--out DIR] [--key value ...]
+    python -m scripts.bench.learning [--agents ...] [--seeds 1 ... 5] [--env-steps N] [--cpu-seconds N] [--out DIR]
+                                     [--key value ...]
     python -m scripts.bench.learning --plot-only
 
 From the repository's root, with `pip install 'cluster_rl[bench]'`. All agents have the same environment, rewards,
-buttons, episode length, discount, number of emulators and env steps, from one config (`--config`, a preset or file; any
-config key may be given as --key value). Trainings go one after another, one seed of all agents before the next; leave
-the machine alone meanwhile, as seconds are compared too. Each writes DIR/raw/AGENT-seedN.jsonl (see `record.py`); those
-that are complete are not done again, so the same command goes on after an interruption. Runs of our learner stay in
-DIR/runs: `python -m cluster_rl.evaluate --runs DIR/runs --run-name r2d2-seed1` plays with what they learned. At the
-end, and with --plot-only from the records alone, DIR gets table.md, milestones_by_step.png, milestones_by_second.png
-and returns.png.
+buttons, masks, episode length and number of emulators, from one config (`--config`, a preset or file; any config key
+may be given as --key value). Each training goes on until it has both --env-steps and --cpu-seconds, so that agents can
+be compared after equal work too and a cheap one is not judged by its beginning; what does not learn ends with the env
+steps. Trainings go one after another, one seed of all agents before the next; leave the machine alone meanwhile. Each
+writes DIR/raw/AGENT-seedN.jsonl (see `record.py`); those that are complete are not done again, so the same command goes
+on after an interruption. Runs of our learner stay in DIR/runs: `python -m cluster_rl.evaluate --runs DIR/runs
+--run-name r2d2-seed1` plays with what they learned. At the end, and with --plot-only from the records alone, DIR gets
+table.md, by_env_step.png and by_cpu_second.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from cluster_rl.config import Config, load_config, split_overrides
@@ -33,7 +34,9 @@ from .record import Training, read_training, record_path
 from .report import KEY_MILESTONES, write_report
 
 
-def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps: int, folder: Path) -> bool:
+def run_trainings(
+    agents: list[str], seeds: list[int], config: Config, env_steps: int, cpu_sec: float, folder: Path
+) -> bool:
     """Does every training that is not complete yet; False if one failed, at once.
 
     Raises `UserError`, before any training, if complete ones were made with other settings.
@@ -47,7 +50,7 @@ def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps
             done = read_training(path)
             if done is None:
                 todo.append((agent, seed, own, path))
-            elif done.settings != settings(agent, own):
+            elif done.settings != settings(agent, own, cpu_sec):
                 raise UserError(f"{path}: made with other settings; use another --out, or delete that file")
     # glibc gives large blocks back to the kernel at once; keeping them makes training faster. Our learner has it keep
     # them by itself (`prepare_process`); the other agents get the same from here.
@@ -55,9 +58,8 @@ def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps
     parent_pid = os.getpid()
     for number, (agent, seed, own, path) in enumerate(todo, start=1):
         print(f"{number} of {len(todo)}: {agent}, seed {seed}, {env_steps:,} env steps", flush=True)
-        started, cpu_before_sec = time.monotonic(), _children_cpu_sec()
         process = subprocess.run(
-            worker_command(agent, seed, own, path),
+            worker_command(agent, seed, own, path, cpu_sec),
             env=os.environ | keep,
             stdout=sys.stderr,
             preexec_fn=lambda: die_with_parent(parent_pid, signal.SIGKILL),
@@ -66,16 +68,15 @@ def run_trainings(agents: list[str], seeds: list[int], config: Config, env_steps
         if process.returncode != EXIT_OK:
             print(f"{agent}, seed {seed}: ended with exit code {process.returncode}", file=sys.stderr)
             return False
-        seconds = time.monotonic() - started
-        rate, cpu_sec = env_steps / seconds, _children_cpu_sec() - cpu_before_sec
-        print(f"  {seconds:.0f} s, {rate:.0f} env steps a second, {cpu_sec:.0f} CPU seconds", flush=True)
+        done = read_training(path)
+        assert done is not None, path
+        rate, cost_sec = done.env_steps / done.wall_s, done.cpu_s / done.env_steps * 10_000
+        print(
+            f"  {done.wall_s:.0f} s, {rate:.0f} env steps a second; {done.cpu_s:.0f} CPU seconds, "
+            f"{cost_sec:.0f} in 10,000 env steps",
+            flush=True,
+        )
     return True
-
-
-def _children_cpu_sec() -> float:
-    """Processor time of all processes that this one started and that have ended, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def read_trainings(folder: Path) -> list[Training]:
@@ -103,20 +104,21 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS), metavar="AGENT")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="SEED")
     parser.add_argument("--env-steps", type=int, default=100_000, help="of each training (default: %(default)s)")
+    parser.add_argument("--cpu-seconds", type=float, default=0.0, help="of each training that learns, at least")
     parser.add_argument("--config", default="cpu", help="preset or file that all agents share (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/learning"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("results/rivals"), help="default: %(default)s")
     parser.add_argument("--milestones", nargs="+", default=KEY_MILESTONES, metavar="NAME", help="for the table")
     parser.add_argument("--plot-only", action="store_true", help="table and plots from the records that are there")
     known, rest = parser.parse_known_args()
-    if known.env_steps < 1 or min(known.seeds) < 0:
-        raise UserError("--env-steps must be at least 1, --seeds at least 0")
+    if known.env_steps < 1 or min(known.seeds) < 0 or not 0.0 <= known.cpu_seconds < math.inf:
+        raise UserError("--env-steps must be at least 1, --seeds and --cpu-seconds at least 0")
     config = load_config(known.config, split_overrides(rest))
     raw = known.out / "raw"
     if not known.plot_only:
         check_installed(known.agents)
-        if not run_trainings(known.agents, known.seeds, config, known.env_steps, raw):
+        if not run_trainings(known.agents, known.seeds, config, known.env_steps, known.cpu_seconds, raw):
             return EXIT_FAILURE
     print(write_report(read_trainings(raw), known.out, known.milestones))
     return EXIT_OK

@@ -1,7 +1,8 @@
 """The raw records: one JSONL file for each agent and seed.
 
 Trainings write them, the report reads them. Every line has `kind`, `agent`, `seed`, `env_step` (steps of all emulators
-so far) and `wall_s` (seconds since the training began, the start of its processes included):
+so far), `wall_s` (seconds since the training began, the start of its processes included) and `cpu_s` (processor seconds
+of all its processes since then):
 
     start       settings, the libraries' versions, processor cores
     milestone   name; the first time that this training reached it
@@ -23,11 +24,15 @@ from typing import Any
 from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import explain_os_error
 
+from .cpu import CpuClock
+
 _LIBRARIES = ("torch", "pyboy", "stable-baselines3", "sb3-contrib")
 
 
 class Recorder:
-    """Writes the file of one training, replacing one that is there. The clock starts when it is made.
+    """Writes the file of one training, replacing one that is there. The clocks start when it is made.
+
+    Whoever starts a process for the training adds it to `cpu.pids`.
 
     Raises `UserError` if the file cannot be written.
     """
@@ -36,6 +41,7 @@ class Recorder:
         self._head = {"agent": agent, "seed": seed}
         self._reached: set[str] = set()
         self._started = time.monotonic()
+        self.cpu = CpuClock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8", buffering=1)
@@ -69,8 +75,8 @@ class Recorder:
         self._file.close()
 
     def _write(self, kind: str, env_step: int, **values: Any) -> None:
-        wall_s = round(time.monotonic() - self._started, 3)
-        self._file.write(json.dumps({"kind": kind, **self._head, "env_step": env_step, "wall_s": wall_s, **values}))
+        clocks = {"wall_s": round(time.monotonic() - self._started, 3), "cpu_s": round(self.cpu.seconds(), 2)}
+        self._file.write(json.dumps({"kind": kind, **self._head, "env_step": env_step, **clocks, **values}))
         self._file.write("\n")
 
 
@@ -85,6 +91,7 @@ class Training:
     episodes: list[dict[str, Any]]
     env_steps: int
     wall_s: float
+    cpu_s: float
 
 
 def record_path(folder: Path, agent: str, seed: int) -> Path:
@@ -113,6 +120,8 @@ def read_training(path: Path) -> Training | None:
     if not rows or rows[-1].get("kind") != "end":
         return None
     first, last = rows[0], rows[-1]
+    if "cpu_s" not in last:
+        raise UserError(f"{path}: made by an older program, which noted no processor time; use another --out")
     return Training(
         agent=first["agent"],
         seed=first["seed"],
@@ -121,6 +130,7 @@ def read_training(path: Path) -> Training | None:
         episodes=[row for row in rows if row["kind"] == "episode"],
         env_steps=last["env_step"],
         wall_s=last["wall_s"],
+        cpu_s=last["cpu_s"],
     )
 
 

@@ -1,8 +1,10 @@
 """Table and plots of a comparison, from its records alone; no torch.
 
-In: complete trainings. Out: `table.md`, and PNG files of milestones and returns by env step and by second. A number
-over seeds is the median; a seed that did not get there within its steps counts as later than all others, so the median
-is missing where half of the seeds or more did not.
+In: complete trainings. Out: `table.md`, and PNG files of returns and milestones by env step and by CPU second.
+
+Two kinds of numbers. Scores at equal env steps and at equal CPU seconds: interquartile means over the seeds, with their
+intervals (`statistics.py`). When a milestone was reached: the median; a seed that did not get there within its steps
+counts as later than all others, so the median is missing where half of the seeds or more did not.
 """
 
 from __future__ import annotations
@@ -13,37 +15,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cluster_rl.runs.atomic import write_atomic
 
-from .agents import AGENTS, RIVALS
+from .agents import AGENTS, PPOS, UNLEARNED
 from .record import Training
+from .statistics import Floats, bootstrap_interval, interquartile_mean
 
 KEY_MILESTONES = ["REACHED_ROUTE", "FIRST_EXPERIENCE", "FERN_BADGE"]
 RECENT_EPISODES = 10
 OFTEN = (5, 9)
 """Of so many of the last 10 episodes a milestone must be reached. 5 comes about by chance in a long training where each
 episode has one chance in four, as our random actions have of the first experience; 9 does not."""
-FINAL_EPISODES = 20
+AXES = ("env_step", "cpu_s", "wall_s")
+"""By what progress is measured, as the records name it."""
+UNITS = {"env_step": "env steps", "cpu_s": "CPU seconds", "wall_s": "seconds"}
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Of the longest time that all agents have in common: where they are held against each other."""
+TABLE_REPETITIONS, PLOT_REPETITIONS = 20_000, 500
+_BOOTSTRAP_SEED = 0
 
 _COLOURS = dict(
-    zip(AGENTS, ("#0072b2", "#56b4e9", "#777777", "#009e73", "#d55e00", "#e69f00"), strict=True)
-)  # Okabe and Ito
-_GRID_POINTS = 400
+    zip(
+        AGENTS,
+        (
+            *("#0072b2", "#56b4e9", "#000000", "#cc79a7", "#d55e00", "#e69f00", "#f0e442", "#009e73", "#999999"),
+        ),  # Okabe and Ito, and grey
+        strict=True,
+    )
+)
+_GRID_POINTS = 150
 
-Point = tuple[float, float]  # env steps, seconds
-NEVER: Point = (math.inf, math.inf)
-Floats = npt.NDArray[np.float64]
+Point = tuple[float, float, float]  # in the order of `AXES`
+NEVER: Point = (math.inf, math.inf, math.inf)
 
 
 def first_reached(training: Training, milestone: str) -> Point:
     """When a training first reached a milestone; `NEVER` if it did not."""
     for row in training.milestones:
         if row["name"] == milestone:
-            return row["env_step"], row["wall_s"]
+            return _when(row)
     return NEVER
 
 
@@ -52,124 +65,181 @@ def reliably_reached(training: Training, milestone: str, episodes: int) -> Point
     reached = [milestone in row["milestones"] for row in training.episodes]
     for index, row in enumerate(training.episodes):
         if sum(reached[max(0, index + 1 - RECENT_EPISODES) : index + 1]) >= episodes:
-            return row["env_step"], row["wall_s"]
+            return _when(row)
     return NEVER
 
 
-def final_return(training: Training) -> float:
-    """Mean return of the last 20 training episodes; NaN without any."""
-    returns = [row["return"] for row in training.episodes[-FINAL_EPISODES:]]
-    return float(np.mean(returns)) if returns else math.nan
+def recent_returns(training: Training) -> Floats:
+    """[episodes]: the mean return of the last 10 episodes (or of fewer, early on), at the end of each."""
+    return _recent_means([row["return"] for row in training.episodes])
 
 
-def milestones_so_far(training: Training) -> list[tuple[Point, float]]:
-    """(when, milestones ever reached until then), at each change."""
-    rows = enumerate(training.milestones, start=1)
-    return [((row["env_step"], row["wall_s"]), float(count)) for count, row in rows]
+def recent_shares(training: Training, milestone: str) -> Floats:
+    """[episodes]: how many of the last 10 episodes reached a milestone, as a share, at the end of each."""
+    return _recent_means([float(milestone in row["milestones"]) for row in training.episodes])
 
 
-def recent_means(training: Training, value: Callable[[dict[str, Any]], float]) -> list[tuple[Point, float]]:
-    """(when, mean of `value` over the last 10 episodes), at the end of each."""
-    values = [value(row) for row in training.episodes]
-    return [
-        ((row["env_step"], row["wall_s"]), float(np.mean(values[max(0, index + 1 - RECENT_EPISODES) : index + 1])))
-        for index, row in enumerate(training.episodes)
-    ]
+def scores_at(training: Training, axis: str, places: Floats, scores: Floats) -> Floats:
+    """The scores at the ends of a training's episodes, read off at places of an axis: that of the last episode before.
+
+    NaN before the first episode, and behind the training's end but for agents that do not learn: they stay as they are.
+    """
+    ends = [row[axis] for row in training.episodes]
+    found = np.array([math.nan, *scores])[np.searchsorted(ends, places, side="right")]
+    if training.agent not in UNLEARNED:
+        found[places > training_length(training, axis)] = math.nan
+    return np.asarray(found, np.float64)
+
+
+def training_length(training: Training, axis: str) -> float:
+    """How long a training went on."""
+    return {"env_step": training.env_steps, "cpu_s": training.cpu_s, "wall_s": training.wall_s}[axis]
+
+
+def common_length(trainings: Sequence[Training], axis: str) -> float:
+    """How far all trainings come that learn, or all if none does."""
+    learning = [training for training in trainings if training.agent not in UNLEARNED]
+    return min(training_length(training, axis) for training in learning or trainings)
 
 
 def table(trainings: Sequence[Training], milestones: Sequence[str]) -> str:
-    """The figures as Markdown: one table of speed and return, one for each milestone."""
+    """The figures as Markdown: cost, scores at equal env steps and CPU seconds, and when each milestone was reached."""
     groups = _by_agent(trainings)
+    lines = [*_cost_table(groups)]
+    for axis in ("env_step", "cpu_s"):
+        places = np.array(SHARES) * common_length(trainings, axis)
+        lines += ["", *_score_table("return", groups, axis, places, lambda t: [recent_returns(t)])]
+        lines += ["", *_score_table("share with the milestones", groups, axis, places, _shares_of(milestones))]
+    for milestone in milestones:
+        lines += ["", *_milestone_table(milestone, groups)]
+    return "\n".join(lines) + "\n"
+
+
+def _shares_of(milestones: Sequence[str]) -> Callable[[Training], list[Floats]]:
+    return lambda training: [recent_shares(training, milestone) for milestone in milestones]
+
+
+def _cost_table(groups: dict[str, list[Training]]) -> list[str]:
+    """What each agent costs; medians over the seeds."""
     lines = [
-        "| agent | seeds | env steps | seconds | env steps/s | return, last 20 episodes | lowest, highest seed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| agent | seeds | env steps | env steps/s | CPU seconds in 10,000 env steps |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for agent, group in groups.items():
-        returns = [final_return(training) for training in group]
-        speed = [training.env_steps / training.wall_s for training in group]
-        seconds = _median([training.wall_s for training in group])
-        lines.append(
-            f"| {AGENTS[agent]} | {len(group)} | {group[0].env_steps:,} | {seconds:,.0f} | {_median(speed):.0f} "
-            f"| {_median(returns):.2f} | {min(returns):.2f}, {max(returns):.2f} |"
-        )
-    for milestone in milestones:
-        when = ["first", *(f"{episodes} of {RECENT_EPISODES} episodes" for episodes in OFTEN)]
-        lines += [
-            "",
-            f"| {milestone} | {' | '.join(f'seeds | {name}: env steps | seconds' for name in when)} |",
-            f"| --- |{' --- | --- | --- |' * len(when)}",
+        cells = [
+            _median([training.env_steps for training in group]),
+            _median([training.env_steps / training.wall_s for training in group]),
+            _median([training.cpu_s / training.env_steps * 10_000 for training in group]),
         ]
-        medians: dict[str, list[float]] = {}
-        for agent, group in groups.items():
-            cells = [AGENTS[agent]]
-            medians[agent] = []
-            for points in (
-                [first_reached(training, milestone) for training in group],
-                *([reliably_reached(training, milestone, episodes) for training in group] for episodes in OFTEN),
-            ):
-                cells.append(f"{sum(point != NEVER for point in points)} of {len(points)}")
-                both = [_median([point[axis] for point in points]) for axis in (0, 1)]
-                cells += [_cell(value) for value in both]
-                medians[agent] += both
-            lines.append(f"| {' | '.join(cells)} |")
-        rivals = [medians[agent] for agent in RIVALS if agent in medians]
-        if rivals and "r2d2" in medians:
-            ratios = [_ratio(own, min(others)) for own, *others in zip(medians["r2d2"], *rivals, strict=True)]
-            pairs = zip(ratios[::2], ratios[1::2], strict=True)  # env steps and seconds
-            lines.append(f"| ours over the better PPO |{' |'.join(f' | {steps} | {sec}' for steps, sec in pairs)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {AGENTS[agent]} | {len(group)} | {' | '.join(_cell(value) for value in cells)} |")
+    return lines
+
+
+def _score_table(
+    name: str,
+    groups: dict[str, list[Training]],
+    axis: str,
+    places: Floats,
+    tasks: Callable[[Training], list[Floats]],
+) -> list[str]:
+    """Scores of the last 10 episodes at places of an axis; of each training one series a task."""
+    columns = " | ".join(f"{at:,.0f} {UNITS[axis]}" for at in places)
+    lines = [
+        f"| {name}, last {RECENT_EPISODES} episodes, after | {columns} |",
+        f"| --- |{' --- |' * len(places)}",
+    ]
+    for agent, group in groups.items():
+        scores = _scores(group, axis, places, tasks)  # [places, runs, tasks]
+        means = interquartile_mean(scores)
+        edges = bootstrap_interval(scores, TABLE_REPETITIONS, np.random.default_rng(_BOOTSTRAP_SEED))
+        cells = [
+            f"{mean:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(mean) else "-"
+            for mean, low, high in zip(means, *edges, strict=True)
+        ]
+        lines.append(f"| {AGENTS[agent]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _milestone_table(milestone: str, groups: dict[str, list[Training]]) -> list[str]:
+    """When a milestone was reached, in each unit; medians over the seeds, and ours over the others."""
+    when = ["first", *(f"{episodes} of {RECENT_EPISODES}" for episodes in OFTEN)]
+    units = " | ".join(UNITS[axis] for axis in AXES)
+    lines = [
+        f"| {milestone} | {' | '.join(f'{name}: seeds | {units}' for name in when)} |",
+        f"| --- |{' --- |' * (1 + len(AXES)) * len(when)}",
+    ]
+    medians: dict[str, list[float]] = {}
+    for agent, group in groups.items():
+        cells = [AGENTS[agent]]
+        medians[agent] = []
+        for points in (
+            [first_reached(training, milestone) for training in group],
+            *([reliably_reached(training, milestone, episodes) for training in group] for episodes in OFTEN),
+        ):
+            cells.append(f"{sum(point != NEVER for point in points)} of {len(points)}")
+            own = [_median(values) for values in zip(*points, strict=True)]
+            cells += [_cell(value) for value in own]
+            medians[agent] += own
+        lines.append(f"| {' | '.join(cells)} |")
+    for label, agents in (("the best PPO", PPOS), ("the Q-table", ("table_q",))):
+        others = [medians[agent] for agent in agents if agent in medians]
+        if others and "r2d2" in medians:
+            ratios = [_ratio(own, min(rest)) for own, *rest in zip(medians["r2d2"], *others, strict=True)]
+            cells = [cell for start in range(0, len(ratios), len(AXES)) for cell in ("", *ratios[start:][: len(AXES)])]
+            lines.append(f"| ours over {label} | {' | '.join(cells)} |")
+    return lines
 
 
 def write_report(trainings: Sequence[Training], out: Path, milestones: Sequence[str]) -> str:
     """Writes `table.md` and the plots into `out`, which exists; returns the table."""
     text = table(trainings, milestones)
     write_atomic(out / "table.md", text.encode())
-    for axis, unit, name in ((0, "env steps", "step"), (1, "seconds", "second")):
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
-        ever, recent = figure.subplots(1, 2)
-        _draw(ever, trainings, axis, milestones_so_far, start=0.0)
-        ever.set(xlabel=unit, ylabel="milestones ever reached", title="Milestones reached at least once")
-        _draw(recent, trainings, axis, lambda t: recent_means(t, lambda row: len(row["milestones"])), start=None)
-        recent.set(xlabel=unit, ylabel="milestones an episode", title="Mean of the last 10 training episodes")
-        ever.legend(fontsize="small")
-        figure.savefig(out / f"milestones_by_{name}.png", dpi=120)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axis, (panel, unit) in enumerate(zip(figure.subplots(1, 2), ("env steps", "seconds"), strict=True)):
-        _draw(panel, trainings, axis, lambda t: recent_means(t, lambda row: row["return"]), start=None)
-        panel.set(xlabel=unit, ylabel="return", title="Return, mean of the last 10 training episodes")
-        panel.legend(fontsize="small")
-    figure.savefig(out / "returns.png", dpi=120)
+    shares = _shares_of(milestones)
+    for axis, name in (("env_step", "env_step"), ("cpu_s", "cpu_second")):
+        figure = Figure(figsize=(11, 5.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _draw(left, trainings, axis, lambda t: [recent_returns(t)])
+        left.set(xlabel=UNITS[axis], ylabel="return", title=f"Return, last {RECENT_EPISODES} training episodes")
+        _draw(right, trainings, axis, shares)
+        right.set(xlabel=UNITS[axis], ylabel="share", title=f"Of them with {', '.join(milestones)}")
+        right.title.set_fontsize("small")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=3)
+        figure.savefig(out / f"by_{name}.png", dpi=120)
     return text
 
 
-def _draw(
-    panel: Axes,
-    trainings: Sequence[Training],
-    axis: int,
-    series: Callable[[Training], list[tuple[Point, float]]],
-    start: float | None,
-) -> None:
-    """One line for each agent, the median of its seeds, with a band from the lowest to the highest.
+def _draw(panel: Axes, trainings: Sequence[Training], axis: str, tasks: Callable[[Training], list[Floats]]) -> None:
+    """One line for each agent, the interquartile mean of its seeds, with a band of its interval.
 
-    `start` is the value before a series' first point; with None, a line begins where all its seeds have a value.
+    A line begins where all the agent's seeds have a value, and ends with the first of them.
     """
+    end = common_length(trainings, axis)
+    grid = np.linspace(0.0, end, _GRID_POINTS)
     for agent, group in _by_agent(trainings).items():
-        grid = np.linspace(0.0, min((training.env_steps, training.wall_s)[axis] for training in group), _GRID_POINTS)
-        curves = np.array([_on_grid(series(training), axis, grid, start) for training in group])
-        middle = np.median(curves, axis=0)
+        scores = _scores(group, axis, grid, tasks)
+        low, high = bootstrap_interval(scores, PLOT_REPETITIONS, np.random.default_rng(_BOOTSTRAP_SEED))
         label = f"{AGENTS[agent]} ({len(group)} seed{'s' if len(group) > 1 else ''})"
-        panel.plot(grid, middle, color=_COLOURS[agent], label=label)
-        panel.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=_COLOURS[agent], alpha=0.15, linewidth=0)
+        panel.plot(grid, interquartile_mean(scores), color=_COLOURS[agent], label=label)
+        panel.fill_between(grid, low, high, color=_COLOURS[agent], alpha=0.15, linewidth=0)
     panel.grid(alpha=0.3)
-    panel.set_xlim(left=0.0)
+    panel.set_xlim(0.0, end)
 
 
-def _on_grid(points: list[tuple[Point, float]], axis: int, grid: Floats, start: float | None) -> Floats:
-    """A step function's values: at each place of the grid, that of the last point before."""
-    places = [when[axis] for when, _ in points]
-    values = np.array([math.nan if start is None else start, *(value for _, value in points)])
-    found: Floats = values[np.searchsorted(places, grid, side="right")]
-    return found
+def _scores(group: Sequence[Training], axis: str, places: Floats, tasks: Callable[[Training], list[Floats]]) -> Floats:
+    """[places, runs, tasks]."""
+    runs = [[scores_at(training, axis, places, series) for series in tasks(training)] for training in group]
+    return np.moveaxis(np.array(runs), -1, 0)
+
+
+def _when(row: dict[str, Any]) -> Point:
+    env_step, cpu_s, wall_s = (row[axis] for axis in AXES)
+    return env_step, cpu_s, wall_s
+
+
+def _recent_means(values: Sequence[float]) -> Floats:
+    means = [np.mean(values[max(0, index + 1 - RECENT_EPISODES) : index + 1]) for index in range(len(values))]
+    return np.array(means, np.float64)
 
 
 def _by_agent(trainings: Sequence[Training]) -> dict[str, list[Training]]:

@@ -1,4 +1,4 @@
-"""The comparison of learners: its figures from made-up records, and small trainings of every agent."""
+"""The comparison of learners: its figures from made-up records, and small trainings of its agents."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from processes import session_members
 
 from cluster_rl.config import load_config
-from cluster_rl.emulator.env import make_env
-from cluster_rl.emulator.spaces import NO_ACTION
 from cluster_rl.errors import UserError
-from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.rewards import INTRINSIC_TERMS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,7 +27,6 @@ sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
 
 from scripts.bench.learning import __main__ as command  # noqa: E402
 from scripts.bench.learning import agents, record, report  # noqa: E402
-from scripts.bench.learning.worker import WithPrevious, worker_command  # noqa: E402
 
 ROUTE = "REACHED_ROUTE"
 TINY = {
@@ -50,49 +45,91 @@ needs_sb3_contrib = pytest.mark.skipif(
 )
 
 
-def training(seed: int, route_in: list[bool], agent: str = "ppo") -> record.Training:
-    """A training with an episode every 100 steps or 10 seconds, which reaches the route or does not."""
+def training(seed: int, route_in: list[bool], agent: str = "maskable_ppo") -> record.Training:
+    """A training with an episode every 100 steps, 10 seconds or 20 CPU seconds, which reaches the route or does not."""
     head: dict[str, Any] = {"agent": agent, "seed": seed}
-    rows = [
-        {"env_step": 100 * n, "wall_s": 10.0 * n, "return": float(n), "milestones": {ROUTE: 7} if reached else {}}
-        for n, reached in enumerate(route_in, start=1)
+    rows: list[dict[str, Any]] = [
+        {"env_step": 100 * n, "wall_s": 10.0 * n, "cpu_s": 20.0 * n, "return": float(n), "milestones": {}}
+        for n in range(1, len(route_in) + 1)
     ]
-    first = [{"name": ROUTE, "env_step": row["env_step"], "wall_s": row["wall_s"]} for row in rows if row["milestones"]]
+    for row, reached in zip(rows, route_in, strict=True):
+        row["milestones"] = {ROUTE: 7} if reached else {}
+    first = [{**row, "name": ROUTE} for row in rows if row["milestones"]]
     steps = 100 * len(rows)
-    return record.Training(**head, settings={}, milestones=first[:1], episodes=rows, env_steps=steps, wall_s=steps / 10)
+    return record.Training(
+        **head,
+        settings={},
+        milestones=first[:1],
+        episodes=rows,
+        env_steps=steps,
+        wall_s=steps / 10,
+        cpu_s=steps / 5,
+    )
 
 
 def test_first_and_reliable_milestones() -> None:
     # The fifth hit, in the eleventh episode, comes when the first is out of the last ten; the sixth is in time.
     hits = [n in (1, 4, 6, 8, 11, 13, 14) for n in range(1, 21)]
-    assert report.first_reached(training(1, hits), ROUTE) == (100, 10.0)
+    assert report.first_reached(training(1, hits), ROUTE) == (100, 20.0, 10.0)
     assert [sum(hits[max(0, n - 10) : n]) for n in (10, 11, 13)] == [4, 4, 5]
-    assert report.reliably_reached(training(1, hits), ROUTE, 5) == (1300, 130.0)
+    assert report.reliably_reached(training(1, hits), ROUTE, 5) == (1300, 260.0, 130.0)
     assert report.reliably_reached(training(1, hits), ROUTE, 6) == report.NEVER
     never = training(1, [False] * 20)
     assert report.first_reached(never, ROUTE) == report.reliably_reached(never, ROUTE, 5) == report.NEVER
 
 
-def test_returns_are_of_the_last_episodes() -> None:
-    assert report.final_return(training(1, [False] * 30)) == np.mean(range(11, 31))
-    assert math.isnan(report.final_return(training(1, [])))
+def test_scores_are_of_the_last_episodes_before() -> None:
+    made = training(1, [False] * 4 + [True] * 26)
+    places = np.array([0.0, 99.0, 100.0, 250.0, 3000.0])
+    returns = report.scores_at(made, "env_step", places, report.recent_returns(made))
+    assert returns.tolist() == pytest.approx([math.nan, math.nan, 1.0, 1.5, np.mean(range(21, 31))], nan_ok=True)
+    shares = report.recent_shares(made, ROUTE)
+    assert (shares[4], shares[9], shares[29]) == (1 / 5, 6 / 10, 1.0)
+    by_cpu = report.scores_at(made, "cpu_s", places / 5, report.recent_returns(made))
+    assert by_cpu.tolist() == pytest.approx(returns.tolist(), nan_ok=True)
+
+
+def test_only_what_does_not_learn_is_judged_behind_its_end() -> None:
+    short, still = training(1, [True] * 5), training(1, [True] * 5, "random")
+    long = training(1, [True] * 20)
+    assert report.common_length([short, long], "cpu_s") == 100.0
+    assert report.common_length([still, long], "cpu_s") == 400.0
+    behind = np.array([501.0])
+    assert math.isnan(report.scores_at(short, "env_step", behind, report.recent_returns(short))[0])
+    assert report.scores_at(still, "env_step", behind, report.recent_returns(still)).tolist() == [3.0]
+
+
+def test_table_holds_agents_against_each_other_at_equal_steps_and_seconds() -> None:
+    seeds = [training(seed, [True] * (4 + seed) + [False] * (16 - seed)) for seed in range(1, 6)]
+    lines = report.table([*seeds, training(1, [False] * 20, "random")], [ROUTE]).splitlines()
+    assert "| MaskablePPO | 5 | 2,000 | 10 | 2,000 |" in lines
+    columns = " | ".join(f"{cpu_sec} CPU seconds" for cpu_sec in (50, 100, 200, 400))
+    start = lines.index(f"| return, last 10 episodes, after | {columns} |")
+    returns = " | ".join(f"{mean:.2f} [{mean:.2f}, {mean:.2f}]" for mean in (1.5, 3.0, 5.5, 15.5))
+    assert lines[start + 2] == f"| MaskablePPO | {returns} |"
+    # All reach the route in their first five episodes; of the first ten in 5 to 9: the interval of all 3,125 draws.
+    shares = lines[lines.index(f"| share with the milestones, last 10 episodes, after | {columns} |") + 2]
+    assert shares == "| MaskablePPO | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 0.70 [0.53, 0.87] | 0.00 [0.00, 0.00] |"
 
 
 def test_table_counts_a_seed_that_never_got_there_as_later_than_all_others() -> None:
     late, early, never = ([False] * n + [True] * (20 - n) for n in (9, 4, 20))
     most = report.table([training(1, early), training(2, never), training(3, late)], [ROUTE])
-    assert "| SB3 PPO | 2 of 3 | 1,000 | 100 | 2 of 3 | 1,400 | 140 | 2 of 3 | 1,800 | 180 |" in most.splitlines()
+    row = "| MaskablePPO | 2 of 3 | 1,000 | 200 | 100 | 2 of 3 | 1,400 | 280 | 140 | 2 of 3 | 1,800 | 360 | 180 |"
+    assert row in most.splitlines()
     few = report.table([training(1, early), training(2, never), training(3, never)], [ROUTE])
-    assert "| SB3 PPO | 1 of 3 | - | - | 1 of 3 | - | - | 1 of 3 | - | - |" in few.splitlines()
+    assert "| MaskablePPO | 1 of 3 | - | - | - | 1 of 3 | - | - | - | 1 of 3 | - | - | - |" in few.splitlines()
 
 
-def test_table_holds_ours_against_the_better_ppo() -> None:
+def test_table_holds_ours_against_the_best_ppo_and_the_table() -> None:
     ours, late, early = ([False] * n + [True] * (20 - n) for n in (1, 9, 4))
-    three = [training(1, ours, "r2d2"), training(1, late, "ppo"), training(1, early, "recurrent_ppo")]
-    lines = report.table(three, [ROUTE]).splitlines()
-    assert lines[-1] == "| ours over the better PPO | | 0.40 | 0.40 | | 0.67 | 0.67 | | 0.77 | 0.77 |"
-    lines = report.table([three[0], training(1, [False] * 20)], [ROUTE]).splitlines()
-    assert lines[-1] == "| ours over the better PPO | | - | - | | - | - | | - | - |"
+    four = [training(1, ours, "r2d2"), training(1, late, "maskable_ppo"), training(1, early, "recurrent_ppo")]
+    four.append(training(1, late, "table_q"))
+    *_, ppo, table = report.table(four, [ROUTE]).splitlines()
+    assert ppo == "| ours over the best PPO |  | 0.40 | 0.40 | 0.40 |  | 0.67 | 0.67 | 0.67 |  | 0.77 | 0.77 | 0.77 |"
+    assert table.startswith("| ours over the Q-table |  | 0.20 | 0.20 | 0.20 |")
+    last = report.table([four[0], training(1, [False] * 20)], [ROUTE]).splitlines()[-1]
+    assert last == "| ours over the best PPO |  | - | - | - |  | - | - | - |  | - | - | - |"
 
 
 def test_records_come_back_as_written(tmp_path: Path) -> None:
@@ -119,73 +156,69 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     path.write_text("".join([lines[0], "{\n", *lines[1:]]))
     with pytest.raises(UserError, match="line 2 is damaged"):
         record.read_training(path)
+    path.write_text("".join(lines).replace("cpu_s", "seconds"))
+    with pytest.raises(UserError, match="noted no processor time"):
+        record.read_training(path)
 
 
 def test_all_agents_share_the_environment() -> None:
     config = load_config("cpu")
     own = {agent: agents.agent_config(agent, config, 4, 1000) for agent in agents.AGENTS}
-    kept = [agents.settings(agent, own[agent])["config"] for agent in ("random", "ppo", "recurrent_ppo")]
-    assert kept[0] == kept[1] == kept[2]
-    ours = agents.settings("r2d2", own["r2d2"])["config"]
-    assert {name: ours[name] for name in kept[0]} == kept[0]
-    assert (kept[0]["base_seed"], kept[0]["target_total_steps"]) == (4, 1000)
-    feedforward = agents.settings("r2d2_feedforward", own["r2d2_feedforward"])["config"]
+    kept = {agent: agents.settings(agent, own[agent], 50.0)["config"] for agent in agents.AGENTS}
+    shared = kept["maskable_ppo"]
+    assert (shared["base_seed"], shared["target_total_steps"]) == (4, 1000)
+    for agent in set(agents.AGENTS) - {"r2d2_feedforward"}:
+        assert {name: kept[agent][name] for name in shared} == shared, agent
+    feedforward, ours = kept["r2d2_feedforward"], kept["r2d2"]
     assert feedforward.pop("model") == ours.pop("model") | {"recurrent_cell": "none"}
     assert feedforward == ours
+    without = kept["r2d2_no_prior"]
+    assert without.pop("model") != feedforward
+    assert {name for name in ours if ours[name] != without[name]} == {"epsilon_hold_steps_max", "wander_every_steps"}
 
 
-def test_masked_buttons_may_be_pressed_and_the_previous_step_is_seen() -> None:
+def test_what_learns_goes_on_for_the_cpu_seconds() -> None:
     config = load_config("cpu")
-    env = WithPrevious(make_env(config, 0), config)
-    assert env.action_space == gymnasium.spaces.Discrete(BUTTONS.index("start"))  # which the preset forbids
-    observation, _ = env.reset()
-    assert env.observation_space.contains(observation)
-    assert (observation["prev_action"][0], observation["prev_reward"][0]) == (NO_ACTION, 0.0)
-    pressed_masked = 0
-    for _ in range(100):
-        action = int(observation["action_mask"][: env.action_space.n].argmin())
-        pressed_masked += not observation["action_mask"][action]
-        observation, reward, *_ = env.step(np.int64(action))
-        assert (observation["prev_action"][0], observation["prev_reward"][0]) == (action, np.float32(reward))
-    assert env.observation_space.contains(observation)
-    assert pressed_masked > 0
-    env.close()
+    longer = {agent for agent in agents.AGENTS if agents.settings(agent, config, 50.0)["cpu_seconds"] == 50.0}
+    assert longer == set(agents.AGENTS) - {"random", "explore"}
+
+
+# The table is quick, and stands for all in the short form. The CPU seconds are more than those steps take.
+TRAINED = [
+    pytest.param(agent, 2.0) if agent == "table_q" else pytest.param(agent, 12.0, marks=[pytest.mark.slow])
+    for agent in agents.AGENTS
+]
 
 
 @needs_sb3_contrib
+@pytest.mark.parametrize(("agent", "cpu_sec"), TRAINED)
 def test_agents_train_and_complete_trainings_are_not_done_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    agent: str, cpu_sec: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config("cpu", [f"{name}={value}" for name, value in TINY.items()])
-    # Both kinds of our learner differ in one key only; one of them is enough here.
-    names = ["r2d2_feedforward", "random", "ppo", "recurrent_ppo"]
     raw = tmp_path / "raw"
-    workers = [  # at once, to be quick: most of their time is spent on imports
-        subprocess.Popen(
-            worker_command(name, 1, agents.agent_config(name, config, 1, ENV_STEPS), record.record_path(raw, name, 1)),
-            cwd=ROOT,
-        )
-        for name in names[:3]
-    ]
-    assert command.run_trainings(names[3:], [1], config, ENV_STEPS, raw)
-    assert [worker.wait(timeout=200) for worker in workers] == [0, 0, 0]
-    trainings = command.read_trainings(raw)
-    assert [found.agent for found in trainings] == names
-    for found in trainings:
-        # Ours ends when its actors have sent what they had.
-        assert found.env_steps >= ENV_STEPS if found.agent in agents.OURS else found.env_steps == ENV_STEPS
-        assert len(found.episodes) >= 2, found.agent
-        for row in found.episodes:
-            assert row["length"] == TINY["episode_max_steps"]
-            intrinsic = sum(row["terms"].get(name, 0.0) for name in INTRINSIC_TERMS)
-            assert row["return"] == pytest.approx(sum(row["terms"].values()) - intrinsic)
-        steps = [row["env_step"] for row in found.episodes]
-        assert steps == sorted(steps)
-    assert "1 of 1: recurrent_ppo" in capfd.readouterr().out
-    assert command.run_trainings(names, [1], config, ENV_STEPS, raw)
+    assert command.run_trainings([agent], [1], config, ENV_STEPS, cpu_sec, raw)
+    assert f"1 of 1: {agent}" in capfd.readouterr().out
+    (found,) = command.read_trainings(raw)
+    assert found.agent == agent
+    if agent in agents.UNLEARNED:
+        assert found.env_steps == ENV_STEPS
+    else:
+        assert found.env_steps > ENV_STEPS  # for the sake of the CPU seconds
+        assert found.cpu_s >= cpu_sec
+    assert len(found.episodes) >= 2
+    for row in found.episodes:
+        assert row["length"] == TINY["episode_max_steps"]
+        intrinsic = sum(row["terms"].get(name, 0.0) for name in INTRINSIC_TERMS)
+        assert row["return"] == pytest.approx(sum(row["terms"].values()) - intrinsic)
+    for clock in ("env_step", "wall_s", "cpu_s"):
+        values = [row[clock] for row in found.episodes]
+        assert values == sorted(values)
+        assert 0.0 < values[0] <= values[-1] <= report.training_length(found, clock)
+    assert command.run_trainings([agent], [1], config, ENV_STEPS, cpu_sec, raw)
     assert capfd.readouterr().out == ""
     with pytest.raises(UserError, match="made with other settings"):
-        command.run_trainings(["ppo"], [1], config, ENV_STEPS + 1, raw)
+        command.run_trainings([agent], [1], config, ENV_STEPS + 1, cpu_sec, raw)
 
 
 def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:
@@ -202,7 +235,7 @@ ENDS = [
         id=f"{agent}, {number.name}",
         marks=[*marks, *([] if (agent, number) == ("random", signal.SIGKILL) else [pytest.mark.slow])],
     )
-    for agent, marks in (("random", []), ("r2d2", []), ("ppo", []), ("recurrent_ppo", [needs_sb3_contrib]))
+    for agent, marks in (("random", []), ("r2d2", []), ("recurrent_ppo", [needs_sb3_contrib]))
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ]
 
@@ -234,14 +267,14 @@ def test_nothing_of_a_comparison_that_ended_goes_on(agent: str, number: signal.S
 
 
 def test_report_from_the_records_alone(tmp_path: Path) -> None:
-    write_records(tmp_path / "raw", "ppo", 1, [False] * 6 + [True] * 6)
-    write_records(tmp_path / "raw", "ppo", 2, [True] * 12)
+    write_records(tmp_path / "raw", "maskable_ppo", 1, [False] * 6 + [True] * 6)
+    write_records(tmp_path / "raw", "maskable_ppo", 2, [True] * 12)
     write_records(tmp_path / "raw", "random", 1, [])
     arguments = [sys.executable, "-m", "scripts.bench.learning", "--plot-only", "--out", str(tmp_path)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (tmp_path / "table.md").read_text().strip()
-    for name in ("milestones_by_step", "milestones_by_second", "returns"):
+    for name in ("by_env_step", "by_cpu_second"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="no complete records"):
         command.read_trainings(tmp_path / "elsewhere")
@@ -251,10 +284,11 @@ def write_records(folder: Path, agent: str, seed: int, route_in: list[bool]) -> 
     """The file of a made-up training."""
     made = training(seed, route_in, agent)
     head = {"agent": agent, "seed": seed}
-    rows: list[dict[str, Any]] = [{"kind": "start", **head, "env_step": 0, "wall_s": 0.0, "settings": {}}]
+    rows: list[dict[str, Any]] = [{"kind": "start", **head, "env_step": 0, "wall_s": 0.0, "cpu_s": 0.0, "settings": {}}]
     rows += [{"kind": "milestone", **head, **row} for row in made.milestones]
     rows += [{"kind": "episode", **head, **row} for row in made.episodes]
-    rows.append({"kind": "end", **head, "env_step": made.env_steps or 10, "wall_s": made.wall_s or 1.0})
+    clocks = {"wall_s": made.wall_s or 1.0, "cpu_s": made.cpu_s or 1.0}
+    rows.append({"kind": "end", **head, "env_step": made.env_steps or 10, **clocks})
     folder.mkdir(exist_ok=True)
     record.record_path(folder, agent, seed).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -262,5 +296,6 @@ def write_records(folder: Path, agent: str, seed: int, route_in: list[bool]) -> 
 def test_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     agents.check_installed(["r2d2", "r2d2_feedforward"])
-    with pytest.raises(UserError, match="sb3_contrib is missing"):
-        agents.check_installed(["r2d2", "recurrent_ppo"])
+    for agent in agents.PPOS:
+        with pytest.raises(UserError, match="sb3_contrib is missing"):
+            agents.check_installed(["r2d2", agent])
