@@ -100,6 +100,10 @@ def train_ppo(agent: str, config: Config, recorder: Recorder, budget: Budget) ->
             return not budget.is_spent(self.num_timesteps, recorder.cpu)
 
     env = start_emulators(config, recorder, prior=agent == "maskable_ppo_prior")
+    if config.learner_threads:
+        # As our learner. On two busy cores a second one waits, spinning, for what the first would have done by itself:
+        # four times the processor time.
+        torch.set_num_threads(config.learner_threads)
     model = build_ppo(agent, config, env)
     model.learn(_ENDLESS_STEPS, callback=Records())
     env.close()
