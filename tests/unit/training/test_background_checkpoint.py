@@ -51,11 +51,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
 
 
 def started(folder: Path) -> Trainer:
-    """A trainer with data whose files but the checkpoint are not due any more."""
+    """A trainer with data, whose checkpoints are always due."""
     trainer = open_trainer(folder, EVER_DUE)
     ingest(trainer, episodes(0, 4))
-    trainer.config = changed(checkpoint_interval_seconds=3600)
-    trainer._progress_due = trainer._metrics_due = trainer._params_file_due = float("inf")
+    return trainer
+
+
+def writing(folder: Path, disk: SlowDisk) -> Trainer:
+    """One whose first checkpoint, of its first update, is on its way to the slow disk."""
+    trainer = started(folder)
+    train(trainer, 1)
+    trainer.tick()
+    assert disk.reached.wait(LIMIT_SEC)
     return trainer
 
 
@@ -83,11 +90,7 @@ def test_the_training_thread_does_not_wait_for_the_disk(tmp_path: Path, disk: Sl
 
 
 def test_one_that_is_due_waits_for_the_one_before(tmp_path: Path, disk: SlowDisk) -> None:
-    trainer = started(tmp_path)
-    train(trainer, 1)
-    trainer.tick()
-    assert disk.reached.wait(LIMIT_SEC)
-    trainer._checkpoint_due = 0.0
+    trainer = writing(tmp_path, disk)
     train(trainer, 1)
     trainer.tick()  # due, and not begun: the first is being written
     disk.released.set()
@@ -158,10 +161,7 @@ def test_a_checkpoint_is_told_of_once_it_was_read_back(tmp_path: Path, monkeypat
 
 
 def test_the_last_checkpoint_is_the_one_in_flight_if_that_has_all_updates(tmp_path: Path, disk: SlowDisk) -> None:
-    trainer = started(tmp_path)
-    train(trainer, 1)
-    trainer.tick()
-    assert disk.reached.wait(LIMIT_SEC)
+    trainer = writing(tmp_path, disk)
     disk.released.set()
     trainer.checkpoint()
     assert [path.name for path in trainer.run_dir.checkpoint.iterdir()] == ["1-1"]

@@ -332,7 +332,7 @@ def points(trainer: Trainer) -> list[tuple[Any, Any]]:
 
 def tick(trainer: Trainer) -> None:
     """A row is due at once."""
-    trainer._metrics_due = 0.0
+    trainer._metrics_writer.make_due()
     trainer.tick()
 
 
