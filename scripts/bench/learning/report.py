@@ -70,7 +70,7 @@ def reliably_reached(training: Training, milestone: str, episodes: int) -> Point
 
 
 def recent_returns(training: Training) -> Floats:
-    """[episodes]: the mean return of the last 10 episodes (or of fewer, early on), at the end of each."""
+    """[episodes]: the mean return of the last 10 episodes, at the end of each."""
     return _recent_means([row["return"] for row in training.episodes])
 
 
@@ -82,7 +82,7 @@ def recent_shares(training: Training, milestone: str) -> Floats:
 def scores_at(training: Training, axis: str, places: Floats, scores: Floats) -> Floats:
     """The scores at the ends of a training's episodes, read off at places of an axis: that of the last episode before.
 
-    NaN before the first episode, and behind the training's end but for agents that do not learn: they stay as they are.
+    NaN before the tenth episode, and behind the training's end but for agents that do not learn: they stay as they are.
     """
     ends = [row[axis] for row in training.episodes]
     found = np.array([math.nan, *scores])[np.searchsorted(ends, places, side="right")]
@@ -238,8 +238,11 @@ def _when(row: dict[str, Any]) -> Point:
 
 
 def _recent_means(values: Sequence[float]) -> Floats:
-    means = [np.mean(values[max(0, index + 1 - RECENT_EPISODES) : index + 1]) for index in range(len(values))]
-    return np.array(means, np.float64)
+    """NaN before there are 10: the first episodes to end are the short ones, which got to the end of the task."""
+    means = np.full(len(values), math.nan)
+    for index in range(RECENT_EPISODES - 1, len(values)):
+        means[index] = np.mean(values[index + 1 - RECENT_EPISODES : index + 1])
+    return means
 
 
 def _by_agent(trainings: Sequence[Training]) -> dict[str, list[Training]]:
