@@ -13,6 +13,7 @@ from chaos_run import ChaosRun, Kind
 from cluster_rl.errors import EXIT_OK
 
 
+@pytest.mark.chaos
 def test_an_actor_the_learner_and_the_launcher_are_killed(run: ChaosRun) -> None:
     launcher = run.training()
     run.send(launcher, "actor")

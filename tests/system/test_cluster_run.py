@@ -102,17 +102,6 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     assert undocumented(set().union(*rows)) == set()
 
 
-def test_second_launcher_is_refused_and_names_the_holder(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path, *overrides())
-    launcher.wait_for(lambda p: True)
-    second = Launcher(tmp_path, *overrides())
-    assert second.wait() == 2
-    assert f"process {launcher.process.pid}" in second.output
-    assert len(second.output.strip().splitlines()) == 1
-    code, _ = launcher.terminate(signal.SIGINT)
-    assert code == 0
-
-
 def _assert_memory_is_as_reckoned(launcher: Launcher) -> None:
     config = load_config(launcher.run_dir.config)
     needs = host_needs(config, observation_spec(config), "cpu")
@@ -123,11 +112,15 @@ def _assert_memory_is_as_reckoned(launcher: Launcher) -> None:
             assert own < 1.15 * reckoned, (module, own, reckoned)
 
 
-def test_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
+def test_a_second_launcher_is_refused_and_an_actor_ended_from_outside_comes_back(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, *overrides())
     # Both play.
     launcher.wait_for(lambda p: all(logged_sequences(launcher.run_dir, actor) for actor in (0, 1)))
     _assert_memory_is_as_reckoned(launcher)
+    second = Launcher(tmp_path, *overrides())
+    assert second.wait() == 2
+    assert f"process {launcher.process.pid}" in second.output
+    assert len(second.output.strip().splitlines()) == 1
     (victim,) = (pid for pid, line in launcher.children("actor").items() if line.rstrip().endswith("--slot 1"))
     os.kill(victim, signal.SIGTERM)
     launcher.wait_for(lambda p: victim not in launcher.children("actor"))
