@@ -1,7 +1,9 @@
-"""Where this agent has been in this episode, map by map, and the crop of it around the player.
+"""What this agent has seen of the maps in this episode, where it has been, and the crop of both around the player.
 
 The environment of an actor uses it. In: each GameState and the button before it. Out: uint8 [2, S, S] with
 S = 2 * radius + 1 and the player in the middle: plane 0 how often each cell was entered, plane 1 what is known of it.
+Known is what a player could know: a cell that was on the screen once while he stood there in free play, and people
+while they are on it. RAM holds the whole map, and a crop wider than the screen would show it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS, STEP_OF
-from cluster_rl.game.state import GameState
+from cluster_rl.game.state import BATTLE_NONE, GameState
 from cluster_rl.game.whereabouts import Whereabouts
 
 # Plane 0 is 255 (1 - 2^-n) after n visits, rounded up: the first visit, which matters most, makes half of the way, and
@@ -22,40 +25,58 @@ _FIRST_VISIT: Final = 128
 # Codes of plane 1, evenly spaced: networks take them apart into a plane each (`model.expand_crop`).
 NOTHING_KNOWN, WARP, SIGN, PERSON, WALL, OUTSIDE = 0, 51, 102, 153, 204, 255
 
+# The screen is 20 x 18 tiles, 10 x 9 cells; the player stands in the fifth cell of the fifth row. So many cells are to
+# the left of him and above, and so many to the right and below.
+_LEFT, _UP = 4, 4
+_RIGHT, _DOWN = ram.TILE_COLUMNS // 2 - 1 - _LEFT, ram.TILE_ROWS // 2 - 1 - _UP
+
 _MAX_MAPS: Final = 64
 
 
 class _MapMemory:
-    """Both planes of one map, uint8 [2, height + 2r, width + 2r]: padded, so that every crop is one slice."""
+    """One map's visits and what is known of it. Padded, so that every crop is one slice, and so is every screen."""
 
     def __init__(self, state: GameState, radius: int) -> None:
         width, height = self.size = state.map_size
         self._radius = radius
-        self.planes = np.zeros((2, height + 2 * radius, width + 2 * radius), np.uint8)
-        known = self.planes[1]
-        known[:] = OUTSIDE
-        known[radius : radius + height, radius : radius + width] = NOTHING_KNOWN
-        for x, y in state.signs:
-            self.mark(x, y, SIGN)
-        for warp in state.warps:
-            self.mark(warp.x, warp.y, WARP)
+        self._pad = pad = max(radius, _LEFT, _RIGHT, _UP, _DOWN)
+        self.planes = np.zeros((2, height + 2 * pad, width + 2 * pad), np.uint8)
+        self._there = np.full(self.planes.shape[1:], OUTSIDE, np.uint8)  # what is there, seen or not, as in plane 1
+        self._there[pad : pad + height, pad : pad + width] = NOTHING_KNOWN
+        cells = [(x, y, SIGN) for x, y in state.signs] + [(warp.x, warp.y, WARP) for warp in state.warps]
+        for x, y, code in cells:
+            if self.holds(x, y):
+                self._there[y + pad, x + pad] = code
 
     def holds(self, x: int, y: int) -> bool:
         return 0 <= x < self.size[0] and 0 <= y < self.size[1]
 
-    def visit(self, x: int, y: int) -> None:
-        row, column = y + self._radius, x + self._radius
-        self.planes[0, row, column] = _FIRST_VISIT + (int(self.planes[0, row, column]) >> 1)
-        if self.planes[1, row, column] == WALL:
-            self.planes[1, row, column] = NOTHING_KNOWN  # whatever stood there is gone
+    def arrive(self, x: int, y: int) -> None:
+        """Counts the visit, and whatever is on the screen there is known from now on.
 
-    def mark(self, x: int, y: int, code: int) -> None:
-        if self.holds(x, y):
-            self.planes[1, y + self._radius, x + self._radius] = code
+        Arrivals are a cell apart, so nothing is missed between them: the two screens at the ends of a straight way
+        that is no longer than the screen cover those along it. What a script leads the player past is not free play.
+        """
+        row, column = y + self._pad, x + self._pad
+        self.planes[0, row, column] = _FIRST_VISIT + (int(self.planes[0, row, column]) >> 1)
+        if self._there[row, column] == WALL:
+            self._there[row, column] = NOTHING_KNOWN  # whatever stood there is gone
+        screen = slice(row - _UP, row + _DOWN + 1), slice(column - _LEFT, column + _RIGHT + 1)
+        self.planes[1][screen] = self._there[screen]
 
     def mark_wall(self, x: int, y: int) -> None:
-        if self.holds(x, y) and self.planes[1, y + self._radius, x + self._radius] == NOTHING_KNOWN:
-            self.planes[1, y + self._radius, x + self._radius] = WALL
+        """Beside the player, so in sight."""
+        at = y + self._pad, x + self._pad
+        if self.holds(x, y) and self._there[at] == NOTHING_KNOWN:
+            self._there[at] = self.planes[1][at] = WALL
+
+    def crop(self, x: int, y: int) -> npt.NDArray[np.uint8]:
+        """A copy, uint8 [2, S, S], of what is around a cell of the map."""
+        row, column, side = y + self._pad - self._radius, x + self._pad - self._radius, 2 * self._radius + 1
+        return self.planes[:, row : row + side, column : column + side].copy()
+
+    def visits(self, x: int, y: int) -> int:
+        return 8 - (255 - int(self.planes[0, y + self._pad, x + self._pad])).bit_length()
 
 
 class OccupancyMemory:
@@ -100,13 +121,17 @@ class OccupancyMemory:
         here = self._maps.get(state.map_id) if arrived else None
         if here is None or not here.holds(state.x, state.y) or here.size != state.map_size:
             return np.zeros(self._shape, np.uint8)
-        side = self._shape[1]
-        crop: npt.NDArray[np.uint8] = here.planes[:, state.y : state.y + side, state.x : state.x + side].copy()
+        crop = here.crop(state.x, state.y)
+        if state.in_battle != BATTLE_NONE:  # the screen shows no map, whatever people's records say
+            return crop
+        radius = self._radius
         for sprite in state.sprites:
             if sprite.cell is not None:
-                column, row = sprite.cell[0] - state.x + self._radius, sprite.cell[1] - state.y + self._radius
-                if 0 <= column < side and 0 <= row < side:
-                    crop[1, row, column] = PERSON
+                right, down = sprite.cell[0] - state.x, sprite.cell[1] - state.y
+                # The cartridge gives people a cell when they are only about to come onto the screen.
+                in_sight = -_LEFT <= right <= _RIGHT and -_UP <= down <= _DOWN
+                if in_sight and abs(right) <= radius and abs(down) <= radius:
+                    crop[1, down + radius, right + radius] = PERSON
         return crop
 
     def visits(self, map_id: int, x: int, y: int) -> int:
@@ -114,7 +139,7 @@ class OccupancyMemory:
         here = self._maps.get(map_id)
         if here is None or not here.holds(x, y):
             return 0
-        return 8 - (255 - int(here.planes[0, y + self._radius, x + self._radius])).bit_length()
+        return here.visits(x, y)
 
     def _arrive(self, state: GameState) -> None:
         self._free = self._whereabouts.known(state) and not state.interface_up
@@ -132,4 +157,4 @@ class OccupancyMemory:
             del self._maps[next(iter(self._maps))]
         self._here = here
         if memory.holds(state.x, state.y):
-            memory.visit(state.x, state.y)
+            memory.arrive(state.x, state.y)

@@ -31,7 +31,7 @@ def wander_weights(
 
     Args:
         masks: [N, A], the valid buttons.
-        crop: [N, 2, S, S], the map memory around the player.
+        crop: [N, 2, S, S], the map memory around the player, which holds only what was on the screen.
         context: [N, C], bytes or shares of 1; only whether there is a battle is read.
 
     A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies

@@ -1,4 +1,7 @@
-"""Map memory: visits, what is known of cells, the crop around the player, and its bounds."""
+"""Map memory: visits, what is known of cells, the crop around the player, and its bounds.
+
+What may be known at all, a cell that was on the screen, is in `test_sight.py`.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ def test_crop_moves_with_the_player_and_shows_what_is_outside() -> None:
     assert (crop[1] == OUTSIDE).sum() == 25 - 9
     assert crop[1, 2, 2] == NOTHING_KNOWN
     assert memory.crop(at(1, 2))[0][0, 1] == 128  # (0, 0) seen from (1, 2)
+    memory.step(RIGHT, at(19, 17))
     corner = memory.crop(at(19, 17))
     assert (corner[1] == OUTSIDE).sum() == 25 - 9
     assert corner[1, 1, 1] == NOTHING_KNOWN
@@ -79,6 +83,10 @@ def test_bumps_make_walls_and_only_bumps_do() -> None:
     memory.step(B, at(5, 5))
     assert not memory.crop(at(5, 5))[1].any()
     memory.step(RIGHT, at(5, 5))
+    assert memory.crop(at(5, 5))[1][2, 3] == WALL
+    for x in (12, 5):  # out of sight and back
+        memory.step(RIGHT, at(x, 12, facing="down"))
+        memory.step(RIGHT, at(x, 5, facing="down"))
     assert memory.crop(at(5, 5))[1][2, 3] == WALL
     memory.step(RIGHT, at(6, 5))  # the wall is gone
     assert memory.crop(at(6, 5))[1][MIDDLE] == NOTHING_KNOWN
