@@ -60,6 +60,9 @@ class RewardWeights(_Section, frozen=True):
     step: Annotated[float, _weight("every step; a small negative value makes shorter ways better")] = -0.0005
 
 
+ReturnCut = Literal["none", "watkins", "soft_watkins"]
+
+
 class ModelConfig(_Section, frozen=True):
     """Sizes of the network. `kind` picks the architecture."""
 
@@ -145,6 +148,13 @@ class Config(_Section, frozen=True):
     ] = 80
     burn_in: Annotated[int, _key("positions before them that only warm the state", "env steps", ge=0, le=1024)] = 40
     n_step: Annotated[int, _key("steps of the return before bootstrapping", "env steps", ge=1, le=64)] = 5
+    return_cut: Annotated[
+        ReturnCut,
+        _key(
+            "where a return ends before that: nowhere; watkins: before an action that was not the actor's best one;"
+            " soft_watkins: before one that the learner's values put more than 1 % below the best"
+        ),
+    ] = "none"
 
     replay_capacity_transitions: Annotated[
         int, _key("trained positions kept in the replay", "env steps", ge=1, opens="Replay")

@@ -112,7 +112,8 @@ def _sequence(first_step: int, burn_in_length: int, positions: int, milestones: 
     mask[np.arange(positions), np.arange(positions)] = True
     action = np.array([8, 1, 2, 3][:positions], np.uint8)
     reward = np.array([0.5, -0.25, 1e-3, 7.0][:positions], np.float32)
-    action[-1], reward[-1] = 0, 0.0
+    greedy = np.array([True, False, True, False][:positions], np.bool_)
+    action[-1], greedy[-1], reward[-1] = 0, False, 0.0
     return Sequence(
         actor=ACTOR,
         incarnation=INCARNATION,
@@ -126,6 +127,7 @@ def _sequence(first_step: int, burn_in_length: int, positions: int, milestones: 
         crop=100 + np.arange(positions * 18, dtype=np.uint8).reshape(positions, 2, 3, 3),
         mask=mask,
         action=action,
+        greedy=greedy,
         reward=reward,
         first_prev_action=SPEC.num_actions,
         first_prev_reward=0.0,

@@ -16,7 +16,7 @@ import zstandard
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 HEADER_VALUES = (
     *("actor", "incarnation", "emulator", "episode", "first_step", "burn_in_length", "train_length", "positions"),
     *("num_actions", "context_size", "crop_side", "hidden_size", "first_prev_action", "first_prev_reward"),
@@ -66,7 +66,7 @@ def read_block_header(block: bytes) -> dict[str, Any]:
 
 def _split_block(block: bytes) -> tuple[dict[str, Any], bytes]:
     magic, header_length = struct.unpack_from("<4sI", block)
-    assert magic == b"SQ\x01\x00"
+    assert magic == b"SQ\x02\x00"
     assert struct.unpack("<I", block[-4:])[0] == zlib.crc32(block[:-4])
     header = dict(zip(HEADER_VALUES, msgpack.unpackb(block[8 : 8 + header_length]), strict=True))
     return header, block[8 + header_length : -4]
@@ -82,6 +82,7 @@ def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
         ("crop", "u1", (p, 2, s, s)),
         ("mask", "u1", (p, -(-a // 8))),
         ("action", "u1", (p,)),
+        ("greedy", "u1", (-(-p // 8),)),
         ("reward", "<f4", (p,)),
         ("state_h", "<f2", (h,)),
         ("state_c", "<f2", (h,)),
@@ -96,13 +97,14 @@ def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
     arrays["screen"] = np.stack([arrays["screen"] >> 2 * j & 3 for j in range(4)], axis=-1).reshape(p, 72, 80)
     actions = range(a)
     arrays["mask"] = np.stack([arrays["mask"][:, i // 8] >> i % 8 & 1 for i in actions], axis=-1).astype(np.bool_)
+    arrays["greedy"] = np.array([arrays["greedy"][i // 8] >> i % 8 & 1 for i in range(p)], np.bool_)
     return header, arrays
 
 
 def read_segment(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header of a replay segment, and its records: `id`, `actor`, `incarnation`, `seq` and `block`."""
     magic, length, crc = struct.unpack_from("<8sII", content)
-    assert magic == b"CRLSEG\x02\n"
+    assert magic == b"CRLSEG\x03\n"
     body = content[16 : 16 + length]
     assert zlib.crc32(body) == crc
     records, offset = [], 16 + length

@@ -81,6 +81,12 @@ def select_actions(
     return actions
 
 
+def best_actions(values: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The best valid action of each row: values [N, A], masks [N, A] bool -> [N] int64."""
+    best: NDArray[np.int64] = np.where(masks, values, -np.inf).argmax(axis=1)
+    return best
+
+
 class Exploration:
     """Which actions several emulators take: epsilon-greedy, with held random actions and random stretches.
 
@@ -144,8 +150,7 @@ def _candidates(
     if not masks.any(axis=1).all():
         raise ValueError("a row of the action mask has no valid action")
     explore = rng.random(len(values)) < epsilons
-    greedy = np.where(masks, values, -np.inf).argmax(axis=1)
     # The first of exponentially distributed times with these rates: one draw a button, whatever the weights.
     times = rng.exponential(size=values.shape) / np.where(masks, weights, 1.0)
     anything = np.where(masks, times, np.inf).argmin(axis=1)
-    return explore, greedy, anything
+    return explore, best_actions(values, masks), anything

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
+from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons, best_actions
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
@@ -155,6 +155,8 @@ class Actor:
         self.last_actions = self._exploration.select(
             values, play.mask, wander_weights(play.mask, play.crop, play.context), self._epsilons, self._rng
         )
+        # By the action and not by the draw: what follows a random draw of the best action is what its choice leads to.
+        greedy = (self.last_actions == best_actions(values, play.mask)).tolist()
         screens, actions = play.packed_screens(), self.last_actions.tolist()
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
@@ -165,6 +167,7 @@ class Actor:
                 play.crop[row],
                 play.mask[row],
                 actions[row],
+                greedy[row],
                 step.reward,
                 state_h[row],
                 state_c[row],
@@ -222,6 +225,7 @@ class Actor:
         quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
         masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)
         actions = np.zeros((rows, count), np.int64)
+        greedy = np.zeros((rows, count), np.bool_)
         rewards = np.zeros((rows, count), np.float32)
         for column, sequence in enumerate(sequences):
             start = sequence.burn_in_length
@@ -230,11 +234,13 @@ class Actor:
             quantiles[:used, column] = sequence.quantiles
             masks[:used, column] = sequence.mask[start:]
             actions[:used, column] = sequence.action[start:]
+            greedy[:used, column] = sequence.greedy[start:]
             rewards[:used, column] = sequence.reward[start:]
         return actor_priorities(
             torch.from_numpy(quantiles),
             torch.from_numpy(masks),
             torch.from_numpy(actions),
+            torch.from_numpy(greedy),
             torch.from_numpy(rewards),
             train_length=torch.tensor([s.train_length for s in sequences]),
             last=torch.tensor([s.positions - s.burn_in_length - 1 for s in sequences]),

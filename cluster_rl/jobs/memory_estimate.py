@@ -166,6 +166,7 @@ def full_batch(config: Config, spec: ObservationSpec, size: int) -> Batch:
         crop=torch.zeros(*steps, 2, spec.crop_size, spec.crop_size, dtype=torch.uint8),
         mask=torch.ones(*steps, spec.num_actions, dtype=torch.bool),
         action=torch.zeros(steps, dtype=torch.int64),
+        greedy=torch.zeros(steps, dtype=torch.bool),
         reward=torch.zeros(steps),
         prev_action=torch.zeros(steps, dtype=torch.int64),
         prev_reward=torch.zeros(steps),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_rl.config import Config
-from cluster_rl.learning.targets import loss_mask, quantile_targets, taken_quantiles
+from cluster_rl.learning.targets import loss_mask, quantile_targets, return_goes_on, taken_quantiles
 
 # Keeps a perfectly predicted sequence in the draw; typical errors in h-space are 1e-2 to 1.
 PRIORITY_FLOOR = 1e-4
@@ -39,6 +39,7 @@ def actor_priorities(
     quantiles: Tensor,
     masks: Tensor,
     actions: Tensor,
+    greedy: Tensor,
     rewards: Tensor,
     train_length: Tensor,
     last: Tensor,
@@ -47,12 +48,13 @@ def actor_priorities(
 ) -> Tensor:
     """Initial priorities of finished windows from what the actor computed while it acted.
 
-    The same targets, rescaling, mix and masks as the learner's, with the actor's own quantiles on both sides.
+    The same targets, cuts, rescaling, mix and masks as the learner's, with the actor's own quantiles on both sides.
 
     Args:
         quantiles: [R, N, A, K] float32, without noise, row 0 the first trained position; unused rows zero.
         masks: [R, N, A] bool.
         actions: [R, N] int64, 0 where unused.
+        greedy: [R, N] bool, as `Batch` has it.
         rewards: [R, N] float32.
         train_length: [N] int64, 1..T.
         last: [N] int64, the last recorded row.
@@ -72,6 +74,7 @@ def actor_priorities(
         n_step=config.n_step,
         gamma=config.gamma,
         rescaling=config.value_rescaling,
+        goes_on=return_goes_on(config.return_cut, greedy, actions, quantiles, masks, config.value_rescaling),
     )
     taken = taken_quantiles(quantiles[:unroll_length], actions[:unroll_length])
     mask = loss_mask(train_length, unroll_length)

@@ -148,6 +148,14 @@ class R2D2:
             tail_outputs, _ = self._unroll(self.online, batch, state, slice(steps.stop, None))
             online_quantiles = torch.cat([quantiles, self.online.head(tail_outputs, noise=True)])  # [T + n, N, A, K]
 
+        goes_on = targets.return_goes_on(
+            config.return_cut,
+            batch.greedy[unroll],
+            batch.action[unroll],
+            online_quantiles,
+            batch.mask[unroll],
+            config.value_rescaling,
+        )  # [T + n, N]
         returns = targets.quantile_targets(
             online_quantiles,
             target_quantiles,
@@ -158,6 +166,7 @@ class R2D2:
             n_step=config.n_step,
             gamma=config.gamma,
             rescaling=config.value_rescaling,
+            goes_on=goes_on,
         )  # [T, N, K]
         mask = targets.loss_mask(batch.train_length, config.unroll_length)  # [T, N]
         taken = targets.taken_quantiles(quantiles, batch.action[steps])  # [T, N, K]
@@ -171,7 +180,7 @@ class R2D2:
         with torch.no_grad():
             errors = priorities.td_errors(taken, returns)  # [T, N]
             new_priorities = priorities.sequence_priorities(errors, mask, config.priority_eta)
-            metrics = self._metrics(batch, taken, returns, errors, mask)
+            metrics = self._metrics(batch, taken, returns, errors, mask, goes_on)
             metrics["quantile_loss"] = quantile_loss
             metrics["aux_loss"] = aux.detach() if aux is not None else total.new_zeros(())
         return Loss(total, new_priorities, errors.masked_fill(~mask, float("nan")), metrics)
@@ -269,7 +278,10 @@ class R2D2:
         return features.view(-1, batch.size, network.feature_size)
 
     def _auxiliary_loss(self, batch: Batch, outputs: Tensor, mask: Tensor) -> Tensor | None:
-        """Prediction of context slots at the bootstrap position (up to n steps ahead), weighted like the main loss."""
+        """Prediction of context slots n steps ahead, or at the last position, weighted like the main loss.
+
+        Wherever the return was cut: what is predicted does not depend on what is best.
+        """
         config = self.config
         if config.aux_loss_weight == 0 or not self.spec.aux_slots:
             return None
@@ -281,10 +293,20 @@ class R2D2:
         step_losses = losses.auxiliary_loss(self.online.aux(outputs), future)
         return losses.weighted_step_mean(step_losses, mask, batch.weights)
 
-    def _metrics(self, batch: Batch, taken: Tensor, returns: Tensor, errors: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _metrics(
+        self,
+        batch: Batch,
+        taken: Tensor,
+        returns: Tensor,
+        errors: Tensor,
+        mask: Tensor,
+        goes_on: Tensor | None,
+    ) -> dict[str, Tensor]:
         """Scalars over the trained steps. Values are in reward units, TD errors in the space that is trained."""
         rescaling = self.config.value_rescaling
-        steps = slice(self.config.burn_in, self.config.burn_in + self.config.unroll_length)
+        unroll_length = self.config.unroll_length
+        steps = slice(self.config.burn_in, self.config.burn_in + unroll_length)
+        ahead = targets.bootstrap_steps(batch.last, unroll_length, self.config.n_step, goes_on)  # [T, N]
         count = mask.sum()
 
         def counted(values: Tensor) -> Tensor:
@@ -298,4 +320,6 @@ class R2D2:
             "q_mean": counted(targets.expected_values(taken, rescaling)).sum() / count,
             "target_mean": counted(targets.expected_values(returns, rescaling)).sum() / count,
             "masked_actions": counted((~batch.mask[steps]).float().mean(-1)).sum() / count,  # share of all actions
+            "greedy_actions": counted(batch.greedy[steps].float()).sum() / count,  # share of the trained steps
+            "return_steps": counted(ahead.float()).sum() / count,
         }

@@ -90,8 +90,8 @@ class BlockSpec:
 class Sequence:
     """One window of an episode. P positions; transitions at 0..P-2, the last position only bootstraps.
 
-    `action` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions` where
-    position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only.
+    `action`, `greedy` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions`
+    where position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only.
     """
 
     actor: int
@@ -106,6 +106,7 @@ class Sequence:
     crop: npt.NDArray[np.uint8]  # [P, 2, S, S]
     mask: npt.NDArray[np.bool_]  # [P, A]
     action: npt.NDArray[np.uint8]  # [P]
+    greedy: npt.NDArray[np.bool_]  # [P], whether the action was the best valid one by the values it was chosen by
     reward: npt.NDArray[np.float32]  # [P]
     first_prev_action: int
     first_prev_reward: float
@@ -165,6 +166,7 @@ class SequenceBuilder:
         self._crop = np.zeros((ring, 2, spec.crop_side, spec.crop_side), np.uint8)
         self._mask = np.zeros((ring, spec.num_actions), np.bool_)
         self._action = np.zeros(ring, np.uint8)
+        self._greedy = np.zeros(ring, np.bool_)
         self._reward = np.zeros(ring, np.float32)
         self._state_h = np.zeros((ring, spec.hidden_size), np.float16)
         self._state_c = np.zeros((ring, spec.hidden_size), np.float16)
@@ -191,6 +193,7 @@ class SequenceBuilder:
         crop: npt.NDArray[np.uint8],
         mask: npt.NDArray[np.bool_],
         action: int,
+        greedy: bool,
         reward: float,
         state_h: npt.NDArray[np.floating[Any]],
         state_c: npt.NDArray[np.floating[Any]],
@@ -199,9 +202,10 @@ class SequenceBuilder:
     ) -> tuple[Sequence, ...]:
         """Records one step: what was observed, what was done there and the reward it gave. Everything is copied.
 
-        screen_packed uint8 [72, 20]; context uint8 [C]; crop uint8 [2, S, S]; mask bool [A]; state_h, state_c [H]: the
-        recurrent state before this observation was seen; quantiles float32 [A, K] of this observation; milestones
-        reached by the step. Returns the sequence that became complete with this position, if any.
+        screen_packed uint8 [72, 20]; context uint8 [C]; crop uint8 [2, S, S]; mask bool [A]; greedy: whether the action
+        was the best valid one, drawn at random or not; state_h, state_c [H]: the recurrent state before this
+        observation was seen; quantiles float32 [A, K] of this observation; milestones reached by the step. Returns the
+        sequence that became complete with this position, if any.
         """
         if self._episode < 0:
             raise RuntimeError("SequenceBuilder.add: no episode has begun")
@@ -209,6 +213,7 @@ class SequenceBuilder:
         self._put_observation(step, screen_packed, context, crop, mask, quantiles)
         slot = step % self._ring
         self._action[slot] = action
+        self._greedy[slot] = greedy
         self._reward[slot] = reward
         self._state_h[slot] = state_h
         self._state_c[slot] = state_c
@@ -286,8 +291,8 @@ class SequenceBuilder:
         burn_in = min(self.spec.burn_in, start)
         first = start - burn_in
         slots = np.arange(first, last + 1) % self._ring
-        action, reward = self._action[slots], self._reward[slots]
-        action[-1], reward[-1] = 0, 0.0
+        action, greedy, reward = self._action[slots], self._greedy[slots], self._reward[slots]
+        action[-1], greedy[-1], reward[-1] = 0, False, 0.0
         before = (first - 1) % self._ring
         names = [name for step, name in self._milestones if start <= step < stop]
         if names:
@@ -305,6 +310,7 @@ class SequenceBuilder:
             crop=self._crop[slots],
             mask=self._mask[slots],
             action=action,
+            greedy=greedy,
             reward=reward,
             first_prev_action=int(self._action[before]) if first else self.spec.num_actions,
             first_prev_reward=float(self._reward[before]) if first else 0.0,

@@ -13,7 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cluster_rl.config import ReturnCut
+
 RESCALING_EPSILON = 1e-3
+SOFT_WATKINS_TOLERANCE = 0.01
+"""Kapturowski et al. 2022."""
 
 
 def h(x: Tensor) -> Tensor:
@@ -52,13 +56,45 @@ def greedy_actions(values: Tensor, masks: Tensor) -> Tensor:
     return values.masked_fill(~masks, float("-inf")).argmax(-1)
 
 
-def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int) -> Tensor:
+def return_goes_on(
+    cut: ReturnCut, greedy: Tensor, actions: Tensor, quantiles: Tensor, masks: Tensor, rescaling: bool
+) -> Tensor | None:
+    """Whether a return may go on over the action of each row, [R, N] bool; None: over every one.
+
+    What a random action earns is not what the greedy policy would, whose value is learned: a return that goes on over
+    it is biased. `watkins` ends returns before actions that were not the actor's best (Watkins 1989, Q(lambda) with
+    lambda 1), `soft_watkins` before those that are not nearly the best by today's values (Kapturowski et al. 2022).
+
+    Args:
+        greedy: [R, N] bool, whether the action was the best valid one when it was taken.
+        actions: [R, N] int64.
+        quantiles: [R, N, A, K], by which an action is nearly the best one (`soft_watkins`): its expected value, in
+            reward units, is less than the best valid one's by at most `SOFT_WATKINS_TOLERANCE` of that one's size.
+        masks: [R, N, A] bool, the valid actions.
+    """
+    if cut == "none":
+        return None
+    if cut == "watkins":
+        return greedy
+    values = expected_values(quantiles.detach(), rescaling)  # [R, N, A]
+    best = values.masked_fill(~masks, float("-inf")).amax(-1)
+    taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
+    return taken >= best - SOFT_WATKINS_TOLERANCE * best.abs()
+
+
+def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int, goes_on: Tensor | None = None) -> Tensor:
     """Steps m between each trained position t and the one it bootstraps from: min(n, last - t), at least 0.
 
-    `last` [N] int64 is the last recorded row. Returns [T, N] int64. It is 0 on padding behind `last` only.
+    `last` [N] int64 is the last recorded row. With `goes_on` [R, N] bool (`return_goes_on`), no further than to the
+    first row after t where it is False; the action at t itself is the one whose value is learned, whatever it was.
+    Returns [T, N] int64. It is 0 on padding behind `last` only.
     """
     positions = torch.arange(unroll_length, device=last.device).unsqueeze(1)  # [T, 1]
-    return (last.unsqueeze(0) - positions).clamp(min=0, max=n_step)  # [T, N]
+    steps = (last.unsqueeze(0) - positions).clamp(min=0, max=n_step)  # [T, N]
+    if goes_on is None:
+        return steps
+    after = goes_on.unfold(0, n_step, 1)[:unroll_length, :, 1:]  # [T, N, n - 1]: of the rows t + 1 .. t + n - 1
+    return torch.minimum(steps, 1 + after.long().cumprod(-1).sum(-1))  # [T, N]
 
 
 def n_step_returns(rewards: Tensor, steps: Tensor, n_step: int, gamma: float) -> Tensor:
@@ -85,6 +121,7 @@ def quantile_targets(
     n_step: int,
     gamma: float,
     rescaling: bool,
+    goes_on: Tensor | None = None,
 ) -> Tensor:
     """n-step double-Q target samples for every trained position, without gradient.
 
@@ -96,6 +133,8 @@ def quantile_targets(
         last: [N] int64, the last recorded row of each sequence.
         terminated: [N] bool, whether the segment ended at `last` by termination: then `last` is worth nothing. A
             truncated segment bootstraps from its final observation like any other.
+        goes_on: [R, N] bool, see `return_goes_on`: a return ends, and bootstraps, at the first row after its own where
+            it is False. None: nowhere before n steps.
 
     Returns:
         [T, N, K] target samples (h-space if `rescaling`). Rows behind the trained length hold finite filler if their
@@ -106,13 +145,14 @@ def quantile_targets(
     assert target.shape == online.shape, (target.shape, online.shape)
     assert masks.shape == (rows, batch_size, num_actions), masks.shape
     assert rewards.shape == (rows, batch_size), rewards.shape
+    assert goes_on is None or goes_on.shape == rewards.shape, (goes_on, rewards.shape)
     assert last.shape == terminated.shape == (batch_size,), (last.shape, terminated.shape)
     with torch.no_grad():
         best = greedy_actions(expected_values(online, rescaling), masks)  # [R, N]
         best = best.view(rows, batch_size, 1, 1).expand(-1, -1, -1, num_quantiles)
         values = target.gather(2, best).squeeze(2)  # [R, N, K]
 
-        steps = bootstrap_steps(last, unroll_length, n_step)  # [T, N]
+        steps = bootstrap_steps(last, unroll_length, n_step, goes_on)  # [T, N]
         bootstrap_row = torch.arange(unroll_length, device=last.device).unsqueeze(1) + steps  # [T, N]
         values = values.gather(0, bootstrap_row.unsqueeze(-1).expand(-1, -1, num_quantiles))  # [T, N, K]
         if rescaling:

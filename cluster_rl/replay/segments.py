@@ -30,7 +30,7 @@ from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_at
 from cluster_rl.runs.crash_points import crash_half_way
 from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_msgpack
 
-FORMAT = 2
+FORMAT = 3
 _FILE_MAGIC = b"CRLSEG%c\n" % FORMAT
 _FILE_PREFIX = struct.Struct("<8sII")
 _MARKER = b"\xf1\x9eRC"
@@ -143,7 +143,10 @@ def read_header(content: bytes, path: Path) -> tuple[SegmentHeader, int] | None:
         try:
             check_version(magic[6], FORMAT, f"replay log {path}")
         except UnreadableError as error:
-            raise UserError(f"{error}; go on with the program that wrote it, or use another run name") from None
+            raise UserError(
+                f"{error}; go on with the program that wrote it, give an empty --replay_dir (the weights go on), "
+                "or use another run name"
+            ) from None
     body = content[_FILE_PREFIX.size : _FILE_PREFIX.size + length]
     if magic != _FILE_MAGIC or len(body) != length or zlib.crc32(body) != crc:
         return None

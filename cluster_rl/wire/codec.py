@@ -42,7 +42,7 @@ __all__ = [
     "max_block_bytes",
 ]
 
-MAGIC = int.from_bytes(b"SQ\x01\x00", "little")
+MAGIC = int.from_bytes(b"SQ\x02\x00", "little")
 MAX_HEADER_BYTES = 64 * 1024
 _PREFIX = struct.Struct("<II")
 _CRC = struct.Struct("<I")
@@ -146,13 +146,14 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 @dataclass(frozen=True)
 class BlockArrays:
-    """The arrays of one block, read-only views into its decompressed payload (`mask` excepted)."""
+    """The arrays of one block, read-only views into its decompressed payload (`mask` and `greedy` excepted)."""
 
     screen_packed: npt.NDArray[np.uint8]  # [P, 72, 20]
     context: npt.NDArray[np.uint8]  # [P, C]
     crop: npt.NDArray[np.uint8]  # [P, 2, S, S]
     mask: npt.NDArray[np.bool_]  # [P, A]
     action: npt.NDArray[np.uint8]  # [P]
+    greedy: npt.NDArray[np.bool_]  # [P]
     reward: npt.NDArray[np.float32]  # [P]
     state_h: npt.NDArray[np.float16]  # [H]
     state_c: npt.NDArray[np.float16]  # [H]
@@ -211,6 +212,7 @@ def encode_block(sequence: Sequence) -> bytes:
             (sequence.crop, np.uint8),
             (np.packbits(sequence.mask, axis=1, bitorder="little"), np.uint8),
             (sequence.action, np.uint8),
+            (np.packbits(sequence.greedy, bitorder="little"), np.uint8),
             (sequence.reward, "<f4"),
             (sequence.state_h, "<f2"),
             (sequence.state_c, "<f2"),
@@ -257,8 +259,9 @@ def decode_arrays(block: bytes | bytearray | memoryview, spec: BlockSpec) -> tup
         screen_packed=take("u1", p, *SCREEN_PACKED_SHAPE),
         context=take("u1", p, header.context_size),
         crop=take("u1", p, 2, s, s),
-        mask=np.unpackbits(take("u1", p, _mask_bytes(a)), axis=1, count=a, bitorder="little").view(np.bool_),
+        mask=np.unpackbits(take("u1", p, _bitmap_bytes(a)), axis=1, count=a, bitorder="little").view(np.bool_),
         action=take("u1", p),
+        greedy=np.unpackbits(take("u1", _bitmap_bytes(p)), count=p, bitorder="little").view(np.bool_),
         reward=take("<f4", p),
         state_h=take("<f2", h),
         state_c=take("<f2", h),
@@ -269,7 +272,7 @@ def decode_arrays(block: bytes | bytearray | memoryview, spec: BlockSpec) -> tup
 
 def max_block_bytes(spec: BlockSpec) -> int:
     """No valid block of this spec is longer: for the limits of sockets and of the log's reader."""
-    raw = _position_bytes(spec) * spec.max_positions + 4 * spec.hidden_size
+    raw = _raw_bytes(spec, spec.max_positions)
     # zstd's own bound for data that cannot be compressed (ZSTD_COMPRESSBOUND).
     compressed = raw + (raw >> 8) + 64 + ((128 * 1024 - raw) >> 11 if raw < 128 * 1024 else 0)
     return _PREFIX.size + MAX_HEADER_BYTES + compressed + _CRC.size
@@ -361,14 +364,15 @@ def _decompress(compressed: memoryview, expected_bytes: int) -> bytes:
     return payload
 
 
-def _mask_bytes(num_actions: int) -> int:
-    return (num_actions + 7) // 8
-
-
-def _position_bytes(shapes: BlockSpec | SequenceHeader) -> int:
-    """Bytes of one position in the payload; a position has an action (1) and a reward (4)."""
-    return _SCREEN_BYTES + shapes.context_size + 2 * shapes.crop_side**2 + _mask_bytes(shapes.num_actions) + 5
+def _bitmap_bytes(bits: int) -> int:
+    return (bits + 7) // 8
 
 
 def _payload_bytes(header: SequenceHeader) -> int:
-    return header.positions * _position_bytes(header) + 4 * header.hidden_size
+    return _raw_bytes(header, header.positions)
+
+
+def _raw_bytes(shapes: BlockSpec | SequenceHeader, positions: int) -> int:
+    """Bytes of a payload. A position has an action (1) and a reward (4), and all have a bit in `greedy`."""
+    position = _SCREEN_BYTES + shapes.context_size + 2 * shapes.crop_side**2 + _bitmap_bytes(shapes.num_actions) + 5
+    return positions * position + _bitmap_bytes(positions) + 4 * shapes.hidden_size

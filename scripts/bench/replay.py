@@ -52,10 +52,12 @@ def play_blocks(config: Config, spec: BlockSpec, steps: int) -> list[bytes]:
     builder.begin(episode)
     for _ in range(steps):
         screen, context, crop, mask = observation
-        action = int(rng.choice(np.flatnonzero(mask)))
+        action, greedy = int(rng.choice(np.flatnonzero(mask))), bool(rng.integers(2))
         step = env.advance(action)
         state = rng.normal(scale=0.3, size=(2, spec.hidden_size))
-        finished = builder.add(pack_screen(screen), context, crop, mask, action, step.reward, state[0], state[1])
+        finished = builder.add(
+            pack_screen(screen), context, crop, mask, action, greedy, step.reward, state[0], state[1]
+        )
         observation = step.observation
         if step.terminated or step.truncated:
             screen, context, crop, mask = observation
@@ -83,8 +85,10 @@ def synthetic_blocks(spec: BlockSpec, steps: int) -> list[bytes]:
         world = np.roll(world, 2, axis=int(rng.integers(2)))
         context[rng.integers(spec.context_size)] = rng.integers(256)
         state = rng.normal(scale=0.3, size=(2, spec.hidden_size))
-        action = int(rng.integers(spec.num_actions))
-        finished = builder.add(pack_screen(world[:72, :80]), context, crop, mask, action, 0.0, state[0], state[1])
+        action, greedy = int(rng.integers(spec.num_actions)), bool(rng.integers(2))
+        finished = builder.add(
+            pack_screen(world[:72, :80]), context, crop, mask, action, greedy, 0.0, state[0], state[1]
+        )
         blocks += [encode_block(sequence) for sequence in finished]
     return blocks
 

@@ -43,6 +43,14 @@ def quantile_loss_by_hand(predicted: Tensor, samples: Tensor, kappa: float) -> T
     return total
 
 
+def follows_the_policy(cut: str, batch: Batch, row: int, item: int, values: Tensor) -> bool:
+    """Whether a return that began earlier goes on over the action of this row, with the online values [A] there."""
+    if cut == "watkins":
+        return bool(batch.greedy[row, item])
+    best = max(float(value) for value, valid in zip(values, batch.mask[row, item], strict=True) if valid)
+    return cut == "none" or float(values[batch.action[row, item]]) >= best - 0.01 * abs(best)
+
+
 def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) -> tuple[Tensor, list[float]]:
     """Total loss and priorities by stepping each item alone, written from the specification."""
     config = learner.config
@@ -63,7 +71,11 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
         for t in range(length):
             row = CONFIG.burn_in + t
             predicted = learner.online.head(unrolled["online"][t], noise=True)[batch.action[row, item]]
-            m = min(CONFIG.n_step, last - t)
+            m = n = min(CONFIG.n_step, last - t)
+            for j in range(1, n):
+                at_j = h_inv(learner.online.head(unrolled["online"][t + j], noise=True)).mean(-1).detach()
+                if m == n and not follows_the_policy(config.return_cut, batch, row + j, item, at_j):
+                    m = j
             online = learner.online.head(unrolled["online"][t + m], noise=True)
             target = learner.target.head(unrolled["target"][t + m], noise=True)
             values = h_inv(online).mean(-1).masked_fill(~batch.mask[row + m, item], -1e9)
@@ -74,7 +86,7 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
             total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples, config.huber_kappa)
             errors.append(abs(float(samples.mean() - predicted.detach().mean())))
             aux = torch.sigmoid(learner.online.aux(unrolled["online"][t]))
-            seen = batch.context[row + m, item, list(SPEC.aux_slots)].float() / 255
+            seen = batch.context[row + n, item, list(SPEC.aux_slots)].float() / 255
             cross_entropy = -(seen * aux.log() + (1 - seen) * (1 - aux).log())
             aux_total = aux_total + batch.weights[item] * cross_entropy.mean()
             trained += 1

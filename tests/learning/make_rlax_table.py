@@ -110,12 +110,44 @@ def make_table() -> dict[str, Any]:
             }
         )
 
+    # Q(lambda) over the whole recording with lambda 1 before greedy actions and 0 before others: Watkins's.
+    watkins = []
+    for rescaling in (False, True):
+        for terminated in (False, True):
+            values = rng.normal(size=(ROWS, ACTIONS)).astype(np.float32) * 3
+            rewards = rng.normal(size=ROWS - 1).astype(np.float32) * 2
+            actions, greedy = rng.integers(0, ACTIONS, ROWS - 1), rng.random(ROWS) < 0.6
+            discounts = np.full(ROWS - 1, 0.9)
+            discounts[-1] *= not terminated
+            errors = rlax.transformed_q_lambda(
+                jnp.array(values[:-1], jnp.float64),
+                jnp.array(actions),
+                jnp.array(rewards, jnp.float64),
+                jnp.array(discounts, jnp.float64),
+                jnp.array(values[1:], jnp.float64),
+                jnp.array(greedy[1:], jnp.float64),
+                tx_pair=rlax.SIGNED_HYPERBOLIC_PAIR if rescaling else rlax.IDENTITY_PAIR,
+            )
+            watkins.append(
+                {
+                    "rescaling": rescaling,
+                    "terminated": terminated,
+                    "gamma": 0.9,
+                    "values": plain(values),
+                    "rewards": plain(rewards),
+                    "actions": actions.tolist(),
+                    "greedy": greedy.tolist(),
+                    "td_errors": plain(errors),
+                }
+            )
+
     return {
         "library": f"rlax {importlib.metadata.version('rlax')}",
         "transform": transform,
         "n_step": n_step,
         "quantile_loss": quantile_loss,
         "quantile_q": quantile_q,
+        "watkins": watkins,
     }
 
 

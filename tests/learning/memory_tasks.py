@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.acting.exploration import acting_values, actor_epsilons, select_actions
+from cluster_rl.acting.exploration import acting_values, actor_epsilons, best_actions, select_actions
 from cluster_rl.acting.policy import Policy
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning import targets
@@ -194,6 +194,7 @@ class Player:
             )
             values = acting_values(quantiles.numpy(), variant.config.value_rescaling)
             actions = select_actions(values, masks, self._epsilons, self._rng)
+            greedy = actions == best_actions(values, masks)
             rewards = np.array(
                 [reward(variant, step, cue, action) for cue, action in zip(cues, actions.tolist(), strict=True)],
                 np.float32,
@@ -205,6 +206,7 @@ class Player:
                     crop,
                     masks[row],
                     int(actions[row]),
+                    bool(greedy[row]),
                     float(rewards[row]),
                     state_h[row],
                     state_c[row],

@@ -18,10 +18,13 @@ from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.model import QNetwork, State
 
-SETTINGS: list[dict[str, Any]] = [{}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}]
+SETTINGS: list[dict[str, Any]] = [
+    *({}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}),
+    *({"return_cut": "watkins"}, {"return_cut": "soft_watkins"}),
+]
 
 
-@pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "".join(changes) or "defaults")
+@pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "".join(map(str, changes.values())) or "defaults")
 def test_loss_gradient_and_priorities_equal_the_oracle(changes: dict[str, Any]) -> None:
     learner, batch = make(msgspec.structs.replace(CONFIG, **changes)), random_batch(seed=len(changes))
     loss = learner.loss(batch)
@@ -150,6 +153,25 @@ def test_every_ablation_disagrees_with_the_oracle(name: str, monkeypatch: pytest
     expected = oracle(learner, batch)
     assert agrees(learner, batch, expected)
     ABLATIONS[name](monkeypatch, learner)
+    assert not agrees(learner, batch, expected)
+
+
+CUT_ABLATIONS: dict[str, Callable[..., Any]] = {
+    "no cut": lambda goes_on: None,
+    "a cut everywhere (n = 1)": torch.zeros_like,
+    "the bit of the row before": lambda goes_on: goes_on.roll(1, 0),
+    "the bit the other way round": lambda goes_on: ~goes_on,
+}
+
+
+@pytest.mark.parametrize("cut", ["watkins", "soft_watkins"])
+@pytest.mark.parametrize("name", CUT_ABLATIONS)
+def test_every_other_cut_disagrees_with_the_oracle(name: str, cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = make(msgspec.structs.replace(CONFIG, return_cut=cut)), random_batch(12)
+    expected = oracle(learner, batch)
+    assert agrees(learner, batch, expected)
+    whole = targets.return_goes_on
+    monkeypatch.setattr(targets, "return_goes_on", lambda *args: CUT_ABLATIONS[name](whole(*args)))
     assert not agrees(learner, batch, expected)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from cluster_rl.config import Config
+from cluster_rl.config import Config, ReturnCut
 from cluster_rl.learning import priorities, targets
 
 
@@ -48,6 +52,7 @@ def test_actor_priority_by_hand_and_with_padding() -> None:
     quantiles = values.view(5, 1, 2, 1).expand(-1, -1, -1, 4).contiguous()
     masks = torch.ones(5, 1, 2, dtype=torch.bool)
     actions = torch.tensor([[1], [0], [0], [0], [0]])
+    greedy = torch.tensor([[False], [True], [False], [False], [False]])
     rewards = torch.tensor([[1.0], [4.0], [50.0], [60.0], [70.0]])
 
     def compute(terminated: bool, train_length: int = 2, last: int = 2) -> float:
@@ -55,6 +60,7 @@ def test_actor_priority_by_hand_and_with_padding() -> None:
             quantiles,
             masks,
             actions,
+            greedy,
             rewards,
             torch.tensor([train_length]),
             torch.tensor([last]),
@@ -72,8 +78,9 @@ def test_actor_priority_by_hand_and_with_padding() -> None:
 
 
 @pytest.mark.parametrize("rescaling", [True, False])
-def test_actor_priorities_equal_the_learners_formula(rescaling: bool) -> None:
-    config = Config(unroll_length=6, n_step=3, value_rescaling=rescaling)
+@pytest.mark.parametrize("cut", ["none", "watkins", "soft_watkins"])
+def test_actor_priorities_equal_the_learners_formula(cut: ReturnCut, rescaling: bool) -> None:
+    config = Config(unroll_length=6, n_step=3, value_rescaling=rescaling, return_cut=cut)
     generator = torch.Generator().manual_seed(3)
     quantiles = torch.randn(9, 4, 7, 8, generator=generator)
     masks = torch.rand(9, 4, 7, generator=generator) < 0.5
@@ -83,9 +90,21 @@ def test_actor_priorities_equal_the_learners_formula(rescaling: bool) -> None:
     train_length, last = torch.tensor([6, 6, 2, 4]), torch.tensor([8, 7, 3, 4])
     terminated = torch.tensor([False, True, True, False])
 
-    result = priorities.actor_priorities(quantiles, masks, actions, rewards, train_length, last, terminated, config)
+    greedy = torch.rand(9, 4, generator=generator) < 0.5
+
+    def priority(changed: Config) -> Tensor:
+        given = (quantiles, masks, actions, greedy, rewards, train_length, last, terminated)
+        return priorities.actor_priorities(*given, changed)
+
+    result = priority(config)
+    others = [msgspec.structs.replace(config, return_cut=other) for other in get_args(ReturnCut) if other != cut]
+    assert not any(torch.allclose(result, priority(other)) for other in others)
     samples = targets.quantile_targets(
-        quantiles, quantiles, masks, rewards, last, terminated, n_step=3, gamma=config.gamma, rescaling=rescaling
+        *(quantiles, quantiles, masks, rewards, last, terminated),
+        n_step=3,
+        gamma=config.gamma,
+        rescaling=rescaling,
+        goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, rescaling),
     )
     for item in range(4):
         length = int(train_length[item])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cluster_rl.config import ReturnCut
 from cluster_rl.learning import losses, targets
 
 TABLE = json.loads(Path(__file__).with_name("rlax_table.json").read_text(encoding="utf-8"))
@@ -57,6 +58,39 @@ def test_n_step_double_q_learning(case: dict[str, Any]) -> None:
     torch.testing.assert_close(
         (samples - taken)[:, 0, 0], torch.tensor(case["td_errors"]), rtol=TOLERANCE, atol=TOLERANCE
     )
+
+
+@pytest.mark.parametrize("case", TABLE["watkins"], ids=lambda c: f"h{c['rescaling']}-end{c['terminated']}")
+def test_watkins_q_lambda(case: dict[str, Any]) -> None:
+    """With n as long as the recording, so that only the cuts and the end bootstrap."""
+    values = torch.tensor(case["values"]).view(-1, 1, 4, 1)
+    n = last = len(values) - 1
+    rewards = torch.tensor(case["rewards"]).view(-1, 1)
+    actions, greedy = torch.tensor([*case["actions"], *[0] * n]).view(-1, 1), torch.zeros(last + n, 1, dtype=torch.bool)
+    greedy[: last + 1, 0] = torch.tensor(case["greedy"])
+    masks = torch.ones(last + n, 1, 4, dtype=torch.bool)
+
+    def errors(cut: ReturnCut) -> Tensor:
+        quantiles = padded(values, n - 1)
+        samples = targets.quantile_targets(
+            *(
+                quantiles,
+                quantiles,
+                masks,
+                padded(rewards, n),
+                torch.tensor([last]),
+                torch.tensor([case["terminated"]]),
+            ),
+            n_step=n,
+            gamma=case["gamma"],
+            rescaling=case["rescaling"],
+            goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, case["rescaling"]),
+        )
+        return (samples - targets.taken_quantiles(values[:last], actions[:last]))[:, 0, 0]
+
+    expected = torch.tensor(case["td_errors"])
+    torch.testing.assert_close(errors("watkins"), expected, rtol=TOLERANCE, atol=TOLERANCE)
+    assert not torch.allclose(errors("none"), expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("case", TABLE["quantile_loss"], ids=lambda c: f"kappa{c['kappa']}")

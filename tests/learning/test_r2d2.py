@@ -34,6 +34,7 @@ def test_update_reports_and_learns() -> None:
     assert results[0].priorities.dtype == np.float32
     losses = {"loss", "quantile_loss", "aux_loss", "grad_norm", "grad_norm_clipped"}
     values = {"td_abs_mean", "td_abs_max", "q_mean", "target_mean", "masked_actions"}
+    values |= {"greedy_actions", "return_steps"}
     assert set(results[0].metrics) == losses | values
     assert all(np.isfinite(list(result.metrics.values())).all() for result in results)
     assert results[-1].metrics["td_abs_mean"] < 0.5 * results[0].metrics["td_abs_mean"]

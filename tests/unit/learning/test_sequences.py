@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec, state_of, summary_of
+from sequence_fixtures import (
+    action_of,
+    greedy_of,
+    make_builder,
+    observation,
+    play,
+    reward_of,
+    small_spec,
+    state_of,
+    summary_of,
+)
 
 from cluster_rl.config import load_config
 from cluster_rl.learning.sequences import BlockSpec, Sequence
@@ -30,8 +40,10 @@ def check_contents(sequence: Sequence, spec: BlockSpec, episode_length: int, ter
         assert np.array_equal(sequence.mask[row], mask)
         if step < last:
             assert sequence.action[row] == action_of(step)
+            assert sequence.greedy[row] == greedy_of(step)
             assert sequence.reward[row] == np.float32(reward_of(sequence.episode, step))
     assert sequence.action[-1] == 0
+    assert not sequence.greedy[-1]
     assert sequence.reward[-1] == 0
     first = start - b
     assert sequence.first_prev_action == (action_of(first - 1) if first else spec.num_actions)
@@ -83,7 +95,7 @@ def test_window_comes_with_the_observation_that_completes_its_tail() -> None:
     came = {}
     for step in range(12):
         for sequence in builder.add(
-            *observation(spec, 0, step), 0, 0.0, state_of(spec, step, 0), state_of(spec, step, 1)
+            *observation(spec, 0, step), 0, True, 0.0, state_of(spec, step, 0), state_of(spec, step, 1)
         ):
             came[sequence.first_step] = step
     assert came == {0: 5, 4: 9}
@@ -98,7 +110,9 @@ def test_params_version_and_epsilon_are_those_of_the_first_trained_step() -> Non
     for step in range(8):
         if step == 2:
             builder.params_version, builder.epsilon = 8, 0.5
-        sequences += builder.add(*observation(spec, 0, step), 0, 0.0, state_of(spec, step, 0), state_of(spec, step, 1))
+        sequences += builder.add(
+            *observation(spec, 0, step), 0, True, 0.0, state_of(spec, step, 0), state_of(spec, step, 1)
+        )
     sequences += builder.end(*observation(spec, 0, 8), terminated=False)
     assert [(s.first_step, s.params_version, s.epsilon) for s in sequences] == [(0, 7, 1.0), (4, 8, 0.5)]
 
@@ -121,7 +135,7 @@ def test_quantiles_cover_trained_and_tail_positions() -> None:
     sequences: list[Sequence] = []
     for step in range(6):
         state = state_of(spec, step, 0)
-        sequences += builder.add(*observation(spec, 0, step), 0, 0.0, state, state, quantiles(step))
+        sequences += builder.add(*observation(spec, 0, step), 0, True, 0.0, state, state, quantiles(step))
     sequences += builder.end(*observation(spec, 0, 6), terminated=True)
     rows = [s.quantiles[:, 0, 0].tolist() for s in sequences if s.quantiles is not None]
     # The terminal observation got none: nothing bootstraps from it.
@@ -134,7 +148,9 @@ def test_an_unfinished_episode_is_dropped_by_begin_and_an_empty_one_gives_nothin
     builder = make_builder(spec)
     builder.begin(0)
     for step in range(5):
-        builder.add(*observation(spec, 0, step), 0, 9.0, state_of(spec, 5, 0), state_of(spec, 5, 1), milestones=["x"])
+        builder.add(
+            *observation(spec, 0, step), 0, True, 9.0, state_of(spec, 5, 0), state_of(spec, 5, 1), milestones=["x"]
+        )
     assert [(s.first_step, s.milestones) for s in play(builder, 1, 3)] == [(0, [])]
     builder.begin(2)
     assert builder.end(*observation(spec, 2, 0), terminated=False, summary=summary_of(0)) == ()
@@ -145,7 +161,7 @@ def test_a_step_outside_an_episode_is_refused() -> None:
     builder = make_builder(spec)
     play(builder, 0, 3)
     with pytest.raises(RuntimeError, match="no episode"):
-        builder.add(*observation(spec, 0, 0), 0, 0.0, state_of(spec, 0, 0), state_of(spec, 0, 1))
+        builder.add(*observation(spec, 0, 0), 0, True, 0.0, state_of(spec, 0, 0), state_of(spec, 0, 1))
     with pytest.raises(RuntimeError, match="no episode"):
         builder.end(*observation(spec, 0, 0), terminated=True)
 

@@ -15,6 +15,7 @@ from sequence_fixtures import make_builder, observation, play, summary_of
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
 
 from cluster_rl.learning import targets
+from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.model import QNetwork
 from cluster_rl.training import trainer as trainer_module
@@ -67,6 +68,12 @@ def test_a_row_shows_the_learning(tmp_path: Path) -> None:
     trainer.close("test")
 
 
+def returns_end(batch: Batch, t: int, item: int) -> int:
+    """The row, counted from the first trained one, where the return of row t ends if it is cut by the stored bits."""
+    end = min(t + CONFIG.n_step, int(batch.last[item]))
+    return next((row for row in range(t + 1, end) if not batch.greedy[CONFIG.burn_in + row, item]), end)
+
+
 @pytest.mark.parametrize("rescaling", [True, False])
 def test_the_learners_means_are_over_trained_steps_only(tmp_path: Path, rescaling: bool) -> None:
     """All figures of a batch with padding, step by step."""
@@ -88,10 +95,12 @@ def test_the_learners_means_are_over_trained_steps_only(tmp_path: Path, rescalin
         "td_abs_max": max(errors),
         "q_mean": np.mean([float(invert(taken[step]).mean()) for step in steps]),
         "target_mean": np.mean([float(invert(returns[step]).mean()) for step in steps]),
+        "greedy_actions": np.mean([float(batch.greedy[first + t, n]) for t, n in steps]),
+        "return_steps": np.mean([float(returns_end(batch, t, n)) - t for t, n in steps]),
         "masked_actions": np.mean([float((~batch.mask[first + t, n]).float().mean()) for t, n in steps]),
     }
     mask = targets.loss_mask(batch.train_length, length)
-    found = trainer.r2d2._metrics(batch, taken, returns, returns.mean(-1) - taken.mean(-1), mask)
+    found = trainer.r2d2._metrics(batch, taken, returns, returns.mean(-1) - taken.mean(-1), mask, batch.greedy[first:])
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
     trainer.close("test")
 

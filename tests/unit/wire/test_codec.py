@@ -206,6 +206,7 @@ def test_no_block_is_longer_than_the_bound() -> None:
         crop=rng.integers(0, 256, (p, 2, 9, 9), np.uint8),
         mask=np.ones((p, 7), np.bool_),
         action=rng.integers(0, 7, p).astype(np.uint8),
+        greedy=rng.random(p) < 0.5,
         reward=rng.normal(size=p).astype(np.float32),
         first_prev_action=7,
         first_prev_reward=0.0,
