@@ -42,6 +42,7 @@ TEST_FILES = (
     "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
+    "tests/learning/test_return_cuts.py",
     "tests/learning/test_exact_oracle.py",
     "tests/learning/test_exact_update.py",
     "tests/learning/test_r2d2.py",
@@ -49,6 +50,7 @@ TEST_FILES = (
     "tests/unit/training/test_trainer.py",
     "tests/unit/emulator/test_env.py",
     "tests/learning/test_exact_acting.py",
+    "tests/learning/test_greedy_bits.py",
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
@@ -102,6 +104,7 @@ _MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
 _ACTOR_ADD = "quantiles[row],\n                step.milestones,"
 _ACTOR_STATE = "        state_h, state_c = play.state\n"
 _ACTOR_ACT = "        noisy, quantiles = play.act()\n"
+_CUT_BY = "online_quantiles,\n            batch.mask[unroll],\n            config.value_rescaling"
 _TAIL = "self._unroll(self.online, batch, state, slice(steps.stop, None))"
 _HISTORY_BEGINS = "state = _state(network, history[0][1])"
 _EPISODE_BEGINS = "        self._memory = EpisodeMemory.at(state)\n"
@@ -217,6 +220,47 @@ MUTATIONS = (
         TARGETS,
         "return (h_inv(quantiles) if rescaling else quantiles).mean(-1)",
         "return h_inv(quantiles.mean(-1)) if rescaling else quantiles.mean(-1)",
+    ),
+    # Returns that end before an action that was not the policy's.
+    Mutation("returns are never cut", TARGETS, "unroll_length, n_step, goes_on)", "unroll_length, n_step)"),
+    Mutation("the action at t itself cuts", TARGETS, "[:unroll_length, :, 1:]", "[:unroll_length]"),
+    Mutation("a return goes on behind a cut", TARGETS, ".cumprod(-1).sum(-1)", ".sum(-1)"),
+    Mutation("a return is cut one row late", TARGETS, "(steps, 1 + after", "(steps, 2 + after"),
+    Mutation(
+        "nearly the best of all actions",
+        TARGETS,
+        'values.masked_fill(~masks, float("-inf")).amax(-1)',
+        "values.amax(-1)",
+    ),
+    Mutation("nearly the best is the best", TARGETS, "best - SOFT_WATKINS_TOLERANCE * best.abs()", "best"),
+    Mutation("nearly the best of negative values is better", TARGETS, "TOLERANCE * best.abs()", "TOLERANCE * best"),
+    Mutation("the learner cuts no return", R2D2, "goes_on=goes_on,", "goes_on=None,"),
+    Mutation("cut by the target net", R2D2, _CUT_BY, _CUT_BY.replace("online", "target")),
+    Mutation("cut by the actions of other rows", R2D2, "batch.greedy[unroll],", "batch.greedy[unroll].roll(1, 0),"),
+    Mutation("initial priorities without cuts", PRIORITIES, "(config.return_cut, greedy,", '("none", greedy,'),
+    Mutation(
+        "actors forget what was the policy's",
+        ACTOR,
+        "greedy[:used, column] = sequence.greedy[start:]",
+        "greedy[:used, column] = True",
+    ),
+    Mutation(
+        "the best action by values without noise",
+        ACTOR,
+        "best_actions(values, play.mask)",
+        "best_actions(acting_values(quantiles, self.config.value_rescaling), play.mask)",
+    ),
+    Mutation(
+        "the best action, masked or not",
+        ACTOR,
+        "best_actions(values, play.mask)",
+        "best_actions(values, np.ones_like(play.mask))",
+    ),
+    Mutation(
+        "stored bits are another step's",
+        SEQUENCES,
+        "greedy[-1], reward[-1] = 0, False, 0.0",
+        "greedy[0], reward[-1] = 0, False, 0.0",
     ),
     # Losses.
     Mutation("tau on the targets' axis", LOSSES, "1.0 - taus.unsqueeze(-1), taus.unsqueeze(-1))", "1.0 - taus, taus)"),
