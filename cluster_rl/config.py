@@ -151,8 +151,8 @@ class Config(_Section, frozen=True):
     return_cut: Annotated[
         ReturnCut,
         _key(
-            "where a return ends before that: nowhere; watkins: before an action that was not the actor's best one;"
-            " soft_watkins: before one that the learner's values put more than 1 % below the best"
+            "what ends a return before n_step; none: nothing; watkins: an action that was not the actor's best one;"
+            " soft_watkins: one that the learner's values put more than 1 % below the best"
         ),
     ] = "none"
 
