@@ -32,6 +32,7 @@ TEST_FILES = (
     "tests/unit/test_rewards.py",
     "tests/unit/learning/test_sequences.py",
     "tests/unit/training/test_rate_limiter.py",
+    "tests/unit/wire/test_peers.py",
     "tests/unit/runs/test_episode_log.py",
     "tests/unit/test_affordances.py",
     "tests/unit/test_occupancy.py",
@@ -72,6 +73,7 @@ ROLLOUT = "cluster_rl/acting/rollout.py"
 SEQUENCES = "cluster_rl/learning/sequences.py"
 LIMITER = "cluster_rl/training/rate_limiter.py"
 TRAINER = "cluster_rl/training/trainer.py"
+PEERS = "cluster_rl/wire/peers.py"
 PROBES = "cluster_rl/training/probes.py"
 MODEL = "cluster_rl/model.py"
 ENCODERS = "cluster_rl/networks/encoders.py"
@@ -527,12 +529,7 @@ MUTATIONS = (
         "self.env_steps += header.positions",
     ),
     Mutation("batches in flight are not counted", TRAINER, "self.batches_in_flight * batch", "0"),
-    Mutation(
-        "each actor may send what all may",
-        TRAINER,
-        "(max(1, actors) * self.config.unroll_length)",
-        "self.config.unroll_length",
-    ),
+    Mutation("each actor may send what all may", PEERS, "free = room - sum(unused)", "free = room * len(unused)"),
     Mutation(
         "what was logged without a checkpoint is not inserted",
         TRAINER,

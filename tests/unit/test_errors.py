@@ -10,12 +10,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import zmq
+from small_disk import mounted
 
 from cluster_rl import errors
 from cluster_rl.errors import (
@@ -173,29 +174,22 @@ def test_a_mistake_of_ours_shows_where_it_was_and_asks_for_a_report(
 
 
 @pytest.fixture
-def few_inodes(tmp_path: Path) -> Path:
+def few_inodes(tmp_path: Path) -> Iterator[Path]:
     """A file system with space, and no inode left."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "none", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount")
-    (folder / "last").touch()
-    return folder
+    with mounted(tmp_path / "small", "nr_inodes=2") as disk:
+        (disk.folder / "last").touch()
+        yield disk.folder
 
 
 def test_inodes_are_named_where_they_are_what_is_full(few_inodes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cluster_rl.runs.atomic import write_atomic
 
-    try:
-        assert ended(lambda: (few_inodes / "new").write_text("x")) == EXIT_STORAGE
-        assert "new: No space left on device; no inode is left there" in capsys.readouterr().err
-        with pytest.raises(UserError, match="new: cannot be written: No space left on device; no inode is left there"):
-            write_atomic(few_inodes / "new", b"x")
-        with pytest.raises(UserError, match="no inode is left there"):  # in a folder that cannot be made
-            write_atomic(few_inodes / "new", b"x")
-    finally:
-        subprocess.run(["umount", few_inodes], check=True)
+    assert ended(lambda: (few_inodes / "new").write_text("x")) == EXIT_STORAGE
+    assert "new: No space left on device; no inode is left there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="new: cannot be written: No space left on device; no inode is left there"):
+        write_atomic(few_inodes / "new", b"x")
+    with pytest.raises(UserError, match="no inode is left there"):  # in a folder that cannot be made
+        write_atomic(few_inodes / "new", b"x")
 
 
 def test_space_is_named_where_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sequence_fixtures import make_builder, play, small_spec, summary_of, with_header
 
 from cluster_rl.config import Config, load_config
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.sequences import BlockSpec, Sequence
 from cluster_rl.replay.segments import Segment
 from cluster_rl.replay_buffer import BATCHES_KEPT, Replay
@@ -109,15 +111,13 @@ def test_batches_hold_the_sequences_exactly_also_in_reused_buffers(tmp_path: Pat
 
 
 def test_batch_shapes_and_types_are_those_of_the_learner(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    batch_module = pytest.importorskip("cluster_rl.learning.batch")
     overrides = {"unroll_length": 4, "burn_in": 3, "n_step": 2, "lstm_hidden_size": 8, "occupancy_crop_radius": 1}
     config = make_config(**overrides)
     assert BlockSpec.from_config(config, SPEC.context_size, SPEC.num_actions) == SPEC
     replay = Replay(config, SPEC, tmp_path, "run-1", frozenset())
     fill(replay, 6)
     arrays = replay.sample(np.random.default_rng(0), 5)
-    batch = batch_module.Batch.from_numpy(arrays, torch.device("cpu"))
+    batch = Batch.from_numpy(arrays, torch.device("cpu"))
     batch.check(config, SPEC.num_actions)
     assert set(arrays) == set(vars(batch))
 

@@ -113,7 +113,7 @@ def installed_compiler() -> str:
 
 
 @pytest.mark.skipif(
-    installed_compiler() != MANIFEST["compiler"], reason=f"needs {MANIFEST['compiler'][-27:]} (apt-get install sdcc)"
+    installed_compiler() != MANIFEST["compiler"], reason=f"needs the compiler of the cartridge: {MANIFEST['compiler']}"
 )
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     """As a maintainer does it, in another process and into another folder."""

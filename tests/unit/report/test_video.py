@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import pytest
+from small_disk import mounted
 
 from cluster_rl.errors import UserError
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
@@ -202,15 +203,9 @@ def test_no_ffmpeg_that_imageio_finds(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize("option", ["size=40k", "nr_inodes=1"])
 def test_a_full_disk_is_one_line(option: str, tmp_path: Path) -> None:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", option, "none", folder], capture_output=True).returncode:
-        pytest.skip("only root may mount")
-    try:
-        words = failure(folder, frames=1500)
+    with mounted(tmp_path / "small", option) as disk:
+        words = failure(disk.folder, frames=1500)
         assert "No space left on device" in words
         assert words.endswith(
             "free some space and start again" if "size" in option else "many small ones, most likely)"
         )
-    finally:
-        subprocess.run(["umount", folder], check=True)
