@@ -123,7 +123,8 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
             if not learn():
                 stop.wait(_WAIT_SEC)
             return True
-        ending = ending or SavingTime(stop, deadline)
+        # Also at the target, where `save` has as long as it takes: nothing that was learned waits for the log's end.
+        ending = ending or SavingTime(stop, deadline, patient=False)
         view.refresh()
         time.sleep(_WAIT_SEC)
         return ending.left_sec() > 0

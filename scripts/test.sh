@@ -29,7 +29,7 @@ BESIDE=("tests/cluster tests/unit/batch_system"
 SLOWEST=(--durations=20 --durations-min=5)
 reports=$(mktemp -d)
 pids=() paths=() ignored=()
-trap 'kill "${pids[@]}" 2>/dev/null; wait; rm -rf "$reports"' EXIT
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$reports"' EXIT
 for index in "${!BESIDE[@]}"; do
     read -ra paths <<<"${BESIDE[index]}"
     "$PYTHON" -m pytest "${SLOWEST[@]}" "${paths[@]}" >"$reports/$index" 2>&1 &

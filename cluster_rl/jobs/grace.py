@@ -27,7 +27,7 @@ _KILLING_DEMAND = 3
 # Of what storage refuses when a job ends: where somebody demands the end, and where its time is up. The launcher, or
 # SLURM, ends a learner that takes minutes then, and its actors' last sequences are still to come.
 LAST_TRIES_SEC = 3.0
-_LATE_TRIES_SEC = 30.0
+LATE_TRIES_SEC = 30.0
 
 
 def demanded_end_sec() -> float:
@@ -78,13 +78,13 @@ class Grace:
 class SavingTime:
     """How long a trainer that ends now tries to save what storage refuses; asked again and again.
 
-    When the run is complete nobody hurries it: until somebody tells it to end, or the time of its job is up. After a
-    warning, or as its time is up, that is half a minute; where somebody demands the end seconds, and none for who
-    demands it twice.
+    When the run is complete nobody hurries it, if it is `patient`: until somebody tells it to end, or the time of its
+    job is up. Else, after a warning, or as its time is up, that is half a minute; where somebody demands the end
+    seconds, and none for who demands it twice.
     """
 
-    def __init__(self, stop: StopFlag, deadline: Deadline) -> None:
-        self._stop, self._deadline = stop, deadline
+    def __init__(self, stop: StopFlag, deadline: Deadline, patient: bool = True) -> None:
+        self._stop, self._deadline, self._patient = stop, deadline, patient
         self._began = time.monotonic()
         self._late_since: float | None = None
 
@@ -95,8 +95,9 @@ class SavingTime:
             return 0.0
         if stop.demanded_at is not None:
             return max(self._began, stop.demanded_at) + LAST_TRIES_SEC - now
-        if stop.exit_code == EXIT_OK and not stop.signalled and not self._deadline.is_over():
+        complete = stop.exit_code == EXIT_OK and not stop.signalled and not self._deadline.is_over()
+        if complete and self._patient:
             return math.inf
         if self._late_since is None:
             self._late_since = now
-        return self._late_since + _LATE_TRIES_SEC - now
+        return self._late_since + LATE_TRIES_SEC - now

@@ -171,8 +171,8 @@ def open_job(config: Config, run_dir: RunDir, serial: bool = False, fresh: bool 
         tight = check_here(config, spec, device.type, serial=serial) + check_disk_here(config, run_dir, spec, fresh)
         stop.install()
         aside = fresh_start.set_aside(run_dir, run_dir.replay_in(config.replay_dir)) if fresh else None
+        fresh = False  # at a second try this run's own beginnings are there
         if aside is not None:
-            fresh = False  # at a second try too
             say(f"--fresh: what the run had is now in {aside}")
         run_dir.create()
         with contextlib.ExitStack() as locked:

@@ -86,6 +86,7 @@ class _Child:
     last_death: tuple[int, str] | None = None  # at its start: exit code and error, without the numbers in it
     same_deaths: int = 0
     refused_since: float | None = None  # by storage, at one start after another
+    unstarted_since: float | None = None  # the system does not start it
     restart_at: float | None = None
     over: bool = False
 
@@ -243,7 +244,7 @@ class Supervisor:
         except OSError as error:
             events.append(_tried_later(child, error, now))
             return
-        child.started_at, child.restart_at = now, None
+        child.started_at, child.restart_at, child.unstarted_since = now, None, None
         line = f"{child.name} started again as process {child.process.pid}"
         events.append(ChildEvent(child.name, "restarted", line, None, child.log_path))
 
@@ -257,8 +258,17 @@ def _not_started(name: str, program: str, log_path: Path, error: OSError) -> Chi
 
 
 def _tried_later(child: _Child, error: OSError, now: float) -> ChildEvent:
-    """Sets when a child starts that the machine refuses now, as the same command was started before."""
+    """Sets when a child starts that the machine refuses now, ten minutes long: the same command was started before."""
     refusal = _refusal(child.name, child.argv[0], child.log_path, error)
+    if child.unstarted_since is None:
+        child.unstarted_since = now
+    waited_sec = now - child.unstarted_since
+    if waited_sec > STORAGE_PATIENCE_SEC:
+        child.over = True
+        code = EXIT_STORAGE if is_of_storage(error) else None
+        return ChildEvent(
+            child.name, "gave_up", f"{refusal}; not tried again, it was for {waited_sec:.0f} s", code, child.log_path
+        )
     return ChildEvent(child.name, "died", f"{refusal}; trying again in {_pause(child, now):g} s", None, child.log_path)
 
 

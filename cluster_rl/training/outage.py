@@ -23,6 +23,7 @@ _TOLD_INTERVAL_SEC = 60.0  # where the disk is full and not full by turns
 class _Problem(NamedTuple):
     state: str  # such as "disk full"
     cause: str  # the path, and the system's words
+    is_of_storage: bool
 
 
 class Outage:
@@ -41,6 +42,12 @@ class Outage:
         """`disk full since 14:03 (PATH: No space left on device)`; empty while everything is taken."""
         with self._lock:
             return self._words(next(iter(self._problems.values()))) if self._problems else ""
+
+    @property
+    def is_of_storage(self) -> bool:
+        """Whether what storage does not take now is all that fails: that passes, and other reasons may not."""
+        with self._lock:
+            return all(problem.is_of_storage for problem in self._problems.values())
 
     def begin(self, what: str, error: UserError | OSError, dropped: str = "") -> None:
         """Notes that a write of `what` failed. `dropped`: what is not tried again, such as `rows of metrics`."""
@@ -130,5 +137,5 @@ class Writer:
 
 def _problem(error: UserError | OSError) -> _Problem:
     if isinstance(error, StorageError):
-        return _Problem(error.state, error.cause)
-    return _Problem("a file cannot be written", " ".join(str(error).split()))
+        return _Problem(error.state, error.cause, True)
+    return _Problem("a file cannot be written", " ".join(str(error).split()), False)

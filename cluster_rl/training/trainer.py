@@ -19,7 +19,7 @@ from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline, why_complete
 from cluster_rl.jobs.devices import learner_device
-from cluster_rl.jobs.grace import LAST_TRIES_SEC
+from cluster_rl.jobs.grace import LAST_TRIES_SEC, LATE_TRIES_SEC
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
 from cluster_rl.learning.sequences import BlockSpec
@@ -213,17 +213,20 @@ class Trainer:
     def save(self, reason: str, left_sec: Callable[[], float] | None = None) -> None:
         """The last checkpoint, parameters, and progress with the reason of stopping: what a job must leave.
 
-        What storage does not take while `left_sec()` leaves time, by default within seconds, is left out; `close`
-        raises it. Sequences may be ingested meanwhile and afterwards: the log has them, as after a crash.
+        What storage does not take while `left_sec()` leaves time, by default within seconds, is left out, as is what
+        cannot be written for another reason, after half a minute at most; `close` raises it.
+        Sequences may be ingested meanwhile and afterwards: the log has them, as after a crash.
         """
-        ends = time.monotonic() + LAST_TRIES_SEC
-        time_left = left_sec or (lambda: ends - time.monotonic())
+        began = time.monotonic()
+        time_left = left_sec or (lambda: began + LAST_TRIES_SEC - time.monotonic())
         told = False
 
         def waiting_sec() -> float:
             """Between tries: tells that there are, once and in progress.json."""
             nonlocal told
             left = time_left()
+            if not self.outage.is_of_storage:
+                left = min(left, began + LATE_TRIES_SEC - time.monotonic())
             if left > LAST_TRIES_SEC:
                 if not told:
                     told = True

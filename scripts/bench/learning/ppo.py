@@ -85,7 +85,8 @@ def build_ppo(agent: str, config: Config, env: Any) -> Any:
         policy["lstm_hidden_size"] = width
         return RecurrentPPO(WeightedRecurrentPolicy, env, policy_kwargs=policy, **arguments)
     if agent == "maskable_ppo_prior":
-        # As rl-baselines3-zoo does it for pictures: rewards alone, by the deviation of the discounted return.
+        # Rewards alone, by the deviation of the discounted return. Here and not in the others, which are PPO as its
+        # library has it: with the prior it was PPO at its best in an audit.
         env = VecNormalize(env, norm_obs=False, gamma=PPO_SETTINGS["gamma"])
         return MaskablePPO(WeightedMaskablePolicy, env, policy_kwargs=policy, **arguments)
     return MaskablePPO("MultiInputPolicy", env, policy_kwargs=policy, **arguments)

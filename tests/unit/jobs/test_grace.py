@@ -127,6 +127,11 @@ def test_a_complete_run_may_try_to_save_until_it_is_told_to_end(
     assert saving.left_sec() <= 0
 
 
+def test_what_does_not_wait_for_storage_at_the_target_has_half_a_minute(stop: StopFlag) -> None:
+    stop.set("target_total_steps reached")
+    assert 29 < SavingTime(stop, NEVER, patient=False).left_sec() <= 30
+
+
 def test_a_complete_run_tries_no_longer_than_its_job_lasts(stop: StopFlag) -> None:
     stop.set("target_total_steps reached")
     saving = SavingTime(stop, Deadline(time.monotonic() + 0.2, "max_runtime_seconds reached"))

@@ -352,13 +352,15 @@ def test_a_full_disk_is_not_waited_for_without_end_nor_outside_of_slurm(
 
 
 @pytest.mark.usefixtures("signals_kept")
+@pytest.mark.parametrize("was_there", [True, False])
 def test_what_fresh_moved_aside_is_not_moved_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], was_there: bool
 ) -> None:
     """Storage refuses the config of the new run, whose first files are there by then."""
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     run_dir = RunDir(tmp_path / "runs", "r")
-    _begin(run_dir, _config())
+    if was_there:
+        _begin(run_dir, _config())
     refusals = iter([errno.EDQUOT])
     write = opening.write_atomic
 
@@ -370,5 +372,5 @@ def test_what_fresh_moved_aside_is_not_moved_again(
     monkeypatch.setattr(opening, "write_atomic", refuse_once)
     with open_job(_config("device=cpu"), run_dir, fresh=True):
         pass
-    assert len(list(run_dir.root.glob("r.before-*"))) == 1
+    assert len(list(run_dir.root.glob("r.before-*"))) == was_there
     assert "config.json: cannot be written: Disk quota exceeded" in capsys.readouterr().out

@@ -310,6 +310,20 @@ def test_a_child_that_ended_well_and_cannot_start_again_is_tried_later(superviso
     assert back.line.startswith("actor-0 started again as process ")
 
 
+def test_what_the_system_does_not_start_for_long_ends_the_job(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "STORAGE_PATIENCE_SEC", 0.2)
+    supervisor.start("actor-0", ["true"])
+    events_until(supervisor, "finished")
+    with free_descriptors(0):
+        supervisor.start("actor-0", SLEEP)
+        end = events_until(supervisor, "gave_up")[-1]
+    assert end.job_exit_code == EXIT_FAILURE
+    assert "not tried again, it was for 0 s" in end.line
+    assert supervisor.unfinished == []
+
+
 LAUNCHER = f"""
 import sys, time
 from pathlib import Path

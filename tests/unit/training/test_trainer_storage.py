@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import time
@@ -171,6 +172,25 @@ def test_who_has_time_saves_all_when_the_disk_takes_it(disk: SmallDisk, capfd: p
     assert asked >= 3
     line = "target_total_steps reached; what is saved last is tried again until storage takes it"
     assert capfd.readouterr().out.splitlines().count(line) == 1
+
+
+def test_what_fails_for_another_reason_than_storage_is_not_tried_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a folder whose permissions were taken away: that need not pass."""
+    monkeypatch.setattr(trainer_module, "LATE_TRIES_SEC", 0.3)
+    trainer = open_trainer(tmp_path, ALWAYS)
+    ingest(trainer, episodes(0, 4))
+
+    def refuse() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "checkpoint")
+
+    monkeypatch.setattr(trainer, "checkpoint", refuse)
+    monkeypatch.setattr(trainer._checkpoint_writer, "_wait_max_sec", 0.05)
+    trainer.save("target_total_steps reached", lambda: math.inf)
+    progress = read_progress(trainer.run_dir.progress)
+    assert progress is not None
+    assert "not saved: the last checkpoint" in progress.jobs[-1].reason
 
 
 def test_sampling_waits_while_the_replay_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
