@@ -22,25 +22,22 @@ if [ $# -gt 0 ]; then
 fi
 # Many of the tests start programs: compiled once, these start sooner.
 unset PYTHONDONTWRITEBYTECODE
-# Three parts, side by side: the tests of the batch system mostly wait for it. What starts whole runs on this machine is
-# in one part alone, as it waits for them with time limits.
-BESIDE=("tests/cluster tests/unit/batch_system"
-    "tests/learning tests/unit/emulator tests/unit/jobs tests/unit/replay tests/unit/training")
+# Three parts, side by side. What starts whole runs on this machine, or measures time, is in one of them, as it waits with
+# time limits; the tests of the batch system mostly wait for it. The third is all else.
+RUNS=(tests/chaos tests/system tests/unit/wire)
+QUEUES=(tests/cluster tests/fuzz tests/unit/batch_system tests/unit/report tests/unit/runs tests/unit/scripts)
 SLOWEST=(--durations=20 --durations-min=5)
 reports=$(mktemp -d)
-pids=() paths=() ignored=()
+pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$reports"' EXIT
-for index in "${!BESIDE[@]}"; do
-    read -ra paths <<<"${BESIDE[index]}"
-    "$PYTHON" -m pytest "${SLOWEST[@]}" "${paths[@]}" >"$reports/$index" 2>&1 &
-    pids+=($!)
-    ignored+=("${paths[@]/#/--ignore=}")
-done
+"$PYTHON" -m pytest "${SLOWEST[@]}" "${QUEUES[@]}" >"$reports/0" 2>&1 &
+pids+=($!)
+"$PYTHON" -m pytest "${SLOWEST[@]}" "${RUNS[@]/#/--ignore=}" "${QUEUES[@]/#/--ignore=}" >"$reports/1" 2>&1 &
+pids+=($!)
 status=0
-"$PYTHON" -m pytest "${SLOWEST[@]}" "${ignored[@]}" || status=$?
-for index in "${!BESIDE[@]}"; do
+"$PYTHON" -m pytest "${SLOWEST[@]}" "${RUNS[@]}" || status=$?
+for index in "${!pids[@]}"; do
     wait "${pids[index]}" || status=$?
-    echo "${BESIDE[index]}:"
     cat "$reports/$index"
 done
 exit "$status"
