@@ -25,7 +25,7 @@ unset PYTHONDONTWRITEBYTECODE
 # Three parts, side by side. What starts whole runs on this machine, or measures time, is in one of them, as it waits with
 # time limits; the tests of the batch system mostly wait for it. The third is all else.
 RUNS=(tests/chaos tests/system tests/unit/wire)
-QUEUES=(tests/cluster tests/fuzz tests/unit/batch_system tests/unit/report tests/unit/runs tests/unit/scripts)
+QUEUES=(tests/cluster tests/system/test_{env_setup,notebook}.py tests/fuzz tests/unit/{batch_system,report,runs,scripts})
 SLOWEST=(--durations=20 --durations-min=5)
 reports=$(mktemp -d)
 pids=()
@@ -35,7 +35,7 @@ pids+=($!)
 "$PYTHON" -m pytest "${SLOWEST[@]}" "${RUNS[@]/#/--ignore=}" "${QUEUES[@]/#/--ignore=}" >"$reports/1" 2>&1 &
 pids+=($!)
 status=0
-"$PYTHON" -m pytest "${SLOWEST[@]}" "${RUNS[@]}" || status=$?
+"$PYTHON" -m pytest "${SLOWEST[@]}" "${RUNS[@]}" "${QUEUES[@]/#/--ignore=}" || status=$?
 for index in "${!pids[@]}"; do
     wait "${pids[index]}" || status=$?
     cat "$reports/$index"

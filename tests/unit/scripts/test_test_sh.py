@@ -19,7 +19,12 @@ esac"""
 
 @pytest.mark.parametrize(
     ("fails", "code"),
-    [("no such test", 0), (" tests/system ", 1), (" tests/cluster ", 1), ("--ignore=tests/system", 1)],
+    [
+        ("no such test", 0),
+        (" tests/system ", 1),
+        ("pytest --durations=20 --durations-min=5 tests/cluster ", 1),
+        ("--ignore=tests/system", 1),
+    ],
 )
 def test_it_fails_where_one_of_its_parts_does(tmp_path: Path, fails: str, code: int) -> None:
     temporary = tmp_path / "temporary"
