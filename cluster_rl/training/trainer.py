@@ -6,6 +6,7 @@ blocks. Out: updates, published parameters, checkpoints, `progress.json` and met
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -218,15 +219,17 @@ class Trainer:
         Sequences may be ingested meanwhile and afterwards: the log has them, as after a crash.
         """
         began = time.monotonic()
-        time_left = left_sec or (lambda: began + LAST_TRIES_SEC - time.monotonic())
+        given_sec = left_sec or (lambda: began + LAST_TRIES_SEC - time.monotonic())
         told = False
+
+        def time_left() -> float:
+            late = math.inf if self.outage.is_of_storage else began + LATE_TRIES_SEC - time.monotonic()
+            return min(given_sec(), late)
 
         def waiting_sec() -> float:
             """Between tries: tells that there are, once and in progress.json."""
             nonlocal told
             left = time_left()
-            if not self.outage.is_of_storage:
-                left = min(left, began + LATE_TRIES_SEC - time.monotonic())
             if left > LAST_TRIES_SEC:
                 if not told:
                     told = True

@@ -193,6 +193,22 @@ def test_what_fails_for_another_reason_than_storage_is_not_tried_without_end(
     assert "not saved: the last checkpoint" in progress.jobs[-1].reason
 
 
+def test_progress_that_fails_for_another_reason_is_not_tried_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "LATE_TRIES_SEC", 0.3)
+    trainer = open_trainer(tmp_path, ALWAYS)
+
+    def refuse(reason: str | None = None) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"progress.json: {reason}")
+
+    monkeypatch.setattr(trainer, "write_progress", refuse)
+    began = time.monotonic()
+    trainer.save("target_total_steps reached", lambda: math.inf)
+    assert time.monotonic() - began < 30
+    assert trainer.is_saved
+
+
 def test_sampling_waits_while_the_replay_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = open_trainer(tmp_path)
     ingest(trainer, episodes(0, 4))
