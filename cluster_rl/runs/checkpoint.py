@@ -286,19 +286,12 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]]) ->
 
 
 def _candidates(folder: Path) -> list[tuple[int, Path]]:
-    """`(number, path)` of what looks like a checkpoint, newest first. The number is the manifest's where it can be
-    read, else the one in the name, so that a damaged newest one is still noticed."""
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if not path.is_dir() or path.name.startswith("."):
-            continue
-        try:
-            number = _manifest(path).number
-        except (DamagedError, NewerFormatError, StorageError):
-            suffix = path.name.rpartition("-")[2]
-            number = int(suffix) if suffix.isdecimal() else 0
-        found.append((number, path))
-    return sorted(found, reverse=True)
+    """`(number, path)` of all that has a checkpoint's name, newest first, be it damaged or no folder at all: a name
+    that is taken is not given again. What is called otherwise is somebody's own, and not touched."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        ((int(path.name.rpartition("-")[2]), path) for path in paths if _NAME.fullmatch(path.name)), reverse=True
+    )
 
 
 def _manifest(path: Path) -> _Manifest:
@@ -351,11 +344,19 @@ def _prune(folder: Path, newest: int) -> None:
         doomed = folder / f"{_DELETING}{path.name}-{os.getpid()}"
         path.rename(doomed)
         crash_point("checkpoint.prune_renamed")
-        shutil.rmtree(doomed)
+        _remove(doomed)
 
 
 def _clean(folder: Path) -> None:
     """Removes what a crash left of an unfinished write or deletion. The run lock keeps other writers away."""
     for prefix in (_TEMPORARY, _DELETING):
         for path in folder.glob(f"{prefix}*"):
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or the file that somebody left in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
