@@ -44,9 +44,7 @@ def test_run_is_killed_stopped_and_resumed_without_losing_count(tmp_path: Path) 
     # A killed actor is back within seconds.
     victim = next(iter(launcher.children("actor")))
     os.kill(victim, signal.SIGKILL)
-    before = launcher.wait_for(
-        lambda p: len(launcher.children("actor")) == 2 and victim not in launcher.children("actor")
-    )
+    before = launcher.wait_for(lambda p: len(launcher.children("actor").keys() - {victim}) == 2)
     after = launcher.wait_for(lambda p: p.env_steps > before.env_steps + 300)
 
     # So is a killed learner, with the actors that were there.

@@ -98,6 +98,10 @@ class Client:
         """A good one, window by window."""
         return play(self._builder, number, STEPS, summary=summary_of(STEPS, **summary))
 
+    def leave(self) -> None:
+        """Says goodbye; else a learner that ends waits for what it may still send."""
+        self._socket.send(messages.encode(messages.Goodbye(reason="test")))
+
     def close(self) -> None:
         self._socket.close()
         self._context.term()
@@ -211,6 +215,7 @@ def test_nothing_that_an_actor_sends_ends_a_run(tmp_path: Path) -> None:
             client.send(*first, *first)
             steps += STEPS
             until(lambda: progress_of(run_dir, steps) or process.poll() is not None, f"{steps} env steps")
+            client.leave()
             process.terminate()
             assert process.wait(WAIT_SEC) == 0, (run_dir.logs / "learner.log").read_text()[-3000:]
     finally:

@@ -16,6 +16,7 @@ from cluster_rl.config import sequence_schema_hash
 from cluster_rl.errors import StorageError
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.training import outage
+from cluster_rl.wire import peers
 from cluster_rl.wire.actor_channel import ActorChannel
 from cluster_rl.wire.codec import encode_block
 
@@ -27,6 +28,7 @@ MOST = learner.overdraft_sequences(CONFIG)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "RETRY_FIRST_SEC", 0.01)
     monkeypatch.setattr(outage, "RETRY_MAX_SEC", 0.05)
+    monkeypatch.setattr(peers, "OVERDRAFT_REGAINED_SEC", 20.0)
 
 
 @pytest.mark.parametrize("refuses", ["append", "sync"])
