@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -61,6 +62,7 @@ class RewardWeights(_Section, frozen=True):
 
 
 ReturnCut = Literal["none", "watkins", "soft_watkins"]
+TargetEncoder = Literal["own", "online"]
 
 
 class ModelConfig(_Section, frozen=True):
@@ -168,6 +170,10 @@ class Config(_Section, frozen=True):
     samples_per_insert: Annotated[float, _key("trained positions sampled for each one inserted", "", gt=0, le=1000)] = (
         1.0
     )
+    samples_per_insert_schedule: Annotated[
+        list[tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[float, msgspec.Meta(gt=0, le=1000)]]],
+        _key("[env steps, samples_per_insert] from there on, in order; empty: it stays the same", max_length=16),
+    ] = msgspec.field(default_factory=list)
     samples_per_insert_tolerance: Annotated[
         float, _key("how far, as a fraction of the minimum size, sampling may run ahead or behind", "", ge=0.01, le=10)
     ] = 0.2
@@ -186,6 +192,13 @@ class Config(_Section, frozen=True):
     target_update_interval: Annotated[int, _key("updates between copies into the target network", "updates", ge=1)] = (
         500
     )
+    target_encoder: Annotated[
+        TargetEncoder,
+        _key(
+            "whose encoders the target network's cell sees through; own: copies, like the rest of it; online: those of"
+            " the online network, run once for both"
+        ),
+    ] = "own"
     publish_interval: Annotated[int, _key("updates between publications of the parameters", "updates", ge=1)] = 20
     averaging_updates: Annotated[
         int, _key("online_params.pt is the mean of about so many updates; 1 is the newest alone", "updates", ge=1)
@@ -244,6 +257,11 @@ class Config(_Section, frozen=True):
     def total_actors(self) -> int:
         """Actor processes of all jobs of the run that play at the same time."""
         return self.num_actors * (1 + self.actor_jobs)
+
+    def samples_per_insert_at(self, env_steps: int) -> float:
+        """What the env step after so many is owed."""
+        later = (rate for begins, rate in reversed(self.samples_per_insert_schedule) if begins <= env_steps)
+        return next(later, self.samples_per_insert)
 
 
 def sequence_schema_values(config: Config) -> dict[str, Any]:
@@ -410,6 +428,12 @@ def _check_together(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: min_replay_transitions ({config.min_replay_transitions}) is larger than "
             f"replay_capacity_transitions ({config.replay_capacity_transitions})"
+        )
+    begins = [env_steps for env_steps, _ in config.samples_per_insert_schedule]
+    if begins != sorted(set(begins)) or not all(isfinite(rate) for _, rate in config.samples_per_insert_schedule):
+        raise UserError(
+            f"{source}: samples_per_insert_schedule: must be finite, env steps rising from pair to pair, as in "
+            f"[[20000, 16], [60000, 8]], not {config.samples_per_insert_schedule}"
         )
     if config.lstm_hidden_size % 8:
         raise UserError(f"{source}: lstm_hidden_size: must be a multiple of 8, not {config.lstm_hidden_size}")

@@ -99,7 +99,7 @@ class Mutation:
     new: str
 
 
-_WARM_TARGET = "self.warm_state(self.target, batch, burn_in_lengths)"
+_WARM_TARGET = "self.warm_state(self.target, batch, for_target, burn_in_lengths)"
 _CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)"
 _COUNTED = "torch.where(mask, step_losses * weights, torch.zeros_like(step_losses))"
 _MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
@@ -107,7 +107,7 @@ _ACTOR_ADD = "quantiles[row],\n                step.milestones,"
 _ACTOR_STATE = "        state_h, state_c = play.state\n"
 _ACTOR_ACT = "        noisy, quantiles = play.act()\n"
 _CUT_BY = "online_quantiles,\n            batch.mask[unroll],\n            config.value_rescaling"
-_TAIL = "self._unroll(self.online, batch, state, slice(steps.stop, None))"
+_TAIL = "self.online.recur(features[steps.stop :], state)"
 _HISTORY_BEGINS = "state = _state(network, history[0][1])"
 _EPISODE_BEGINS = "        self._memory = EpisodeMemory.at(state)\n"
 _LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes):"
@@ -136,27 +136,27 @@ MUTATIONS = (
     Mutation(
         "gradient through the burn-in",
         R2D2,
-        "with torch.no_grad():\n            features = self._encode(",
-        "with torch.enable_grad():\n            features = self._encode(",
+        "with torch.no_grad():\n            _, state = network.recur(",
+        "with torch.enable_grad():\n            _, state = network.recur(",
     ),
     Mutation(
         "unused burn-in slots are run through",
         R2D2,
-        "network.recur(features, state, lengths)",
-        "network.recur(features, state)",
+        "features[: self.config.burn_in], state, lengths)",
+        "features[: self.config.burn_in], state)",
     ),
-    Mutation("the tail from the state before the trained rows", R2D2, _TAIL, _TAIL.replace("state,", "online_state,")),
+    Mutation("the tail from the state before the trained rows", R2D2, _TAIL, _TAIL.replace("state)", "online_state)")),
     Mutation(
         "the tail from a zero state",
         R2D2,
         _TAIL,
-        _TAIL.replace("state,", "self.online.initial_state(batch.size),"),
+        _TAIL.replace("state)", "self.online.initial_state(batch.size))"),
     ),
     Mutation(
         "trained rows from the target's state",
         R2D2,
-        "self._unroll(self.online, batch, online_state, steps)",
-        "self._unroll(self.online, batch, target_state, steps)",
+        "self.online.recur(features[steps], online_state)",
+        "self.online.recur(features[steps], target_state)",
     ),
     Mutation("a cut history begins with a zero state", PROBES, _HISTORY_BEGINS, "state = network.initial_state(1)"),
     Mutation(
@@ -535,6 +535,20 @@ MUTATIONS = (
         TRAINER,
         'load_state_dict({"sampled": 0}, self.replay.env_steps)',
         'load_state_dict({"sampled": 0}, 0)',
+    ),
+    Mutation("the target sees through its own encoders alone", R2D2, 'if config.target_encoder == "own"', "if True"),
+    Mutation("samples an insert stay as they were", LIMITER, "schedule=config.samples_per_insert_schedule,", ""),
+    Mutation(
+        "a stretch of the schedule forgets those before",
+        LIMITER,
+        "_owed_before.append(self.owed(begins))",
+        "_owed_before.append(0.0)",
+    ),
+    Mutation(
+        "room by the first ratio",
+        LIMITER,
+        "_owed_before[stretch]) / self._rates[stretch]",
+        "_owed_before[stretch]) / self._rates[0]",
     ),
     Mutation("the limiter's tolerance is fixed", LIMITER, "config.samples_per_insert_tolerance,", "0.1,"),
     Mutation("TD errors of padding", R2D2, 'errors.masked_fill(~mask, float("nan"))', "errors"),

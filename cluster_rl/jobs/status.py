@@ -179,7 +179,8 @@ class StatusView:
         yield "env steps", f"{progress.env_steps:,} of {progress.target_total_steps:,}{_left_of_target(progress, ', ')}"
         yield "env steps/s", f"{rates.env_steps_per_sec:.0f}"
         yield "updates", f"{progress.updates:,} ({rates.updates_per_sec:.1f}/s)"
-        yield "samples per insert", f"{progress.samples_per_insert:.2f} of {self._config.samples_per_insert:g}"
+        asked = self._config.samples_per_insert_at(progress.env_steps)
+        yield "samples per insert", f"{progress.samples_per_insert:.2f} over the run, {asked:g} now"
         yield (
             "replay",
             f"{replay.transitions:,} of {replay.capacity:,} transitions, {replay.bytes / 2**20:.0f} MiB",

@@ -35,6 +35,8 @@ from cluster_rl.model import (
 )
 from cluster_rl.networks.frames import Frames
 
+_ALL_ROWS = slice(None)
+
 
 @dataclass(frozen=True)
 class UpdateResult:
@@ -137,15 +139,19 @@ class R2D2:
         unroll = slice(config.burn_in, None)  # the trained rows and the tail
         steps = slice(config.burn_in, config.burn_in + config.unroll_length)
         burn_in_lengths = batch.burn_in_length.cpu()
+        with torch.no_grad():  # before the gradient's graph takes memory
+            for_target = self.encode(self.target, batch) if config.target_encoder == "own" else None  # [L, N, F]
+        features = self._trained_features(batch)  # [L, N, F]
         with torch.no_grad():
-            target_state = self.warm_state(self.target, batch, burn_in_lengths)
-            target_outputs, _ = self._unroll(self.target, batch, target_state, unroll)
+            for_target = features if for_target is None else for_target
+            target_state = self.warm_state(self.target, batch, for_target, burn_in_lengths)
+            target_outputs, _ = self.target.recur(for_target[unroll], target_state)
             target_quantiles = self.target.head(target_outputs, noise=True)  # [T + n, N, A, K]
-            online_state = self.warm_state(self.online, batch, burn_in_lengths)
-        outputs, state = self._unroll(self.online, batch, online_state, steps)  # [T, N, H]
+            online_state = self.warm_state(self.online, batch, features, burn_in_lengths)
+        outputs, state = self.online.recur(features[steps], online_state)  # [T, N, H]
         quantiles = self.online.head(outputs, noise=True)  # [T, N, A, K]
         with torch.no_grad():  # the rows behind only say which action to bootstrap from
-            tail_outputs, _ = self._unroll(self.online, batch, state, slice(steps.stop, None))
+            tail_outputs, _ = self.online.recur(features[steps.stop :], state)
             online_quantiles = torch.cat([quantiles, self.online.head(tail_outputs, noise=True)])  # [T + n, N, A, K]
 
         goes_on = targets.return_goes_on(
@@ -185,17 +191,17 @@ class R2D2:
             metrics["aux_loss"] = aux.detach() if aux is not None else total.new_zeros(())
         return Loss(total, new_priorities, errors.masked_fill(~mask, float("nan")), metrics)
 
-    def warm_state(self, network: QNetwork, batch: Batch, lengths: Tensor) -> State:
+    def warm_state(self, network: QNetwork, batch: Batch, features: Tensor, lengths: Tensor) -> State:
         """The state at the first trained row: the stored one, run over each item's own burn-in by `network` itself.
 
-        `lengths` [N] is the batch's `burn_in_length` on the CPU. No gradient.
+        `features` [L, N, F] are those of the batch's rows, for this network; `lengths` [N] is the batch's
+        `burn_in_length` on the CPU. No gradient.
         """
         state = (batch.state_h, batch.state_c)
         if int(lengths.max()) == 0:
             return state
         with torch.no_grad():
-            features = self._encode(network, batch, slice(0, self.config.burn_in))
-            _, state = network.recur(features, state, lengths)
+            _, state = network.recur(features[: self.config.burn_in], state, lengths)
         return state
 
     def params_bytes(self) -> bytes:
@@ -265,11 +271,15 @@ class R2D2:
             grouped.setdefault(parameter, {})[key] = like.copy_(tensor) if tensor.dim() > 0 else like.clone()
         return grouped
 
-    def _unroll(self, network: QNetwork, batch: Batch, state: State, rows: slice) -> tuple[Tensor, State]:
-        """Recurrent outputs over some rows, [rows, N, H], and the state after them."""
-        return network.recur(self._encode(network, batch, rows), state)
+    def _trained_features(self, batch: Batch) -> Tensor:
+        """The online network's features of all rows, [L, N, F], with gradient through the trained ones alone."""
+        begin, end = self.config.burn_in, self.config.burn_in + self.config.unroll_length
+        with torch.no_grad():
+            before = self.encode(self.online, batch, slice(0, begin))
+            behind = self.encode(self.online, batch, slice(end, None))
+        return torch.cat([before, self.encode(self.online, batch, slice(begin, end)), behind])
 
-    def _encode(self, network: QNetwork, batch: Batch, rows: slice) -> Tensor:
+    def encode(self, network: QNetwork, batch: Batch, rows: slice = _ALL_ROWS) -> Tensor:
         """Features [rows, N, F] of all frames of some rows in one pass of the encoders."""
         start, stop, _ = rows.indices(len(batch.action))
         frames = Frames(*(part[start * batch.size : stop * batch.size] for part in batch.frames))

@@ -5,22 +5,26 @@ actors may be granted more. The learner waits for data, the actors wait for the 
 
 After Reverb's SampleToInsertRatio (Cassirer et al. 2021), but that the first min_size positions are owed their samples
 too: once they are there, the actors wait until the learner has made up for them, and then play with what they taught.
-All counts are trained positions, none burn-in or tail. With
+All counts are trained positions, none burn-in or tail. What one inserted position is owed, `rate`, may change at given
+counts of inserted ones: much while there is little to learn from, less when it is mostly known. With
 
-    ahead = sampled - samples_per_insert * inserted
-    buffer = max(tolerance * samples_per_insert * min_size, 2 * max(sample_chunk, samples_per_insert * insert_chunk))
+    owed(inserted) = the sum of the rates of the first `inserted` positions
+    ahead(inserted) = sampled - owed(inserted)
+    buffer = max(tolerance * highest rate * min_size, 2 * max(sample_chunk, highest rate * insert_chunk))
 
-    sampling n is allowed     if inserted >= min_size and ahead + n <= buffer
-    inserting n is allowed    if ahead - samples_per_insert * n >= -buffer, always so below min_size
+    sampling n is allowed     if inserted >= min_size and ahead(inserted) + n <= buffer
+    inserting n is allowed    if ahead(inserted + n) >= -buffer, always so below min_size
 
 so |ahead| <= buffer once the learner has caught up with min_size. Both could be refused at once only if
-2 * buffer < sample_chunk + samples_per_insert * insert_chunk, which the second term of the buffer rules out: while one
-side waits, the other may go on.
+2 * buffer < sample_chunk + highest rate * insert_chunk, which the second term of the buffer rules out: while one side
+waits, the other may go on.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Sequence
 
 from cluster_rl.config import Config
 
@@ -28,9 +32,9 @@ from cluster_rl.config import Config
 class RateLimiter:
     """Counts and two questions. `sampled` and `inserted` may each be advanced by one thread.
 
-    samples_per_insert: positions to sample for each one inserted. min_size: positions to insert before the first
-    sample. tolerance: how far one side may run ahead, as a fraction of min_size. sample_chunk and insert_chunk: the
-    most positions that one question asks for.
+    samples_per_insert: positions to sample for each one inserted. schedule: (inserted, samples_per_insert) from there
+    on, in order. min_size: positions to insert before the first sample. tolerance: how far one side may run ahead, as a
+    fraction of min_size. sample_chunk and insert_chunk: the most positions that one question asks for.
     """
 
     def __init__(
@@ -41,14 +45,19 @@ class RateLimiter:
         *,
         sample_chunk: int,
         insert_chunk: int,
+        schedule: Sequence[tuple[int, float]] = (),
     ) -> None:
-        self.samples_per_insert = samples_per_insert
+        # Of each stretch of the schedule: where it begins, its rate, and what all positions before it are owed.
+        self._begins, self._rates, self._owed_before = [0], [samples_per_insert], [0.0]
+        for begins, rate in schedule:
+            self._owed_before.append(self.owed(begins))
+            self._begins.append(begins)
+            self._rates.append(rate)
         self.min_size = min_size
         self.sample_chunk = sample_chunk
         self.insert_chunk = insert_chunk
-        self.buffer = max(
-            tolerance * samples_per_insert * min_size, 2.0 * max(sample_chunk, samples_per_insert * insert_chunk)
-        )
+        highest = max(self._rates)
+        self.buffer = max(tolerance * highest * min_size, 2.0 * max(sample_chunk, highest * insert_chunk))
         self.sampled = 0
         self.inserted = 0
 
@@ -61,12 +70,18 @@ class RateLimiter:
             config.samples_per_insert_tolerance,
             sample_chunk=config.batch_size * config.unroll_length,
             insert_chunk=config.total_actors * config.envs_per_actor * config.unroll_length,
+            schedule=config.samples_per_insert_schedule,
         )
+
+    def owed(self, inserted: int) -> float:
+        """Positions to be sampled, all in all, for the first `inserted`."""
+        stretch = bisect.bisect_right(self._begins, inserted) - 1
+        return self._owed_before[stretch] + self._rates[stretch] * (inserted - self._begins[stretch])
 
     @property
     def ahead(self) -> float:
-        """Positions sampled beyond the ratio; negative where the learner is behind."""
-        return self.sampled - self.samples_per_insert * self.inserted
+        """Positions sampled beyond what is owed; negative where the learner is behind."""
+        return self.sampled - self.owed(self.inserted)
 
     def may_sample(self, positions: int, in_flight: int = 0) -> bool:
         """Whether `positions` more (at most `sample_chunk`) may be sampled; `in_flight` are, but not recorded yet."""
@@ -78,7 +93,10 @@ class RateLimiter:
         """Positions that may be asked of all actors together now, 0 while they must wait."""
         if self.inserted < self.min_size:
             return self.min_size - self.inserted + self.insert_chunk  # whole sequences, so not exactly to the minimum
-        return max(0, int((self.ahead + self.buffer) / self.samples_per_insert))
+        covered = self.sampled + self.buffer
+        stretch = max(0, bisect.bisect_right(self._owed_before, covered) - 1)
+        may_be_there = self._begins[stretch] + (covered - self._owed_before[stretch]) / self._rates[stretch]
+        return max(0, int(may_be_there) - self.inserted)
 
     def record_sample(self, positions: int) -> None:
         """Positions that were sampled."""
@@ -100,7 +118,7 @@ class RateLimiter:
         the learner until as much has been played again.
         """
         self.inserted = inserted
-        even = self.samples_per_insert * inserted
+        even = self.owed(inserted)
         owed = max(self.buffer, -state.get("ahead", 0.0))
         low = math.floor(even - owed) if inserted >= self.min_size else 0
         self.sampled = max(0, min(max(int(state["sampled"]), low), math.floor(even + self.buffer)))

@@ -56,7 +56,9 @@ def bare_pass(r2d2: R2D2, batch: Batch) -> None:
     network, burn_in = r2d2.online, r2d2.config.burn_in
     rows = slice(burn_in, burn_in + r2d2.config.unroll_length)
     network.zero_grad(set_to_none=True)
-    state = r2d2.warm_state(network, batch, batch.burn_in_length.cpu())
+    with torch.no_grad():
+        warm_up = r2d2.encode(network, batch, slice(0, burn_in))
+    state = r2d2.warm_state(network, batch, warm_up, batch.burn_in_length.cpu())
     frames = (batch.screen_packed, batch.context, batch.crop, batch.prev_action, batch.prev_reward)
     features = network.encode(*(field[rows].flatten(0, 1) for field in frames))
     outputs, _ = network.recur(features.view(-1, batch.size, network.feature_size), state)

@@ -15,19 +15,24 @@ from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.model import QNetwork, State
 
 
-def step(network: QNetwork, batch: Batch, row: int, item: int, state: State) -> tuple[Tensor, State]:
+def eyes(learner: R2D2, network: QNetwork) -> QNetwork:
+    """The network whose encoders `network`, one of the learner's, sees through."""
+    return learner.online if learner.config.target_encoder == "online" else network
+
+
+def step(learner: R2D2, network: QNetwork, batch: Batch, row: int, item: int, state: State) -> tuple[Tensor, State]:
     """One row of one item through the network: recurrent output [H] and the state after it."""
     names = ("screen_packed", "context", "crop", "prev_action", "prev_reward")
     frame = [getattr(batch, name)[row, item : item + 1] for name in names]
-    outputs, state = network.recur(network.encode(*frame).unsqueeze(0), state)
+    outputs, state = network.recur(eyes(learner, network).encode(*frame).unsqueeze(0), state)
     return outputs[0, 0], state
 
 
-def warm(network: QNetwork, batch: Batch, item: int) -> State:
+def warm(learner: R2D2, network: QNetwork, batch: Batch, item: int) -> State:
     """The item's stored state, stepped over its own burn-in."""
     state = (batch.state_h[:, item : item + 1], batch.state_c[:, item : item + 1])
     for row in range(int(batch.burn_in_length[item])):
-        _, state = step(network, batch, row, item, state)
+        _, state = step(learner, network, batch, row, item, state)
     return state
 
 
@@ -62,10 +67,10 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
         unrolled: dict[str, list[Tensor]] = {}
         for name, network in (("online", learner.online), ("target", learner.target)):
             with torch.set_grad_enabled(gradient_through_burn_in):
-                state = warm(network, batch, item)
+                state = warm(learner, network, batch, item)
             unrolled[name] = []
             for t in range(last + 1):
-                output, state = step(network, batch, CONFIG.burn_in + t, item, state)
+                output, state = step(learner, network, batch, CONFIG.burn_in + t, item, state)
                 unrolled[name].append(output)
         errors = []
         for t in range(length):

@@ -21,6 +21,7 @@ from cluster_rl.model import QNetwork, State
 SETTINGS: list[dict[str, Any]] = [
     *({}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}),
     *({"return_cut": "watkins"}, {"return_cut": "soft_watkins"}),
+    {"target_encoder": "online"},
 ]
 
 
@@ -59,26 +60,30 @@ def change_warming(state_of: Callable[[R2D2, QNetwork, Batch], State]) -> Ablati
     """Replaces how a network comes to its state at the first trained row."""
 
     def apply(monkeypatch: pytest.MonkeyPatch, learner: R2D2) -> None:
-        monkeypatch.setattr(learner, "warm_state", lambda network, batch, _: state_of(learner, network, batch))
+        monkeypatch.setattr(learner, "warm_state", lambda network, batch, *_: state_of(learner, network, batch))
 
     return apply
 
 
+def warm_by_learner(learner: R2D2, network: QNetwork, batch: Batch, lengths: Tensor | None = None) -> State:
+    """The learner's own way, and features that the network made itself."""
+    with torch.no_grad():
+        features = learner.encode(network, batch)
+    return R2D2.warm_state(learner, network, batch, features, batch.burn_in_length if lengths is None else lengths)
+
+
 def target_only(state_of: Callable[[R2D2, Batch], State]) -> Ablation:
     """The mistake in the target network's state alone."""
-    warm_up = R2D2.warm_state
     return change_warming(
         lambda learner, network, batch: (
-            state_of(learner, batch)
-            if network is learner.target
-            else warm_up(learner, network, batch, batch.burn_in_length)
+            state_of(learner, batch) if network is learner.target else warm_by_learner(learner, network, batch)
         )
     )
 
 
 def run_through_unused_slots(learner: R2D2, network: QNetwork, batch: Batch) -> State:
     full = torch.full_like(batch.burn_in_length, CONFIG.burn_in)
-    return R2D2.warm_state(learner, network, batch, full)
+    return warm_by_learner(learner, network, batch, full)
 
 
 def change(module: Any, name: str, changed: Callable[..., Any]) -> Ablation:
@@ -112,7 +117,7 @@ ABLATIONS: dict[str, Ablation] = {
     "target from a zero state": target_only(lambda learner, batch: learner.target.initial_state(batch.size)),
     "target without burn-in": target_only(lambda learner, batch: (batch.state_h, batch.state_c)),
     "target's burn-in with the online weights (Acme TF)": target_only(
-        lambda learner, batch: R2D2.warm_state(learner, learner.online, batch, batch.burn_in_length)
+        lambda learner, batch: warm_by_learner(learner, learner.online, batch)
     ),
     "zero state for both": change_warming(lambda learner, network, batch: network.initial_state(batch.size)),
     "no burn-in for both": change_warming(lambda learner, network, batch: (batch.state_h, batch.state_c)),
@@ -175,6 +180,13 @@ def test_every_other_cut_disagrees_with_the_oracle(name: str, cut: str, monkeypa
     assert not agrees(learner, batch, expected)
 
 
+def test_another_networks_encoders_disagree_with_the_oracle() -> None:
+    whose = [make(msgspec.structs.replace(CONFIG, target_encoder=encoder)) for encoder in ("own", "online")]
+    batch = random_batch(12)
+    for learner in whose:
+        assert [agrees(learner, batch, oracle(other, batch)) for other in whose] == [learner is it for it in whose]
+
+
 def bootstrap_values(learner: R2D2, batch: Batch) -> dict[str, Tensor]:
     """Both networks' quantiles [T + n, N, A, K] that the learner makes its targets of."""
     found: dict[str, Tensor] = {}
@@ -198,9 +210,9 @@ def stepped_values(learner: R2D2, batch: Batch) -> dict[str, Tensor]:
         shape = (CONFIG.unroll_length + CONFIG.n_step, batch.size, SPEC.num_actions, CONFIG.num_quantiles)
         found[name] = torch.full(shape, float("nan"))
         for item in range(batch.size):
-            state = warm(network, batch, item)
+            state = warm(learner, network, batch, item)
             for t in range(int(batch.last[item]) + 1):
-                output, state = step(network, batch, CONFIG.burn_in + t, item, state)
+                output, state = step(learner, network, batch, CONFIG.burn_in + t, item, state)
                 found[name][t, item] = network.head(output, noise=True)
     return found
 
@@ -223,13 +235,13 @@ def tail_from(state_of: Callable[[R2D2, Batch], State]) -> Ablation:
     """The mistake in the state that the online network's unroll of the tail begins with."""
 
     def apply(monkeypatch: pytest.MonkeyPatch, learner: R2D2) -> None:
-        tail = slice(CONFIG.burn_in + CONFIG.unroll_length, None)
+        recur, batch = learner.online.recur, random_batch(12)
 
-        def changed(network: QNetwork, batch: Batch, state: State, rows: slice) -> tuple[Tensor, State]:
-            wrong = network is learner.online and rows == tail
-            return R2D2._unroll(learner, network, batch, state_of(learner, batch) if wrong else state, rows)
+        def changed(features: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+            is_tail = lengths is None and len(features) == CONFIG.n_step
+            return recur(features, state_of(learner, batch) if is_tail else state, lengths)
 
-        monkeypatch.setattr(learner, "_unroll", changed)
+        monkeypatch.setattr(learner.online, "recur", changed)
 
     return apply
 
@@ -238,7 +250,7 @@ def tail_from(state_of: Callable[[R2D2, Batch], State]) -> Ablation:
     "state_of",
     [
         pytest.param(
-            lambda learner, batch: learner.warm_state(learner.online, batch, batch.burn_in_length),
+            lambda learner, batch: warm_by_learner(learner, learner.online, batch),
             id="before the trained rows",
         ),
         pytest.param(lambda learner, batch: learner.online.initial_state(batch.size), id="zero"),

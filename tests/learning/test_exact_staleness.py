@@ -116,7 +116,7 @@ def discrepancies() -> dict[str, Tensor]:
         true = values(network, seen, zero)[START : START + ROLLED.unroll_length]
         rows = slice(first, START + ROLLED.unroll_length + ROLLED.n_step)
         warmed = {
-            name: trainee.warm_state(network, window, window.burn_in_length)
+            name: trainee.warm_state(network, window, trainee.encode(network, window), window.burn_in_length)
             for name, window in (
                 ("stored + burn-in", window_of(rows, played, before_burn_in)),
                 ("zero + burn-in", window_of(rows, played, zero)),

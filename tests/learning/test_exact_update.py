@@ -18,8 +18,8 @@ from cluster_rl.model import QNetwork, State
 from cluster_rl.networks.frames import Frames
 
 
-def burn_in_gradient(learner: R2D2, batch: Batch) -> list[Tensor | None]:
-    """d loss / d(features) of the burn-in, of the trained rows and of the tail, by the online network's calls."""
+def largest_gradients(learner: R2D2, batch: Batch) -> dict[str, float]:
+    """Of d loss / d(features) of the burn-in, of the trained rows and of the tail."""
     leaves: list[Tensor] = []
     encode = learner.online.encode_frames
 
@@ -30,14 +30,30 @@ def burn_in_gradient(learner: R2D2, batch: Batch) -> list[Tensor | None]:
     learner.online.encode_frames = remembering  # type: ignore[method-assign]
     learner.loss(batch).total.backward()
     learner.online.encode_frames = encode  # type: ignore[method-assign]
-    return [leaf.grad for leaf in leaves]
+    before, behind, trained = (0.0 if leaf.grad is None else leaf.grad.abs().max().item() for leaf in leaves)
+    return {"burn-in": before, "trained": trained, "tail": behind}
 
 
-def trained_burn_in(learner: R2D2, network: QNetwork, batch: Batch, lengths: Tensor) -> State:
+def train_burn_in(learner: R2D2, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: gradient through the burn-in."""
-    with torch.enable_grad():
-        features = learner._encode(network, batch, slice(0, CONFIG.burn_in))
-        return network.recur(features, (batch.state_h, batch.state_c), lengths)[1]
+
+    def features_with_gradient(batch: Batch) -> Tensor:
+        begin, end = CONFIG.burn_in, CONFIG.burn_in + CONFIG.unroll_length
+        rows = (slice(0, begin), slice(end, None), slice(begin, end))
+        before, behind, trained = (learner.encode(learner.online, batch, part) for part in rows)
+        return torch.cat([before, trained, behind])
+
+    def warm_state(network: QNetwork, batch: Batch, features: Tensor, lengths: Tensor) -> State:
+        with torch.enable_grad():
+            return network.recur(features[: CONFIG.burn_in], (batch.state_h, batch.state_c), lengths)[1]
+
+    monkeypatch.setattr(learner, "_trained_features", features_with_gradient)
+    monkeypatch.setattr(learner, "warm_state", warm_state)
+
+
+def warm_state(learner: R2D2, network: QNetwork, batch: Batch) -> State:
+    with torch.no_grad():
+        return learner.warm_state(network, batch, learner.encode(network, batch), batch.burn_in_length)
 
 
 def test_no_gradient_reaches_the_burn_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,26 +64,20 @@ def test_no_gradient_reaches_the_burn_in(monkeypatch: pytest.MonkeyPatch) -> Non
     largest = max((a - b).abs().max().item() for a, b in zip(mine, through, strict=True))
     assert largest > 1e-4  # a learner that trains its burn-in has other gradients
 
-    before, trained, tail = burn_in_gradient(learner, batch)
-    assert before is None
-    assert tail is None
-    assert trained is not None
-    assert trained.abs().max() > 0
-    monkeypatch.setattr(
-        learner, "warm_state", lambda network, batch, lengths: trained_burn_in(learner, network, batch, lengths)
-    )
-    before, _, _ = burn_in_gradient(learner, batch)
-    assert before is not None
-    assert before.abs().max() > 0
+    largest_of = largest_gradients(learner, batch)
+    assert (largest_of["burn-in"], largest_of["tail"]) == (0, 0)
+    assert largest_of["trained"] > 0
+    train_burn_in(learner, monkeypatch)
+    assert largest_gradients(learner, batch)["burn-in"] > 0
 
 
 def test_each_network_warms_the_state_with_its_own_weights() -> None:
     learner, batch = make(), random_batch(8)
     states = {}
     for name, network in (("online", learner.online), ("target", learner.target)):
-        states[name] = learner.warm_state(network, batch, batch.burn_in_length)
+        states[name] = warm_state(learner, network, batch)
         for item in range(batch.size):
-            hidden, memory = warm(network, batch, item)
+            hidden, memory = warm(learner, network, batch, item)
             torch.testing.assert_close(states[name][0][:, item : item + 1], hidden)
             torch.testing.assert_close(states[name][1][:, item : item + 1], memory)
     warmed = batch.burn_in_length > 0
@@ -185,8 +195,9 @@ def test_an_update_is_a_step_of_adam_with_the_configs_rate_and_epsilon(epsilon: 
 def clean_quantiles(learner: R2D2, batch: Batch) -> Tensor:
     """The online network's quantiles of all rows from the trained ones on, [T + n, N, A, K]."""
     with torch.no_grad():
-        state = learner.warm_state(learner.online, batch, batch.burn_in_length)
-        outputs, _ = learner._unroll(learner.online, batch, state, slice(CONFIG.burn_in, None))
+        state = warm_state(learner, learner.online, batch)
+        features = learner.encode(learner.online, batch)
+        outputs, _ = learner.online.recur(features[CONFIG.burn_in :], state)
         return learner.online.head(outputs, noise=False)
 
 

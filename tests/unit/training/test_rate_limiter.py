@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster_rl.config import load_config
+from cluster_rl.errors import UserError
 from cluster_rl.training.rate_limiter import RateLimiter
 
+schedules = st.dictionaries(st.integers(1, 100_000), st.floats(0.01, 100), max_size=3).map(
+    lambda stages: sorted(stages.items())
+)
 limiters = st.builds(
-    lambda ratio, min_size, tolerance, sample, insert: RateLimiter(
-        ratio, min_size, tolerance, sample_chunk=sample, insert_chunk=insert
+    lambda ratio, min_size, tolerance, sample, insert, schedule: RateLimiter(
+        ratio, min_size, tolerance, sample_chunk=sample, insert_chunk=insert, schedule=schedule
     ),
     st.floats(0.01, 100),
     st.integers(1, 5000),
     st.floats(0.01, 2),
     st.integers(1, 6000),
     st.integers(1, 6000),
+    schedules,
 )
 
 
@@ -63,6 +69,45 @@ def test_the_long_run_ratio_is_samples_per_insert(ratio: float) -> None:
             elif limiter.room() >= 16:
                 limiter.record_insert(16)
         assert limiter.sampled / limiter.inserted == pytest.approx(ratio, rel=0.05)
+
+
+def play_and_train(limiter: RateLimiter, inserted: int) -> None:
+    """Both sides as fast as they may, until so many positions are there."""
+    while limiter.inserted < inserted:
+        if limiter.room() >= limiter.insert_chunk:
+            limiter.record_insert(limiter.insert_chunk)
+        else:
+            assert limiter.may_sample(limiter.sample_chunk)
+            limiter.record_sample(limiter.sample_chunk)
+
+
+def test_each_stretch_of_a_schedule_has_its_own_ratio() -> None:
+    limiter = RateLimiter(32.0, 100, 0.1, sample_chunk=64, insert_chunk=16, schedule=[(10_000, 8.0), (30_000, 2.0)])
+    before = 0
+    for inserted, ratio in ((10_000, 32.0), (30_000, 8.0), (130_000, 2.0)):
+        start = limiter.inserted
+        play_and_train(limiter, inserted)
+        assert (limiter.sampled - before) / (limiter.inserted - start) == pytest.approx(ratio, rel=0.05)
+        before = limiter.sampled
+    assert limiter.owed(130_000) == 32 * 10_000 + 8 * 20_000 + 2 * 100_000
+
+
+@given(limiter=limiters, inserted=st.integers(0, 200_000), sampled=st.integers(0, 10**7))
+def test_room_is_as_much_as_the_schedule_lets_in(limiter: RateLimiter, inserted: int, sampled: int) -> None:
+    limiter.inserted, limiter.sampled = limiter.min_size + inserted, sampled
+    room = limiter.room()
+    assert sampled - limiter.owed(limiter.inserted + room + 1) < -limiter.buffer + 1e-3
+    if room:
+        assert sampled - limiter.owed(limiter.inserted + room) >= -limiter.buffer - 1e-3
+
+
+def test_a_schedule_that_is_changed_between_jobs_is_no_debt_and_no_standstill() -> None:
+    before = RateLimiter(8.0, 1000, 0.1, sample_chunk=64, insert_chunk=16)
+    play_and_train(before, 50_000)
+    for schedule in ([(10_000, 64.0)], [(10_000, 1.0)]):
+        after = RateLimiter(8.0, 1000, 0.1, sample_chunk=64, insert_chunk=16, schedule=schedule)
+        after.load_state_dict(before.state_dict(), inserted=before.inserted)
+        assert abs(after.ahead) <= after.buffer + 1
 
 
 def test_nothing_is_sampled_below_the_minimum() -> None:
@@ -142,9 +187,22 @@ def test_updates_lost_in_a_crash_give_no_burst_and_a_lost_log_no_standstill() ->
 
 def test_the_limiter_follows_the_config() -> None:
     options = ["samples_per_insert=3.0", "samples_per_insert_tolerance=0.5", "min_replay_transitions=9000"]
-    limiter = RateLimiter.from_config(load_config(None, [*options, "batch_size=8", "num_actors=2"]))
-    assert (limiter.samples_per_insert, limiter.min_size) == (3.0, 9000)
+    options.append("samples_per_insert_schedule=[[10000, 2], [20000, 0.5]]")
+    config = load_config(None, [*options, "batch_size=8", "num_actors=2"])
+    limiter = RateLimiter.from_config(config)
+    assert limiter.min_size == 9000
     assert limiter.buffer == 0.5 * 3.0 * 9000
+    assert limiter.owed(40_000) == 3 * 10_000 + 2 * 10_000 + 0.5 * 20_000
+    assert [config.samples_per_insert_at(steps) for steps in (0, 9_999, 10_000, 19_999, 20_000)] == [3, 3, 2, 2, 0.5]
+
+
+@pytest.mark.parametrize(
+    "schedule", ["[[20000, 16], [10000, 8]]", "[[10000, 16], [10000, 8]]", "[[1, .inf]]", "[[1, 0]]", "[[0, 1]]", "8"]
+)
+def test_a_schedule_that_makes_no_sense_is_refused(tmp_path: Path, schedule: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"samples_per_insert_schedule: {schedule}")
+    with pytest.raises(UserError, match="samples_per_insert_schedule"):
+        load_config(tmp_path / "config.yaml")
 
 
 def test_chunks_are_bounded_by_what_the_buffer_was_made_for() -> None:
