@@ -161,10 +161,14 @@ class Deaths:
             self.end()
 
     def training(self) -> Launcher:
-        """A launcher that plays and learns: the one that is there, or one that goes on with the run."""
+        """A launcher that plays, learns and has saved: the one that is there, or one that goes on with the run."""
         if self.launcher is None:
             before = self._progress()
-            self._start().wait_for(lambda p: p.env_steps > before.env_steps + 100 and p.updates > 0, timeout_sec=240)
+            self._start().wait_for(
+                # Without a checkpoint a recovery does not come to all of its points.
+                lambda p: p.env_steps > before.env_steps + 100 and p.updates > 0 and p.newest_checkpoint > 0,
+                timeout_sec=240,
+            )
         assert self.launcher is not None
         return self.launcher
 
