@@ -40,6 +40,7 @@ TEST_FILES = (
     "tests/unit/game/test_flags.py",
     "tests/unit/game/test_whereabouts.py",
     "tests/unit/acting/test_exploration.py",
+    "tests/unit/acting/test_policy.py",
     "tests/unit/acting/test_wandering.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
@@ -69,6 +70,7 @@ REPLAY_INDEX = "cluster_rl/replay/index.py"
 ACTOR = "cluster_rl/acting/loop.py"
 WANDERING = "cluster_rl/acting/wandering.py"
 EVALUATE = "cluster_rl/evaluate.py"
+POLICY = "cluster_rl/acting/policy.py"
 ROLLOUT = "cluster_rl/acting/rollout.py"
 SEQUENCES = "cluster_rl/learning/sequences.py"
 LIMITER = "cluster_rl/training/rate_limiter.py"
@@ -168,8 +170,8 @@ MUTATIONS = (
     Mutation(
         "a look at the final observation advances the state",
         ROLLOUT,
-        "return self._forward()[1].numpy()",
-        "_, clean, self._state = self._forward()\n        return clean.numpy()",
+        "return self._forward()[1]",
+        "_, clean, self._state = self._forward()\n        return clean",
     ),
     Mutation(
         "stored cell state is the hidden one",
@@ -405,7 +407,7 @@ MUTATIONS = (
         "acting_values(quantiles, self.config.value_rescaling)",
     ),
     Mutation("an actor's noise is never drawn anew", ACTOR, "self._network.resample_noise(self._noise)", "pass"),
-    Mutation("an episode begins with the last one's state", ROLLOUT, "part.numpy()[:, row] = 0.0", "pass"),
+    Mutation("an episode begins with the last one's state", ROLLOUT, "part[row] = 0.0", "pass"),
     Mutation("a time limit bootstraps from the step before", ACTOR, "final = play.peek()", "final = quantiles"),
     Mutation(
         "initial priorities without the masks",
@@ -413,6 +415,8 @@ MUTATIONS = (
         "masks[:used, column] = sequence.mask[start:]",
         "masks[:used, column] = True",
     ),
+    Mutation("a screen is known by its upper half", POLICY, "screen.tobytes()", "screen[:36].tobytes()"),
+    Mutation("screens are remembered without end", POLICY, "self._known.clear()", "pass"),
     Mutation("all emulators have one epsilon", EXPLORATION, "base ** (1.0 + alpha * rungs)", "base + 0.0 * rungs"),
     Mutation("a lone emulator has no rung", EXPLORATION, "/ max(count - 1, 1)", "/ (count - 1)"),
     Mutation(

@@ -157,7 +157,7 @@ class Actor:
         )
         # By the action and not by the draw: what follows a random draw of the best action is what its choice leads to.
         greedy = (self.last_actions == best_actions(values, play.mask)).tolist()
-        screens, actions = play.packed_screens(), self.last_actions.tolist()
+        screens, actions = play.packed, self.last_actions.tolist()
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
         for row, step in play.play(actions, range(len(self.slots))):
@@ -203,7 +203,7 @@ class Actor:
         slot.episode += 1
         slot.playing = False
         return slot.builder.end(
-            self._rollout.packed_screens()[row],
+            self._rollout.packed[row],
             self._rollout.context[row],
             self._rollout.crop[row],
             self._rollout.mask[row],

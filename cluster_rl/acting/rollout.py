@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from cluster_rl.acting.policy import Policy
+from cluster_rl.acting.policy import ActingState, Floats, Policy
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.env import Env, Observation, Step
 from cluster_rl.emulator.spaces import NO_ACTION, observation_spec
-from cluster_rl.model import QNetwork, State, build_model, copy_tensors
+from cluster_rl.model import QNetwork, build_model, copy_tensors
 from cluster_rl.networks.frames import pack_screen
 from cluster_rl.runs.checkpoint import read_params
 
@@ -32,18 +30,23 @@ def load_network(config: Config, path: Path) -> QNetwork:
 
 
 class Rollout:
-    """K emulators. The arrays are the newest observations, by emulator; take a copy of what is kept."""
+    """K emulators. The arrays are the newest observations, by emulator; take a copy of what is kept.
+
+    `packed` are the screens of the last `act` or `peek` in their stored form, uint8 [K, 72, 20].
+    """
 
     def __init__(self, envs: Sequence[Env], network: QNetwork) -> None:
         self.envs = envs
         count, spec = len(envs), network.spec
         self.shades = np.zeros((count, 72, 80), np.uint8)
+        self.packed = pack_screen(self.shades)
         self.context = np.zeros((count, spec.context_size), np.uint8)
         self.crop = np.zeros((count, 2, spec.crop_size, spec.crop_size), np.uint8)
         self.mask = np.zeros((count, spec.num_actions), np.bool_)
         self._prev_action = np.zeros(count, np.int64)
         self._prev_reward = np.zeros(count, np.float32)
-        self._state = network.initial_state(count)
+        shape = (count, network.hidden_size)
+        self._state: ActingState = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
         self._network = network
         self.refresh()
 
@@ -52,29 +55,25 @@ class Rollout:
         self._policy = Policy(self._network)
 
     @property
-    def state(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def state(self) -> ActingState:
         """The recurrent state (h, c) before the next `act`, float32 [K, H] each."""
-        return self._state[0][0].numpy(), self._state[1][0].numpy()
-
-    def packed_screens(self) -> npt.NDArray[np.uint8]:
-        """The newest screens in their stored form, uint8 [K, 72, 20]."""
-        return pack_screen(self.shades)
+        return self._state
 
     def start(self, row: int) -> None:
         """Begins an emulator's next episode, with a zero state."""
         observation = self.envs[row].start()
         self._observe(row, observation, NO_ACTION, 0.0)
         for part in self._state:
-            part.numpy()[:, row] = 0.0  # through numpy: tensors made in inference mode refuse it outside
+            part[row] = 0.0
 
-    def act(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def act(self) -> tuple[Floats, Floats]:
         """Noisy and clean quantiles [K, A, quantiles] of the newest observations; the recurrent state goes on."""
         noisy, clean, self._state = self._forward()
-        return noisy.numpy(), clean.numpy()
+        return noisy, clean
 
-    def peek(self) -> npt.NDArray[np.float32]:
+    def peek(self) -> Floats:
         """Clean quantiles [K, A, quantiles] of the newest observations; the recurrent state stays."""
-        return self._forward()[1].numpy()
+        return self._forward()[1]
 
     def play(
         self, actions: Sequence[int], rows: Iterable[int], on_frame: Callable[[Frame], None] | None = None
@@ -101,12 +100,8 @@ class Rollout:
         self._prev_action[row] = action
         self._prev_reward[row] = reward
 
-    def _forward(self) -> tuple[torch.Tensor, torch.Tensor, State]:
+    def _forward(self) -> tuple[Floats, Floats, ActingState]:
+        self.packed = pack_screen(self.shades)
         return self._policy.act(
-            torch.from_numpy(self.shades),
-            torch.from_numpy(self.context),
-            torch.from_numpy(self.crop),
-            torch.from_numpy(self._prev_action),
-            torch.from_numpy(self._prev_reward),
-            self._state,
+            self.shades, self.packed, self.context, self.crop, self._prev_action, self._prev_reward, self._state
         )

@@ -177,22 +177,21 @@ class Player:
         cues = self._rng.integers(0, 2, count).tolist()
         screens = np.zeros(SCREEN_PACKED_SHAPE, np.uint8)
         crop = np.zeros((2, CROP_SIDE, CROP_SIDE), np.uint8)
-        shades = torch.zeros((count, SCREEN_HEIGHT, SCREEN_WIDTH), dtype=torch.uint8)
-        crops = torch.zeros((count, 2, CROP_SIDE, CROP_SIDE), dtype=torch.uint8)
+        shades = np.zeros((count, SCREEN_HEIGHT, SCREEN_WIDTH), np.uint8)
+        packed = np.zeros((count, *SCREEN_PACKED_SHAPE), np.uint8)
+        crops = np.zeros((count, 2, CROP_SIDE, CROP_SIDE), np.uint8)
         actions = np.full(count, NUM_ACTIONS, np.int64)  # none yet
         rewards = np.zeros(count, np.float32)
-        state = self._network.initial_state(count)
+        state = tuple(part[0].numpy() for part in self._network.initial_state(count))
         for builder in self._builders:
             builder.begin(self._episode)
         finished: list[Sequence] = []
         for step in range(variant.length):
             seen = [observation(variant, step, cue) for cue in cues]
             contexts, masks = (np.stack(part) for part in zip(*seen, strict=True))
-            state_h, state_c = (part[0].numpy() for part in state)
-            quantiles, _, state = self._policy.act(
-                shades, torch.from_numpy(contexts), crops, torch.from_numpy(actions), torch.from_numpy(rewards), state
-            )
-            values = acting_values(quantiles.numpy(), variant.config.value_rescaling)
+            state_h, state_c = state
+            quantiles, _, state = self._policy.act(shades, packed, contexts, crops, actions, rewards, state)
+            values = acting_values(quantiles, variant.config.value_rescaling)
             actions = select_actions(values, masks, self._epsilons, self._rng)
             greedy = actions == best_actions(values, masks)
             rewards = np.array(

@@ -88,8 +88,11 @@ def random_state(count: int) -> tuple[Tensor, Tensor]:
 
 
 def act(network: QNetwork, frames: Sequence[Tensor], state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, State]:
-    screens, *others = frames
-    return Policy(network).act(unpack_screen(screens), *others, state)
+    screens, *others = (part.numpy() for part in frames)
+    shades = unpack_screen(frames[0]).numpy()
+    noisy, clean, after = Policy(network).act(shades, screens, *others, (state[0][0].numpy(), state[1][0].numpy()))
+    after_h, after_c = (torch.from_numpy(part).unsqueeze(0) for part in after)
+    return torch.from_numpy(noisy), torch.from_numpy(clean), (after_h, after_c)
 
 
 def test_packing_by_hand_and_back() -> None:
