@@ -15,6 +15,7 @@ is masked for another reason, and elsewhere: where the config's `start_button` i
 from __future__ import annotations
 
 import random
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -49,8 +50,13 @@ _TILE_CURSOR_HOLLOW: Final = 0xEC
 _HELD_FRAMES: Final = 8
 
 # The lower left tile of each cell beside the player: the one that decides whether it can be walked on.
-_TILE_BESIDE: Final = tuple(row * ram.TILE_COLUMNS + column for column, row in ((8, 11), (6, 9), (10, 9), (8, 7)))
+_TILE_BESIDE: Final = tuple(
+    ram.image_index(ram.wTileMap) + row * ram.TILE_COLUMNS + column
+    for column, row in ((8, 11), (6, 9), (10, 9), (8, 7))
+)
+_tiles_beside: Final = itemgetter(*_TILE_BESIDE)
 _BESIDE: Final = ((0, 1), (-1, 0), (1, 0), (0, -1))
+_NOBODY: Final = (False,) * len(_BESIDE)
 
 # Bytes that move by themselves, so that their change is nobody's doing: the play-time clock. The random bytes and the
 # joypad's own bytes are in no live image.
@@ -101,11 +107,9 @@ def situation_of(state: GameState) -> tuple[Situation, int] | None:
         return (*menu, state.u8(ram.wNumBagItems)), _ARROWS
     if state.interface_up or state.walk_counter or state.simulated_joypad_index or state.ignore_input_frames:
         return None
-    tiles = state.tile_map
-    people = {sprite.cell for sprite in state.sprites}
-    x, y = state.x, state.y
-    beside = tuple((tiles[at], (x + dx, y + dy) in people) for at, (dx, dy) in zip(_TILE_BESIDE, _BESIDE, strict=True))
-    return (state.map_id, x, y, state.facing, state.tile_in_front, beside), _ALL
+    x, y, people = state.x, state.y, state.people
+    beside = tuple([(x + dx, y + dy) in people for dx, dy in _BESIDE]) if people else _NOBODY
+    return (state.map_id, x, y, state.facing, state.tile_in_front, _tiles_beside(state.image), beside), _ALL
 
 
 def same_but_clock(before: bytes, after: bytes) -> bool:

@@ -73,7 +73,6 @@ AUX_SLOTS: Final = tuple(
 """Slots worth predicting for a later position: where the agent will be, and what grows slowly."""
 
 _BITS: Final = tuple(bytes(255 if value >> bit & 1 else 0 for bit in range(8)) for value in range(256))
-_FACING_BYTES: Final = {name: bytes(255 if name == other else 0 for other in FACINGS) for name in FACINGS}
 _NO_MENU: Final = bytes(len(_MENU_KINDS) + 4)
 _CACHED: Final = 512
 _LEVEL_ADDRESSES: Final = tuple(
@@ -84,58 +83,45 @@ _LEVEL_ADDRESSES: Final = tuple(
 
 def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[np.uint8]:
     """uint8 [CONTEXT_SIZE], in the order of `SLOTS`. `latch` must have been updated with `state`."""
-    image = state.image
-    count = state.party_count
+    enemy = state.enemy if state.in_battle else None
     packed = b"".join(
         (
-            _where(state, world),
-            _control(state),
-            _menu(state),
-            _BITS[state.badges],
-            # What changes seldom is worked out once: these keep what they gave for the same bytes before.
-            _party(bytes([image[at] for at in _LEVEL_ADDRESSES[:count]])),
-            _species(state.slice(ram.wPokedexSeen, ram.DEX_BYTES), state.slice(ram.wPokedexOwned, ram.DEX_BYTES)),
-            _bag(state.bag, state.slice(ram.wPlayerMoney, _MONEY_BYTES), world),
+            # What is the same at most steps is worked out once: these keep what they gave for the same arguments.
+            _cell(state.x, state.y, state.map_size),
+            _map(state.map_id, state.tileset, state.facing, world),
+            _control(
+                state.walk_counter > 0,
+                state.joy_ignore > 0 or state.simulated_joypad_index > 0,
+                state.interface_up,
+                state.interface_up and state.text_open,
+                state.in_battle,
+                enemy.level if enemy is not None else 0,
+            ),
+            _menu(state) if state.interface_up else _NO_MENU,
+            _belongings(state.belongings, world),
             _progress(latch.event_count, latch.reached, world),
         )
     )
     return np.frombuffer(packed, np.uint8)
 
 
-def _where(state: GameState, world: World) -> bytes:
-    x, y = state.x, state.y
-    width, height = state.map_size
-    return b"".join(
-        (
-            bytes((x, y, _share(x, width - 1), _share(y, height - 1))),
-            _map(state.map_id, world),
-            _BITS[state.tileset][:5],
-            _FACING_BYTES[state.facing],
-        )
-    )
+@lru_cache(maxsize=8 * _CACHED)
+def _cell(x: int, y: int, map_size: tuple[int, int]) -> bytes:
+    return bytes((x, y, _share(x, map_size[0] - 1), _share(y, map_size[1] - 1)))
 
 
 @lru_cache(maxsize=_CACHED)
-def _map(map_id: int, world: World) -> bytes:
+def _map(map_id: int, tileset: int, facing: str, world: World) -> bytes:
     category = world.map_category(map_id)
-    return _BITS[map_id] + bytes(255 if category == name else 0 for name in MAP_CATEGORIES)
+    is_of = bytes(255 if category == name else 0 for name in MAP_CATEGORIES)
+    return _BITS[map_id] + is_of + _BITS[tileset][:5] + bytes(255 if facing == name else 0 for name in FACINGS)
 
 
-def _control(state: GameState) -> bytes:
-    battle = state.in_battle
-    enemy = state.enemy if battle else None
-    return bytes(
-        (
-            255 if state.walk_counter else 0,
-            255 if state.joy_ignore or state.simulated_joypad_index else 0,
-            255 if state.interface_up else 0,
-            255 if state.text_open else 0,
-            255 if battle == BATTLE_WILD else 0,
-            255 if battle == BATTLE_TRAINER else 0,
-            255 if battle == BATTLE_LOST else 0,
-            _share(enemy.level, _MAX_LEVEL) if enemy is not None else 0,
-        )
-    )
+@lru_cache(maxsize=_CACHED)
+def _control(walking: bool, ignored: bool, interface_up: bool, text_open: bool, battle: int, enemy_level: int) -> bytes:
+    kinds = (battle == kind for kind in (BATTLE_WILD, BATTLE_TRAINER, BATTLE_LOST))
+    flags = (255 if flag else 0 for flag in (walking, ignored, interface_up, text_open, *kinds))
+    return bytes((*flags, _share(enemy_level, _MAX_LEVEL)))
 
 
 def _menu(state: GameState) -> bytes:
@@ -151,6 +137,20 @@ def _menu(state: GameState) -> bytes:
             _share(menu.max_item, ram.BAG_SLOTS),
             _share(menu.top_y, ram.TILE_ROWS),
             _share(menu.top_x, ram.TILE_COLUMNS),
+        )
+    )
+
+
+@lru_cache(maxsize=_CACHED)
+def _belongings(belongings: bytes, world: World) -> bytes:
+    state = GameState.with_belongings(belongings)
+    return b"".join(
+        (
+            _BITS[state.badges],
+            # In a battle, hit points and the like change without any of these.
+            _party(bytes([state.image[at] for at in _LEVEL_ADDRESSES[: state.party_count]])),
+            _species(state.slice(ram.wPokedexSeen, ram.DEX_BYTES), state.slice(ram.wPokedexOwned, ram.DEX_BYTES)),
+            _bag(state.bag, state.slice(ram.wPlayerMoney, _MONEY_BYTES), world),
         )
     )
 

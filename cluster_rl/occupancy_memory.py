@@ -112,7 +112,7 @@ class OccupancyMemory:
         # In free play, toward where the player looked already (a first press may only turn), and nothing moved.
         if facing_before == state.facing == BUTTONS[action]:
             x, y = state.x + step[0], state.y + step[1]
-            if all(sprite.cell != (x, y) for sprite in state.sprites):
+            if (x, y) not in state.people:
                 self._maps[state.map_id].mark_wall(x, y)
 
     def crop(self, state: GameState) -> npt.NDArray[np.uint8]:
@@ -125,13 +125,12 @@ class OccupancyMemory:
         if state.in_battle != BATTLE_NONE:  # the screen shows no map, whatever people's records say
             return crop
         radius = self._radius
-        for sprite in state.sprites:
-            if sprite.cell is not None:
-                right, down = sprite.cell[0] - state.x, sprite.cell[1] - state.y
-                # The cartridge gives people a cell when they are only about to come onto the screen.
-                in_sight = -_LEFT <= right <= _RIGHT and -_UP <= down <= _DOWN
-                if in_sight and abs(right) <= radius and abs(down) <= radius:
-                    crop[1, down + radius, right + radius] = PERSON
+        for x, y in state.people:
+            right, down = x - state.x, y - state.y
+            # The cartridge gives people a cell when they are only about to come onto the screen.
+            in_sight = -_LEFT <= right <= _RIGHT and -_UP <= down <= _DOWN
+            if in_sight and abs(right) <= radius and abs(down) <= radius:
+                crop[1, down + radius, right + radius] = PERSON
         return crop
 
     def visits(self, map_id: int, x: int, y: int) -> int:

@@ -168,21 +168,21 @@ class RewardCalculator:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
         memory = self._memory
         visits, texts = arrival(state, memory), talk(before, state, memory)
-        values = {
-            "event": new_events,
-            "milestone": len(new_milestones),
-            "badge": badge(before, state, memory),
-            "new_map": new_map(before, state, memory),
-            "novelty": 1 / visits if visits else 0.0,
-            "talk": 1 / texts if texts else 0.0,
-            "level": level(before, state, memory),
-            "species": species(before, state, memory),
-            "item": item(before, state, memory),
-            "blackout": blackout(before, state, memory),
-            "step": 1,
-        }
+        badges = levels = kinds = items = blackouts = 0
+        # Most steps change nothing that the player has; these terms then pay nothing and have nothing to remember.
+        if state.belongings != before.belongings or state.in_game != before.in_game:
+            badges = badge(before, state, memory)
+            levels = level(before, state, memory)
+            kinds = species(before, state, memory)
+            items = item(before, state, memory)
+            blackouts = blackout(before, state, memory)
+        values = (
+            *(new_events, len(new_milestones), badges, new_map(before, state, memory)),
+            *(1 / visits if visits else 0.0, 1 / texts if texts else 0.0),
+            *(levels, kinds, items, blackouts, 1),
+        )
         reward = 0.0
-        for name, value in values.items():
+        for name, value in zip(TERMS, values, strict=True):
             if value:
                 paid = self._weights[name] * value
                 self.terms[name] += paid

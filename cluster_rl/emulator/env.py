@@ -193,7 +193,8 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         if self._recorder is not None:
             self._recorder.step(action, live_check(image), self.console)
         milestones = self._latch.update(state)
-        self._milestones.extend((name, self.episode_steps) for name in milestones)
+        if milestones:
+            self._milestones.extend((name, self.episode_steps) for name in milestones)
         reward = self._rewards.step(before, state, self._latch.new_events, milestones)
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))

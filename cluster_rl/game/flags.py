@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from cluster_rl.errors import UserError
@@ -38,6 +39,21 @@ _RULES: dict[str, Callable[..., bool]] = {
 }
 
 
+# The bytes of an image that decide a condition, beside the size of the map.
+_READS: dict[str, Callable[..., slice]] = {
+    "event": lambda event: ram.image_slice(ram.wEventFlags + event // 8, 1),
+    "map": lambda _: ram.image_slice(ram.wCurMap, 1),
+    "badge": lambda _: ram.image_slice(ram.wObtainedBadges, 1),
+    "missable": lambda index: ram.image_slice(ram.wMissableObjectFlags + index // 8, 1),
+    "bit": lambda address, _: ram.image_slice(address, 1),
+    "byte": lambda address, _: ram.image_slice(address, 1),
+    "battle": lambda: ram.image_slice(ram.wIsInBattle, 1),
+    "experience": lambda _: ram.PARTY,
+}
+_MAP_SIZE = ram.image_slice(ram.wCurMapHeight, 2)
+_EVENT_FLAGS = ram.image_slice(ram.wEventFlags, ram.EVENT_BYTES)
+
+
 @dataclass(frozen=True)
 class Condition:
     """Something that one RAM image decides. Kinds and their arguments:
@@ -66,9 +82,23 @@ class Condition:
         return state.in_game and _RULES[self.kind](state, *self.arguments)
 
     @property
+    def reads(self) -> slice:
+        """The bytes of an image that decide it, beside the size of the map, which says whether a game has started."""
+        return _READS[self.kind](*self.arguments)
+
+    @property
     def addresses(self) -> tuple[int, ...]:
         """The raw addresses that it reads, beyond what GameState decodes."""
         return self.arguments[:1] if self.kind in ("bit", "byte") else ()
+
+
+def bytes_read(conditions: Iterable[Condition], *also: slice) -> Callable[[bytes], Any]:
+    """A function that takes out of an image all that decides the conditions, and what lies in the slices `also`.
+
+    Most steps change none of these bytes, and to compare them is much quicker than to look at each condition.
+    """
+    slices = {(part.start, part.stop) for part in (_MAP_SIZE, *also, *(condition.reads for condition in conditions))}
+    return itemgetter(*(slice(*ends) for ends in sorted(slices)))
 
 
 @dataclass(frozen=True)
@@ -90,12 +120,15 @@ class ProgressLatch:
 
     def __init__(self, milestones: tuple[Milestone, ...]) -> None:
         self.milestones = milestones
+        # A flag's byte is in `_EVENT_FLAGS`.
+        self._reads = bytes_read((m.condition for m in milestones if m.condition.kind != "event"), _EVENT_FLAGS)
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything."""
         self.new_events = 0
         self._events = 0
+        self._seen: object = None
         self._remember(())
 
     def start(self, state: GameState) -> None:
@@ -110,12 +143,16 @@ class ProgressLatch:
         `new_events` is then the number of event flags that were set for the first time.
         """
         self.new_events = 0
+        seen = self._reads(state.image)
+        if seen == self._seen:
+            return []
+        self._seen = seen
         if not state.in_game:
             return []
         fresh = state.event_bits & ~self._events
         self.new_events = fresh.bit_count()
         self._events |= fresh
-        # Most milestones are event flags, and on most steps none of those changes.
+        # Most milestones are event flags, and seldom does one of those change.
         candidates = self._open if fresh else self._open_without_flag
         new = [m.name for m in candidates if m.condition.holds(state)]
         if new:
@@ -148,4 +185,5 @@ class ProgressLatch:
             raise UserError(f"saved progress: more than {ram.EVENT_COUNT} event flags")
         self._remember(state["milestones"])
         self._events = events
+        self._seen = None
         self.new_events = 0

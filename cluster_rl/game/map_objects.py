@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from cluster_rl.game import ram
+
 FACINGS: Final = {0: "down", 4: "up", 8: "left", 12: "right"}
 
+_RECORD_BYTES = ram.SPRITE_RECORD_BYTES
 _SPRITE_HIDDEN = 0xFF
 _PLAYER_Y_PIXELS, _PLAYER_X_PIXELS = 60, 64
 _CELL_PIXELS = 16
@@ -38,25 +41,29 @@ class Sprite(NamedTuple):
         return self.cell is not None
 
 
-def sprite(slot: int, record: bytes, player: bytes, player_cell: tuple[int, int], walk_counter: int) -> Sprite:
-    """The sprite of one record; `player` is the player's own, and `walk_counter` says how far it is under way."""
-    facing = FACINGS.get(record[9], "down")
-    if record[0] == 0 or record[2] == _SPRITE_HIDDEN:
-        return Sprite(slot, record[0], facing, None)
+def sprite_cells(records: bytes, player_cell: tuple[int, int], walk_counter: int) -> list[tuple[int, int] | None]:
+    """The cell of each sprite, None while it is hidden or off the screen.
+
+    `records` are the player's and then the sprites', 16 bytes each; `walk_counter` says how far the player is under
+    way.
+    """
     # Cells follow from pixels relative to the player: the records that hold cells are 240 bytes further on, and
     # reading those each step costs more than this does.
     walked = _CELL_PIXELS - walk_counter * _WALK_PIXELS_PER_COUNT if walk_counter else 0
-    dy = _signed(record[4] - _PLAYER_Y_PIXELS) + _signed(player[3]) * walked
-    dx = _signed(record[6] - _PLAYER_X_PIXELS) + _signed(player[5]) * walked
+    walked_x, walked_y = (_signed(records[5]) * walked, _signed(records[3]) * walked) if walked else (0, 0)
     x, y = player_cell
-    return Sprite(slot, record[0], facing, (x + _cells(dx), y + _cells(dy)))
+    cells: list[tuple[int, int] | None] = []
+    for at in range(_RECORD_BYTES, len(records), _RECORD_BYTES):
+        if records[at] == 0 or records[at + 2] == _SPRITE_HIDDEN:
+            cells.append(None)
+            continue
+        dx = _signed(records[at + 6] - _PLAYER_X_PIXELS) + walked_x
+        dy = _signed(records[at + 4] - _PLAYER_Y_PIXELS) + walked_y
+        # To the nearest cell: a person under way counts where most of it is.
+        cells.append((x + (dx + _CELL_PIXELS // 2) // _CELL_PIXELS, y + (dy + _CELL_PIXELS // 2) // _CELL_PIXELS))
+    return cells
 
 
 def _signed(value: int) -> int:
     """The low byte as a signed number."""
     return (value + 0x80 & 0xFF) - 0x80
-
-
-def _cells(pixels: int) -> int:
-    """Pixels to the nearest cell; a person under way counts where most of it is."""
-    return (pixels + _CELL_PIXELS // 2) // _CELL_PIXELS

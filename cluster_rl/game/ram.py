@@ -172,6 +172,16 @@ def image_index(address: int) -> int:
     raise ValueError(f"address 0x{address:04X} is in neither WRAM nor HRAM")
 
 
+def image_slice(address: int, length: int) -> slice:
+    """Where in a RAM image `length` bytes from a CPU address lie, none of them beyond the end of WRAM or HRAM."""
+    start = image_index(address)
+    return slice(start, start + length)
+
+
 def is_live(address: int) -> bool:
     """Whether a live image holds this address."""
     return any(start <= address < stop for start, stop in LIVE_RANGES)
+
+
+PARTY: Final = image_slice(wPartyCount, wPartyMons + PARTY_SLOTS * PARTY_MON_BYTES - wPartyCount)
+"""The party's count and records in a RAM image."""

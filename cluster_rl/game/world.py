@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster_rl.game.flags import Condition, Milestone, ProgressLatch
+from cluster_rl.game.flags import Condition, Milestone, ProgressLatch, bytes_read
 from cluster_rl.game.maps import MapTable
 from cluster_rl.game.state import GameState
 
 TABLE_DIR = Path(__file__).resolve().parent / "tables"
+_MAX_NO_ENDS = 1000
 TableName = Literal["red", "cartridge"]
 
 
@@ -42,7 +43,10 @@ class World:
             for entry in table["milestones"]
         )
         self.task_end = Condition.from_table(table["task_end"])
-        self._other_ends = tuple(Condition.from_table(entry) for entry in table["task_end"].get("or", ()))
+        other_ends = (Condition.from_table(entry) for entry in table["task_end"].get("or", ()))
+        self._ends = (self.task_end, *other_ends)
+        self._end_reads = bytes_read(self._ends)
+        self._no_ends: set[object] = set()  # bytes that were seen and are no end
 
     @staticmethod
     def red() -> World:
@@ -100,7 +104,13 @@ class World:
 
     def task_ended(self, state: GameState) -> bool:
         """Whether the game's task is done in this state, or a lesson's is over, well or badly."""
-        return any(end.holds(state) for end in (self.task_end, *self._other_ends))
+        seen = self._end_reads(state.image)
+        if seen in self._no_ends:
+            return False
+        ended = any(end.holds(state) for end in self._ends)
+        if not ended and len(self._no_ends) < _MAX_NO_ENDS:
+            self._no_ends.add(seen)
+        return ended
 
     def describe(self, state: GameState) -> dict[str, Any]:
         """Everything a person wants to know of one state, by name, as plain data for JSON."""
