@@ -14,7 +14,8 @@ from trainer_fixtures import changed, episodes, ingest, open_trainer
 
 from cluster_rl import learner
 from cluster_rl.config import Config, sequence_schema_hash
-from cluster_rl.learner import WireThread
+from cluster_rl.learner import SamplerThread, WireThread
+from cluster_rl.learning.sequences import Sequence
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.training.trainer import Trainer
 from cluster_rl.wire.actor_channel import ActorChannel
@@ -59,6 +60,48 @@ def test_a_long_sync_makes_nobody_silent(tmp_path: Path, monkeypatch: pytest.Mon
     wire.drain(0.0)
     assert wire.error is None
     assert set(wire.rounds[before:after]) == {1}
+    trainer.close("test")
+
+
+def test_syncs_and_their_time_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics tell whether storage is what actors wait for."""
+    trainer = open_trainer(tmp_path, CONFIG)
+    sync = trainer.replay.sync
+    monkeypatch.setattr(trainer.replay, "sync", lambda: (time.sleep(0.2), sync()))
+    wire = WireThread(trainer, CONFIG, trainer.run_dir)
+    wire.start()
+    with contextlib.closing(actor_of(trainer, CONFIG)) as actor:
+        first, second, *_ = episodes(0, 2)
+
+        def send(made: Sequence) -> None:
+            until(actor.can_send, lambda: actor.poll(5))
+            actor.send(encode_block(dataclasses.replace(made, actor=0, incarnation=actor.incarnation)))
+            until(lambda: actor.unacknowledged == 0, lambda: actor.poll(5))
+
+        send(first)
+        until(lambda: trainer.wire_row.get("wire/syncs") == 1)
+        send(second)
+        until(lambda: trainer.wire_row.get("wire/syncs") == 2)
+    assert 0.4 <= trainer.wire_row["wire/sync_sec"] < 10.0
+    wire.say_goodbye("time is up", complete=False)
+    wire.drain(0.0)
+    trainer.close("test")
+
+
+def test_the_system_knows_threads_by_name(tmp_path: Path) -> None:
+    """`top -H` shows which of them is busy."""
+    trainer = open_trainer(tmp_path, CONFIG)
+    wire, sampler = WireThread(trainer, CONFIG, trainer.run_dir), SamplerThread(trainer)
+
+    def names() -> list[str]:
+        threads = [Path(f"/proc/self/task/{thread.native_id}/comm") for thread in (wire, sampler)]
+        return [path.read_text().strip() for path in threads]
+
+    wire.start()
+    sampler.start()
+    until(lambda: names() == ["wire", "sampler"])
+    sampler.end()
+    wire.drain(0.0)
     trainer.close("test")
 
 
