@@ -1,0 +1,267 @@
+"""The scale model: its limits by hand, what binds when, records that are not measured again, and a small real run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_rl.config import load_config
+from cluster_rl.errors import UserError
+from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.wire.codec import decode_arrays, decode_header
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
+
+from scripts.bench.replay import synthetic_blocks  # noqa: E402
+from scripts.bench.scaling import measure, record, report  # noqa: E402
+from scripts.bench.scaling.model import Job, Parts, Prediction, Setup, limits, predict  # noqa: E402
+
+PARTS = Parts(
+    step_cpu_sec=0.002,
+    step_wait_sec=0.0005,
+    steps_per_sequence=40.0,
+    positions_per_update=320.0,
+    batch_cpu_sec=0.002,
+    sequence_cpu_sec=0.0002,
+    sequence_io_cpu_sec=0.00005,
+    sync_sec=0.01,
+    params_bytes=1e6,
+    params_io_sec_per_byte=2e-9,
+    sequence_wire_bytes=4000.0,
+    sequence_disk_bytes=3600.0,
+    log_bytes_per_step=10.0,
+    idle_cpus=0.1,
+    update_cpu_sec=0.038,
+    update_wait_sec=0.002,
+)
+SETUP = Setup(
+    jobs=(Job(2, 2.0),),
+    samples_per_insert=16.0,
+    credit_sequences=10,
+    limiter_buffer=32_000.0,
+    params_poll_sec=2.0,
+    publish_interval=10,
+    network_bytes_per_sec=1e8,
+    network_rtt_sec=0.001,
+    disk_bytes_per_sec=1e7,
+)
+PLENTY = dataclasses.replace(SETUP, jobs=(Job(1, 1000.0), Job(999, 1000.0)), updates_per_sec=1e6, limiter_buffer=1e9)
+
+
+def test_every_limit_by_hand() -> None:
+    """16 samples per insert are 0.05 updates a step; a step costs the learner 0.05 (38 + 2) + 0.25 / 40 ms of CPU."""
+    learner_sec = 0.05 * 0.040 + 0.00025 / 40
+    # Limiter: 2 x 32,000 / 16 = 4,000 steps or 100 sequences, more than 2 x 10 of credit, which are together at once.
+    round_trip_sec = 0.001 + 0.01 + 20 * 0.0002 + 2 * 1e6 / 1e8
+    assert limits(PARTS, SETUP) == pytest.approx(
+        {
+            "actors": min(2 / 0.0025, 1.9 / (0.002 + learner_sec)),
+            "credit": 2 * 10 * 40 / round_trip_sec,
+            "learner": 1 / 0.040 / 0.05,
+            "learner_cpus": 1.9 / learner_sec,
+            "sampler": 1 / (0.05 * 0.002),
+            "wire": 20 * 40 / (20 * 0.0002 + 0.01),
+            "io": 40 / 0.00005,
+            "network": 1e8 * 40 / 4000,
+            "disk": 1e7 / (3600 / 40 + 10),
+        }
+    )
+    found = predict(PARTS, SETUP)
+    assert (found.binds, found.env_steps_per_sec) == ("cores", pytest.approx(1.9 / (0.002 + learner_sec)))
+    assert found.updates_per_sec == pytest.approx(0.05 * found.env_steps_per_sec)
+    assert found.network_in_bytes_per_sec == pytest.approx(found.env_steps_per_sec * 100)
+    assert found.disk_bytes_per_sec == pytest.approx(found.env_steps_per_sec * 100)
+    assert found.syncs_per_sec == pytest.approx(found.env_steps_per_sec / 40)
+    assert found.params_every_sec == 2.0
+    assert found.network_out_bytes_per_sec == pytest.approx(2 * 1e6 / 2)
+
+
+def test_actors_of_other_jobs_leave_the_learners_less() -> None:
+    """The learner works for the steps of all jobs, in its own job."""
+    setup = dataclasses.replace(SETUP, jobs=(Job(4, 3.0), Job(4, 4.0)))
+    learner_sec = 0.05 * 0.040 + 0.00025 / 40
+    others = 4 / 0.0025  # 1,600, on 3.9 cores that could do 1,950
+    expected = others + max(0.0, 3.0 - 0.1 - learner_sec * others) / (0.002 + learner_sec)
+    assert limits(PARTS, setup)["actors"] == pytest.approx(max(others, expected))
+    crowded = dataclasses.replace(SETUP, jobs=(Job(1, 100.0), Job(8, 4.0)))
+    assert limits(PARTS, crowded)["actors"] == pytest.approx(3.9 / 0.002 + 1 / 0.0025)
+
+
+def test_a_gpu_takes_a_core_and_its_rate_is_given() -> None:
+    setup = dataclasses.replace(SETUP, jobs=(Job(2, 2.0),), updates_per_sec=3.0)
+    learner_sec = 0.05 * 0.002 + 0.00025 / 40
+    found = limits(PARTS, setup)
+    assert found["learner"] == pytest.approx(60)
+    assert found["actors"] == pytest.approx(0.9 / (0.002 + learner_sec))
+    unknown = dataclasses.replace(PARTS, update_cpu_sec=math.nan)
+    assert limits(unknown, setup) == pytest.approx(found)
+
+
+# What makes each limit the least of all, where there is plenty of everything else.
+BINDING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "actors": ({}, {"jobs": (Job(1, 1000.0), Job(3, 1000.0))}),
+    "cores": ({}, {"jobs": (Job(1, 1000.0), Job(300, 8.0))}),
+    "credit": ({}, {"network_rtt_sec": 100.0}),
+    "learner": ({}, {"updates_per_sec": 1.0}),
+    "learner_cpus": ({"batch_cpu_sec": 0.0, "sequence_cpu_sec": 0.0, "sequence_io_cpu_sec": 1e-5}, {}),
+    "sampler": ({"batch_cpu_sec": 0.5}, {}),
+    "wire": ({"sequence_cpu_sec": 0.01}, {}),
+    "io": ({"sequence_io_cpu_sec": 0.01}, {}),
+    "network": ({"params_bytes": 0.0}, {"network_bytes_per_sec": 1e5}),
+    "disk": ({}, {"disk_bytes_per_sec": 1e5}),
+}
+
+
+@pytest.mark.parametrize("limit", BINDING)
+def test_each_limit_binds_when_it_should(limit: str) -> None:
+    parts, setup = BINDING[limit]
+    if limit == "learner_cpus":  # its job has little, and the actors are elsewhere
+        setup = {"jobs": (Job(1, 1.101), Job(999, 1000.0))}
+    found = predict(dataclasses.replace(PARTS, **parts), dataclasses.replace(PLENTY, **setup))
+    assert found.binds == limit
+    assert found.env_steps_per_sec == min(found.limits.values())
+
+
+def test_parameters_come_as_often_as_they_can_be_sent() -> None:
+    """256 actors that ask every 2 s for 15 MB each: 2 GB a second."""
+    parts = dataclasses.replace(PARTS, params_bytes=15e6)
+    setup = dataclasses.replace(PLENTY, jobs=(Job(8, 8.0), *[Job(8, 8.0)] * 31), updates_per_sec=1000.0)
+    assert predict(parts, setup).params_every_sec == pytest.approx(256 * 15e6 / 1e8)
+    assert predict(parts, setup).network_out_bytes_per_sec == pytest.approx(1e8)
+    quick = dataclasses.replace(setup, network_bytes_per_sec=1e12)
+    found = predict(parts, quick)
+    busy = found.env_steps_per_sec / 40 * 0.00005
+    assert found.params_every_sec == pytest.approx(256 * 15e6 * 2e-9 / (1 - busy))
+    slow = dataclasses.replace(quick, updates_per_sec=0.5)
+    assert predict(parts, slow).params_every_sec == pytest.approx(20.0)
+
+
+def test_the_limiters_room_is_a_limit_of_credit_too() -> None:
+    """2 x 3,200 / 16 = 400 steps, 10 sequences, for 5 actors: two each."""
+    setup = dataclasses.replace(PLENTY, jobs=(Job(5, 1000.0),), limiter_buffer=3200.0, network_rtt_sec=10.0)
+    assert limits(PARTS, setup)["credit"] == pytest.approx(10 * 40 / (10 + 0.01 + 10 * 0.0002 + 5 * 1e6 / 1e8))
+
+
+# ---- records and report ----
+
+
+def recorded(folder: Path, rate: float = 470.0) -> record.Records:
+    """Records whose parts are `PARTS`, and of one whole run, which two cores limit at 474 steps a second."""
+    records = record.Records(folder)
+    for kind in record.PARTS:
+        records.add(kind, "cpu", "hash", dataclasses.asdict(PARTS))
+    figures = {"actors": 2, "samples_per_insert": 16.0, "env_steps_per_sec": rate, "others_cpus": 0.0, "load": 1.0}
+    records.add(record.POINT, "cpu", "hash", {**figures, "cores": 2})
+    return records
+
+
+def test_records_are_found_again_and_the_newest_counts(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    records = record.Records(tmp_path)
+    assert record.parts_of(records, "cpu") == PARTS
+    assert records.find(record.POINT, "cpu", actors=1, samples_per_insert=16.0) is None
+    found = records.find(record.POINT, "cpu", actors=2, samples_per_insert=16.0)
+    assert found is not None
+    assert records.check(found, "hash") is found
+    with pytest.raises(UserError, match="other settings"):
+        records.check(found, "another")
+    records.add("actors", "cpu", "hash", {**dataclasses.asdict(PARTS), "step_cpu_sec": 1.0})
+    again = record.parts_of(record.Records(tmp_path), "cpu")
+    assert again is not None
+    assert (again.step_cpu_sec, again.sync_sec) == (0.002, 0.01)  # the later records of other kinds have it too
+    assert record.parts_of(records, "gpu") is None
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        record.Records(tmp_path)
+
+
+def test_settings_are_those_that_points_share() -> None:
+    config = load_config("cpu")
+    assert record.settings_hash(config) == record.settings_hash(
+        load_config("cpu", ["num_actors=7", "samples_per_insert=3"])
+    )
+    assert record.settings_hash(config) != record.settings_hash(load_config("cpu", ["batch_size=16"]))
+
+
+@pytest.mark.parametrize(("rate", "is_off"), [(470.0, False), (590.0, False), (600.0, True), (390.0, True)])
+def test_a_point_misses_the_goal_by_a_fifth(tmp_path: Path, rate: float, is_off: bool) -> None:
+    """474 predicted."""
+    pairs = report.compared(recorded(tmp_path, rate), "cpu", load_config("cpu"))
+    assert [found.binds for _, found in pairs] == ["cores"]
+    assert bool(report.missed(pairs)) == is_off
+
+
+def test_other_programs_cores_are_not_the_runs(tmp_path: Path) -> None:
+    point = {"actors": 2, "samples_per_insert": 16.0, "cores": 2, "others_cpus": 0.5}
+    setup = record.point_setup(load_config("cpu"), point)
+    assert (setup.jobs, setup.samples_per_insert) == ((Job(2, 1.5),), 16.0)
+    assert setup.limiter_buffer == 2 * 16 * 2 * 4 * 40
+
+
+def test_tables_and_plot_come_from_records_alone(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--plot-only", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "| 16 | 2 | 470 | 474 | 1.01 | cores | 0.00; 1.0 |" in done.stdout
+    assert (tmp_path / "table.md").read_text() == done.stdout.rstrip("\n") + "\n"
+    assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_records_there_is_nothing_to_plot(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--plot-only", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "run without --plot-only first" in done.stderr
+
+
+# ---- measurements ----
+
+
+def test_a_recording_is_sent_again_as_later_episodes() -> None:
+    config = load_config("cpu")
+    spec = BlockSpec.from_config(config, 30, 7)
+    blocks = synthetic_blocks(spec, 200)
+    recording = measure.Recording(blocks)
+    sent = [recording.block(number, actor=3, incarnation=77) for number in range(2 * len(blocks))]
+    headers = [decode_header(block) for block in sent]
+    assert {(header.actor, header.incarnation) for header in headers} == {(3, 77)}
+    assert [header.episode for header in headers] == [0] * len(blocks) + [1] * len(blocks)
+    assert decode_arrays(sent[-1], spec)[1].action.tolist() == decode_arrays(blocks[-1], spec)[1].action.tolist()
+
+
+def test_children_are_known_by_their_commands() -> None:
+    assert measure.name_of(["python", "-m", "cluster_rl.learner", "--run-dir", "x"]) == "learner"
+    assert measure.name_of(["python", "-m", "cluster_rl.actor", "--run-dir", "x", "--slot", "3"]) == "actor-3"
+    assert measure.name_of(["sleep", "1"]) == ""
+
+
+@pytest.mark.slow
+def test_measures_parts_and_a_run_and_does_none_of_it_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--seconds", "4", "--actors", "1", "--gpu-config", ""]
+    command += ["--samples-per-insert", "4", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in rows] == [*record.PARTS, record.POINT], done.stderr
+    records = record.Records(tmp_path)
+    parts = record.parts_of(records, "cpu")
+    assert parts is not None
+    assert all(value >= 0 for value in dataclasses.asdict(parts).values())
+    ((point, found),) = report.compared(records, "cpu", load_config("cpu"))
+    assert isinstance(found, Prediction)
+    assert done.returncode == int(bool(report.missed([(point, found)])))
+    assert 0.3 < report.ratio(point, found) < 3  # of some seconds, whatever else runs
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert again.stderr.count("recorded") == 5
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 5
