@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from cluster_rl.config import Config
 from cluster_rl.runs.atomic import write_atomic
 
-from .model import Job, Parts, Prediction, Setup, predict
+from .model import Job, Parts, Prediction, Setup, limits, predict
 from .record import Record, Records, parts_of, point_setup, setup_of
 
 GOAL_ERROR = 0.2
 CLUSTER_JOBS, JOB_CPUS = 4, 8
 ACTORS_PER_JOB = (6, 8)  # of the cluster's jobs: the learner's has it beside
-SWEEP_JOBS = (1, 2, 4, 8, 16, 32)  # of as many actors as CPUs, to 256 actors
+MOST_ACTORS = 256
+SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, MOST_ACTORS)
 CPU_RATIOS = (32.0, 8.0, 4.0, 1.0)
 GPU_RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 """Updates a second of a learner on a GPU: nobody has measured one."""
@@ -96,11 +97,12 @@ def _parts_table(parts: Parts) -> list[str]:
 
 def _points_table(pairs: Sequence[tuple[Record, Prediction]]) -> list[str]:
     lines = [
-        "| samples per insert | actors | measured env steps/s | predicted | predicted / measured | limit | CPUs that "
-        "others took; load |",
-        f"|{' --- |' * 7}",
+        "| samples per insert | actors | measured env steps/s | predicted | predicted / measured | limit | actors: "
+        "CPU; waiting for a core; for credit | learner's main thread busy | CPUs that others took; load |",
+        f"|{' --- |' * 9}",
     ]
     for point, found in pairs:
+        busy, queued = (point[name]["actor"] / point["actors"] for name in ("cpus", "queued"))
         cells = [
             f"{point['samples_per_insert']:g}",
             f"{point['actors']}",
@@ -108,6 +110,8 @@ def _points_table(pairs: Sequence[tuple[Record, Prediction]]) -> list[str]:
             f"{found.env_steps_per_sec:.0f}",
             f"{ratio(point, found):.2f}" + ("" if abs(ratio(point, found) - 1) <= GOAL_ERROR else " (off)"),
             found.binds,
+            f"{100 * busy:.0f}; {100 * queued:.0f}; {100 * max(0.0, 1 - busy - queued):.0f} %",
+            f"{point['learner_threads']['main']:.0%}".replace("%", " %"),
             f"{point['others_cpus']:.2f}; {point['load']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -115,20 +119,34 @@ def _points_table(pairs: Sequence[tuple[Record, Prediction]]) -> list[str]:
 
 
 def _extrapolations(parts: Parts, config: Config, links: Links) -> list[str]:
-    """Runs on `CLUSTER_JOBS` jobs, and with up to 256 actors."""
-    lines = [
+    """Where more actors do not help any more, and runs on `CLUSTER_JOBS` jobs and with 256 actors."""
+    lines = ["| learner | samples per insert | saturates from actors | by | env steps/s then |", f"|{' --- |' * 5}"]
+    for learner, rates in learners(parts, config):
+        found = saturation(parts, config, links, rates)
+        where = ["not with 256 actors", "", ""]
+        if found is not None:
+            where = [str(found[0]), found[1].binds, f"{found[1].env_steps_per_sec:,.0f}"]
+        lines.append(f"| {learner} | {rates['samples_per_insert']:g} | {' | '.join(where)} |")
+    lines += [
+        "",
         "| learner | samples per insert | jobs x actors | env steps/s | limit | updates/s | next limit | wire thread "
         "busy | network in; out, MB/s | disk, MB/s | syncs/s, at most | new parameters every |",
         f"|{' --- |' * 12}",
     ]
     for learner, rates in learners(parts, config):
-        for jobs in (
-            *(same_jobs(CLUSTER_JOBS, count) for count in ACTORS_PER_JOB),
-            same_jobs(SWEEP_JOBS[-1], JOB_CPUS),
-        ):
+        for jobs in (*(same_jobs(CLUSTER_JOBS, one) for one in ACTORS_PER_JOB), spread(MOST_ACTORS)):
             setup = setup_of(config, jobs, **links, **rates)
             lines.append(f"| {learner} | {setup.samples_per_insert:g} | {_row(jobs, predict(parts, setup))} |")
     return lines
+
+
+def saturation(parts: Parts, config: Config, links: Links, rates: dict[str, float]) -> tuple[int, Prediction] | None:
+    """The least number of actors that something else than actors and their cores limits; None if none does."""
+    for count in range(1, MOST_ACTORS + 1):
+        found = predict(parts, setup_of(config, spread(count), **links, **rates))
+        if found.binds not in ("actors", "cores"):
+            return count, found
+    return None
 
 
 def learners(parts: Parts, config: Config) -> Iterable[tuple[str, dict[str, float]]]:
@@ -144,6 +162,12 @@ def learners(parts: Parts, config: Config) -> Iterable[tuple[str, dict[str, floa
 
 def same_jobs(count: int, actors: int) -> list[Job]:
     return [Job(actors, JOB_CPUS)] * count
+
+
+def spread(actors: int) -> list[Job]:
+    """As many as CPUs in each job, the last one with what is left."""
+    counts = [JOB_CPUS] * (actors // JOB_CPUS) + [actors % JOB_CPUS] * bool(actors % JOB_CPUS)
+    return [Job(count, JOB_CPUS) for count in counts]
 
 
 def _row(jobs: Sequence[Job], found: Prediction) -> str:
@@ -198,21 +222,18 @@ def _draw_points(panel: Axes, pairs: Sequence[tuple[Record, Prediction]]) -> Non
 
 
 def _draw_sweep(panel: Axes, name: str, parts: Parts, config: Config, links: Links) -> None:
-    """Env steps a second by actors on jobs of `JOB_CPUS` CPUs; dashed what each limit of the learner's node allows."""
-    actors = [count * JOB_CPUS for count in SWEEP_JOBS]
+    """Env steps a second by actors; grey what the actors, and each limit of the learner's node, allow by themselves."""
     setups: list[Setup] = []
     for colour, (words, rates) in zip(_COLOURS, learners(parts, config), strict=False):
-        setups = [setup_of(config, same_jobs(count, JOB_CPUS), **links, **rates) for count in SWEEP_JOBS]
+        setups = [setup_of(config, spread(count), **links, **rates) for count in SWEEP]
         found = [predict(parts, setup) for setup in setups]
         label = words if "updates_per_sec" in rates else f"{words}, {rates['samples_per_insert']:g} samples per insert"
-        panel.plot(actors, [one.env_steps_per_sec for one in found], "-", color=colour, label=label)
-    for style, limit in ((":", "wire"), ("--", "network"), ("-.", "disk")):
-        heights = [predict(parts, setup).limits[limit] for setup in setups]
-        panel.plot(actors, heights, style, color="#888888", label=f"limit: {limit}")
-    panel.set(
-        xscale="log", yscale="log", xlabel=f"actors, {JOB_CPUS} in each job of {JOB_CPUS} CPUs, learner in the first"
-    )
-    panel.set_xticks(actors, [str(count) for count in actors])
-    panel.set(title=f"Extrapolated, preset {name}", ylabel="env steps a second")
+        panel.plot(SWEEP, [one.env_steps_per_sec for one in found], "-", color=colour, label=label)
+    for style, limit in (("-", "actors"), (":", "wire"), ("--", "network"), ("-.", "disk")):
+        heights = [limits(parts, setup)[limit] for setup in setups]
+        panel.plot(SWEEP, heights, style, color="#888888", linewidth=1, label=f"limit: {limit}", zorder=1)
+    panel.set(xscale="log", yscale="log", ylabel="env steps a second", title=f"Extrapolated, preset {name}")
+    panel.set(xlabel=f"actors, {JOB_CPUS} in each job of {JOB_CPUS} CPUs, learner in the first")
+    panel.set_xticks(SWEEP, [str(count) for count in SWEEP])
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small")
+    panel.legend(fontsize="x-small", loc="lower right")

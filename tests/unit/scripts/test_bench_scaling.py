@@ -130,6 +130,19 @@ def test_each_limit_binds_when_it_should(limit: str) -> None:
     assert found.env_steps_per_sec == min(found.limits.values())
 
 
+def test_the_learner_takes_no_more_together_than_its_socket_hands_over() -> None:
+    parts = dataclasses.replace(PARTS, params_bytes=0.0)
+    found = predict(parts, dataclasses.replace(PLENTY, disk_bytes_per_sec=math.inf))
+    assert (found.binds, found.env_steps_per_sec) == ("wire", pytest.approx(512 * 40 / (512 * 0.0002 + 0.01)))
+    assert found.syncs_per_sec == pytest.approx(1 / (512 * 0.0002 + 0.01))
+
+
+def test_an_actor_may_always_send_one() -> None:
+    setup = dataclasses.replace(PLENTY, limiter_buffer=1.0, network_rtt_sec=10.0)
+    round_trip_sec = 10 + 0.01 + 512 * 0.0002 + 1000 * 1e6 / 1e8
+    assert limits(PARTS, setup)["credit"] == pytest.approx(1000 * 40 / round_trip_sec)
+
+
 def test_parameters_come_as_often_as_they_can_be_sent() -> None:
     """256 actors that ask every 2 s for 15 MB each: 2 GB a second."""
     parts = dataclasses.replace(PARTS, params_bytes=15e6)
@@ -159,7 +172,8 @@ def recorded(folder: Path, rate: float = 470.0) -> record.Records:
     for kind in record.PARTS:
         records.add(kind, "cpu", "hash", dataclasses.asdict(PARTS))
     figures = {"actors": 2, "samples_per_insert": 16.0, "env_steps_per_sec": rate, "others_cpus": 0.0, "load": 1.0}
-    records.add(record.POINT, "cpu", "hash", {**figures, "cores": 2})
+    used = {"cpus": {"actor": 1.0}, "queued": {"actor": 0.4}, "learner_threads": {"main": 0.9}}
+    records.add(record.POINT, "cpu", "hash", {**figures, **used, "cores": 2})
     return records
 
 
@@ -188,9 +202,8 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
 
 def test_settings_are_those_that_points_share() -> None:
     config = load_config("cpu")
-    assert record.settings_hash(config) == record.settings_hash(
-        load_config("cpu", ["num_actors=7", "samples_per_insert=3"])
-    )
+    other_point = load_config("cpu", ["num_actors=7", "samples_per_insert=3"])
+    assert record.settings_hash(config) == record.settings_hash(other_point)
     assert record.settings_hash(config) != record.settings_hash(load_config("cpu", ["batch_size=16"]))
 
 
@@ -206,7 +219,7 @@ def test_other_programs_cores_are_not_the_runs(tmp_path: Path) -> None:
     point = {"actors": 2, "samples_per_insert": 16.0, "cores": 2, "others_cpus": 0.5}
     setup = record.point_setup(load_config("cpu"), point)
     assert (setup.jobs, setup.samples_per_insert) == ((Job(2, 1.5),), 16.0)
-    assert setup.limiter_buffer == 2 * 16 * 2 * 4 * 40
+    assert setup.limiter_buffer == 0.2 * 16 * 4000
 
 
 def test_tables_and_plot_come_from_records_alone(tmp_path: Path) -> None:
@@ -214,9 +227,28 @@ def test_tables_and_plot_come_from_records_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.bench.scaling", "--plot-only", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "| 16 | 2 | 470 | 474 | 1.01 | cores | 0.00; 1.0 |" in done.stdout
+    assert "| 16 | 2 | 470 | 474 | 1.01 | cores | 50; 20; 30 % | 90 % | 0.00; 1.0 |" in done.stdout
     assert (tmp_path / "table.md").read_text() == done.stdout.rstrip("\n") + "\n"
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_where_it_saturates() -> None:
+    """A learner for 1 / 0.04 / 0.1 = 250 steps a second, and actors of 400 each; for 4,000 ten are just enough."""
+    config = load_config("cpu")
+    many = dataclasses.replace(PARTS, batch_cpu_sec=0.0)
+    found = report.saturation(many, config, {}, {"samples_per_insert": 32.0})
+    assert found is not None
+    assert (found[0], found[1].binds) == (1, "learner")
+    found = report.saturation(many, config, {}, {"samples_per_insert": 2.0})
+    assert found is not None
+    assert (found[0], found[1].binds) == (11, "learner")
+    assert found[1].env_steps_per_sec == pytest.approx(4000)
+    assert report.saturation(many, config, {}, {"samples_per_insert": 2.0, "updates_per_sec": 1e6}) is None
+
+
+def test_actors_fill_one_job_after_another() -> None:
+    assert [job.actors for job in report.spread(20)] == [8, 8, 4]
+    assert [job.actors for job in report.spread(8)] == [8]
 
 
 def test_without_records_there_is_nothing_to_plot(tmp_path: Path) -> None:
