@@ -161,7 +161,7 @@ def main() -> int:
         runs.mkdir(parents=True, exist_ok=True)
         bench = Bench(records, known.config, overrides, known.seconds, runs)
         bench.parts(with_updates=True)
-        for ratio in known.samples_per_insert or {configs[known.config].samples_per_insert, 4.0}:
+        for ratio in known.samples_per_insert or sorted({configs[known.config].samples_per_insert, 4.0}):
             for actors in known.actors:
                 bench.point(actors, ratio)
         for name in list(configs)[1:]:

@@ -63,6 +63,7 @@ def common(seconds: float) -> list[str]:
     """What all runs are given beside their config: counters that are fresh, and no end before they are stopped."""
     return [
         *("device=cpu", "total_episodes=0", "target_total_steps=1000000000"),
+        "samples_per_insert_schedule=[]",
         *("progress_interval_seconds=0.5", f"metrics_interval_seconds={max(1.0, seconds / 12):g}"),
         f"max_runtime_seconds={round(_START_SEC + _STEADY_WAIT_SEC + seconds + 600)}",
     ]
@@ -272,8 +273,8 @@ class Steadiness:
 
 
 def limiter_ahead(limiter: RateLimiter, progress: Progress) -> float:
-    """Positions sampled beyond the ratio."""
-    return (progress.samples_per_insert - limiter.samples_per_insert) * progress.env_steps
+    """Positions sampled beyond what is owed."""
+    return progress.samples_per_insert * progress.env_steps - limiter.owed(progress.env_steps)
 
 
 def usage(window: Window) -> dict[str, Any]:

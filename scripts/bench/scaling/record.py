@@ -82,7 +82,9 @@ class Records:
 
 def settings_hash(config: Config) -> str:
     """Of what all records of a config share: all but the number of actors and the ratio."""
-    shared = msgspec.structs.replace(config, num_actors=1, actor_jobs=0, samples_per_insert=1.0)
+    shared = msgspec.structs.replace(
+        config, num_actors=1, actor_jobs=0, samples_per_insert=1.0, samples_per_insert_schedule=[]
+    )
     return hashlib.sha256(config_to_json(shared)).hexdigest()[:16]
 
 
@@ -104,7 +106,8 @@ def point_setup(config: Config, point: Record) -> Setup:
 def setup_of(config: Config, jobs: Sequence[Job], samples_per_insert: float, **others: float | None) -> Setup:
     """A config's settings for these jobs; `others` are fields of `Setup`."""
     actors = sum(job.actors for job in jobs)
-    of_all = msgspec.structs.replace(config, num_actors=actors, actor_jobs=0, samples_per_insert=samples_per_insert)
+    ratio = {"samples_per_insert": samples_per_insert, "samples_per_insert_schedule": []}
+    of_all = msgspec.structs.replace(config, num_actors=actors, actor_jobs=0, **ratio)
     return Setup(
         jobs=tuple(jobs),
         samples_per_insert=samples_per_insert,

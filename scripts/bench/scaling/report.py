@@ -155,9 +155,10 @@ def learners(parts: Parts, config: Config) -> Iterable[tuple[str, dict[str, floa
         for samples in CPU_RATIOS:
             yield "CPU, one thread", {"samples_per_insert": samples}
         return
+    late = config.samples_per_insert_at(config.target_total_steps)  # of most of a long run
     for rate in GPU_RATES:
         words = f"if a GPU makes {rate:g} updates/s"
-        yield words, {"samples_per_insert": config.samples_per_insert, "updates_per_sec": rate}
+        yield words, {"samples_per_insert": late, "updates_per_sec": rate}
 
 
 def same_jobs(count: int, actors: int) -> list[Job]:

@@ -131,7 +131,7 @@ def test_each_limit_binds_when_it_should(limit: str) -> None:
 
 
 def test_the_learner_takes_no_more_together_than_its_socket_hands_over() -> None:
-    parts = dataclasses.replace(PARTS, params_bytes=0.0)
+    parts = dataclasses.replace(PARTS, params_bytes=0.0, batch_cpu_sec=0.0)
     found = predict(parts, dataclasses.replace(PLENTY, disk_bytes_per_sec=math.inf))
     assert (found.binds, found.env_steps_per_sec) == ("wire", pytest.approx(512 * 40 / (512 * 0.0002 + 0.01)))
     assert found.syncs_per_sec == pytest.approx(1 / (512 * 0.0002 + 0.01))
