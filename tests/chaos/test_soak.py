@@ -5,6 +5,7 @@ Twenty minutes, or as many seconds as the variable CHAOS_SOAK_SEC says.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import statistics
@@ -21,6 +22,7 @@ from cluster_rl.runs.progress import Progress
 _SEC = float(os.environ.get("CHAOS_SOAK_SEC", "1200"))
 _KILLS: list[Kind] = ["actor"] * 12 + ["learner"] * 4 + ["launcher"]
 _MORE_DESCRIPTORS = 16
+_YOUNG_SEC = 30.0  # imports alone take a good part of that beside much else
 # Small enough for a second on two cores, large enough to learn.
 _LEARNS: dict[str, object] = {
     "envs_per_actor": 4,
@@ -44,10 +46,15 @@ _LEARNS: dict[str, object] = {
 
 
 def _descriptors(pid: int) -> int | None:
+    """How many files it has open, but for the replay's segments, whose number has a bound of its own."""
+    count = 0
     try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                count += Path(os.readlink(link)).parent.name != "replay"
     except OSError:
         return None  # it was killed
+    return count
 
 
 class _Watch:
@@ -56,7 +63,7 @@ class _Watch:
     def __init__(self) -> None:
         self.returns: list[float] = []
         self.newest: Progress | None = None
-        self._descriptors: dict[int, tuple[float, int]] = {}  # since when, and how many in its tenth second
+        self._descriptors: dict[int, tuple[float, int]] = {}  # since when, and the most while it was young
 
     def look(self, launcher: Launcher) -> None:
         progress = launcher.progress()
@@ -74,7 +81,7 @@ class _Watch:
             if count is None:
                 continue
             since, first = self._descriptors.setdefault(pid, (now, count))
-            if now - since < 10:
+            if now - since < _YOUNG_SEC:
                 self._descriptors[pid] = since, max(first, count)
             assert count <= self._descriptors[pid][1] + _MORE_DESCRIPTORS, f"process {pid} has {count} files open"
 
