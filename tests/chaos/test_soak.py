@@ -51,7 +51,7 @@ def _descriptors(pid: int) -> int | None:
     try:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                count += Path(os.readlink(link)).parent.name != "replay"
+                count += link.readlink().parent.name != "replay"
     except OSError:
         return None  # it was killed
     return count
