@@ -1,0 +1,35 @@
+"""The comparison of two checkouts' updates: a smoke run against this very checkout, and wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+BENCH = ROOT / "scripts" / "bench" / "update_against.py"
+QUICK = ["--rounds", "2", "--updates", "1", "--steps", "200", "--config", "password", "--json"]
+
+
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(BENCH), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_checkout_is_compared_with_itself() -> None:
+    done = compare(str(ROOT), *QUICK)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < figures["ratio_lowest"] <= figures["ratio"] <= figures["ratio_highest"]
+
+
+def test_a_folder_that_is_no_checkout_is_one_line(tmp_path: Path) -> None:
+    done = compare(str(tmp_path), *QUICK)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}: no checkout of this project; make one with git worktree add\n"
+
+
+def test_shapes_that_differ_are_told() -> None:
+    done = compare(str(ROOT), *QUICK, "--unroll_length", "30")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("its update does not take this batch; its own words are above")
