@@ -36,7 +36,14 @@ from cluster_rl.networks.encoders import (
     residual_tower,
     small_tower,
 )
-from cluster_rl.networks.frames import SCREEN_HEIGHT, SCREEN_WIDTH, Frames, prepare_frames, unpack_screen
+from cluster_rl.networks.frames import (
+    SCREEN_HEIGHT,
+    SCREEN_WIDTH,
+    Frames,
+    prepare_frames,
+    screens_of_packed,
+    screens_of_shades,
+)
 from cluster_rl.networks.noisy_linear import NoisyLinear
 from cluster_rl.networks.recurrent_cell import FeedForwardCell, recurrent_cell
 
@@ -73,7 +80,7 @@ class QNetwork(nn.Module):
             screen_features = tower(torch.zeros(1, 1, SCREEN_HEIGHT, SCREEN_WIDTH)).shape[1]
         joined = screen_features + 2 * config.model.context_width
         self.trunk = nn.Sequential(
-            nn.Linear(joined, config.model.trunk_width), nn.LayerNorm(config.model.trunk_width), nn.ReLU()
+            nn.Linear(joined, config.model.trunk_width), nn.LayerNorm(config.model.trunk_width), nn.ReLU(inplace=True)
         )
         for encoder in (self.screen_encoder, self.context_encoder, self.crop_encoder, self.trunk):
             encoder.apply(initialise_for_relu)
@@ -102,14 +109,17 @@ class QNetwork(nn.Module):
         Returns:
             [M, F] float32, also under autocast.
         """
-        return self.encode_shades(unpack_screen(screen_packed), context, crop, prev_action, prev_reward)
+        screens = screens_of_packed(screen_packed)
+        return self.encode_frames(
+            prepare_frames(screens, context, crop, prev_action, prev_reward, self.spec.num_actions)
+        )
 
     def encode_shades(
         self, shades: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor
     ) -> Tensor:
         """`encode` with screens as they come from the emulator: [M, 72, 80] uint8, shades 0-3."""
         return self.encode_frames(
-            prepare_frames(shades, context, crop, prev_action, prev_reward, self.spec.num_actions)
+            prepare_frames(screens_of_shades(shades), context, crop, prev_action, prev_reward, self.spec.num_actions)
         )
 
     def encode_frames(self, frames: Frames) -> Tensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_rl.config import Config
-from cluster_rl.networks.frames import Frames, prepare_frames, unpack_screen
+from cluster_rl.networks.frames import Frames, prepare_frames, screens_of_packed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Batch:
     def frames(self) -> Frames:
         """All frames, M = L N, ready for any network's encoders: made once, however many networks see them."""
         return prepare_frames(
-            unpack_screen(self.screen_packed.flatten(0, 1)),
+            screens_of_packed(self.screen_packed.flatten(0, 1)),
             self.context.flatten(0, 1),
             self.crop.flatten(0, 1),
             self.prev_action.flatten(0, 1),

@@ -79,7 +79,7 @@ def residual_tower(config: Config) -> nn.Sequential:
             )
         cells = 9 * 10 if len(channels) > 1 else 18 * 20
         layers.append(SpatialAttention(channels[-1], cells, heads))
-    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveMaxPool2d((5, 5)), nn.Flatten())
+    return nn.Sequential(*layers, nn.ReLU(inplace=True), nn.AdaptiveMaxPool2d((5, 5)), nn.Flatten())
 
 
 def small_tower(config: Config) -> nn.Sequential:
@@ -92,7 +92,7 @@ def small_tower(config: Config) -> nn.Sequential:
     previous = 1
     for stage, width in enumerate(config.model.conv_channels):
         kernel, stride, padding = (8, 8, 0) if stage == 0 else (3, 2 if stage == 1 else 1, 1)
-        layers += [nn.Conv2d(previous, width, kernel, stride=stride, padding=padding), nn.ReLU()]
+        layers += [nn.Conv2d(previous, width, kernel, stride=stride, padding=padding), nn.ReLU(inplace=True)]
         previous = width
     return nn.Sequential(*layers, nn.Flatten())
 
@@ -102,17 +102,22 @@ def crop_encoder(config: Config, crop_size: int) -> nn.Sequential:
     cells = crop_size**2
     width = config.model.context_width
     if config.model.kind == "slim":
-        return nn.Sequential(nn.Flatten(), nn.Linear(CROP_PLANES * cells, width), nn.ReLU())
-    convs = [nn.Conv2d(CROP_PLANES, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(16 * cells, width), nn.ReLU())
+        return nn.Sequential(nn.Flatten(), nn.Linear(CROP_PLANES * cells, width), nn.ReLU(inplace=True))
+    convs = [
+        nn.Conv2d(CROP_PLANES, 16, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(inplace=True),
+    ]
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(16 * cells, width), nn.ReLU(inplace=True))
 
 
 def context_encoder(config: Config, context_size: int) -> nn.Sequential:
     """[M, C] -> [M, context_width]; the unified network has a second layer."""
     width = config.model.context_width
-    layers = [nn.Linear(context_size, width), nn.ReLU()]
+    layers = [nn.Linear(context_size, width), nn.ReLU(inplace=True)]
     if config.model.kind == "unified":
-        layers += [nn.Linear(width, width), nn.ReLU()]
+        layers += [nn.Linear(width, width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 

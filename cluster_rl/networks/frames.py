@@ -38,6 +38,10 @@ def unpack_screen(packed: Tensor) -> Tensor:
     return words.view(torch.uint8)
 
 
+_PIXELS_OF_BYTE = (
+    unpack_screen(torch.arange(256, dtype=torch.uint8).unsqueeze(1)).float().mul_(1.0 / 3.0).numpy()
+)  # [256, 4] float32
+
 CROP_CODES = 5
 CROP_CODE_STEP = 51
 CROP_PLANES = 1 + CROP_CODES
@@ -49,7 +53,10 @@ def expand_crop(crop: Tensor) -> Tensor:
     Plane 0 / 255, then one plane of 0 and 1 for each code k * 51, k from 1; code 0 has none.
     """
     codes = torch.arange(CROP_CODE_STEP, 256, CROP_CODE_STEP, dtype=torch.uint8, device=crop.device)
-    return torch.cat([crop[:, :1] * (1.0 / 255.0), (crop[:, 1:] == codes.view(1, -1, 1, 1)).float()], dim=1)
+    planes = torch.empty((len(crop), CROP_PLANES, *crop.shape[2:]), device=crop.device)
+    torch.mul(crop[:, 0], 1.0 / 255.0, out=planes[:, 0])
+    torch.eq(crop[:, 1:], codes.view(1, -1, 1, 1), out=planes[:, 1:])
+    return planes
 
 
 class Frames(NamedTuple):
@@ -61,22 +68,35 @@ class Frames(NamedTuple):
     history: Tensor  # [M, A + 1] float32: previous action one-hot, logarithm of the previous reward
 
 
+def screens_of_shades(shades: Tensor) -> Tensor:
+    """Screens as encoders take them: uint8 [M, 72, 80], 0-3 -> float32 [M, 1, 72, 80], 0 to 1, channels last."""
+    return shades.unsqueeze(1).float().mul_(1.0 / 3.0).contiguous(memory_format=torch.channels_last)
+
+
+def screens_of_packed(packed: Tensor) -> Tensor:
+    """`screens_of_shades` of what `pack_screen` packed: uint8 [M, 72, 20] -> float32 [M, 1, 72, 80]."""
+    if packed.device.type != "cpu" or type(packed) is not Tensor:  # the estimate of memory has tensors without values
+        return screens_of_shades(unpack_screen(packed))
+    # One pass over memory instead of five: a table says what four pixels each byte stands for.
+    screens = torch.from_numpy(_PIXELS_OF_BYTE.take(packed.numpy().ravel(), axis=0))
+    return screens.view(-1, 1, SCREEN_HEIGHT, SCREEN_WIDTH)
+
+
 def prepare_frames(
-    shades: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor, num_actions: int
+    screens: Tensor, context: Tensor, crop: Tensor, prev_action: Tensor, prev_reward: Tensor, num_actions: int
 ) -> Frames:
     """Compact observations to `Frames`, on their device.
 
     Args:
-        shades: [M, 72, 80] uint8, 0-3.
+        screens: [M, 1, 72, 80] float32, see `screens_of_shades`.
         context: [M, C] uint8, value / 255.
         crop: [M, 2, S, S] uint8, see `expand_crop`.
         prev_action: [M] int64, `num_actions` where there is none.
         prev_reward: [M] float32.
         num_actions: A.
     """
-    screen = shades.unsqueeze(1).float().mul_(1.0 / 3.0).contiguous(memory_format=torch.channels_last)
     # "None" has a class of its own in the one-hot vector, whose column is dropped: zeros.
     action = functional.one_hot(prev_action, num_actions + 1)[:, :-1].float()
     # Rewards span decades; the logarithm keeps a rare large one from swamping the cell.
     reward = (prev_reward.sign() * prev_reward.abs().log1p()).unsqueeze(1)
-    return Frames(screen, context.float() * (1.0 / 255.0), expand_crop(crop), torch.cat([action, reward], dim=1))
+    return Frames(screens, context.float() * (1.0 / 255.0), expand_crop(crop), torch.cat([action, reward], dim=1))

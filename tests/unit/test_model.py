@@ -25,7 +25,15 @@ from cluster_rl.model import (
     params_to_bytes,
 )
 from cluster_rl.networks.encoders import SpatialAttention
-from cluster_rl.networks.frames import CROP_CODE_STEP, CROP_PLANES, expand_crop, pack_screen, unpack_screen
+from cluster_rl.networks.frames import (
+    CROP_CODE_STEP,
+    CROP_PLANES,
+    expand_crop,
+    pack_screen,
+    screens_of_packed,
+    screens_of_shades,
+    unpack_screen,
+)
 from cluster_rl.networks.noisy_linear import NoisyLinear
 from cluster_rl.occupancy_memory import NOTHING_KNOWN, OUTSIDE, PERSON, SIGN, WALL, WARP
 
@@ -104,6 +112,15 @@ def test_packing_by_hand_and_back() -> None:
     assert packed[0, :2].tolist() == [0b10_01_00_11, 0b11_00_00_00]
     many = np.random.default_rng(0).integers(0, 4, (3, 2, 72, 80), dtype=np.uint8)
     np.testing.assert_array_equal(unpack_screen(torch.from_numpy(pack_screen(many))).numpy(), many)
+
+
+def test_packed_screens_and_shades_are_the_same_to_the_networks() -> None:
+    shades = np.random.default_rng(0).integers(0, 4, (5, 72, 80), dtype=np.uint8)
+    screens = screens_of_packed(torch.from_numpy(pack_screen(shades)))
+    assert screens.shape == (5, 1, 72, 80)
+    assert screens.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(screens, screens_of_shades(torch.from_numpy(shades)))
+    np.testing.assert_array_equal(screens[:, 0].numpy(), shades * np.float32(1 / 3))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
