@@ -79,10 +79,10 @@ class ChaosRun:
         """Of the run as it is, once all its processes have ended; see `take_account`."""
         return take_account(self.run_dir, acks=self.acks, **options)  # type: ignore[arg-type]
 
-    def next_start(self, account: Account) -> str:
-        """The same command goes on with the run: it has lost nothing, leaves nothing half-written behind, and says what
-        it brought back. Returns its output."""
-        launcher = self.start(target_total_steps=1)
+    def next_start(self, account: Account, **changes: object) -> str:
+        """The same command, with the run's own `changes`, goes on with the run: it has lost nothing, leaves nothing
+        half-written behind, and says what it brought back. Returns its output."""
+        launcher = self.start(**{**changes, "target_total_steps": 1})
         assert launcher.wait() == EXIT_OK, launcher.output
         wait_until_all_ended(self.run_dir)
         restored = re.search(r"env_steps (\d+)", launcher.output)

@@ -110,7 +110,7 @@ def test_soak(run: ChaosRun) -> None:
     code, _ = launcher.terminate()
     assert code == EXIT_OK, launcher.output
     account = run.account(killed=True, replayed=20)
-    run.next_start(account)
+    run.next_start(account, **changes)
     assert watch.newest is not None
     tenth = max(1, len(watch.returns) // 10)
     first, last = statistics.fmean(watch.returns[:tenth]), statistics.fmean(watch.returns[-tenth:])
