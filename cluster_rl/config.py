@@ -175,7 +175,13 @@ class Config(_Section, frozen=True):
         _key("[env steps, samples_per_insert] from there on, in order; empty: it stays the same", max_length=16),
     ] = msgspec.field(default_factory=list)
     samples_per_insert_tolerance: Annotated[
-        float, _key("how far, as a fraction of the minimum size, sampling may run ahead or behind", "", ge=0.01, le=10)
+        float,
+        _key(
+            "how far sampling may run ahead or behind, as a fraction of what the minimum size is owed",
+            "",
+            ge=0.01,
+            le=10,
+        ),
     ] = 0.2
     prioritized_alpha: Annotated[float, _key("exponent of the priorities", "", ge=0, le=1)] = 0.9
     importance_beta: Annotated[float, _key("exponent of the importance weights", "", ge=0, le=1)] = 0.6

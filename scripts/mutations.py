@@ -473,8 +473,8 @@ MUTATIONS = (
     Mutation(
         "the latch's event flags outlive the episode",
         FLAGS,
-        "        self._events = 0\n        self._remember(())",
-        '        self._events = getattr(self, "_events", 0)\n        self._remember(())',
+        "        self._events = 0\n        self._seen: object = None",
+        '        self._events = getattr(self, "_events", 0)\n        self._seen: object = None',
     ),
     Mutation(
         "the summary's milestones outlive the episode",
@@ -554,6 +554,8 @@ MUTATIONS = (
         "_owed_before[stretch]) / self._rates[stretch]",
         "_owed_before[stretch]) / self._rates[0]",
     ),
+    Mutation("what is forgiven is forgotten at a resume", LIMITER, 'int(state.get("forgiven", 0))', "0"),
+    Mutation("the buffer is that of the highest rate", LIMITER, "max(self._rates[first:behind])", "max(self._rates)"),
     Mutation("the limiter's tolerance is fixed", LIMITER, "config.samples_per_insert_tolerance,", "0.1,"),
     Mutation("TD errors of padding", R2D2, 'errors.masked_fill(~mask, float("nan"))', "errors"),
     Mutation("means over padding", R2D2, "count = mask.sum()", "count = mask.numel()"),

@@ -10,14 +10,15 @@ counts of inserted ones: much while there is little to learn from, less when it 
 
     owed(inserted) = the sum of the rates of the first `inserted` positions
     ahead(inserted) = sampled - owed(inserted)
-    buffer = max(tolerance * highest rate * min_size, 2 * max(sample_chunk, highest rate * insert_chunk))
+    rate = the highest that one of the next insert_chunk positions has
+    buffer = max(tolerance * rate * min_size, 2 * max(sample_chunk, rate * insert_chunk))
 
     sampling n is allowed     if inserted >= min_size and ahead(inserted) + n <= buffer
     inserting n is allowed    if ahead(inserted + n) >= -buffer, always so below min_size
 
-so |ahead| <= buffer once the learner has caught up with min_size. Both could be refused at once only if
-2 * buffer < sample_chunk + highest rate * insert_chunk, which the second term of the buffer rules out: while one side
-waits, the other may go on.
+so |ahead| <= buffer once the learner has caught up with min_size, and again once a side that a falling rate put beyond
+a smaller buffer has waited. Both could be refused at once only if 2 * buffer < sample_chunk + rate * insert_chunk,
+which the second term of the buffer rules out: while one side waits, the other may go on.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class RateLimiter:
         self.min_size = min_size
         self.sample_chunk = sample_chunk
         self.insert_chunk = insert_chunk
-        highest = max(self._rates)
-        self.buffer = max(tolerance * highest * min_size, 2.0 * max(sample_chunk, highest * insert_chunk))
+        self._tolerance = tolerance
+        self._forgiven = 0  # counted as sampled though it was not; below 0 the other way round
         self.sampled = 0
         self.inserted = 0
 
@@ -81,7 +82,15 @@ class RateLimiter:
     @property
     def ahead(self) -> float:
         """Positions sampled beyond what is owed; negative where the learner is behind."""
-        return self.sampled - self.owed(self.inserted)
+        return self.sampled + self._forgiven - self.owed(self.inserted)
+
+    @property
+    def buffer(self) -> float:
+        """How far either side may run ahead of the other, in sampled positions."""
+        first = bisect.bisect_right(self._begins, self.inserted) - 1
+        behind = bisect.bisect_right(self._begins, self.inserted + self.insert_chunk)
+        rate = max(self._rates[first:behind])
+        return max(self._tolerance * rate * self.min_size, 2.0 * max(self.sample_chunk, rate * self.insert_chunk))
 
     def may_sample(self, positions: int, in_flight: int = 0) -> bool:
         """Whether `positions` more (at most `sample_chunk`) may be sampled; `in_flight` are, but not recorded yet."""
@@ -93,7 +102,7 @@ class RateLimiter:
         """Positions that may be asked of all actors together now, 0 while they must wait."""
         if self.inserted < self.min_size:
             return self.min_size - self.inserted + self.insert_chunk  # whole sequences, so not exactly to the minimum
-        covered = self.sampled + self.buffer
+        covered = self.sampled + self._forgiven + self.buffer
         stretch = max(0, bisect.bisect_right(self._owed_before, covered) - 1)
         may_be_there = self._begins[stretch] + (covered - self._owed_before[stretch]) / self._rates[stretch]
         return max(0, int(may_be_there) - self.inserted)
@@ -107,18 +116,19 @@ class RateLimiter:
         self.inserted += positions
 
     def state_dict(self) -> dict[str, float]:
-        """What the log cannot tell: `sampled`, and how far that was `ahead`."""
-        return {"sampled": self.sampled, "ahead": self.ahead}
+        """What the log cannot tell: `sampled`, how much was `forgiven`, and how far it was `ahead`."""
+        return {"sampled": self.sampled, "forgiven": self._forgiven, "ahead": self.ahead}
 
     def load_state_dict(self, state: dict[str, float], inserted: int) -> None:
         """Resumes with the log's own count of env steps.
 
-        Where nothing was lost, nothing changes. Else `sampled` is moved into the allowed band: updates lost in a crash
-        are made up for by at most one buffer, or by what was owed already, not in a burst; and a lost log does not stop
-        the learner until as much has been played again.
+        Where nothing was lost, nothing changes. Else what is beyond the allowed band is forgiven: updates lost in a
+        crash are made up for by at most one buffer, or by what was owed already, not in a burst; a lost log does not
+        stop the learner until as much has been played again; and other rates hold from now on, not for the past.
         """
         self.inserted = inserted
         even = self.owed(inserted)
         owed = max(self.buffer, -state.get("ahead", 0.0))
         low = math.floor(even - owed) if inserted >= self.min_size else 0
-        self.sampled = max(0, min(max(int(state["sampled"]), low), math.floor(even + self.buffer)))
+        self.sampled, forgiven = int(state["sampled"]), int(state.get("forgiven", 0))
+        self._forgiven = min(max(self.sampled + forgiven, low), math.floor(even + self.buffer)) - self.sampled
