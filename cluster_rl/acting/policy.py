@@ -15,8 +15,11 @@ input.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 import torch
 from torch import Tensor, nn
 
@@ -37,11 +40,18 @@ _FEW_WEIGHTS = 300_000
 """Up to so many weights (1.2 MB) numpy multiplies faster than torch does; they then fit the processor's caches."""
 
 
+@functools.cache
+def _use_one_blas_thread() -> None:
+    """For this process from now on: numpy's threads wait for each other longer than such small products take."""
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
 class Policy:
     """One network at one moment. Make a new one after its weights or its noise have changed."""
 
     @torch.inference_mode()
     def __init__(self, network: QNetwork) -> None:
+        _use_one_blas_thread()
         spec = network.spec
         self._encoder = (_SlimEncoder if network.kind == "slim" else _UnifiedEncoder)(network)
         self._known: dict[bytes, int] = {}  # packed screen to its row of `_parts`

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -80,3 +84,34 @@ def test_new_weights_encode_all_screens_anew() -> None:
             part.mul_(2.0)
     after = quantiles_of(Policy(network), pool)
     assert not np.allclose(before, after, rtol=1e-2)
+
+
+_BLAS_THREADS = """
+import json, threadpoolctl, torch
+from cluster_rl.acting.policy import Policy
+from cluster_rl.config import load_config
+from cluster_rl.emulator.spaces import observation_spec
+from cluster_rl.model import build_model
+
+def threads():
+    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+config = load_config("password")
+torch.set_num_threads(2)
+before = threads()
+Policy(build_model(config, observation_spec(config)))
+print(json.dumps([before, threads(), torch.get_num_threads()]))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: numpy takes one thread for each")
+def test_a_policy_multiplies_in_one_thread_and_leaves_torch_its_own() -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", _BLAS_THREADS], capture_output=True, text=True, env=variables, check=True
+    )
+    before, after, of_torch = json.loads(done.stdout)
+    assert before
+    assert max(before) > 1
+    assert set(after) == {1}
+    assert of_torch == 2
