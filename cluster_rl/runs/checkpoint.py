@@ -42,7 +42,7 @@ from cluster_rl.runs.small_file import (
 FORMAT = 1
 KEPT = 2
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-_NAME = re.compile(r"\d+-\d+")
+_NAME = re.compile(r"\d{1,18}-\d{1,18}")  # numbers that the manifest takes
 _TEMPORARY, _DELETING = ".writing-", ".deleting-"
 _TAG = "$"
 # numpy's bool, signed, unsigned and float; no text, no objects.
@@ -129,7 +129,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest intact checkpoint by the number in its manifest; None if there is none at all.
+    """The newest intact checkpoint by the number in its name; None if there is none at all.
 
     Older ones are taken where newer are damaged, and `notes` says so. Raises `UserError` if all are damaged, and for
     one that a newer program wrote: an older one in its place would take back what that program learned. So it would
@@ -287,7 +287,7 @@ def _tensor_bytes(tensors: Mapping[str, torch.Tensor | np.ndarray[Any, Any]]) ->
 
 def _candidates(folder: Path) -> list[tuple[int, Path]]:
     """`(number, path)` of all that has a checkpoint's name, newest first, be it damaged or no folder at all: a name
-    that is taken is not given again. What is called otherwise is somebody's own, and not touched."""
+    that is taken is not given again. What has another name is not looked at."""
     paths = folder.iterdir() if folder.is_dir() else ()
     return sorted(
         ((int(path.name.rpartition("-")[2]), path) for path in paths if _NAME.fullmatch(path.name)), reverse=True
@@ -327,6 +327,8 @@ def _prune(folder: Path, newest: int) -> None:
     """Deletes all but the newest `KEPT` intact checkpoints. Damaged ones must not push out the last good one."""
     intact = 0
     for number, path in _candidates(folder):
+        if not path.is_dir():
+            continue  # a file that somebody put there
         keep = intact < KEPT
         try:
             if not keep:
@@ -344,19 +346,11 @@ def _prune(folder: Path, newest: int) -> None:
         doomed = folder / f"{_DELETING}{path.name}-{os.getpid()}"
         path.rename(doomed)
         crash_point("checkpoint.prune_renamed")
-        _remove(doomed)
+        shutil.rmtree(doomed)
 
 
 def _clean(folder: Path) -> None:
     """Removes what a crash left of an unfinished write or deletion. The run lock keeps other writers away."""
     for prefix in (_TEMPORARY, _DELETING):
         for path in folder.glob(f"{prefix}*"):
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """A folder, or the file that somebody left in its place."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+            shutil.rmtree(path)

@@ -2,7 +2,8 @@
 
 usage: timed_updates.py CONFIG BATCH.npz [key=value ...]
 
-Reads a number of updates from each line of stdin, makes them on the batch, and answers with their CPU seconds.
+Says which package it has imported. Then reads a number of updates from each line of stdin, makes them on the batch, and
+answers with their CPU seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import numpy as np
 import torch
 
+import cluster_rl
 from cluster_rl.config import load_config
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.learner import prepare_process
@@ -30,6 +32,7 @@ def main() -> None:
     with np.load(path) as arrays:
         batch = Batch.from_numpy({name: arrays[name] for name in arrays.files if name in names}, torch.device("cpu"))
     learner = R2D2(config, observation_spec(config), "cpu", config.base_seed)
+    print(cluster_rl.__file__, flush=True)
     for line in sys.stdin:
         seconds = 0.0
         for _ in range(int(line)):

@@ -5,7 +5,8 @@
 OTHER is a checkout of another commit (`git worktree add OTHER COMMIT`). Each checkout's update runs in a process of its
 own, with the code and the preset of that checkout; `--key value` changes this one's preset. The batch is sampled here,
 from a replay that holds blocks of the embedded cartridge; both presets must have its shapes. The two take turns, so
-that both meet the same load of the machine; the median ratio of the rounds counts, in CPU time of the process.
+that both meet the same load of the machine; the median ratio of the rounds counts, in CPU time of the process. Exits
+with 1 if it is above the goal, which is meant for the commit that the constant names.
 """
 
 from __future__ import annotations
@@ -49,14 +50,21 @@ class Worker:
             text=True,
         )
 
+        imported = Path(self._line().strip())
+        if not imported.is_relative_to(checkout):
+            raise UserError(f"{checkout}: another checkout's package was imported, {imported}")
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
     def seconds(self, updates: int) -> float:
         """CPU seconds of one of so many updates. Raises `UserError` if the checkout cannot make them."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(f"{updates}\n")
             self._process.stdin.flush()
-            return float(self._process.stdout.readline()) / updates
+            return float(self._line()) / updates
         except (BrokenPipeError, ValueError):
             raise UserError(f"{self._checkout}: its update does not take this batch; its own words are above") from None
 
@@ -90,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3000, help="env steps to play (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, rest = parser.parse_known_args(arguments)
+    for name in ("rounds", "updates", "steps"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: at least 1 is needed")
     other: Path = options.other.resolve()
     if not (other / "cluster_rl").is_dir():
         raise UserError(f"{options.other}: no checkout of this project; make one with git worktree add")
@@ -117,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for name, value in figures.items():
             print(f"{name:24}{value:10.2f}")
-    return 0
+    return int(figures["ratio"] > GOAL)
 
 
 if __name__ == "__main__":

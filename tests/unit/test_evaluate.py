@@ -242,10 +242,10 @@ def test_command_prints_one_json_object(
 
 
 def test_on_a_terminal_a_bar_moves_and_stdout_is_json_alone(run: Path) -> None:
-    words = ["--runs", str(run.parent), "--run-name", run.name, "--episodes", "40", "--json"]
+    words = ["--runs", str(run.parent), "--run-name", run.name, "--episodes", "80", "--json"]
     shown, out = on_terminal([sys.executable, "-m", "cluster_rl.evaluate", *words])
-    assert json.loads(out)["episodes"] == 40
-    assert re.search(r"playing: (?!0 |1,200 )[\d,]+ of 1,200 steps, (8|16|24|32) of 40 episodes, \d+ s", shown)
+    assert json.loads(out)["episodes"] == 80
+    assert re.search(r"playing: (?!0 |2,400 )[\d,]+ of 2,400 steps, \d+ of 80 episodes, \d+ s", shown)
 
 
 def test_command_writes_words_and_logs(

@@ -148,6 +148,32 @@ def test_a_renamed_or_copied_checkpoint_is_not_believed(tmp_path: Path) -> None:
     assert loaded.path == newest
 
 
+def test_a_file_in_a_checkpoints_place_keeps_its_name_and_stays(tmp_path: Path) -> None:
+    for updates in (1, 2):
+        save(tmp_path, updates)
+    taken = tmp_path / "3-3"
+    taken.write_text("somebody's")
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.updates == 2
+    assert str(taken) in loaded.notes[0]
+    for updates in (3, 4, 5):
+        save(tmp_path, updates)
+    assert names(tmp_path) == ["3-3", "4-5", "5-6"]
+    assert taken.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("name", [f"1-{2**63 - 1}", "notes", "2025-12-01", "1-" + 300 // 2 * "9", "2-2.bak"])
+def test_what_has_no_checkpoints_name_is_not_looked_at(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    assert load_checkpoint(tmp_path) is None
+    for updates in (1, 2, 3):
+        save(tmp_path, updates)
+    assert names(tmp_path) == sorted([name, "2-2", "3-3"])
+    assert (tmp_path / name / "mine").exists()
+
+
 def test_a_full_disk_keeps_the_old_one_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 
