@@ -50,6 +50,7 @@ from cluster_rl.wire.keys import load_actor_keys
 from .processes import MAIN, Times, children, machine_cpu_sec, process_cpu_sec, threads
 
 SENDERS = 4  # connections; more than one, so that the wire thread has something to group
+UNACKNOWLEDGED = 64  # sequences of each of them
 BATCHES = 30
 IO_THREAD = "ZMQbg/IO/0"
 # On the wire beside block and header: ZMTP's frames (9 bytes each), CURVE (33 and 16), TCP and IP for 1,448 at a time.
@@ -434,6 +435,7 @@ def measure_ingest(config: Config, run_dir: RunDir, recording: Recording, second
         "sync_sec": sync_sec,
         "ingest_syncs_per_sec": syncs_per_sec,
         "sequences_per_sec": window.sequences / window.seconds,
+        "together": min(config.credit_sequences, UNACKNOWLEDGED) * SENDERS,
         **asked,
         **usage(window),
     }
@@ -447,7 +449,7 @@ class Sender:
 
     def step(self) -> None:
         self._channel.poll(0)
-        while self._channel.can_send() and self._channel.unacknowledged < 64:
+        while self._channel.can_send() and self._channel.unacknowledged < UNACKNOWLEDGED:
             self._channel.send(self._recording.block(self._number, self._actor, self._channel.incarnation))
             self._number += 1
 

@@ -148,7 +148,7 @@ def limits(parts: Parts, setup: Setup) -> dict[str, float]:
         "learner": update_rate(parts, setup) / updates,
         "learner_cpus": _divided(_learners_cores(parts, setup), learner_cpu_per_step(parts, setup)),
         "sampler": _divided(1.0, updates * parts.batch_cpu_sec),
-        "wire": _divided(together * length, together * parts.sequence_cpu_sec + parts.sync_sec),
+        "wire": wire_limit(parts, together),
         "io": _divided(length, parts.sequence_io_cpu_sec),
         "network": _divided(setup.network_bytes_per_sec * length, parts.sequence_wire_bytes),
         "disk": _divided(setup.disk_bytes_per_sec, disk_bytes_per_step(parts)),
@@ -196,6 +196,12 @@ def actor_supply(parts: Parts, setup: Setup) -> float:
 def _learners_cores(parts: Parts, setup: Setup) -> float:
     """What the learner's job has for its actors and for what grows with their steps."""
     return setup.jobs[0].cores - parts.idle_cpus - (setup.updates_per_sec is not None)
+
+
+def wire_limit(parts: Parts, together: float) -> float:
+    """Env steps a second of a wire thread that logs so many sequences with each sync."""
+    busy_sec = together * parts.sequence_cpu_sec + parts.sync_sec
+    return _divided(together * parts.steps_per_sequence, busy_sec)
 
 
 def window_sequences(parts: Parts, setup: Setup) -> float:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from cluster_rl.config import Config
 from cluster_rl.runs.atomic import write_atomic
 
-from .model import Job, Parts, Prediction, Setup, limits, predict
+from .model import MOST_TOGETHER, Job, Parts, Prediction, Setup, limits, predict, wire_limit
 from .record import Record, Records, parts_of, point_setup, setup_of
 
 GOAL_ERROR = 0.2
@@ -60,7 +60,7 @@ def tables(records: Records, configs: dict[str, Config], links: Links, sync_sec:
         parts = parts_of(records, name)
         if parts is None:
             continue
-        lines += [f"## {name}", "", *_parts_table(parts), ""]
+        lines += [f"## {name}", "", *_parts_table(parts, records.find("ingest", name) or {}), ""]
         pairs = compared(records, name, config)
         if pairs:
             lines += [*_points_table(pairs), ""]
@@ -73,7 +73,7 @@ def parts_with(parts: Parts, sync_sec: float | None) -> Parts:
     return parts if sync_sec is None else dataclasses.replace(parts, sync_sec=sync_sec)
 
 
-def _parts_table(parts: Parts) -> list[str]:
+def _parts_table(parts: Parts, ingest: Record) -> list[str]:
     rows = {
         "actor, an env step: CPU; waits": f"{parts.step_cpu_sec * 1e3:.2f}; {parts.step_wait_sec * 1e3:.2f} ms",
         "learner's main thread, an update: CPU; waits": (
@@ -87,6 +87,10 @@ def _parts_table(parts: Parts) -> list[str]:
             f"{parts.sequence_io_cpu_sec * 1e6:.0f} µs; {parts.params_io_sec_per_byte * 1e9:.2f} ms"
         ),
         "a sync of the replay log": f"{parts.sync_sec * 1e3:.1f} ms",
+        "sequences a second that a learner took which did nothing else; its wire thread's limit by the above": (
+            f"{ingest.get('sequences_per_sec', math.nan):,.0f}; "
+            f"{wire_limit(parts, ingest.get('together', MOST_TOGETHER)) / parts.steps_per_sequence:,.0f}"
+        ),
         "trained steps of a sequence; its bytes on the wire; on disk": (
             f"{parts.steps_per_sequence:.1f}; {parts.sequence_wire_bytes:,.0f}; {parts.sequence_disk_bytes:,.0f}"
         ),
