@@ -201,7 +201,7 @@ def write_report(
     text = tables(records, configs, links, sync_sec)
     write_atomic(folder / "table.md", text.encode())
     known = [(name, parts) for name in configs if (parts := parts_of(records, name)) is not None]
-    figure = Figure(figsize=(5.2 * (1 + len(known)), 4.6), layout="constrained")
+    figure = Figure(figsize=(5.2 * (1 + len(known)), 5.6), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(known), squeeze=False)[0]
     _draw_points(first, [pair for name, config in configs.items() for pair in compared(records, name, config)])
     for panel, (name, parts) in zip(others, known, strict=True):
@@ -222,6 +222,7 @@ def _draw_points(panel: Axes, pairs: Sequence[tuple[Record, Prediction]]) -> Non
         panel.plot(actors, measured, "o", color=colour, label=f"measured, {samples:g}")
     panel.set(xlabel="actors on this machine", ylabel="env steps a second", title="Measured, and predicted +- 20 %")
     panel.set_ylim(bottom=0)
+    panel.set_xticks(sorted({point["actors"] for point, _ in pairs}))
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small")
 
@@ -234,11 +235,11 @@ def _draw_sweep(panel: Axes, name: str, parts: Parts, config: Config, links: Lin
         found = [predict(parts, setup) for setup in setups]
         label = words if "updates_per_sec" in rates else f"{words}, {rates['samples_per_insert']:g} samples per insert"
         panel.plot(SWEEP, [one.env_steps_per_sec for one in found], "-", color=colour, label=label)
-    for style, limit in (("-", "actors"), (":", "wire"), ("--", "network"), ("-.", "disk")):
+    for style, limit in (("-", "actors"), ((0, (1, 3)), "credit"), (":", "wire"), ("--", "network"), ("-.", "disk")):
         heights = [limits(parts, setup)[limit] for setup in setups]
-        panel.plot(SWEEP, heights, style, color="#888888", linewidth=1, label=f"limit: {limit}", zorder=1)
+        panel.plot(SWEEP, heights, linestyle=style, color="#888888", linewidth=1, label=f"limit: {limit}", zorder=1)
     panel.set(xscale="log", yscale="log", ylabel="env steps a second", title=f"Extrapolated, preset {name}")
     panel.set(xlabel=f"actors, {JOB_CPUS} in each job of {JOB_CPUS} CPUs, learner in the first")
     panel.set_xticks(SWEEP, [str(count) for count in SWEEP])
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small", loc="lower right")
+    panel.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
