@@ -275,7 +275,7 @@ class Steadiness:
 
 def limiter_ahead(limiter: RateLimiter, progress: Progress) -> float:
     """Positions sampled beyond what is owed."""
-    return progress.samples_per_insert * progress.env_steps - limiter.owed(progress.env_steps)
+    return sampled(progress) - limiter.owed(progress.env_steps)
 
 
 def usage(window: Window) -> dict[str, Any]:
@@ -352,12 +352,19 @@ def measure_updates(config: Config, run_dir: RunDir, seconds: float) -> dict[str
         "update_cpu_sec": main.cpu_sec / window.updates,
         "update_wait_sec": max(0.0, window.seconds - main.cpu_sec - main.queued_sec) / window.updates,
         "updates_per_sec": window.updates / window.seconds,
+        # By learned priorities, which take longer sequences than those that sampling finds.
+        "positions_per_update": (sampled(window.last.progress) - sampled(window.first.progress)) / window.updates,
         **usage(window),
     }
 
 
+def sampled(progress: Progress) -> float:
+    """Trained positions of all updates."""
+    return progress.samples_per_insert * progress.env_steps
+
+
 def measure_sampling(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    """What a batch costs the sampling thread, and the positions that it trains."""
+    """What a batch costs the sampling thread, and the positions that it trains by the actors' own priorities."""
     torch.set_num_threads(1)
     with contextlib.closing(open_replay(config, run_dir)) as replay:
         rng = np.random.default_rng(0)

@@ -90,7 +90,7 @@ def settings_hash(config: Config) -> str:
 
 def parts_of(records: Records, config: str) -> Parts | None:
     """What the parts of a config cost; without `updates` for a learner with a GPU. None if a part is missing."""
-    found = {kind: records.find(kind, config) for kind in PARTS}
+    found = {kind: records.find(kind, config) for kind in PARTS}  # in their order: what a later one has too counts
     if any(found[kind] is None for kind in PARTS[:-1]):
         return None
     names = {field.name for field in dataclasses.fields(Parts)}

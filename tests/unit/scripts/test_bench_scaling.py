@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
 from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.runs.progress import Progress
+from cluster_rl.training.rate_limiter import RateLimiter
 from cluster_rl.wire.codec import decode_arrays, decode_header
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,6 +27,7 @@ sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
 from scripts.bench.replay import synthetic_blocks  # noqa: E402
 from scripts.bench.scaling import measure, record, report  # noqa: E402
 from scripts.bench.scaling.model import Job, Parts, Prediction, Setup, limits, predict  # noqa: E402
+from scripts.bench.scaling.processes import MAIN, Times, children, process_cpu_sec, threads  # noqa: E402
 
 PARTS = Parts(
     step_cpu_sec=0.002,
@@ -259,6 +264,72 @@ def test_without_records_there_is_nothing_to_plot(tmp_path: Path) -> None:
 
 
 # ---- measurements ----
+
+
+def progress_at(ahead: float, limiter: RateLimiter, env_steps: int = 100_000) -> Progress:
+    """So far ahead, as a share of the limiter's buffer."""
+    sampled = limiter.owed(env_steps) + ahead * limiter.buffer
+    return Progress(run_name="x", target_total_steps=1, env_steps=env_steps, samples_per_insert=sampled / env_steps)
+
+
+def test_a_run_is_steady_once_one_side_waits_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = RateLimiter.from_config(load_config("cpu"))
+    assert measure.limiter_ahead(limiter, progress_at(0.5, limiter)) == pytest.approx(0.5 * limiter.buffer)
+    now = 1000.0
+    monkeypatch.setattr(measure.time, "monotonic", lambda: now)
+    is_steady = measure.Steadiness(limiter)
+
+    def after(seconds: float, ahead: float) -> bool:
+        nonlocal now
+        now += seconds
+        return is_steady(progress_at(ahead, limiter))
+
+    assert not after(0.0, -3.0)  # the first transitions are owed their samples
+    assert not after(100.0, -2.0)
+    assert not after(1.0, -1.0)
+    assert not after(4.0, -0.9)
+    assert not after(4.0, 0.2)  # the learner is on its way to the other end
+    assert not after(1.0, 0.9)
+    assert after(6.0, 0.9)
+    assert is_steady.reached
+    assert not after(1.0, 0.0)
+    assert after(10.0, 0.0)  # both are as fast as each other
+    assert not is_steady.reached
+    assert not after(1.0, -2.0)
+
+
+def reading(at_sec: float, cpu_sec: float, machine_sec: float) -> measure.Reading:
+    progress = Progress(run_name="x", target_total_steps=1, env_steps=int(100 * at_sec), sequences=int(at_sec))
+    used = {"learner": {"main": Times(cpu_sec, 0.5 * at_sec)}}
+    return measure.Reading(at_sec, progress, used, {"learner": cpu_sec}, machine_sec, log_bytes=0)
+
+
+def test_a_window_is_what_came_between_two_readings() -> None:
+    window = measure.Window(reading(10.0, 3.0, 50.0), reading(20.0, 8.0, 65.0))
+    assert (window.seconds, window.env_steps, window.sequences) == (10.0, 1000, 10)
+    assert window.thread("learner", "main") == Times(5.0, 5.0)
+    assert window.thread("learner", "wire") == Times()
+    assert (window.cpu_sec("learner"), window.cpu_sec("actor")) == (5.0, 0.0)
+    assert window.others_cpus == 1.0
+    rows = [{"time": at, "wire/syncs": 10 * at, "wire/sync_sec": 0.1 * at} for at in (5.0, 12.0, 16.0, 18.0, 25.0)]
+    assert window.syncs(rows) == (pytest.approx(10.0), pytest.approx(0.01))
+    assert all(math.isnan(one) for one in window.syncs(rows[:2]))
+    gone = dataclasses.replace(reading(20.0, 8.0, 65.0), threads={})
+    with pytest.raises(UserError, match="ended meanwhile"):
+        measure.Window(reading(10.0, 3.0, 50.0), gone)
+
+
+def test_proc_tells_what_threads_used() -> None:
+    began, cpu_sec = threads(os.getpid())[MAIN].cpu_sec, process_cpu_sec(os.getpid())
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        pass
+    assert 0.25 < threads(os.getpid())[MAIN].cpu_sec - began < 5.0
+    assert 0.2 < process_cpu_sec(os.getpid()) - cpu_sec < 5.0
+    with subprocess.Popen(["sleep", "30"]) as child:
+        found = dict(children(os.getpid()))
+        child.kill()
+    assert child.pid in found
 
 
 def test_a_recording_is_sent_again_as_later_episodes() -> None:
