@@ -26,9 +26,9 @@ ACTORS_PER_JOB = (6, 8)  # of the cluster's jobs: the learner's has it beside
 MOST_ACTORS = 256
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, MOST_ACTORS)
 CPU_RATIOS = (32.0, 8.0, 4.0, 1.0)
-GPU_RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-"""Updates a second of a learner on a GPU: nobody has measured one."""
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+GPU_RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, math.inf)
+"""Updates a second of a learner on a GPU: nobody has measured one. The last is for what else would limit a run."""
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 _MEBI = 1e6
 
 Links = dict[str, float]
@@ -161,7 +161,7 @@ def learners(parts: Parts, config: Config) -> Iterable[tuple[str, dict[str, floa
         return
     late = config.samples_per_insert_at(config.target_total_steps)  # of most of a long run
     for rate in GPU_RATES:
-        words = f"if a GPU makes {rate:g} updates/s"
+        words = f"if a GPU makes {rate:g} updates/s" if math.isfinite(rate) else "if nobody waits for the GPU"
         yield words, {"samples_per_insert": late, "updates_per_sec": rate}
 
 
