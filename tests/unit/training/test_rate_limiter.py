@@ -107,8 +107,14 @@ def test_a_schedule_that_is_changed_between_jobs_is_no_debt_and_no_standstill() 
         after.load_state_dict(before.state_dict(), inserted=before.inserted)
         assert abs(after.ahead) <= after.buffer + 1
         assert after.sampled == before.sampled  # what was sampled stays true
+        # On from the edge of the band, where a resume may put it, into its middle.
+        if after.ahead < 0:
+            after.record_sample(int(after.buffer / 2))
+        else:
+            after.record_insert(int(after.buffer / 2))
+        assert 0 < abs(after.ahead) < after.buffer
         again = RateLimiter(8.0, 1000, 0.1, sample_chunk=64, insert_chunk=16, schedule=schedule)
-        again.load_state_dict(after.state_dict(), inserted=before.inserted)
+        again.load_state_dict(after.state_dict(), inserted=after.inserted)
         assert (again.sampled, again.ahead) == (after.sampled, after.ahead)
 
 
