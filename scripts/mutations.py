@@ -38,6 +38,7 @@ TEST_FILES = (
     "tests/unit/test_occupancy.py",
     "tests/unit/test_sight.py",
     "tests/unit/game/test_flags.py",
+    "tests/unit/game/test_world.py",
     "tests/unit/game/test_whereabouts.py",
     "tests/unit/acting/test_exploration.py",
     "tests/unit/acting/test_policy.py",
@@ -86,6 +87,7 @@ OCCUPANCY = "cluster_rl/occupancy_memory.py"
 AFFORDANCES = "cluster_rl/affordances.py"
 WHEREABOUTS = "cluster_rl/game/whereabouts.py"
 FLAGS = "cluster_rl/game/flags.py"
+WORLD = "cluster_rl/game/world.py"
 ENV = "cluster_rl/emulator/env.py"
 TOTALS = "cluster_rl/replay/totals.py"
 EPISODE_LOG = "cluster_rl/runs/episode_log.py"
@@ -105,7 +107,7 @@ _WARM_TARGET = "self.warm_state(self.target, batch, for_target, burn_in_lengths)
 _CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)"
 _COUNTED = "torch.where(mask, step_losses * weights, torch.zeros_like(step_losses))"
 _MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
-_ACTOR_ADD = "quantiles[row],\n                step.milestones,"
+_ACTOR_PUTS = "play.crop, play.mask, quantiles)"
 _ACTOR_STATE = "        state_h, state_c = play.state\n"
 _ACTOR_ACT = "        noisy, quantiles = play.act()\n"
 _CUT_BY = "online_quantiles,\n            batch.mask[unroll],\n            config.value_rescaling"
@@ -176,8 +178,8 @@ MUTATIONS = (
     Mutation(
         "stored cell state is the hidden one",
         ACTOR,
-        "                state_c[row],\n",
-        "                state_h[row],\n",
+        "greedy, state_h, state_c)",
+        "greedy, state_h, state_h)",
     ),
     Mutation("stored state is the one after the step", ACTOR, _ACTOR_STATE + _ACTOR_ACT, _ACTOR_ACT + _ACTOR_STATE),
     # Targets.
@@ -311,7 +313,7 @@ MUTATIONS = (
         "td_errors(taken, targets), mask, config.priority_eta)",
         "td_errors(taken, targets), mask, 0.0)",
     ),
-    Mutation("initial priorities from noisy values", ACTOR, _ACTOR_ADD, _ACTOR_ADD.replace("quantiles", "noisy")),
+    Mutation("initial priorities from noisy values", ACTOR, _ACTOR_PUTS, _ACTOR_PUTS.replace("quantiles", "noisy")),
     Mutation(
         "importance weights of the replay are all 1",
         REPLAY,
@@ -329,13 +331,13 @@ MUTATIONS = (
     Mutation(
         "random action ignores the mask",
         EXPLORATION,
-        "np.where(masks, times, np.inf)",
-        "times",
+        "np.where(masks, times / np.where(masks, weights, 1.0), np.inf)",
+        "(times / np.where(masks, weights, 1.0))",
     ),
     Mutation(
         "a held action goes on where it is masked",
         EXPLORATION,
-        "(self._left > 0) & masks[np.arange(len(values)), self._held]",
+        "(self._left > 0) & masks[self._rows, self._held]",
         "self._left > 0",
     ),
     Mutation("random play outlasts the episode", ACTOR, "        self._exploration.release(row)\n", ""),
@@ -387,16 +389,16 @@ MUTATIONS = (
     Mutation(
         "random actions take no notice of the map",
         ACTOR,
-        "wander_weights(play.mask, play.crop, play.context)",
-        "play.mask.astype(np.float64)",
+        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows])",
+        "play.mask[rows].astype(np.float64)",
     ),
-    Mutation("random actions are drawn alike", EXPLORATION, "np.where(masks, weights, 1.0)", "1.0"),
+    Mutation("random actions are drawn alike", EXPLORATION, "times / np.where(masks, weights, 1.0)", "times"),
     Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
     Mutation(
         "actors take no notice of battles",
         ACTOR,
-        "wander_weights(play.mask, play.crop, play.context)",
-        "wander_weights(play.mask, play.crop, play.context * 0)",
+        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows])",
+        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows] * 0)",
     ),
     Mutation("battles are fought as anything else", WANDERING, "fights = context[:, _IN_BATTLE].any(1)", "fights = []"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
@@ -476,6 +478,10 @@ MUTATIONS = (
         "        self._events = 0\n        self._seen: object = None",
         '        self._events = getattr(self, "_events", 0)\n        self._seen: object = None',
     ),
+    Mutation("a milestone's byte that changes is not seen", FLAGS, "if seen == self._seen:", "if self._seen:"),
+    Mutation("where events stood outlives the episode", FLAGS, "        self._seen: object = None  #", "        #"),
+    Mutation("an end that comes is not seen", WORLD, "if seen in self._no_ends:", "if self._no_ends:"),
+    Mutation("what comes into the bag pays nothing", REWARDS, "state.belongings != before.belongings or ", ""),
     Mutation(
         "the summary's milestones outlive the episode",
         ENV,

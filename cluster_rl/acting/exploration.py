@@ -5,6 +5,8 @@ Actors call it. Randomness comes only from the generator handed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,8 +78,8 @@ def select_actions(
     Both the greedy and the random action are valid ones. The number of random draws does not depend on the data, so
     that a run with the same seed stays comparable. Raises `ValueError` for a row without a valid action.
     """
-    explore, greedy, anything = _candidates(values, masks, epsilons, rng, masks.astype(np.float64))
-    actions: NDArray[np.int64] = np.where(explore, anything, greedy)
+    explore, times = _draws(values, masks, epsilons, rng)
+    actions: NDArray[np.int64] = np.where(explore, _first(times, masks, masks), best_actions(values, masks))
     return actions
 
 
@@ -107,29 +109,34 @@ class Exploration:
         self._held = np.zeros(count, np.int64)
         self._left = np.zeros(count, np.int64)
         self._wanders = np.zeros(count, np.bool_)
+        self._rows = np.arange(count)
 
     def select(
         self,
         values: NDArray[np.float32],
         masks: NDArray[np.bool_],
-        weights: NDArray[np.float64],
+        weights: Callable[[NDArray[np.int64]], NDArray[np.float64]],
         epsilons: NDArray[np.float64],
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
         """Actions int64 [N], see `select_actions`. `epsilons` decide where no action is being held.
 
-        weights [N, A]: how likely each valid action is as a random one, more than 0.
+        weights: of given rows [n], how likely each valid action is as a random one, [n, A], more than 0. It is asked
+        for those rows alone that begin a random action now, which is seldom.
         """
         if self._begin:
             self._wanders ^= rng.random(len(values)) < np.where(self._wanders, self._end, self._begin)
             epsilons = np.where(self._wanders, 1.0, epsilons)
-        explore, greedy, anything = _candidates(values, masks, epsilons, rng, weights)
-        durations = np.minimum(rng.zipf(_HOLD_EXPONENT, len(values)), self._hold_steps_max)
-        goes_on = (self._left > 0) & masks[np.arange(len(values)), self._held]
-        begins = explore & ~goes_on
-        self._held = np.where(begins, anything, self._held)
-        self._left = np.where(goes_on, self._left - 1, np.where(begins, durations - 1, 0))
-        actions: NDArray[np.int64] = np.where(goes_on | begins, self._held, greedy)
+        explore, times = _draws(values, masks, epsilons, rng)
+        durations = rng.zipf(_HOLD_EXPONENT, len(values))
+        goes_on = (self._left > 0) & masks[self._rows, self._held]
+        begins = (explore & ~goes_on).nonzero()[0]
+        self._left = np.where(goes_on, self._left - 1, 0)
+        if begins.size:
+            self._held[begins] = _first(times[begins], masks[begins], weights(begins))
+            self._left[begins] = np.minimum(durations[begins], self._hold_steps_max) - 1
+            goes_on[begins] = True
+        actions: NDArray[np.int64] = np.where(goes_on, self._held, best_actions(values, masks))
         return actions
 
     def release(self, row: int) -> None:
@@ -137,20 +144,21 @@ class Exploration:
         self._left[row], self._wanders[row] = 0, False
 
 
-def _candidates(
-    values: NDArray[np.float32],
-    masks: NDArray[np.bool_],
-    epsilons: NDArray[np.float64],
-    rng: np.random.Generator,
-    weights: NDArray[np.float64],
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Whether to explore, the greedy action and a random one by `weights`, of each row."""
+def _draws(
+    values: NDArray[np.float32], masks: NDArray[np.bool_], epsilons: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Whether each row is to explore, and exponentially distributed times [N, A] for `_first`."""
     assert values.shape == masks.shape, (values.shape, masks.shape)
     assert epsilons.shape == values.shape[:1], (epsilons.shape, values.shape)
     if not masks.any(axis=1).all():
         raise ValueError("a row of the action mask has no valid action")
     explore = rng.random(len(values)) < epsilons
-    # The first of exponentially distributed times with these rates: one draw a button, whatever the weights.
-    times = rng.exponential(size=values.shape) / np.where(masks, weights, 1.0)
-    anything = np.where(masks, times, np.inf).argmin(axis=1)
-    return explore, best_actions(values, masks), anything
+    return explore, rng.exponential(size=values.shape)
+
+
+def _first(
+    times: NDArray[np.float64], masks: NDArray[np.bool_], weights: NDArray[np.float64] | NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """A random valid action of each row by `weights`: the first of times with these rates, one draw a button."""
+    first: NDArray[np.int64] = np.where(masks, times / np.where(masks, weights, 1.0), np.inf).argmin(axis=1)
+    return first

@@ -28,7 +28,7 @@ from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.priorities import actor_priorities
-from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder
+from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder, StepStore
 from cluster_rl.model import build_model, load_params
 from cluster_rl.rom import load_rom, pyboy_version
 from cluster_rl.runs.crash_points import crash_point
@@ -81,6 +81,8 @@ class Actor:
         spec = block_spec(config)
         rom = load_rom(config.rom)
         world = World.for_rom(rom.sha1)
+        self._store = StepStore(spec, config.envs_per_actor, config.num_quantiles)
+        self._rows = np.arange(config.envs_per_actor)
         self.slots: list[_Slot] = []
         for emulator, seed in enumerate(env_seeds):
             recorder = None
@@ -102,7 +104,7 @@ class Actor:
                 actor=index,
                 incarnation=incarnation,
                 emulator=emulator,
-                num_quantiles=config.num_quantiles,
+                store=self._store,
             )
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
         self._rollout = Rollout([slot.env for slot in self.slots], self._network)
@@ -153,27 +155,21 @@ class Actor:
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
         self.last_actions = self._exploration.select(
-            values, play.mask, wander_weights(play.mask, play.crop, play.context), self._epsilons, self._rng
+            values,
+            play.mask,
+            lambda rows: wander_weights(play.mask[rows], play.crop[rows], play.context[rows]),
+            self._epsilons,
+            self._rng,
         )
         # By the action and not by the draw: what follows a random draw of the best action is what its choice leads to.
-        greedy = (self.last_actions == best_actions(values, play.mask)).tolist()
-        screens, actions = play.packed, self.last_actions.tolist()
+        greedy = self.last_actions == best_actions(values, play.mask)
+        place = self._rows, np.array([slot.builder.slot for slot in self.slots])
+        self._store.put_observation(place, play.packed, play.context, play.crop, play.mask, quantiles)
+        self._store.put_action(place, self.last_actions, greedy, state_h, state_c)
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
-        for row, step in play.play(actions, range(len(self.slots))):
-            finished += self.slots[row].builder.add(
-                screens[row],
-                play.context[row],
-                play.crop[row],
-                play.mask[row],
-                actions[row],
-                greedy[row],
-                step.reward,
-                state_h[row],
-                state_c[row],
-                quantiles[row],
-                step.milestones,
-            )
+        for row, step in play.play(self.last_actions.tolist(), range(len(self.slots))):
+            finished += self.slots[row].builder.advance(step.reward, step.milestones)
             if step.terminated or step.truncated:
                 ended.append((row, step))
         self.env_steps += len(self.slots)

@@ -127,8 +127,8 @@ class ProgressLatch:
     def reset(self) -> None:
         """Forgets everything."""
         self.new_events = 0
+        self._seen: object = None  # what `_reads` gave last
         self._events = 0
-        self._seen: object = None
         self._remember(())
 
     def start(self, state: GameState) -> None:

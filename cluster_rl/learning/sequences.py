@@ -132,13 +132,70 @@ class Sequence:
         return self.positions - self.burn_in_length - self.train_length
 
 
+class StepStore:
+    """The newest steps of `count` emulators, in rings: all that a window can need when its last tail position arrives.
+
+    One more position lies before those: its action and reward are the first previous ones. An actor writes the steps
+    of all its emulators at once, each to the place that its builder names.
+    """
+
+    def __init__(self, spec: BlockSpec, count: int, num_quantiles: int = 0) -> None:
+        self.ring = spec.max_positions + 1
+        shape = (count, self.ring)
+        self.screen = np.zeros((*shape, *SCREEN_PACKED_SHAPE), np.uint8)
+        self.context = np.zeros((*shape, spec.context_size), np.uint8)
+        self.crop = np.zeros((*shape, 2, spec.crop_side, spec.crop_side), np.uint8)
+        self.mask = np.zeros((*shape, spec.num_actions), np.bool_)
+        self.action = np.zeros(shape, np.uint8)
+        self.greedy = np.zeros(shape, np.bool_)
+        self.reward = np.zeros(shape, np.float32)
+        self.state_h = np.zeros((*shape, spec.hidden_size), np.float16)
+        self.state_c = np.zeros((*shape, spec.hidden_size), np.float16)
+        self.quantiles = np.zeros((*shape, spec.num_actions, num_quantiles), np.float32) if num_quantiles else None
+
+    def put_observation(
+        self,
+        place: _Place,
+        screen_packed: npt.NDArray[np.uint8],
+        context: npt.NDArray[np.uint8],
+        crop: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.bool_],
+        quantiles: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Copies what was observed to `place`: (emulator, slot), or N of both and arrays [N, ...]."""
+        self.screen[place] = screen_packed
+        self.context[place] = context
+        self.crop[place] = crop
+        self.mask[place] = mask
+        if self.quantiles is not None:
+            # None only where no value is needed: a terminal observation is never bootstrapped from.
+            self.quantiles[place] = 0.0 if quantiles is None else quantiles
+
+    def put_action(
+        self,
+        place: _Place,
+        action: int | npt.NDArray[np.int64],
+        greedy: bool | npt.NDArray[np.bool_],
+        state_h: npt.NDArray[np.floating[Any]],
+        state_c: npt.NDArray[np.floating[Any]],
+    ) -> None:
+        """Copies what was done there and the recurrent state before, as `put_observation`."""
+        self.action[place] = action
+        self.greedy[place] = greedy
+        self.state_h[place] = state_h
+        self.state_c[place] = state_c
+
+
+_Place = tuple[int, int] | tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
 class SequenceBuilder:
     """Cuts one emulator's episodes into sequences.
 
     Call `begin` at an episode's start, `add` for each step, `cut` at every edge of the actor's step clock and `end`
     with the episode's final observation (also when the job stops: then `terminated=False`). A window is handed out by
     the `add` that brings its last tail position, or by `end`. A window that reaches `unroll_length` steps is cut by
-    itself.
+    itself. Instead of `add`, an actor writes to the shared `store`, at `slot`, and then calls `advance`.
 
     Set `params_version` and `epsilon` whenever they change; a sequence carries those of its first trained step.
     With `num_quantiles` K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.
@@ -153,24 +210,16 @@ class SequenceBuilder:
         emulator: int,
         epsilon: float = 0.0,
         num_quantiles: int = 0,
+        store: StepStore | None = None,
     ) -> None:
+        """`store` keeps the steps of several builders, this one's as those of `emulator`; by default one of its own."""
         self.spec = spec
         self.params_version = 0
         self._ids = (actor, incarnation, emulator)
         self.epsilon = epsilon
-        # The oldest position a window can need when its last tail position arrives, and the one before that, whose
-        # action and reward are the first previous ones.
-        self._ring = ring = spec.max_positions + 1
-        self._screen = np.zeros((ring, *SCREEN_PACKED_SHAPE), np.uint8)
-        self._context = np.zeros((ring, spec.context_size), np.uint8)
-        self._crop = np.zeros((ring, 2, spec.crop_side, spec.crop_side), np.uint8)
-        self._mask = np.zeros((ring, spec.num_actions), np.bool_)
-        self._action = np.zeros(ring, np.uint8)
-        self._greedy = np.zeros(ring, np.bool_)
-        self._reward = np.zeros(ring, np.float32)
-        self._state_h = np.zeros((ring, spec.hidden_size), np.float16)
-        self._state_c = np.zeros((ring, spec.hidden_size), np.float16)
-        self._quantiles = np.zeros((ring, spec.num_actions, num_quantiles), np.float32) if num_quantiles else None
+        self._store = store if store is not None else StepStore(spec, 1, num_quantiles)
+        self._row = emulator if store is not None else 0
+        self._ring = self._store.ring
         self._episode = -1
         self._steps = 0  # transitions of the episode so far
         self._window_start = 0
@@ -207,16 +256,22 @@ class SequenceBuilder:
         observation was seen; quantiles float32 [A, K] of this observation; milestones reached by the step. Returns the
         sequence that became complete with this position, if any.
         """
+        place = (self._row, self.slot)
+        self._store.put_observation(place, screen_packed, context, crop, mask, quantiles)
+        self._store.put_action(place, action, greedy, state_h, state_c)
+        return self.advance(reward, milestones)
+
+    @property
+    def slot(self) -> int:
+        """Where in the store's rings the next step belongs."""
+        return self._steps % self._ring
+
+    def advance(self, reward: float, milestones: Iterable[str] = ()) -> tuple[Sequence, ...]:
+        """Records the step that is in the store at `slot`, and the reward that it gave; returns as `add`."""
         if self._episode < 0:
-            raise RuntimeError("SequenceBuilder.add: no episode has begun")
+            raise RuntimeError("SequenceBuilder: no episode has begun")
         step = self._steps
-        self._put_observation(step, screen_packed, context, crop, mask, quantiles)
-        slot = step % self._ring
-        self._action[slot] = action
-        self._greedy[slot] = greedy
-        self._reward[slot] = reward
-        self._state_h[slot] = state_h
-        self._state_c[slot] = state_c
+        self._store.reward[self._row, step % self._ring] = reward
         if step == self._window_start:
             self._window_policy = (self.params_version, self.epsilon)
         for name in milestones:
@@ -254,7 +309,7 @@ class SequenceBuilder:
         if self._episode < 0:
             raise RuntimeError("SequenceBuilder.end: no episode has begun")
         self.cut()
-        self._put_observation(self._steps, screen_packed, context, crop, mask, quantiles)
+        self._store.put_observation((self._row, self.slot), screen_packed, context, crop, mask, quantiles)
         sequences = []
         for start, stop, policy in self._pending:
             sequence = self._emit(start, stop, policy, last=self._steps)
@@ -267,31 +322,14 @@ class SequenceBuilder:
         self._episode = -1
         return tuple(sequences)
 
-    def _put_observation(
-        self,
-        position: int,
-        screen_packed: npt.NDArray[np.uint8],
-        context: npt.NDArray[np.uint8],
-        crop: npt.NDArray[np.uint8],
-        mask: npt.NDArray[np.bool_],
-        quantiles: npt.NDArray[np.float32] | None,
-    ) -> None:
-        slot = position % self._ring
-        self._screen[slot] = screen_packed
-        self._context[slot] = context
-        self._crop[slot] = crop
-        self._mask[slot] = mask
-        if self._quantiles is not None:
-            # None only where no value is needed: a terminal observation is never bootstrapped from.
-            self._quantiles[slot] = 0.0 if quantiles is None else quantiles
-
     def _emit(self, start: int, stop: int, policy: tuple[int, float], last: int) -> Sequence:
         """The sequence that trains steps [start, stop) and whose last position is `last`."""
         actor, incarnation, emulator = self._ids
         burn_in = min(self.spec.burn_in, start)
         first = start - burn_in
         slots = np.arange(first, last + 1) % self._ring
-        action, greedy, reward = self._action[slots], self._greedy[slots], self._reward[slots]
+        store, row = self._store, self._row
+        action, greedy, reward = store.action[row, slots], store.greedy[row, slots], store.reward[row, slots]
         action[-1], greedy[-1], reward[-1] = 0, False, 0.0
         before = (first - 1) % self._ring
         names = [name for step, name in self._milestones if start <= step < stop]
@@ -305,19 +343,19 @@ class SequenceBuilder:
             first_step=start,
             burn_in_length=burn_in,
             train_length=stop - start,
-            screen_packed=self._screen[slots],
-            context=self._context[slots],
-            crop=self._crop[slots],
-            mask=self._mask[slots],
+            screen_packed=store.screen[row, slots],
+            context=store.context[row, slots],
+            crop=store.crop[row, slots],
+            mask=store.mask[row, slots],
             action=action,
             greedy=greedy,
             reward=reward,
-            first_prev_action=int(self._action[before]) if first else self.spec.num_actions,
-            first_prev_reward=float(self._reward[before]) if first else 0.0,
-            state_h=self._state_h[first % self._ring].copy(),
-            state_c=self._state_c[first % self._ring].copy(),
+            first_prev_action=int(store.action[row, before]) if first else self.spec.num_actions,
+            first_prev_reward=float(store.reward[row, before]) if first else 0.0,
+            state_h=store.state_h[row, first % self._ring].copy(),
+            state_c=store.state_c[row, first % self._ring].copy(),
             params_version=policy[0],
             epsilon=policy[1],
             milestones=names,
-            quantiles=self._quantiles[slots[burn_in:]] if self._quantiles is not None else None,
+            quantiles=store.quantiles[row, slots[burn_in:]] if store.quantiles is not None else None,
         )

@@ -41,7 +41,7 @@ def play(config: Config, world: World, seed: int, plain: bool) -> list[EpisodeSu
             np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop", "context")
         )
         weights = masks.astype(np.float64) if plain else wander_weights(masks, crops, contexts)
-        actions = exploration.select(values, masks, weights, np.ones(EMULATORS), rng)
+        actions = exploration.select(values, masks, weights.__getitem__, np.ones(EMULATORS), rng)
         for row, env in enumerate(envs):
             if row not in summaries:
                 step = env.advance(int(actions[row]))

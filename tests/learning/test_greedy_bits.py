@@ -21,14 +21,14 @@ def test_the_bit_of_an_action_is_whether_it_was_the_best_by_the_values_it_was_ch
     options = [*SMALL, "wander_every_steps=20", "wander_steps=5", "epsilon_base=0.3", "epsilon_alpha=1.0"]
     config = load_config("slim_cpu", options)
     drawn: list[tuple[npt.NDArray[Any], ...]] = []  # of each step: values and masks [N, A], explored [N]
-    candidates = exploration._candidates
+    draws = exploration._draws
 
     def spied(values: Any, masks: Any, *rest: Any) -> Any:
-        found = candidates(values, masks, *rest)
+        found = draws(values, masks, *rest)
         drawn.append((values.copy(), masks.copy(), found[0]))
         return found
 
-    monkeypatch.setattr(exploration, "_candidates", spied)
+    monkeypatch.setattr(exploration, "_draws", spied)
     blocks = play(config, params_to_bytes(network("town")), 400)
     seen: dict[str, int] = {"chosen": 0, "drawn, and the best": 0, "drawn, and not the best": 0, "held, and not": 0}
     for header, arrays in blocks:

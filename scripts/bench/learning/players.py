@@ -43,7 +43,7 @@ def play(agent: str, config: Config, recorder: Recorder, budget: Budget) -> int:
             values = table.values(observations)
             # As our actors: random until there is enough to learn from.
             epsilons = acting_epsilons(ladder, int(env_steps >= config.min_replay_transitions))
-        actions = exploration.select(values, masks, weights, epsilons, rng)
+        actions = exploration.select(values, masks, weights.__getitem__, epsilons, rng)
         observations, rewards, ended, infos = env.step(actions)
         if table is not None:
             table.add(masks, actions, rewards, ended, infos)

@@ -99,7 +99,7 @@ def test_random_actions_are_drawn_by_weight() -> None:
     exploration, rng = Exploration(20_000, 1, 0, 1), np.random.default_rng(0)
     masks = np.tile(np.array([True, True, False, True]), (20_000, 1))
     weights = np.tile(np.array([1.0, 3.0, 9.0, 0.5]), (20_000, 1))
-    drawn = exploration.select(np.zeros(masks.shape, np.float32), masks, weights, np.ones(20_000), rng)
+    drawn = exploration.select(np.zeros(masks.shape, np.float32), masks, weights.__getitem__, np.ones(20_000), rng)
     shares = np.bincount(drawn, minlength=4) / 20_000
     np.testing.assert_allclose(shares, np.array([1.0, 3.0, 0.0, 0.5]) / 4.5, atol=0.02)
 
@@ -110,7 +110,8 @@ def held_runs(max_steps: int, epsilon: float, steps: int = 4000) -> tuple[list[i
     values, masks = np.zeros((1, 200), np.float32), np.ones((1, 200), np.bool_)
     values[0, 0] = 1.0
     taken = [
-        int(exploration.select(values, masks, np.ones((1, 200)), np.array([epsilon]), rng)[0]) for _ in range(steps)
+        int(exploration.select(values, masks, np.ones((1, 200)).__getitem__, np.array([epsilon]), rng)[0])
+        for _ in range(steps)
     ]
     runs = [len(list(group)) for action, group in itertools.groupby(taken) if action]
     return runs, float(np.mean(np.array(taken) > 0))
@@ -141,24 +142,28 @@ def test_a_held_action_ends_where_it_is_masked_and_with_the_episode() -> None:
 
     def holding() -> tuple[Exploration, NDArray[np.int64]]:
         exploration = Exploration(400, 20, 0, 1)
-        assert (exploration.select(values, only, np.ones(values.shape), always, rng) == 1).all()
-        return exploration, np.flatnonzero(exploration.select(values, anything, np.ones(values.shape), never, rng) == 1)
+        assert (exploration.select(values, only, np.ones(values.shape).__getitem__, always, rng) == 1).all()
+        return exploration, np.flatnonzero(
+            exploration.select(values, anything, np.ones(values.shape).__getitem__, never, rng) == 1
+        )
 
     _, held = holding()
     assert 100 < len(held) < 220  # 1 - 1 / zeta(2) of 400
     exploration, held = holding()
     masked = anything.copy()
     masked[:, 1] = False
-    assert (exploration.select(values, masked, np.ones(values.shape), never, rng) == 0).all()
-    assert (exploration.select(values, anything, np.ones(values.shape), never, rng) == 0).all()  # it does not come back
+    assert (exploration.select(values, masked, np.ones(values.shape).__getitem__, never, rng) == 0).all()
+    assert (
+        exploration.select(values, anything, np.ones(values.shape).__getitem__, never, rng) == 0
+    ).all()  # it does not come back
     exploration, held = holding()
     for row in held[: len(held) // 2].tolist():
         exploration.release(row)
-    later = exploration.select(values, anything, np.ones(values.shape), never, rng)
+    later = exploration.select(values, anything, np.ones(values.shape).__getitem__, never, rng)
     assert (later[held[: len(held) // 2]] == 0).all()
     assert (later[held[len(held) // 2 :]] == 1).any()
     with pytest.raises(ValueError, match="no valid action"):
-        exploration.select(values, np.zeros_like(anything), np.ones(values.shape), never, rng)
+        exploration.select(values, np.zeros_like(anything), np.ones(values.shape).__getitem__, never, rng)
 
 
 def test_random_stretches_come_and_go_by_chance_and_end_with_the_episode() -> None:
@@ -168,7 +173,7 @@ def test_random_stretches_come_and_go_by_chance_and_end_with_the_episode() -> No
     values, masks = np.tile(np.eye(1, 1000, dtype=np.float32), (count, 1)), np.ones((count, 1000), np.bool_)
     played = np.zeros((steps, count), np.bool_)
     for step in range(steps):
-        played[step] = exploration.select(values, masks, np.ones(values.shape), np.zeros(count), rng) > 0
+        played[step] = exploration.select(values, masks, np.ones(values.shape).__getitem__, np.zeros(count), rng) > 0
     assert played[0].mean() == pytest.approx(1 / 30, abs=0.03)
     ended = [[(kind, len(list(run))) for kind, run in itertools.groupby(row)][:-1] for row in played.T]
     for kind, mean in ((False, 30), (True, 10)):
@@ -180,5 +185,5 @@ def test_random_stretches_come_and_go_by_chance_and_end_with_the_episode() -> No
     assert len(wandering) > 80
     for row in wandering.tolist():
         exploration.release(row)
-    still = exploration.select(values, masks, np.ones(values.shape), np.zeros(count), rng)[wandering] > 0
+    still = exploration.select(values, masks, np.ones(values.shape).__getitem__, np.zeros(count), rng)[wandering] > 0
     assert still.mean() < 0.15
