@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons, best_actions
+from cluster_rl.acting.policy import multiplies_bfloat16
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
@@ -107,7 +108,9 @@ class Actor:
                 store=self._store,
             )
             self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
-        self._rollout = Rollout([slot.env for slot in self.slots], self._network)
+        # Where the learner's encoders compute in bfloat16, the actors' do.
+        bfloat16 = config.mixed_precision and config.device != "cpu" and multiplies_bfloat16()
+        self._rollout = Rollout([slot.env for slot in self.slots], self._network, bfloat16)
 
     def run(self) -> Iterator[int]:
         """Plays for ever; yields the env steps done after each batched step. Close it with `stop`."""
@@ -141,7 +144,8 @@ class Actor:
             load_params(self._network, weights)
             crash_point("actor.params_loaded")
         self._network.resample_noise(self._noise)
-        self._rollout.refresh()
+        if newest is not None or self._network.head_value.is_noisy:
+            self._rollout.refresh()
         self._epsilons = acting_epsilons(self._ladder, self.params_version)
         for slot, epsilon in zip(self.slots, self._epsilons.tolist(), strict=True):
             slot.builder.cut()

@@ -15,6 +15,7 @@ input.
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
@@ -36,8 +37,14 @@ ActingState = tuple[Floats, Floats]
 _MAX_SCREENS = 1024
 """Screens that are remembered: more than an actor of 16 emulators sees in 80 steps, and a few MB."""
 
-_FEW_WEIGHTS = 300_000
-"""Up to so many weights (1.2 MB) numpy multiplies faster than torch does; they then fit the processor's caches."""
+_FEW_WEIGHTS = 200_000
+"""Up to so many weights (0.8 MB) numpy multiplies faster than torch does; they then fit the processor's caches."""
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16; without them it takes longer than float32."""
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
 
 
 @functools.cache
@@ -47,13 +54,16 @@ def _use_one_blas_thread() -> None:
 
 
 class Policy:
-    """One network at one moment. Make a new one after its weights or its noise have changed."""
+    """One network at one moment. Make a new one after its weights or its noise have changed.
+
+    With `bfloat16`, the unified network's screen encoder computes in it, as the learner's does on a GPU.
+    """
 
     @torch.inference_mode()
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: QNetwork, bfloat16: bool = False) -> None:
         _use_one_blas_thread()
         spec = network.spec
-        self._encoder = (_SlimEncoder if network.kind == "slim" else _UnifiedEncoder)(network)
+        self._encoder = _SlimEncoder(network) if network.kind == "slim" else _UnifiedEncoder(network, bfloat16)
         self._known: dict[bytes, int] = {}  # packed screen to its row of `_parts`
         self._parts = np.empty((_MAX_SCREENS, self._encoder.width), np.float32)
         self._one_hot = np.eye(spec.num_actions + 1, spec.num_actions, dtype=np.float32)
@@ -226,8 +236,10 @@ class _Conv:
 class _UnifiedEncoder:
     """`QNetwork.encode_shades` of the unified network."""
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: QNetwork, bfloat16: bool) -> None:
         self._network = network
+        self._tower = copy.deepcopy(network.screen_encoder).bfloat16() if bfloat16 else network.screen_encoder
+        self._precision = torch.bfloat16 if bfloat16 else torch.float32
         linear, context = network.trunk[0], network.context_encoder[0]
         assert isinstance(linear, nn.Linear)
         assert isinstance(context, nn.Linear)
@@ -236,9 +248,9 @@ class _UnifiedEncoder:
 
     def screens(self, shades: Bytes) -> Floats:
         """Screens' share of the trunk's sums: [n, 72, 80] -> [n, F]."""
-        screen = torch.from_numpy(shades).unsqueeze(1).float().mul_(1.0 / 3.0)
-        features = self._network.screen_encoder(screen.contiguous(memory_format=torch.channels_last))
-        return self._trunk.screen(features.numpy())
+        screen = torch.from_numpy(shades).unsqueeze(1).to(self._precision).mul_(1.0 / 3.0)
+        features = self._tower(screen.contiguous(memory_format=torch.channels_last))
+        return self._trunk.screen(features.float().numpy())
 
     def join(self, screen_part: Floats, context: Bytes, crop: Bytes) -> Floats:
         """The trunk's output: [N, F] of `screens`, [N, C], [N, 2, S, S] -> [N, F]."""

@@ -35,7 +35,8 @@ class Rollout:
     `packed` are the screens of the last `act` or `peek` in their stored form, uint8 [K, 72, 20].
     """
 
-    def __init__(self, envs: Sequence[Env], network: QNetwork) -> None:
+    def __init__(self, envs: Sequence[Env], network: QNetwork, bfloat16: bool = False) -> None:
+        """`bfloat16` as for `Policy`."""
         self.envs = envs
         count, spec = len(envs), network.spec
         self.shades = np.zeros((count, 72, 80), np.uint8)
@@ -47,12 +48,12 @@ class Rollout:
         self._prev_reward = np.zeros(count, np.float32)
         shape = (count, network.hidden_size)
         self._state: ActingState = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-        self._network = network
+        self._network, self._bfloat16 = network, bfloat16
         self.refresh()
 
     def refresh(self) -> None:
         """To be called when the network's weights or noise have changed."""
-        self._policy = Policy(self._network)
+        self._policy = Policy(self._network, self._bfloat16)
 
     @property
     def state(self) -> ActingState:

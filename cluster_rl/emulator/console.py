@@ -93,6 +93,8 @@ class Console:
         self._memory = self._pyboy.memory
         self._wram = _find_wram(arrays, self._memory)
         self._pixels = self._pyboy.screen.ndarray  # uint8 [144, 160, 4], a live view
+        # Every second pixel of every second row, in the lowest byte of the two that it is the first of.
+        self._every_second = self._pixels.reshape(144, -1).view(np.uint64)[::2]  # [72, 80]
         self._live = np.zeros(ram.IMAGE_BYTES, np.uint8)
         self._open = True
 
@@ -120,7 +122,8 @@ class Console:
 
     def screen(self) -> npt.NDArray[np.uint8]:
         """Every second pixel of the picture as shades, uint8 [72, 80]: 0 the lightest, 3 the darkest."""
-        shades: npt.NDArray[np.uint8] = np.invert(self._pixels[::2, ::2, 0])
+        shades: npt.NDArray[np.uint8] = self._every_second.astype(np.uint8)  # on words, half again as fast as bytes
+        np.invert(shades, out=shades)
         shades >>= 6
         return shades
 
