@@ -253,14 +253,14 @@ MUTATIONS = (
     Mutation(
         "the best action by values without noise",
         ACTOR,
-        "best_actions(values, play.mask)",
-        "best_actions(acting_values(quantiles, self.config.value_rescaling), play.mask)",
+        "self._exploration.best\n",
+        "np.where(play.mask, acting_values(quantiles, self.config.value_rescaling), -1e9).argmax(1)\n",
     ),
     Mutation(
         "the best action, masked or not",
         ACTOR,
-        "best_actions(values, play.mask)",
-        "best_actions(values, np.ones_like(play.mask))",
+        "self._exploration.best\n",
+        "values.argmax(1)\n",
     ),
     Mutation(
         "stored bits are another step's",

@@ -110,6 +110,8 @@ class Exploration:
         self._left = np.zeros(count, np.int64)
         self._wanders = np.zeros(count, np.bool_)
         self._rows = np.arange(count)
+        self.best: NDArray[np.int64] = np.zeros(count, np.int64)
+        """The best valid action of each row, by the values that `select` was given last."""
 
     def select(
         self,
@@ -136,7 +138,8 @@ class Exploration:
             self._held[begins] = _first(times[begins], masks[begins], weights(begins))
             self._left[begins] = np.minimum(durations[begins], self._hold_steps_max) - 1
             goes_on[begins] = True
-        actions: NDArray[np.int64] = np.where(goes_on, self._held, best_actions(values, masks))
+        self.best = best_actions(values, masks)
+        actions: NDArray[np.int64] = np.where(goes_on, self._held, self.best)
         return actions
 
     def release(self, row: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons, best_actions
+from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
 from cluster_rl.acting.policy import multiplies_bfloat16
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
@@ -166,7 +166,7 @@ class Actor:
             self._rng,
         )
         # By the action and not by the draw: what follows a random draw of the best action is what its choice leads to.
-        greedy = self.last_actions == best_actions(values, play.mask)
+        greedy = self.last_actions == self._exploration.best
         place = self._rows, np.array([slot.builder.slot for slot in self.slots])
         self._store.put_observation(place, play.packed, play.context, play.crop, play.mask, quantiles)
         self._store.put_action(place, self.last_actions, greedy, state_h, state_c)

@@ -15,13 +15,14 @@ from cluster_rl.cluster_map_features import SLOT_INDEX
 from cluster_rl.game.buttons import BUTTONS, STEP_OF
 from cluster_rl.occupancy_memory import PERSON, SIGN, WARP
 
-_DIRECTIONS = [BUTTONS.index(name) for name in STEP_OF]
+_DIRECTIONS = slice(0, len(STEP_OF))
+assert BUTTONS[_DIRECTIONS] == tuple(STEP_OF)
 _COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T
 _TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 _SIGHT_WEIGHT = 12.0  # of a door, sign or person right ahead; measured by scripts/bench/exploration.py
 _FIGHT_WEIGHT = 4.0  # of A in a battle, where another button has 1
 _A = BUTTONS.index("a")
-_IN_BATTLE = [SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]]
+_IN_BATTLE = np.array([SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]])
 
 
 def wander_weights(
@@ -45,22 +46,31 @@ def wander_weights(
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992); doors, signs and people are
     what an episode can be about.
     """
-    centre = crop.shape[-1] // 2
-    rows, columns = centre + _ROW_OFFSETS, centre + _COLUMN_OFFSETS  # of the four cells beside the player
-    visited = crop[:, 0, rows, columns] / 255.0  # 1 - 2^-visits
-    interest = _interest(crop)
-    in_sight = interest.reshape(len(crop), -1) @ _pull(crop.shape[-1])
-    in_sight *= np.minimum(2.0 * (1.0 - crop[:, 0, centre, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
+    size = crop.shape[-1]
+    centre, beside = _beside(size)
+    planes = crop.reshape(len(crop), 2, -1)
+    visited = planes[:, 0].take(beside, axis=1) / 255.0  # 1 - 2^-visits
+    interest = _interest(crop).reshape(len(crop), -1)
+    in_sight = interest @ _pull(size)
+    in_sight *= np.minimum(2.0 * (1.0 - planes[:, 0, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
     weights = masks.astype(np.float64)
-    who_answers = interest[:, rows, columns] * (crop[:, 1, rows, columns] != WARP)
+    who_answers = interest.take(beside, axis=1) * (planes[:, 1].take(beside, axis=1) != WARP)
     weights[:, _A] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
     ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
     total = ahead.sum(1, keepdims=True)
     weights[:, _DIRECTIONS] = ahead * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
-    fights = context[:, _IN_BATTLE].any(1)
-    weights[fights] = masks[fights]
-    weights[fights, _A] *= _FIGHT_WEIGHT
+    fights = context.take(_IN_BATTLE, axis=1).any(1)
+    if fights.any():
+        weights[fights] = masks[fights]
+        weights[fights, _A] *= _FIGHT_WEIGHT
     return weights
+
+
+@lru_cache(maxsize=4)
+def _beside(size: int) -> tuple[int, NDArray[np.int64]]:
+    """In a crop's flattened plane, the player's cell and those that the four directions lead to, [4]."""
+    centre = size // 2
+    return centre * size + centre, (centre + _ROW_OFFSETS) * size + centre + _COLUMN_OFFSETS
 
 
 def _interest(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
