@@ -400,7 +400,12 @@ MUTATIONS = (
         "wander_weights(play.mask[rows], play.crop[rows], play.context[rows])",
         "wander_weights(play.mask[rows], play.crop[rows], play.context[rows] * 0)",
     ),
-    Mutation("battles are fought as anything else", WANDERING, "fights = context[:, _IN_BATTLE].any(1)", "fights = []"),
+    Mutation(
+        "battles are fought as anything else",
+        WANDERING,
+        "fights = context.take(_IN_BATTLE, axis=1).any(1)",
+        "fights = masks.all(1) & False",
+    ),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(
         "actors act without noise",
