@@ -55,7 +55,7 @@ class EpisodeMemory:
 
 def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
     """1 where a map is entered for the first time."""
-    if not memory.whereabouts.known(state) or state.map_id in memory.maps:
+    if state.map_id in memory.maps or not memory.whereabouts.known(state):
         return 0
     memory.maps.add(state.map_id)
     return 1
@@ -64,7 +64,7 @@ def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
 def arrival(state: GameState, memory: EpisodeMemory) -> int:
     """How often the cell that was just entered has been entered, 0 where none was: standing still enters nothing."""
     here = (state.map_id, state.x, state.y)
-    if not memory.whereabouts.known(state) or here == memory.here:
+    if here == memory.here or not memory.whereabouts.known(state):
         return 0
     memory.here = here
     memory.visits[here] = memory.visits.get(here, 0) + 1
@@ -76,7 +76,9 @@ def talk(before: GameState, state: GameState, memory: EpisodeMemory) -> int:
 
     A battle's words do not count: neither those in it nor those before and after it.
     """
-    if not state.text_open or before.text_open or before.in_battle or state.in_battle or not state.in_game:
+    if not state.interface_up or state.in_battle or before.in_battle or not state.in_game:
+        return 0
+    if not state.text_open or before.text_open:
         return 0
     place = (state.map_id, state.x, state.y, state.facing)
     memory.texts[place] = memory.texts.get(place, 0) + 1

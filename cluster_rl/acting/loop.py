@@ -36,6 +36,8 @@ from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.wire.codec import encode_block
 
+_PRIORITIES_AT_ONCE = 8
+
 
 class Link(Protocol):
     """What an actor needs from whoever trains: the wire's `ActorChannel`, or serial mode's direct line."""
@@ -213,11 +215,12 @@ class Actor:
         )
 
     def _send(self, finished: list[Sequence]) -> None:
-        if not finished:
-            return
-        for sequence, priority in zip(finished, self._priorities(finished), strict=True):
-            sequence.initial_priority = float(priority)
-            self.link.send(encode_block(sequence))
+        # Of a few at a time: the arrays of many would not fit the processor's caches.
+        for start in range(0, len(finished), _PRIORITIES_AT_ONCE):
+            few = finished[start : start + _PRIORITIES_AT_ONCE]
+            for sequence, priority in zip(few, self._priorities(few), strict=True):
+                sequence.initial_priority = float(priority)
+                self.link.send(encode_block(sequence))
 
     def _priorities(self, sequences: list[Sequence]) -> npt.NDArray[np.float32]:
         """Initial priorities of finished sequences, all in one call with padded rows."""
