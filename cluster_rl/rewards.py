@@ -170,6 +170,7 @@ class RewardCalculator:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
         memory = self._memory
         visits, texts = arrival(state, memory), talk(before, state, memory)
+        maps = new_map(before, state, memory)
         badges = levels = kinds = items = blackouts = 0
         # Most steps change nothing that the player has; these terms then pay nothing and have nothing to remember.
         if state.belongings != before.belongings or state.in_game != before.in_game:
@@ -178,8 +179,11 @@ class RewardCalculator:
             kinds = species(before, state, memory)
             items = item(before, state, memory)
             blackouts = blackout(before, state, memory)
+        elif not (new_events or new_milestones or maps or visits or texts):
+            self.terms["step"] += self._weights["step"]
+            return self._weights["step"]
         values = (
-            *(new_events, len(new_milestones), badges, new_map(before, state, memory)),
+            *(new_events, len(new_milestones), badges, maps),
             *(1 / visits if visits else 0.0, 1 / texts if texts else 0.0),
             *(levels, kinds, items, blackouts, 1),
         )

@@ -423,6 +423,8 @@ MUTATIONS = (
         "masks[:used, column] = True",
     ),
     Mutation("a screen is known by its upper half", POLICY, "screen.tobytes()", "screen[:36].tobytes()"),
+    Mutation("new parameters are not acted by", ACTOR, "if newest is not None or self", "if self"),
+    Mutation("new noise is not acted by", ACTOR, " or self._network.head_value.is_noisy:", ":"),
     Mutation("screens are remembered without end", POLICY, "self._known.clear()", "pass"),
     Mutation("all emulators have one epsilon", EXPLORATION, "base ** (1.0 + alpha * rungs)", "base + 0.0 * rungs"),
     Mutation("a lone emulator has no rung", EXPLORATION, "/ max(count - 1, 1)", "/ (count - 1)"),

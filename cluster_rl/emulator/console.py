@@ -57,6 +57,7 @@ def _live_mask() -> npt.NDArray[np.uint8]:
 
 
 _LIVE_MASK = _live_mask()
+_MAP_AT, _X_AT, _Y_AT = (address - ram.WRAM_START for address in (ram.wCurMap, ram.wXCoord, ram.wYCoord))
 
 
 def live_check(image: bytes) -> int:
@@ -92,6 +93,7 @@ class Console:
         self._pyboy.set_emulation_speed(0)
         self._memory = self._pyboy.memory
         self._wram = _find_wram(arrays, self._memory)
+        self._wram_bytes = self._wram.data
         self._pixels = self._pyboy.screen.ndarray  # uint8 [144, 160, 4], a live view
         # Every second pixel of every second row, in the lowest byte of the two that it is the first of.
         self._every_second = self._pixels.reshape(144, -1).view(np.uint64)[::2]  # [72, 80]
@@ -147,8 +149,8 @@ class Console:
 
     def position(self) -> tuple[int, int, int]:
         """(map id, x, y) of the player."""
-        memory = self._memory
-        return memory[ram.wCurMap], memory[ram.wXCoord], memory[ram.wYCoord]
+        wram = self._wram_bytes
+        return wram[_MAP_AT], wram[_X_AT], wram[_Y_AT]
 
     def save(self) -> bytes:
         """The whole state as a stamped snapshot; 25-60 ms, so not for every step."""

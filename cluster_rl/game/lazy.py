@@ -30,5 +30,6 @@ class lazy(Generic[Value]):
         if owner is None:
             return self
         # Without a __set__, the next access finds the value in the object and never comes here.
-        value = owner.__dict__[self._name] = self._compute(owner)
+        value = self._compute(owner)
+        setattr(owner, self._name, value)  # to ask for `__dict__` would make one, which Python 3.11 saves the object
         return value

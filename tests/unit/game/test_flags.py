@@ -151,3 +151,13 @@ def test_state_dict_goes_through_json() -> None:
         ProgressLatch(World.cartridge().milestones).load_state_dict(saved)
     with pytest.raises(UserError, match="more than 2560"):
         other.load_state_dict({"milestones": [], "events": "1" + "0" * 640})
+
+
+def test_what_was_reached_before_a_latch_was_loaded_is_news_to_it() -> None:
+    latch = ProgressLatch(World.red().milestones)
+    latch.start(state_with())
+    before = latch.state_dict()
+    assert latch.update(state_with(39)) == ["EVENT_OAK_APPEARED_IN_PALLET"]
+    latch.load_state_dict(before)
+    assert latch.update(state_with(39)) == ["EVENT_OAK_APPEARED_IN_PALLET"]
+    assert latch.new_events == 1

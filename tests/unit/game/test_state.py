@@ -357,3 +357,35 @@ def test_no_bytes_make_it_raise(pattern: bytes, fill: int) -> None:
         for world in (World.red(), World.cartridge()):
             world.describe(state)
         assert all(0 <= mon.hp_ratio <= 1 for mon in state.party)
+
+
+def test_people_are_the_visible_sprites() -> None:
+    state = state_with(
+        wXCoord=5,
+        wYCoord=6,
+        wNumSprites=3,
+        at_C110=[1, 0, 0, 0, 60, 0, 80, 0],  # to the right of the player
+        at_C120=[2, 0, 0xFF, 0, 60, 0, 64, 0],  # hidden
+        at_C130=[3, 0, 0, 0, 44, 0, 64, 0],  # above him
+    )
+    assert state.people == tuple(sprite.cell for sprite in state.sprites if sprite.visible) == ((6, 6), (5, 5))
+    assert state_with().people == ()
+
+
+def test_belongings_are_all_that_the_player_has() -> None:
+    state = state_with(
+        wPartyCount=2,
+        wPartyMons=party_record(species=9, level=7) + party_record(species=3, level=4),
+        wPokedexOwned=[0x11],
+        wPokedexSeen=[0x31],
+        wNumBagItems=[1, 4, 2, 0xFF],
+        wPlayerMoney=[0x01, 0x23, 0x45],
+        wObtainedBadges=5,
+        wXCoord=3,
+    )
+    same = GameState.with_belongings(state.belongings)
+    assert same.belongings == state.belongings
+    for name in ("party", "dex_owned", "dex_seen", "bag", "money", "badges"):
+        assert getattr(same, name) == getattr(state, name)
+        assert getattr(same, name) != getattr(state_with(), name)
+    assert same.x == 0
