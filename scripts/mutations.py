@@ -486,7 +486,9 @@ MUTATIONS = (
         '        self._events = getattr(self, "_events", 0)\n        self._seen: object = None',
     ),
     Mutation("a milestone's byte that changes is not seen", FLAGS, "if seen == self._seen:", "if self._seen:"),
-    Mutation("where events stood outlives the episode", FLAGS, "        self._seen: object = None  #", "        #"),
+    Mutation(
+        "where events stood outlives the episode", FLAGS, "= None  # what", '= getattr(self, "_seen", None)  # what'
+    ),
     Mutation("an end that comes is not seen", WORLD, "if seen in self._no_ends:", "if self._no_ends:"),
     Mutation("what comes into the bag pays nothing", REWARDS, "state.belongings != before.belongings or ", ""),
     Mutation(

@@ -161,3 +161,12 @@ def test_what_was_reached_before_a_latch_was_loaded_is_news_to_it() -> None:
     latch.load_state_dict(before)
     assert latch.update(state_with(39)) == ["EVENT_OAK_APPEARED_IN_PALLET"]
     assert latch.new_events == 1
+
+
+def test_an_episode_that_begins_where_the_last_one_stood_has_its_flags() -> None:
+    latch = ProgressLatch(World.red().milestones)
+    for _ in range(2):
+        latch.start(state_with(39))
+        assert latch.reached == ("EVENT_OAK_APPEARED_IN_PALLET",)
+        assert latch.event_count == 1
+        assert latch.update(state_with(39)) == []
