@@ -482,8 +482,8 @@ MUTATIONS = (
     Mutation(
         "the latch's event flags outlive the episode",
         FLAGS,
-        "        self._events = 0\n        self._seen: object = None",
-        '        self._events = getattr(self, "_events", 0)\n        self._seen: object = None',
+        "        self._events = 0\n        self._remember(())",
+        '        self._events = getattr(self, "_events", 0)\n        self._remember(())',
     ),
     Mutation("a milestone's byte that changes is not seen", FLAGS, "if seen == self._seen:", "if self._seen:"),
     Mutation(
