@@ -215,7 +215,9 @@ class Config(_Section, frozen=True):
     device: Annotated[Literal["auto", "cpu", "cuda"], _key("device of the learner; auto takes CUDA if present")] = (
         "auto"
     )
-    mixed_precision: Annotated[bool, _key("bfloat16 autocast where CUDA is used")] = True
+    mixed_precision: Annotated[
+        bool, _key("bfloat16: the learner's encoders on CUDA; actors, unless device is cpu, where the CPU has it")
+    ] = True
     learner_threads: Annotated[int, _key("CPU threads of the learner; 0 is one per free core", "threads", ge=0)] = 0
 
     use_spatial_attention: Annotated[
