@@ -39,6 +39,7 @@ _LEARNS: dict[str, object] = {
     "model__context_width": 32,
     "model__trunk_width": 64,
     "min_replay_transitions": 2000,
+    "replay_capacity_transitions": 1_000_000,  # the account is of all that was ever logged
     "checkpoint_interval_seconds": 5,
     "max_runtime_seconds": 0,
     "max_restarts": 10_000,
