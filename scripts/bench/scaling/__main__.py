@@ -11,9 +11,11 @@ on CPUs are measured; how many updates a GPU makes is not known here, so there i
 Network and disk are given, not measured, and time for a sync may be (`--sync-ms`, where the file server is slower).
 
 Each measurement is a line of OUT/records.jsonl and is not done again, so the same command goes on after an
-interruption. What is played lies in OUT/runs and may be deleted. CPU seconds hardly depend on what else runs; whole
+interruption. Other settings, other --seconds or other code than of the records that are there are refused; they take
+another --out. What is played lies in OUT/runs and may be deleted. CPU seconds hardly depend on what else runs; whole
 runs do: what other programs take of the cores meanwhile is noted, and taken off what the model is given. Leave the
-machine alone all the same. At the end, and with --plot-only from the records alone, OUT gets table.md and scaling.png.
+machine alone all the same. At the end, and with --plot-only from the records alone, OUT gets table.md and scaling.png;
+with --plot-only the records say the keys, too.
 Exits with 1 if a prediction is more than 20 % off.
 """
 
@@ -31,9 +33,10 @@ from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.runs.layout import RunDir
 
-from .record import PARTS, POINT, Records, settings_hash
+from .record import PARTS, POINT, Records, code_commit, origin_of
 from .report import compared, missed, write_report
 
+_ROOT = Path(__file__).resolve().parents[3]
 _NEVER_ENOUGH = ["min_replay_transitions=1000000000", "replay_capacity_transitions=1000000000"]
 _FREE_RUNNING = [
     *("samples_per_insert=1000", "samples_per_insert_tolerance=10", "min_replay_transitions=100"),
@@ -43,14 +46,18 @@ _FREE_RUNNING = [
 
 
 class Bench:
-    """What is measured of one config, into records, as far as it is not there yet."""
+    """What is measured of one config, into records, as far as it is not there yet.
+
+    Raises `UserError` if records are there that were measured otherwise.
+    """
 
     def __init__(self, records: Records, name: str, overrides: list[str], seconds: float, runs: Path) -> None:
         from . import measure  # torch: --plot-only does without
 
         self._measure, self._records, self._name = measure, records, name
         self._overrides, self._seconds, self._runs = overrides, seconds, runs
-        self._settings = settings_hash(load_config(name, overrides))
+        self._origin = origin_of(load_config(name, overrides), overrides, seconds, code_commit(_ROOT))
+        records.check(name, self._origin)
 
     def parts(self, with_updates: bool) -> None:
         """All parts; the learner's updates only where it is a CPU."""
@@ -77,7 +84,7 @@ class Bench:
         run_dir = emptied(RunDir(self._runs, f"{self._name}-ingest"))
         config = load_config(self._name, self._given(*_NEVER_ENOUGH, f"num_actors={measure.SENDERS}"))
         recording = measure.Recording(measure.recorded_blocks(config, played))
-        found = measure.measure_ingest(config, run_dir, recording, min(20.0, self._seconds))
+        found = measure.measure_ingest(config, run_dir, recording, measure.ingest_seconds(self._seconds))
         emptied(run_dir)  # of gigabytes
         return found
 
@@ -105,13 +112,11 @@ class Bench:
     def _do(self, kind: str, measure: Callable[[], dict[str, Any]], again: bool = False, **keys: float) -> None:
         there = self._records.find(kind, self._name, **keys)
         words = " ".join([kind, self._name, *(f"{key} {value:g}" for key, value in keys.items())])
-        if there is not None:
-            self._records.check(there, self._settings)
         if there is not None and not again:
             print(f"{words}: recorded {there['date']}", file=sys.stderr, flush=True)
             return
         print(f"{words}: measuring, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-        self._records.add(kind, self._name, self._settings, {**measure(), **keys})
+        self._records.add(kind, self._name, self._origin, {**measure(), **keys})
 
 
 def emptied(run_dir: RunDir) -> RunDir:
@@ -149,23 +154,30 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/scaling"), help="default: %(default)s")
     parser.add_argument("--plot-only", action="store_true", help="tables and plot from the records that are there")
     known, rest = parser.parse_known_args()
-    if min(known.actors) < 1 or min(known.seconds, known.network_gbit, known.disk_mb) <= 0:
+    if min(known.actors) < 1 or not all(given > 0 for given in (known.seconds, known.network_gbit, known.disk_mb)):
         raise UserError("--actors must be at least 1, --seconds, --network-gbit and --disk-mb more than 0")
     overrides = split_overrides(rest)
+    records = Records(known.out)
+    if known.plot_only:
+        if overrides:
+            raise UserError(f"--plot-only takes the keys of the records; leave out {' '.join(overrides)}")
+        overrides = (records.origin(known.config) or {}).get("keys") or []
     configs: dict[str, Config] = {known.config: load_config(known.config, overrides)}
     if known.gpu_config and known.gpu_config != known.config:
         configs[known.gpu_config] = load_config(known.gpu_config)
-    records = Records(known.out)
     if not known.plot_only:
         runs = known.out / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        bench = Bench(records, known.config, overrides, known.seconds, runs)
+        # All of them first: what does not go with the records is told before anything is measured.
+        bench, *others = (
+            Bench(records, name, overrides if name == known.config else [], known.seconds, runs) for name in configs
+        )
         bench.parts(with_updates=True)
         for ratio in known.samples_per_insert or sorted({configs[known.config].samples_per_insert, 4.0}):
             for actors in known.actors:
                 bench.point(actors, ratio)
-        for name in list(configs)[1:]:
-            Bench(records, name, [], known.seconds, runs).parts(with_updates=False)
+        for other in others:
+            other.parts(with_updates=False)
     links = {
         "network_bytes_per_sec": known.network_gbit * 1e9 / 8,
         "network_rtt_sec": known.rtt_ms / 1e3,

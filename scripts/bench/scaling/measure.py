@@ -60,12 +60,20 @@ _STEADY_SEC, _STEADY_WAIT_SEC = 5.0, 120.0
 _ASK_EVERY_SEC = 0.15  # more often, and the learner mutes who asks
 
 
+def ingest_seconds(seconds: float) -> float:
+    """The shortest window of all: a learner that takes what it can fills a disk."""
+    return min(20.0, seconds)
+
+
 def common(seconds: float) -> list[str]:
-    """What all runs are given beside their config: counters that are fresh, and no end before they are stopped."""
+    """What all runs are given beside their config: counters that are fresh, and no end before they are stopped.
+
+    The shortest window has some rows of metrics, for without two of them nothing is known of syncs.
+    """
     return [
         *("device=cpu", "total_episodes=0", "target_total_steps=1000000000"),
         "samples_per_insert_schedule=[]",
-        *("progress_interval_seconds=0.5", f"metrics_interval_seconds={max(1.0, seconds / 12):g}"),
+        *("progress_interval_seconds=0.5", f"metrics_interval_seconds={ingest_seconds(seconds) / 12:g}"),
         f"max_runtime_seconds={round(_START_SEC + _STEADY_WAIT_SEC + seconds + 600)}",
     ]
 
@@ -116,7 +124,8 @@ class Window:
         return max(0.0, (busy - self.cpu_sec("")) / self.seconds)
 
     def syncs(self, rows: Sequence[dict[str, float | None]]) -> tuple[float, float]:
-        """(a second, seconds each) of the replay log, by the rows of metrics within; NaN without two of them."""
+        """(a second, seconds each) of the replay log, by the rows of metrics within; NaN without two of them,
+        seconds each also without a sync."""
         inside = [row for row in rows if self.first.at_sec <= (row["time"] or 0.0) <= self.last.at_sec]
         if len(inside) < 2:
             return float("nan"), float("nan")

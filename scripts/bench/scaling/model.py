@@ -33,6 +33,8 @@ these are the limits, in env steps a second:
 A limiter that lets both sides run ahead a little makes each wait for the slower one, so that the least limit holds.
 Where `actors` binds and a job's cores are taken whole, `Prediction.binds` says `cores`.
 
+`min` passes over what is not a number, and the next limit would seem to bind: such parts and settings are refused.
+
 Parameters are sent when an actor asks, every `params_poll_seconds`, and only if there are newer ones, so they hold up
 nobody: where network or ZeroMQ's thread cannot send so many, they come later. `Prediction.params_every_sec` tells how
 often an actor gets new ones.
@@ -41,7 +43,11 @@ often an actor gets new ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from cluster_rl.errors import UserError
 
 MOST_TOGETHER = 512
 """Messages that the learner's socket hands over in one poll."""
@@ -68,6 +74,10 @@ class Parts:
     update_cpu_sec: float = math.nan  # of the learner's main thread; not known for a GPU
     update_wait_sec: float = 0.0
 
+    def __post_init__(self) -> None:
+        if unknown := set(not_numbers(vars(self))) - {"update_cpu_sec"}:
+            raise UserError(f"not measured: {', '.join(sorted(unknown))}")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -75,6 +85,9 @@ class Job:
 
     actors: int
     cores: float
+
+    def __post_init__(self) -> None:
+        _refuse_not_numbers(vars(self))
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,9 @@ class Setup:
     network_bytes_per_sec: float = math.inf
     network_rtt_sec: float = 0.0
     disk_bytes_per_sec: float = math.inf
+
+    def __post_init__(self) -> None:
+        _refuse_not_numbers(vars(self))
 
     @property
     def actors(self) -> int:
@@ -164,6 +180,8 @@ def update_rate(parts: Parts, setup: Setup) -> float:
     """Updates a second of a learner that waits for nobody."""
     if setup.updates_per_sec is not None:
         return setup.updates_per_sec
+    if math.isnan(parts.update_cpu_sec):
+        raise UserError("not measured: update_cpu_sec; updates a second must be given")
     return 1.0 / (parts.update_cpu_sec + parts.update_wait_sec)
 
 
@@ -243,3 +261,13 @@ def disk_bytes_per_step(parts: Parts) -> float:
 def _divided(amount: float, by: float) -> float:
     """What costs nothing is no limit."""
     return amount / by if by > 0 else math.inf
+
+
+def not_numbers(figures: Mapping[str, Any]) -> list[str]:
+    """The names of those that are NaN."""
+    return [name for name, value in figures.items() if isinstance(value, float) and math.isnan(value)]
+
+
+def _refuse_not_numbers(figures: Mapping[str, Any]) -> None:
+    if unknown := not_numbers(figures):
+        raise UserError(f"not a number: {', '.join(unknown)}")

@@ -60,12 +60,26 @@ def tables(records: Records, configs: dict[str, Config], links: Links, sync_sec:
         parts = parts_of(records, name)
         if parts is None:
             continue
-        lines += [f"## {name}", "", *_parts_table(parts, records.find("ingest", name) or {}), ""]
+        lines += [
+            f"## {name}",
+            "",
+            *_origin_lines(records.origin(name) or {}),
+            *_parts_table(parts, records.find("ingest", name) or {}),
+            "",
+        ]
         pairs = compared(records, name, config)
         if pairs:
             lines += [*_points_table(pairs), ""]
         lines += [*_extrapolations(parts_with(parts, sync_sec), config, links), ""]
     return "\n".join(lines)
+
+
+def _origin_lines(origin: Record) -> list[str]:
+    """Nothing of records that do not say it."""
+    if origin.get("asked_seconds") is None:
+        return []
+    keys = f" `{' '.join(origin['keys'])}`," if origin["keys"] else ""
+    return [f"Measured with{keys} `--seconds {origin['asked_seconds']:g}`, commit {origin['commit'] or 'unknown'}.", ""]
 
 
 def parts_with(parts: Parts, sync_sec: float | None) -> Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import math
 import os
@@ -59,6 +60,7 @@ SETUP = Setup(
     disk_bytes_per_sec=1e7,
 )
 PLENTY = dataclasses.replace(SETUP, jobs=(Job(1, 1000.0), Job(999, 1000.0)), updates_per_sec=1e6, limiter_buffer=1e9)
+PLENTY_ON_A_CPU = dataclasses.replace(PLENTY, updates_per_sec=None)
 
 
 def test_every_limit_by_hand() -> None:
@@ -168,17 +170,40 @@ def test_the_limiters_room_is_a_limit_of_credit_too() -> None:
     assert limits(PARTS, setup)["credit"] == pytest.approx(10 * 40 / (10 + 0.01 + 10 * 0.0002 + 5 * 1e6 / 1e8))
 
 
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Parts) if field.name != "update_cpu_sec"])
+def test_a_part_that_was_not_measured_is_no_part(name: str) -> None:
+    """Of a sync that is not a number the sampler would bind where credit does."""
+    with pytest.raises(UserError, match=f"^not measured: {name}$"):
+        dataclasses.replace(PARTS, **{name: math.nan})
+
+
+def test_a_learner_of_unknown_speed_is_refused() -> None:
+    unknown = dataclasses.replace(PARTS, update_cpu_sec=math.nan)
+    with pytest.raises(UserError, match="update_cpu_sec"):
+        predict(unknown, PLENTY_ON_A_CPU)
+
+
+@pytest.mark.parametrize("name", ["network_rtt_sec", "disk_bytes_per_sec", "updates_per_sec", "limiter_buffer"])
+def test_a_setting_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"^not a number: {name}$"):
+        dataclasses.replace(PLENTY, **{name: math.nan})
+    with pytest.raises(UserError, match=r"^not a number: cores$"):
+        Job(1, math.nan)
+
+
 # ---- records and report ----
 
+ORIGIN = {"settings": "hash", "keys": [], "asked_seconds": 60.0, "commit": "abc"}
 
-def recorded(folder: Path, rate: float = 470.0) -> record.Records:
+
+def recorded(folder: Path, rate: float = 470.0, origin: dict[str, Any] = ORIGIN) -> record.Records:
     """Records whose parts are `PARTS`, and of one whole run, which two cores limit at 474 steps a second."""
     records = record.Records(folder)
     for kind in record.PARTS:
-        records.add(kind, "cpu", "hash", dataclasses.asdict(PARTS))
+        records.add(kind, "cpu", origin, dataclasses.asdict(PARTS))
     figures = {"actors": 2, "samples_per_insert": 16.0, "env_steps_per_sec": rate, "others_cpus": 0.0, "load": 1.0}
     used = {"cpus": {"actor": 1.0}, "queued": {"actor": 0.4}, "learner_threads": {"main": 0.9}}
-    records.add(record.POINT, "cpu", "hash", {**figures, **used, "cores": 2})
+    records.add(record.POINT, "cpu", origin, {**figures, **used, "cores": 2})
     return records
 
 
@@ -189,14 +214,87 @@ def test_records_are_found_again_and_the_newest_counts(tmp_path: Path) -> None:
     assert records.find(record.POINT, "cpu", actors=1, samples_per_insert=16.0) is None
     found = records.find(record.POINT, "cpu", actors=2, samples_per_insert=16.0)
     assert found is not None
-    assert records.check(found, "hash") is found
-    with pytest.raises(UserError, match="other settings"):
-        records.check(found, "another")
-    records.add("actors", "cpu", "hash", {**dataclasses.asdict(PARTS), "step_cpu_sec": 1.0})
+    records.add("actors", "cpu", ORIGIN, {**dataclasses.asdict(PARTS), "step_cpu_sec": 1.0})
     again = record.parts_of(record.Records(tmp_path), "cpu")
     assert again is not None
     assert (again.step_cpu_sec, again.sync_sec) == (0.002, 0.01)  # the later records of other kinds have it too
     assert record.parts_of(records, "gpu") is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"settings": "other", "keys": ["batch_size=16"]}, r"settings hash, not other \(batch_size=16\)"),
+        ({"asked_seconds": 4.0}, "--seconds 60.0, not 4.0"),
+        ({"commit": "def"}, "commit abc, not def"),
+    ],
+)
+def test_what_was_measured_otherwise_does_not_mix(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    records = recorded(tmp_path)
+    assert records.origin("cpu") == ORIGIN
+    records.check("cpu", ORIGIN)
+    records.check("gpu", {**ORIGIN, **changed})  # nothing is there
+    with pytest.raises(UserError, match=f"measured otherwise: {told}; take another --out"):
+        records.check("cpu", {**ORIGIN, **changed})
+    records.add(record.POINT, "cpu", {**ORIGIN, **changed}, {"actors": 1, "samples_per_insert": 16.0})
+    with pytest.raises(UserError, match=f"not of one measurement: {told}"):
+        record.parts_of(records, "cpu")
+
+
+def test_a_command_with_other_seconds_measures_nothing(tmp_path: Path) -> None:
+    """The commit is another as well; both are told, at once."""
+    recorded(tmp_path)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--seconds", "4", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--seconds 60.0, not 4.0; commit abc, not " in done.stderr
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
+def test_an_unmeasured_part_is_not_recorded(tmp_path: Path) -> None:
+    records = record.Records(tmp_path)
+    with pytest.raises(UserError, match="ingest of cpu: not measured: sync_sec; try again"):
+        records.add("ingest", "cpu", ORIGIN, {"sync_sec": math.nan})
+    assert not (tmp_path / "records.jsonl").exists()
+    records.add(record.POINT, "cpu", ORIGIN, {"actors": 1, "sync_sec": math.nan})  # the model takes no such of points
+
+
+def test_recorded_parts_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    records = recorded(tmp_path)
+    lines = (tmp_path / "records.jsonl").read_text().replace('"sync_sec": 0.01', '"sync_sec": NaN')
+    (tmp_path / "records.jsonl").write_text(lines)
+    with pytest.raises(UserError, match=r"records\.jsonl: parts of cpu: not measured: sync_sec"):
+        record.parts_of(record.Records(tmp_path), "cpu")
+    assert record.parts_of(records, "cpu") == PARTS
+
+
+def test_the_commit_is_that_of_the_code_and_its_changes(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert record.code_commit(tmp_path) is None
+    git("init", "-q")
+    (tmp_path / "cluster_rl").mkdir()
+    (tmp_path / "cluster_rl" / "a.py").write_text("1\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "code")
+    first = git("rev-parse", "HEAD")
+    (tmp_path / "words.md").write_text("x\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "words")
+    (tmp_path / "words.md").write_text("y\n")
+    assert record.code_commit(tmp_path) == first
+    (tmp_path / "cluster_rl" / "a.py").write_text("2\n")
+    changed = record.code_commit(tmp_path)
+    assert changed is not None
+    assert changed.startswith(f"{first} with changes ")
+    (tmp_path / "cluster_rl" / "a.py").write_text("3\n")
+    assert record.code_commit(tmp_path) not in (first, changed)
+    git("commit", "-q", "-a", "-m", "other code")
+    assert record.code_commit(tmp_path) == git("rev-parse", "HEAD")
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
@@ -233,8 +331,41 @@ def test_tables_and_plot_come_from_records_alone(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "| 16 | 2 | 470 | 474 | 1.01 | cores | 50; 20; 30 % | 90 % | 0.00; 1.0 |" in done.stdout
+    assert "Measured with `--seconds 60`, commit abc." in done.stdout
     assert (tmp_path / "table.md").read_text() == done.stdout.rstrip("\n") + "\n"
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_records_that_do_not_say_their_origin_make_tables_too(tmp_path: Path) -> None:
+    """Those of results/, which are older."""
+    recorded(tmp_path, origin={"settings": "older"})
+    records = record.Records(tmp_path)
+    text = report.tables(records, {"cpu": load_config("cpu")}, {}, None)
+    assert "| 16 | 2 | 470 | 474 |" in text
+    assert "Measured with" not in text
+    with pytest.raises(UserError, match="commit unknown, not abc"):
+        records.check("cpu", ORIGIN)
+
+
+def test_plots_take_the_keys_of_the_records(tmp_path: Path) -> None:
+    recorded(tmp_path, origin={**ORIGIN, "keys": ["params_poll_seconds=77"]})
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--plot-only", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert " 77.0 s |" in done.stdout
+    assert "Measured with `params_poll_seconds=77`, `--seconds 60`, commit abc." in done.stdout
+    command += ["--lstm_hidden_size", "64"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "leave out lstm_hidden_size=64" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--network-gbit", "--disk-mb", "--seconds", "--rtt-ms", "--sync-ms"])
+def test_options_are_numbers(tmp_path: Path, option: str) -> None:
+    recorded(tmp_path)
+    command = [sys.executable, "-m", "scripts.bench.scaling", "--plot-only", "--out", str(tmp_path), option, "nan"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_where_it_saturates() -> None:
@@ -314,9 +445,19 @@ def test_a_window_is_what_came_between_two_readings() -> None:
     rows = [{"time": at, "wire/syncs": 10 * at, "wire/sync_sec": 0.1 * at} for at in (5.0, 12.0, 16.0, 18.0, 25.0)]
     assert window.syncs(rows) == (pytest.approx(10.0), pytest.approx(0.01))
     assert all(math.isnan(one) for one in window.syncs(rows[:2]))
+    without = [{**row, "wire/syncs": 0.0} for row in rows]
+    assert math.isnan(window.syncs(without)[1])
     gone = dataclasses.replace(reading(20.0, 8.0, 65.0), threads={})
     with pytest.raises(UserError, match="ended meanwhile"):
         measure.Window(reading(10.0, 3.0, 50.0), gone)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 60.0, 120.0, 240.0, 3600.0])
+def test_rows_of_metrics_fall_into_the_shortest_window(seconds: float) -> None:
+    """Whatever --seconds is; by a margin, for a row may be late."""
+    shortest_sec = measure.ingest_seconds(seconds)
+    assert shortest_sec == min(20.0, seconds)
+    assert load_config("cpu", measure.common(seconds)).metrics_interval_seconds <= shortest_sec / 6
 
 
 def test_proc_tells_what_threads_used() -> None:
@@ -351,10 +492,12 @@ def test_children_are_known_by_their_commands() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1300)
 def test_measures_parts_and_a_run_and_does_none_of_it_again(tmp_path: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # pytest's, which ends the process after 360 s
     command = [sys.executable, "-m", "scripts.bench.scaling", "--seconds", "4", "--actors", "1", "--gpu-config", ""]
     command += ["--samples-per-insert", "4", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1100, cwd=ROOT)
     rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in rows] == [*record.PARTS, record.POINT], done.stderr
     records = record.Records(tmp_path)
