@@ -108,13 +108,18 @@ def test_soak(run: ChaosRun) -> None:
         if kind == "launcher":
             launcher.wait()
             launcher = run.training(env_steps=0, updates=0, **changes)
+    # A job whose learner is down as it is told to end cannot save: the newest kill may have been the learner's.
+    newest = watch.newest
+    assert newest is not None
+    launcher.wait_for(
+        lambda p: p.env_steps > newest.env_steps and [p.jobs[-1].pid] == list(launcher.children("learner"))
+    )
     code, _ = launcher.terminate()
     assert code == EXIT_OK, launcher.output
     account = run.account(killed=True, replayed=20)
     run.next_start(account, **changes)
-    assert watch.newest is not None
     tenth = max(1, len(watch.returns) // 10)
     first, last = statistics.fmean(watch.returns[:tenth]), statistics.fmean(watch.returns[-tenth:])
     print(f"{_SEC:.0f} s, killed {killed}: {account}")
-    print(f"milestones {sorted(watch.newest.milestones)}, return {first:.2f} to {last:.2f}")
+    print(f"milestones {sorted(newest.milestones)}, return {first:.2f} to {last:.2f}")
     assert last > first
