@@ -84,7 +84,8 @@ def test_a_run_that_is_complete_waits_for_its_disk_and_saves_all(home: SmallDisk
 def test_a_job_that_must_end_on_a_full_disk_says_what_is_not_saved(home: SmallDisk) -> None:
     """TERM: within the grace, with an exit code that a chain takes for a crash; the next job goes on."""
     launcher = Launcher(home.folder, *overrides(target_total_steps=10_000_000, num_actors=1, **SPEED))
-    launcher.wait_for(lambda p: p.updates >= 1, 240)
+    # With a checkpoint there are weights for the next job to bring back.
+    launcher.wait_for(lambda p: p.updates >= 1 and p.newest_checkpoint > 0, 240)
     with home.full():
         full = launcher.wait_for(
             lambda p: "disk full since" in storage_problem(p, launcher.run_dir, stale_sec=3.0), 240
