@@ -174,6 +174,13 @@ def missed_goals(figures: dict[str, Any]) -> list[str]:
     return [name for name, missed in too_slow.items() if missed]
 
 
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Raises `UserError` for the first of these options that is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: at least 1 is needed")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -187,9 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where the run is written (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, rest = parser.parse_known_args(arguments)
-    for name in ("rounds", "updates", "steps", "transitions"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: at least 1 is needed")
+    check_counts(options, "rounds", "updates", "steps", "transitions")
     capacity = f"replay_capacity_transitions={options.transitions * 11 // 10 + 1}"  # nothing is evicted
     config = load_config(options.config, [*split_overrides(rest), *FREE_RUNNING, capacity])
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from learner import fill
+from learner import check_counts, fill
 from replay import play_blocks
 
 from cluster_rl.config import load_config, split_overrides
@@ -98,9 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3000, help="env steps to play (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, rest = parser.parse_known_args(arguments)
-    for name in ("rounds", "updates", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: at least 1 is needed")
+    check_counts(options, "rounds", "updates", "steps")
     other: Path = options.other.resolve()
     if not (other / "cluster_rl").is_dir():
         raise UserError(f"{options.other}: no checkout of this project; make one with git worktree add")
