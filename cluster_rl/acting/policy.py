@@ -126,15 +126,17 @@ class _Dense:
             self._weight = weight.detach().to(self._precision)
 
     def __call__(self, inputs: Floats) -> Floats:
-        """[..., in] -> [..., out]."""
+        """[..., in] -> [..., out]; [N, in] -> [N, out] where the weights are many."""
         if self._few:
             outputs: Floats = inputs @ self._columns
             outputs += self._bias
             return outputs
-        rows = torch.from_numpy(inputs).to(self._precision)
-        product: Floats = nn.functional.linear(rows, self._weight).float().numpy()
-        product += self._bias
-        return product
+        # The weights first: with few rows of inputs, the other order copies all weights into another form each time.
+        columns = torch.from_numpy(inputs).to(self._precision).t()
+        product = torch.mm(self._weight, columns).t().to(torch.float32, memory_format=torch.contiguous_format)
+        outputs = product.numpy()
+        outputs += self._bias
+        return outputs
 
 
 class _Trunk:
