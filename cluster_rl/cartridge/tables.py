@@ -1,7 +1,7 @@
 """What others than the engine's data banks know of the cartridge: constants for its C code, names for RAM readers.
 
 The build runs it. In: the compiled world's numbers. Out: `res.h` and `tables.c` for the C compiler, and the names table
-that becomes `game/tables/cartridge.json`.
+that becomes one of `game/tables/`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cluster_rl.cartridge.graphics import FLICKERING_TILE
 from cluster_rl.cartridge.ids import Ids
-from cluster_rl.cartridge.maps import map_rows
+from cluster_rl.cartridge.maps import NOTHING, TILESETS, map_rows
 from cluster_rl.cartridge.resources import Resources
-from cluster_rl.cartridge.scripts import SCRIPT_WORDS
+from cluster_rl.cartridge.scripts import WORDS
 from cluster_rl.cartridge.text import END_CODE, name_bytes
 from cluster_rl.errors import UserError
 
 CELL_TABLE_PAGE = 0x7F
-# Tileset numbers by kind of map, as in the real game; the engine has only the outdoor one so far.
-TILESET_NAMES = {"0": "OUTDOORS"}
 
 
 def c_array(name: str, values: Iterable[int]) -> str:
@@ -29,22 +28,24 @@ def c_array(name: str, values: Iterable[int]) -> str:
 def c_header(world: Mapping[str, Any], ids: Ids, resources: Resources, grass_tile: int) -> str:
     """`res.h`: numbers of resources and script words, and how a new game begins."""
     game = world["game"]
+    starter = game.get("starter")
     numbers: dict[str, int | str] = dict(resources.names)
-    numbers |= {f"OP_{word.upper()}": i for i, word in enumerate(SCRIPT_WORDS)}
+    numbers |= {f"OP_{word.upper()}": i for i, word in enumerate(WORDS)}
     numbers |= {
         "META_PAGE": CELL_TABLE_PAGE,
         "GRASS_TILE": grass_tile,
+        "STATIC_TILE": ids.tiles.get(FLICKERING_TILE, NOTHING),
         "START_MAP": ids.maps[game["start"]["map"]],
         "START_X": game["start"]["at"][0],
         "START_Y": game["start"]["at"][1],
-        "SCHOOL_MAP": ids.maps[game["school"]],
-        "START_SPECIES": ids.species[game["starter"]["species"]],
-        "START_LEVEL": game["starter"]["level"],
+        "START_SPECIES": ids.species[starter["species"]] if starter else 0,
+        "START_LEVEL": starter["level"] if starter else 0,
         "START_MONEY": f"0x{game['money']:06d}UL",
-        "ITEM_BALM_HEAL": world["item"][0]["heal"],
+        "SECRETS": len(ids.secrets),
+        "SCHOOLS": len(world.get("school", [])),
     }
     header = "".join(f"#define {name} {value}\n" for name, value in sorted(numbers.items()))
-    arrays = ("map_ids", "passable_tiles", "carrying_tiles", "start_name", "start_bag")
+    arrays = ("map_ids", "item_ids", "hidden_at_first", "passable_tiles", "carrying_tiles", "start_name", "start_bag")
     return header + "".join(f"extern const uint8_t {name}[];\n" for name in arrays)
 
 
@@ -52,10 +53,14 @@ def c_tables(world: Mapping[str, Any], ids: Ids, walkable: list[int], carrying: 
     """`tables.c`: small constants that stay in the code banks."""
     game = world["game"]
     player = (name_bytes(game["player"]) + bytes([END_CODE] * 11))[:11]
-    bag = [value for name, count in game["bag"] for value in (ids.items[name], count)]
+    bag = [value for name, count in game.get("bag", []) for value in (ids.items[name], count)]
+    people = [person for entry in world["map"] for person in entry.get("object", [])]
+    hidden = [ids.missables[person["name"]] for person in people if person.get("hidden")]
     return (
         '#include <stdint.h>\n#include "res.h"\n'
         + c_array("map_ids", ids.maps.values())
+        + c_array("item_ids", [*ids.items.values(), 0])
+        + c_array("hidden_at_first", [*hidden, NOTHING])
         + c_array("passable_tiles", [*walkable, 0xFF])
         + c_array("carrying_tiles", [*carrying, 0xFF])
         + c_array("start_name", player)
@@ -80,13 +85,17 @@ def names_table(world: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
         "canvas": [max(m["global_x"] + m["width"] for m in maps), max(m["global_y"] + m["height"] for m in maps)],
         "task_end": _condition(world["task_end"], ids),
         "badges": world["badges"],
-        "key_items": [],
+        "key_items": sorted(entry["id"] for entry in world["item"] if entry.get("key")),
         "milestones": [_condition(entry, ids) for entry in world["milestone"]],
         "maps": maps,
+        "schools": [
+            {"name": entry["name"], "map": ids.maps[entry["map"]], "x": entry["at"][0], "y": entry["at"][1]}
+            for entry in world.get("school", [])
+        ],
         "items": {str(number): name for name, number in ids.items.items()},
         "species": {str(number): name for name, number in ids.species.items()},
         "moves": {"0": "NO_MOVE"} | {str(number): name for name, number in ids.moves.items()},
-        "tilesets": TILESET_NAMES,
+        "tilesets": {str(number): name.upper() for name, number in TILESETS.items()},
         "events": {str(number): name for name, number in ids.flags.items()},
     }
 

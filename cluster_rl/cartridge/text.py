@@ -1,13 +1,16 @@
 """Texts of the cartridge: words to character codes, cut to the lines and pages of the message box.
 
-The build runs it. In: names and messages as `content/world.toml` has them, with `{slots}`. Out: bytes with their end
-mark, as the engine prints them.
+The build runs it. In: names and messages as a world file has them, with `{slots}`. Out: bytes with their end mark, as
+the engine prints them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Final
 
+from cluster_rl.cartridge.ids import Secret
 from cluster_rl.errors import UserError
 
 MESSAGE_BYTES, NAME_LETTERS, LINE_LETTERS = 350, 10, 18
@@ -18,17 +21,22 @@ CHARACTERS = {
     **{chr(ord("a") + i): 0xA0 + i for i in range(26)},
     **{chr(ord("0") + i): 0xF6 + i for i in range(10)},
 }
-# A slot in a text: its code, and the letters to keep free for it.
-SLOTS = {"{player}": (0x52, 7), "{a}": (0x01, 10), "{b}": (0x02, 5)}
-END_CODE, LINE_CODE, PAGE_CODE = 0x50, 0x4F, 0x51
+END_CODE, LINE_CODE, PAGE_CODE, SECRET_CODE = 0x50, 0x4F, 0x51, 0x03
+_SLOT: Final = re.compile(r"(\{[^}]*\})")
+
+Slots = Mapping[str, tuple[bytes, int]]
+"""What may stand in braces: its code, and the letters to keep free for it."""
+ENGINE_SLOTS: Final[Slots] = {"{player}": (b"\x52", 7), "{a}": (b"\x01", 10), "{b}": (b"\x02", 5)}
 
 
-def encode(text: str) -> bytes:
-    """Letters and `{slots}` to character codes."""
+def encode(text: str, slots: Slots = ENGINE_SLOTS) -> bytes:
+    """Letters and `{slots}` to character codes. Raises UserError for a letter or slot that there is not."""
     out = bytearray()
-    for part in re.split(r"(\{\w+\})", text):
-        if part in SLOTS:
-            out.append(SLOTS[part][0])
+    for part in _SLOT.split(text):
+        if part.startswith("{"):
+            if part not in slots:
+                raise UserError(f"unknown slot {part} in {text!r}")
+            out += slots[part][0]
             continue
         for character in part:
             if character not in CHARACTERS:
@@ -44,18 +52,13 @@ def name_bytes(text: str) -> bytes:
     return encode(text) + bytes([END_CODE])
 
 
-def text_width(words: str) -> int:
-    """Letters that a piece of text takes at most, slots filled."""
-    for slot, (_, letters) in SLOTS.items():
-        words = words.replace(slot, "x" * letters)
-    return len(words)
-
-
-def message(text: str) -> bytes:
-    """A text wrapped to the message box, two lines a page, with its codes."""
+def message(text: str, slots: Slots = ENGINE_SLOTS) -> bytes:
+    """A text wrapped to the message box, two lines a page, with its codes. Slots are filled with their longest."""
     lines, line = [], ""
     for word in text.split():
-        if line and text_width(f"{line} {word}") > LINE_LETTERS:
+        if _width(word, slots) > LINE_LETTERS:
+            raise UserError(f"{word!r} is longer than a line of {LINE_LETTERS} letters")
+        if line and _width(f"{line} {word}", slots) > LINE_LETTERS:
             lines.append(line)
             line = word
         else:
@@ -65,7 +68,44 @@ def message(text: str) -> bytes:
     for number, content in enumerate(lines):
         if number:
             out += bytes([LINE_CODE if number % 2 else PAGE_CODE])
-        out += encode(content)
+        out += encode(content, slots)
     if len(out) > MESSAGE_BYTES:
         raise UserError(f"message too long: {text}")
     return out + bytes([END_CODE])
+
+
+def _width(words: str, slots: Slots) -> int:
+    """Letters that a piece of text takes at most, slots filled."""
+    return sum(slots[part][1] if part in slots else len(part) for part in _SLOT.split(words))
+
+
+class Texts:
+    """What the scripts of a world say: messages in the order of adding, each once."""
+
+    def __init__(self, secrets: Mapping[str, Secret]) -> None:
+        self.slots = {**ENGINE_SLOTS, **_secret_slots(secrets)}
+        self.messages: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+
+    def add(self, text: str) -> int:
+        """The number of a text. Raises UserError where it does not fit."""
+        encoded = message(text, self.slots)
+        if encoded not in self._numbers:
+            self._numbers[encoded] = len(self.messages)
+            self.messages.append(encoded)
+        return self._numbers[encoded]
+
+
+def _secret_slots(secrets: Mapping[str, Secret]) -> dict[str, tuple[bytes, int]]:
+    """`{secret:NAME}`, or `{order:NAME:1}` and so on: where the value lies, and the first of its words."""
+    slots: dict[str, tuple[bytes, int]] = {}
+    for name, secret in secrets.items():
+        if not secret.words:
+            continue
+        longest = max(map(len, secret.words))
+        places = [""] if secret.kind == "value" else [f":{i + 1}" for i in range(secret.count)]
+        for i, place in enumerate(places):
+            kind = "secret" if secret.kind == "value" else "order"
+            code = bytes([SECRET_CODE, secret.index * 4 + i, secret.first_word])
+            slots[f"{{{kind}:{name}{place}}}"] = code, longest
+    return slots
