@@ -1,8 +1,8 @@
-"""Builds the embedded cartridge: `python -m cluster_rl.cartridge.build [FOLDER]`.
+"""Builds the embedded cartridges: `python -m cluster_rl.cartridge.build [--world WORLD] [FOLDER]`.
 
-A maintainer runs it, and a test does where the compiler is installed. In: `src/` (C and assembly), `content/`. Out:
-`lantern.gb`, `lantern.sym`, `manifest.json` and the names table `cartridge.json`; without FOLDER each goes to its place
-in the package. Needs Debian's package `sdcc`; with version 4.2.0 the ROM comes out the same byte for byte.
+A maintainer runs it, and a test does where the compiler is installed. In: `src/` (C and assembly), `content/`. Out: for
+each world its ROM, symbols and names table, and `manifest.json`; without FOLDER each goes to its place in the package.
+Needs Debian's package `sdcc`; with version 4.2.0 the ROMs come out the same byte for byte.
 
 Nothing here reads the time, the machine's paths or its dict order, and objects are made in a temporary folder.
 """
@@ -23,15 +23,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster_rl.cartridge import CONTENT_DIR, MANIFEST_NAME, PACKAGE_DIR, ROM_NAME, SYMBOLS_NAME
-from cluster_rl.cartridge.compile_content import Compiled, compile_world
+from cluster_rl.cartridge import (
+    CONTENT_DIR,
+    MANIFEST_NAME,
+    PACKAGE_DIR,
+    SMALL,
+    manifest,
+    rom_name,
+    symbols_name,
+    table_name,
+)
+from cluster_rl.cartridge.compile_content import Compiled, compile_world, read_world
 from cluster_rl.cartridge.resources import BANK_BYTES, FIRST_DATA_BANK
 from cluster_rl.cartridge.tables import CELL_TABLE_PAGE
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 
 SOURCE_DIR = PACKAGE_DIR / "src"
 TABLE_DIR = PACKAGE_DIR.parent / "game" / "tables"
-TABLE_NAME = "cartridge.json"
+SHARED_CONTENT = ("cells.toml", "font.txt", "pictures.txt", "ram.txt", "sprites.txt", "tiles.txt")
 
 CODE_START, CODE_BYTES = 0x0500, 2 * BANK_BYTES
 DATA_START, DATA_BYTES = 0xC000, 0x100
@@ -49,54 +58,69 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m cluster_rl.cartridge.build", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="where to put all files (default: in the package)")
-    folder: Path | None = parser.parse_args().folder
-    built = build()
-    built.write(folder or PACKAGE_DIR, folder or TABLE_DIR)
-    print(f"{ROM_NAME}: {len(built.rom)} bytes, code {built.code_bytes}, sha256 {built.manifest['rom_sha256']}")
+    parser.add_argument("--world", choices=world_sources(), help="build this one alone, and leave the others as they are")
+    options = parser.parse_args()
+    folder: Path = options.folder or PACKAGE_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    records = {} if options.world is None else dict(manifest().get("worlds", {}))
+    for world in world_sources() if options.world is None else (options.world,):
+        built = build(compile_world(read_world(world)))
+        built.write(world, folder, options.folder or TABLE_DIR)
+        records[world] = built.record(source_sha256(world))
+        print(f"{rom_name(world)}: {len(built.rom)} bytes, code {built.code_bytes}, sha1 {built.sha1}", flush=True)
+    record = {"compiler": compiler_version(), "worlds": {w: records[w] for w in world_sources() if w in records}}
+    (folder / MANIFEST_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="ascii")
     return EXIT_OK
+
+
+def world_sources() -> tuple[str, ...]:
+    """The worlds that `content/` has, the small one first, the others by name."""
+    names = {path.stem for path in CONTENT_DIR.glob("*.toml") if path.name not in SHARED_CONTENT}
+    return (SMALL, *sorted(names - {SMALL}))
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build. `table` is the names table, the ROM's hash included."""
+    """A finished build of one world. `table` is the names table, the ROM's hash included."""
 
     rom: bytes
     symbols: str
-    manifest: dict[str, str]
     table: dict[str, Any]
     code_bytes: int
 
-    def write(self, folder: Path, table_folder: Path) -> None:
-        """Writes all files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ROM_NAME).write_bytes(self.rom)
-        (folder / SYMBOLS_NAME).write_text(self.symbols, encoding="ascii")
-        (folder / MANIFEST_NAME).write_text(json.dumps(self.manifest, indent=1) + "\n", encoding="ascii")
-        (table_folder / TABLE_NAME).write_text(table_text(self.table), encoding="utf-8")
+    @property
+    def sha1(self) -> str:
+        """Of the ROM."""
+        return hashlib.sha1(self.rom).hexdigest()
+
+    def record(self, source: str) -> dict[str, str]:
+        """What the manifest holds of it."""
+        sha256 = hashlib.sha256(self.rom).hexdigest()
+        return {"rom_sha1": self.sha1, "rom_sha256": sha256, "source_sha256": source}
+
+    def write(self, world: str, folder: Path, table_folder: Path) -> None:
+        """Writes all files but the manifest."""
+        (folder / rom_name(world)).write_bytes(self.rom)
+        (folder / symbols_name(world)).write_text(self.symbols, encoding="ascii")
+        (table_folder / table_name(world)).write_text(table_text(self.table), encoding="utf-8")
 
 
-def build() -> Built:
-    """Builds everything in memory. Raises UserError where source, content or tool chain are wrong."""
-    compiler = compiler_version()
-    compiled = compile_world()
+def build(compiled: Compiled) -> Built:
+    """Builds a world in memory. Raises UserError where source or tool chain are wrong."""
+    compiler_version()
     with tempfile.TemporaryDirectory(prefix="cartridge-") as folder:
         code = compile_code(compiled, Path(folder))
     rom = make_rom(code, compiled)
-    sha1 = hashlib.sha1(rom).hexdigest()
-    manifest = {
-        "rom_sha1": sha1,
-        "rom_sha256": hashlib.sha256(rom).hexdigest(),
-        "source_sha256": source_sha256(),
-        "compiler": compiler,
-    }
-    table = {"title": compiled.table["title"], "rom_sha1s": [sha1], **compiled.table}
-    return Built(rom, symbol_file(code.symbols), manifest, table, code.bytes_used)
+    table = {"title": compiled.title, "rom_sha1s": [hashlib.sha1(rom).hexdigest()], **compiled.table}
+    return Built(rom, symbol_file(code.symbols), table, code.bytes_used)
 
 
-def source_sha256() -> str:
-    """Hash of all that the ROM is made from: the files of `src/` and `content/` and all Python here, names included."""
-    files = [p for folder in (SOURCE_DIR, CONTENT_DIR) for p in folder.iterdir() if p.is_file()]
-    files += PACKAGE_DIR.glob("*.py")
+def source_sha256(world: str) -> str:
+    """Hash of all that a world's ROM is made from: the files of `src/`, what worlds share in `content/`, the world's
+    own file and all Python here, names included."""
+    files = [p for p in SOURCE_DIR.iterdir() if p.is_file()]
+    files += [CONTENT_DIR / name for name in (*SHARED_CONTENT, f"{world}.toml")]
+    files += [p for p in PACKAGE_DIR.glob("*.py") if p.stem != "solver"]  # the solver proves, but makes nothing
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(PACKAGE_DIR).as_posix()):
         # Line ends must not matter: a checkout may turn them.

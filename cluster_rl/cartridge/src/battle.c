@@ -10,8 +10,15 @@
 #define DEF 19
 #define SPD 21
 
-static u8 rec[12];                     /* species: base x5, moves x2, catch, exp; move: power, accuracy, pp */
-static u8 active;                      /* party index */
+#define MOST_LEVELS 40
+
+static u8 rec[12];                     /* species: base x5, moves x2, catch, exp; move: power, accuracy, pp;
+                                          trainer: class, prize x3, team of how many, (species, level) x3 */
+#define PRIZE 1
+#define TEAM_COUNT 4
+#define TEAM 5
+#define TRAINER_BYTES 11
+static u8 active, foe;                 /* party indices */
 
 static u8 *mon(void) { return wPartyMons + active * 44; }
 
@@ -74,6 +81,9 @@ static void hp_bar(u8 *at, const u8 *b) {
 
 static void hud(void) {
   u8 i;
+  fill(wTileMap, T_SPACE, 60);
+  fill(AT(10, 7), T_SPACE, 10);
+  fill(AT(10, 8), T_SPACE, 10);
   name_load(TXT_SPECIES_NAMES + E[0] - 1, name_a);
   put_text(AT(1, 0), name_a);
   *AT(4, 1) = 0x6E;
@@ -136,7 +146,7 @@ static void gain(void) {
   xp = be16(m + 15) + n;
   put_be16(m + 15, xp);
   level = m[0x21];
-  while (xp >= (u16)(level + 1) * (level + 1) * (level + 1)) {
+  while (level < MOST_LEVELS && xp >= (u16)(level + 1) * (level + 1) * (level + 1)) {
     old = be16(m + 0x22);
     n = be16(m + 1);
     copy(keep, m + 29, 4);
@@ -212,15 +222,9 @@ static u8 move_menu(void) {
   }
 }
 
-static void money_add(u16 bcd) {
-  u8 hi = wPlayerMoney[1];             /* hundreds only, enough for these prizes */
-  hi += bcd >> 8;
-  if ((hi & 0x0F) > 9) hi += 6;
-  wPlayerMoney[1] = hi;
-}
-
 static void pictures(void) {
   lcd_off();
+  rBGP = 0xE4;
   res_part(RES_SPECIES, (E[0] - 1) * 9, 9, rec);
   res_load(RES_PICTURES + E[0] - 1, (u8 *)0x9000);
   res_load(RES_PICTURES + P[0] - 1, (u8 *)0x9100);
@@ -228,36 +232,84 @@ static void pictures(void) {
   vsync();
 }
 
-static u8 team_alive(void) {
+u8 team_alive(void) {
   for (active = 0; active < wPartyCount; active++)
     if (be16(mon() + 1)) return 1;
   return 0;
 }
 
-u8 battle(u8 trainer) {
-  u8 move, foe_move, first, won = 0, i;
-  u8 bcd;
-  if (!team_alive()) return 0;
+static void send(void) {
+  to_battle(P, mon(), active);
+  wPlayerMonNumber = active;
+  wPlayerMoveListIndex = 0;
+}
+
+static void send_foe(void) {
+  u8 i = wEnemyPartySpecies[foe] - 1;
+  to_battle(E, wEnemyMons + foe * 44, foe);
+  wCurEnemyLevel = E[LEVEL];
+  wPokedexSeen[i >> 3] |= 1 << (i & 7);
+}
+
+static void set_up(u8 trainer) {
+  u8 i, n = 1, team[6];
+  team[0] = wCurOpponent;
+  team[1] = wCurEnemyLevel;
   if (trainer) {
-    res_part(RES_TRAINERS, (trainer - 1) * 5, 5, rec);
+    res_part(RES_TRAINERS, (trainer - 1) * TRAINER_BYTES, TRAINER_BYTES, rec);
     wTrainerClass = rec[0];
     wTrainerNo = trainer;
     wCurOpponent = 200 + rec[0];
-    wEnemyPartyCount = 1;
-    wEnemyPartySpecies[0] = rec[1];
-    wEnemyPartySpecies[1] = 0xFF;
-    wCurEnemyLevel = rec[2];
-    i = rec[1];
-  } else i = wCurOpponent;
-  make_mon(wEnemyMons, i, wCurEnemyLevel);
-  to_battle(E, wEnemyMons, 0);
-  to_battle(P, mon(), active);
-  wPokedexSeen[(i - 1) >> 3] |= 1 << ((i - 1) & 7);
+    n = rec[TEAM_COUNT];
+    copy(team, rec + TEAM, 6);
+  }
+  wEnemyPartyCount = n;
+  for (i = 0; i < n; i++) {
+    wEnemyPartySpecies[i] = team[i * 2];
+    make_mon(wEnemyMons + i * 44, team[i * 2], team[i * 2 + 1]);
+  }
+  wEnemyPartySpecies[n] = 0xFF;
+  foe = 0;
+}
+
+static void trainer_name(u8 trainer) { name_load(TXT_TRAINER_NAMES + trainer - 1, name_a); }
+
+/* One of the team instead of who fights; 0 where nobody changed places. */
+static u8 change(void) {
+  u8 k;
+  sync_party();
+  copy(wTileMapBackup, wTileMap, 360);
+  k = team_menu();
+  copy(wTileMap, wTileMapBackup, 360);
+  if (k == NOTHING) return 0;
+  copy(name_a, wPartyMonNicks + k * 11, 11);
+  if (k == active) {
+    say(TXT_FIGHTING);
+    return 0;
+  }
+  if (!be16(wPartyMons + k * 44 + 1)) {
+    say(TXT_TIRED);
+    return 0;
+  }
+  active = k;
+  send();
+  pictures();
+  hud();
+  own_name();
+  say(TXT_GO);
+  return 1;
+}
+
+u8 battle(u8 trainer) {
+  u8 move, foe_move, first, won = 0, i;
+  if (!team_alive()) return 0;
+  set_up(trainer);
+  send_foe();
+  send();
   wIsInBattle = trainer ? 2 : 1;
   wBattleResult = 0;
   wEscapedFromBattle = 0;
   wBattleAndStartSavedMenuItem = 0;
-  wPlayerMoveListIndex = 0;
   update_sprites();
   fill(wTileMap, T_SPACE, 360);
   wFontLoaded |= 1;
@@ -266,7 +318,7 @@ u8 battle(u8 trainer) {
   hWY = 0;
   pictures();
   hud();
-  if (trainer) name_load(TXT_TRAINER_NAMES + trainer - 1, name_a);
+  if (trainer) trainer_name(trainer);
   else foe_name();
   say(trainer ? TXT_TRAINER : TXT_WILD);
   own_name();
@@ -280,21 +332,20 @@ u8 battle(u8 trainer) {
         break;
       case 1:
         copy(wTileMapBackup, wTileMap, 360);
-        i = list_menu();
+        i = list_menu(LIST_BAG);
         copy(wTileMap, wTileMapBackup, 360);
-        if (i == 0xFF) continue;
+        if (i == NOTHING) continue;
         sync_party();
         wWhichSlot = i;
-        i = use_item();
+        wCurItem = wBagItems[i * 2];
+        i = use_on(active);
         to_battle(P, mon(), active);
         hud();
         if (!i) continue;
         break;
       case 2:
-        own_name();
-        number_text(name_b, be16(P + HP));
-        say(TXT_TEAM);
-        continue;
+        if (!change()) continue;
+        break;
       default:
         if (trainer) {
           say(TXT_NORUN);
@@ -321,12 +372,19 @@ u8 battle(u8 trainer) {
           say(TXT_FOE_DOWN);
           sync_party();
           gain();
+          if (++foe < wEnemyPartyCount) {
+            send_foe();
+            pictures();
+            hud();
+            foe_name();
+            say(TXT_SENDS);
+            break;
+          }
           won = 1;
           if (trainer) {
-            res_part(RES_TRAINERS, (trainer - 1) * 5, 5, rec);
-            bcd = rec[4];
-            number_text(name_b, (u16)((bcd >> 4) * 10 + (bcd & 15)) * 100);
-            money_add((u16)bcd << 8);
+            res_part(RES_TRAINERS, (trainer - 1) * TRAINER_BYTES, TRAINER_BYTES, rec);
+            bcd_text(name_b, rec + PRIZE);
+            bcd_add(wPlayerMoney, rec + PRIZE);
             say(TXT_PRIZE);
           }
           goto end;
@@ -342,9 +400,11 @@ u8 battle(u8 trainer) {
             wIsInBattle = 0xFF;
             goto end;
           }
-          to_battle(P, mon(), active);
+          send();
           pictures();
           hud();
+          own_name();
+          say(TXT_GO);
           break;
         }
       }

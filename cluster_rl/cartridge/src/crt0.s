@@ -1,7 +1,7 @@
 ; Start-up, VBlank interrupt and the few routines that must sit in bank 0.
 ; Everything here lives below 0x0500; compiled C follows at 0x0500.
         .module crt0
-        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page
+        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page, _noise_at
 
 rP1     = 0x00
 rIF     = 0x0F
@@ -280,7 +280,7 @@ vblank:
 14$:    call    0xFF80          ; OAM DMA
         ldh     a, (hAUTO)
         or      a, a
-        jr      Z, 18$
+        jp      Z, 27$
         ldh     a, (hPORTION)   ; one third of wTileMap to the window map
         ld      hl, #TILEMAP
         ld      de, #0x9C00
@@ -325,6 +325,28 @@ vblank:
         inc     d
 19$:    dec     b
         jr      NZ, 17$
+        jr      18$
+27$:    ld      hl, #_noise_at  ; 16 random bytes to the tile that flickers, every 4 frames;
+        ld      a, (hl+)        ; under texts it stands still, as there is no time for both
+        ld      h, (hl)
+        ld      l, a
+        ld      a, h
+        or      a, a
+        jr      Z, 18$
+        ld      a, (0xDA45)
+        and     a, #3
+        jr      NZ, 18$
+        ldh     a, (hRNDLO)
+        ld      b, a
+        ldh     a, (hRNDHI)
+        ld      c, #16
+28$:    add     a, b
+        rrca
+        xor     a, c
+        inc     b
+        ld      (hl+), a
+        dec     c
+        jr      NZ, 28$
 18$:    ld      a, #0x20        ; d-pad
         ldh     (rP1), a
         ldh     a, (rP1)
