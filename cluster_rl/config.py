@@ -100,9 +100,11 @@ class Config(_Section, frozen=True):
     ] = 13_500
     base_seed: Annotated[int, _key("seed from which every other seed is derived", "", ge=0, le=2**31 - 1)] = 1
 
-    rom: Annotated[str, _key("path of the ROM; empty plays the embedded cartridge", "path", opens="The game")] = ""
+    rom: Annotated[
+        str, _key("path of the ROM, or an embedded world's name; empty plays the small world", "path", opens="The game")
+    ] = ""
     initial_state: Annotated[
-        str, _key("savestate in which episodes start, or school:LESSON; empty starts after boot", "path")
+        str, _key("savestate in which episodes start, or school:NAME; empty starts after boot", "path")
     ] = ""
     frame_skip: Annotated[int, _key("frames of one step, a press of 8 included", "frames", ge=9, le=240)] = 24
     episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480

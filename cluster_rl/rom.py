@@ -1,11 +1,11 @@
 """A ROM file, read and checked before any emulator sees it.
 
-Actors, the replayer and `debug_rollout` use it. In: a path, or "" for the embedded cartridge. Out: a `Rom`.
+Actors, the replayer and `debug_rollout` use it. In: a path, the name of an embedded world, or "" for the small one of
+them. Out: a `Rom`.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _RAM_BYTES = {0: 0, 1: 0x800, 2: 0x2000, 3: 0x8000, 4: 0x20000, 5: 0x10000}
 
 @dataclass(frozen=True)
 class Rom:
-    """A ROM whose header holds. `sha1` is lower-case hex; `path` is "" for the embedded cartridge."""
+    """A ROM whose header holds. `sha1` is lower-case hex; `path` is the name of an embedded world, "" of the small one."""
 
     data: bytes
     sha1: str
@@ -48,12 +48,13 @@ class Rom:
 
 
 def load_rom(path: str) -> Rom:
-    """Reads a ROM and checks it. `""` is the embedded cartridge.
+    """Reads a ROM and checks it. `""` is the small embedded world; the name of another one is that.
 
     Raises `UserError` for a file that is missing, no Game Boy ROM (its header checksum does not hold), or not as long
     as its header says.
     """
-    data = _read(Path(path)) if path else cartridge.rom_bytes()
+    world = path or cartridge.SMALL
+    data = cartridge.rom_bytes(world) if world in cartridge.world_names() else _read(Path(path))
     problem = _problem(data)
     if problem:
         raise UserError(f"ROM {path or cartridge.rom_path()}: {problem}")
@@ -137,9 +138,4 @@ def _is_savestate(data: bytes) -> bool:
 def _kind(sha1: str) -> RomKind:
     if sha1 == RED_SHA1:
         return "red"
-    return "cartridge" if sha1 == _cartridge_sha1() else "unknown"
-
-
-@functools.cache
-def _cartridge_sha1() -> str:
-    return hashlib.sha1(cartridge.rom_bytes()).hexdigest()
+    return "cartridge" if sha1 in cartridge.rom_sha1s() else "unknown"

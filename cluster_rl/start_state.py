@@ -41,7 +41,6 @@ _STEPS_MAX = 1500
 _WALK_STEPS = 2
 """A press in a new direction may only turn the player."""
 _SHOWN_CHARACTERS = 150
-_FIRST_ROOMS = {"red": 38, "cartridge": 37}
 
 
 class Game(Protocol):
@@ -59,7 +58,7 @@ def new_game(game: Game, world: World, name: str) -> bytes:
     Prints each screen as it comes. Raises `UserError` where no step is made in `_STEPS_MAX` steps, and where the player
     has another name than the one asked for.
     """
-    way = NewGame(name, _FIRST_ROOMS[world.name])
+    way = NewGame(name, world.first_map)
     told = ""
     for step in range(_STEPS_MAX):
         state = GameState(game.image())

@@ -58,7 +58,9 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m cluster_rl.cartridge.build", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="where to put all files (default: in the package)")
-    parser.add_argument("--world", choices=world_sources(), help="build this one alone, and leave the others as they are")
+    parser.add_argument(
+        "--world", choices=world_sources(), help="build this one alone, and leave the others as they are"
+    )
     options = parser.parse_args()
     folder: Path = options.folder or PACKAGE_DIR
     folder.mkdir(parents=True, exist_ok=True)

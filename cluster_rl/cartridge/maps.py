@@ -18,7 +18,7 @@ MAX_CELLS, MAP_BUFFER_BYTES = 64, 1300
 MAX_THINGS: Final = {"warps": 32, "signs": 16, "object": 9, "spot": 8}
 ARROW_KEYS = {"down": 0x80, "up": 0x40, "left": 0x20, "right": 0x10}
 # Tileset numbers by kind of map, as in the real game; the engine itself has one tileset.
-TILESETS: Final = {**{"outdoors": 0, "shop": 2, "forest": 3, "clinic": 6, "gym": 7, "house": 8, "gate": 12, "cave": 17}}
+TILESETS: Final = {"outdoors": 0, "shop": 2, "forest": 3, "clinic": 6, "gym": 7, "house": 8, "gate": 12, "cave": 17}
 NOTHING = 0xFF
 _DARK, _FLICKER = 1, 2
 

@@ -20,19 +20,42 @@ SHOP_ITEMS: Final = 14
 NO_JUMP: Final = 0xFF
 
 WORDS: Final = {
-    **{"end": "", "say": "text", "ifset": "flag >", "goto": ">", "chain": "script", "set": "flag", "clear": "flag"},
-    **{"battle": "trainer", "badge": "bit", "ifbadge": "bit >", "heal": "", "rest": "", "finish": "", "light": ""},
-    **{
-        "give": "item count >?",
-        "take": "item count",
-        "ifitem": "item >",
-        "friend": "species level >?",
-        "iffriend": ">",
-    },
-    **{"ask": "text >", "shop": "item*", "money": "money", "pay": "money >", "warp": "map cell cell"},
-    **{"show": "object", "hide": "object", "face": "who facing", "walk": "facing count", "random": "byte >"},
-    **{"ifdark": ">", "ifsecret": "secret value >", "pull": "secret value >", "ifpulled": "secret >"},
-    **{"draw": "", "iflot": "byte >", "banner": "tile byte byte byte byte"},
+    "end": "",
+    "say": "text",
+    "ifset": "flag >",
+    "goto": ">",
+    "chain": "script",
+    "set": "flag",
+    "clear": "flag",
+    "battle": "trainer",
+    "badge": "bit",
+    "ifbadge": "bit >",
+    "heal": "",
+    "rest": "",
+    "finish": "",
+    "light": "",
+    "give": "item count >?",
+    "take": "item count",
+    "ifitem": "item >",
+    "friend": "species level >?",
+    "iffriend": ">",
+    "ask": "text >",
+    "shop": "item*",
+    "money": "money",
+    "pay": "money >",
+    "warp": "map cell cell",
+    "show": "object",
+    "hide": "object",
+    "face": "who facing",
+    "walk": "facing count",
+    "random": "byte >",
+    "ifdark": ">",
+    "ifsecret": "secret value >",
+    "pull": "secret value >",
+    "ifpulled": "secret >",
+    "draw": "",
+    "iflot": "byte >",
+    "banner": "tile byte byte byte byte",
 }
 """Each word and what follows it: kinds of operands, `item*` one or more items, `>` a label, `>?` a label or nothing.
 
@@ -202,7 +225,11 @@ class Scripts:
             case "facing":
                 return bytes([FACINGS[operand]])
         tables: dict[str, Mapping[str, int]] = {
-            **{"trainer": ids.trainers, "item": ids.items, "species": ids.species, "map": ids.maps, "tile": ids.tiles}
+            "trainer": ids.trainers,
+            "item": ids.items,
+            "species": ids.species,
+            "map": ids.maps,
+            "tile": ids.tiles,
         }
         if kind in tables:
             return bytes([tables[kind][operand]])

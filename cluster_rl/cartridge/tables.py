@@ -83,6 +83,7 @@ def names_table(world: Mapping[str, Any], ids: Ids) -> dict[str, Any]:
     return {
         "title": world["game"]["title"],
         "canvas": [max(m["global_x"] + m["width"] for m in maps), max(m["global_y"] + m["height"] for m in maps)],
+        "first_map": ids.maps[world["game"]["start"]["map"]],
         "task_end": _condition(world["task_end"], ids),
         "badges": world["badges"],
         "key_items": sorted(entry["id"] for entry in world["item"] if entry.get("key")),

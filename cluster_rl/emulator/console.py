@@ -11,7 +11,7 @@ import io
 import warnings
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -121,6 +121,14 @@ class Console:
         """Runs for some frames with no button, and draws the last."""
         if frames > 0:
             self._pyboy.tick(frames, True, False)
+
+    def hold(self, buttons: Iterable[str], frames: int) -> None:
+        """Holds several buttons together for some frames, SELECT among them if need be, and lets them go."""
+        for button in buttons:
+            self._pyboy.button_press(button)
+        self.idle(frames)
+        for event in _RELEASE_ALL:
+            self._pyboy.send_input(event)
 
     def screen(self) -> npt.NDArray[np.uint8]:
         """Every second pixel of the picture as shades, uint8 [72, 80]: 0 the lightest, 3 the darkest."""

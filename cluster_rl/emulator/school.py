@@ -1,10 +1,12 @@
-"""School starts: episodes of the embedded cartridge that begin in a lesson instead of a new game.
+"""School starts: episodes of an embedded world that begin in a lesson, or at a later place of the game.
 
 `python -m cluster_rl.emulator.school password OUT.state` writes one; the config's `initial_state` takes the file, or
-`school:password` for the same without a file. The lesson `password`: someone tells one of four words, drawn from the
-frame in which the player asks to hear it (so the random wait at an episode's start decides it, all four equally often),
-the floor carries the player out of sight, and one of four doors, one step away, is the right one. Right or wrong, the
-task is then over; the event flags PASSWORD_RIGHT and PASSWORD_WRONG tell which, and the first is a milestone too.
+`school:password` for the same without a file. The game itself makes them: it is started with B and a number held, and
+which there are stands in the world's names table. The small world's only one, the lesson `password`: someone tells one
+of four words, drawn from the frame in which the player asks to hear it (so the random wait at an episode's start decides
+it, all four equally often), the floor carries the player out of sight, and one of four doors, one step away, is the
+right one. Right or wrong, the task is then over; the event flags PASSWORD_RIGHT and PASSWORD_WRONG tell which, and the
+first is a milestone too.
 """
 
 from __future__ import annotations
@@ -15,20 +17,17 @@ from cluster_rl.config import SCHOOL_PREFIX
 from cluster_rl.emulator.console import BUTTON_HELD_FRAMES, Console
 from cluster_rl.emulator.snapshot import load_savestate_file
 from cluster_rl.errors import EXIT_OK, UserError, run_command
-from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.game.state import GameState
-from cluster_rl.game.world import World
+from cluster_rl.game.world import World, embedded
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
 
-SCHOOL_MAPS = {"password": "ECHO_HALL"}
-"""Lessons, and the map that each begins on."""
-
-_HELD_FROM_FRAME = 77
-"""The cartridge looks once whether B is held, at the end of this frame or in one of the eight around it."""
+_NUMBER_KEYS = ("a", "select", "start", "right", "left", "up", "down")
+"""The keys that say a school's number, its lowest bit first; B is held besides."""
+_HELD_FRAMES = 110
+"""From power-on; the game looks once, some 80 frames after it."""
 _TALK_FRAMES = 120
-"""Enough for the first text to stand and wait."""
+"""Enough for a first text to stand and wait."""
 
 
 def start_snapshot(initial_state: str, rom: Rom) -> bytes:
@@ -41,35 +40,34 @@ def start_snapshot(initial_state: str, rom: Rom) -> bytes:
     return load_savestate_file(initial_state, rom)
 
 
-def school_snapshot(lesson: str, rom: Rom) -> bytes:
-    """A lesson's start, before its first text's button: nothing is drawn yet.
+def school_snapshot(name: str, rom: Rom) -> bytes:
+    """A school start, before its first button: nothing is drawn yet.
 
-    Raises `UserError` for an unknown lesson and for a ROM other than the embedded cartridge.
+    Raises `UserError` for a name that the world does not have and for a ROM that is not embedded.
     """
-    if lesson not in SCHOOL_MAPS:
-        raise UserError(f"{SCHOOL_PREFIX}{lesson}: unknown lesson; known are {', '.join(SCHOOL_MAPS)}")
     world = World.for_rom(rom.sha1)
-    if world is not World.cartridge():
-        raise UserError(f"{SCHOOL_PREFIX}{lesson}: only the embedded cartridge has lessons; leave `rom` empty")
+    if world not in embedded():
+        raise UserError(f"{SCHOOL_PREFIX}{name}: only the embedded worlds have schools; leave `rom` empty")
+    if name not in world.schools:
+        known = ", ".join(world.schools)
+        raise UserError(f"{SCHOOL_PREFIX}{name}: unknown school; {rom.path or 'the small world'} has {known}")
+    number = list(world.schools).index(name)
     with Console(rom, BUTTON_HELD_FRAMES + 1) as console:
-        console.idle(_HELD_FROM_FRAME)
-        console.step(BUTTONS.index("b"))
+        console.hold(["b", *(key for bit, key in enumerate(_NUMBER_KEYS) if number >> bit & 1)], _HELD_FRAMES)
         console.idle(_TALK_FRAMES)
-        state = GameState(console.image())
-        if world.map_name(state.map_id) != SCHOOL_MAPS[lesson] or not state.text_open:
-            raise RuntimeError("the cartridge did not hear B at its start; was its start-up code changed?")
+        if console.position() != world.schools[name]:
+            raise RuntimeError("the game did not hear B at its start; was its start-up code changed?")
         return console.save()
 
 
 def main() -> int:
     """`python -m cluster_rl.emulator.school`."""
-    parser = Arguments(
-        prog="python -m cluster_rl.emulator.school", description="Write a lesson's start as a savestate."
-    )
-    parser.add_argument("lesson", help=f"one of: {', '.join(SCHOOL_MAPS)}")
+    parser = Arguments(prog="python -m cluster_rl.emulator.school", description="Write a school start as a savestate.")
+    parser.add_argument("--rom", default="", help="name of the embedded world; the small one if not given")
+    parser.add_argument("school", help="its name, as the world's [[school]] has it")
     parser.add_argument("out", type=Path, help="the file to write, for the config's initial_state")
     options = parser.parse_args()
-    data = school_snapshot(options.lesson, load_rom(""))
+    data = school_snapshot(options.school, load_rom(options.rom))
     try:
         write_atomic(options.out, data)
     except OSError as error:

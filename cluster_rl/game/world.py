@@ -1,7 +1,7 @@
 """World: the names and tables of one game.
 
-Any process uses it. In: `tables/red.json` (facts about Pokémon Red) or `tables/cartridge.json` (written by the build of
-the embedded cartridge), both in one format. Out: names, map places, milestones, and when the task is done.
+Any process uses it. In: `tables/red.json` (facts about Pokémon Red) or one of the others, which the build of the
+embedded worlds writes, all in one format. Out: names, map places, milestones, and when the task is done.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from cluster_rl.game.flags import Condition, Milestone, ProgressLatch, bytes_read
 from cluster_rl.game.maps import MapTable
@@ -18,16 +18,28 @@ from cluster_rl.game.state import GameState
 
 TABLE_DIR = Path(__file__).resolve().parent / "tables"
 _MAX_NO_ENDS = 1000
-TableName = Literal["red", "cartridge"]
+
+
+class School(NamedTuple):
+    """Where a school start puts the player."""
+
+    map_id: int
+    x: int
+    y: int
 
 
 class World:
-    """Names and tables of one game. Get one by `red()`, `cartridge()` or `for_rom()`; they are shared and constant."""
+    """Names and tables of one game. Get one by `red()`, `cartridge()` or `for_rom()`; they are shared and constant.
 
-    def __init__(self, name: TableName, table: Mapping[str, Any]) -> None:
+    `schools` are the starts that the game itself offers, in the order of their numbers; Red has none.
+    """
+
+    def __init__(self, name: str, table: Mapping[str, Any]) -> None:
         self.name = name
         self.title: str = table["title"]
         self.rom_sha1s = frozenset(table["rom_sha1s"])
+        self.first_map: int = table["first_map"]
+        self.schools = {entry["name"]: School(entry["map"], entry["x"], entry["y"]) for entry in table["schools"]}
         self.maps = MapTable(table["maps"], (table["canvas"][0], table["canvas"][1]))
         self.items = _numbered(table["items"])
         self.species = _numbered(table["species"])
@@ -55,14 +67,13 @@ class World:
 
     @staticmethod
     def cartridge() -> World:
-        """The embedded cartridge."""
+        """The embedded cartridge's small world, which an empty `rom` plays."""
         return _load("cartridge")
 
     @staticmethod
     def for_rom(sha1: str) -> World:
         """The world of a ROM. One that is not known, such as a translation or a hack, gets Red's tables."""
-        cartridge = World.cartridge()
-        return cartridge if sha1.lower() in cartridge.rom_sha1s else World.red()
+        return next((world for world in embedded() if sha1.lower() in world.rom_sha1s), World.red())
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -161,7 +172,13 @@ class World:
 
 
 @cache
-def _load(name: TableName) -> World:
+def embedded() -> tuple[World, ...]:
+    """All embedded worlds."""
+    return tuple(_load(path.stem) for path in sorted(TABLE_DIR.glob("*.json")) if path.stem != "red")
+
+
+@cache
+def _load(name: str) -> World:
     return World(name, json.loads((TABLE_DIR / f"{name}.json").read_text(encoding="utf-8")))
 
 

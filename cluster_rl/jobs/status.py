@@ -62,7 +62,8 @@ def milestones_of(run_dir: RunDir, initial_state: str, progress: Progress) -> in
     """
     identity = read_identity(run_dir.identity)
     world = World.for_rom(identity.rom_sha1 if identity is not None else "")
-    lesson = initial_state.removeprefix(SCHOOL_PREFIX) if initial_state.startswith(SCHOOL_PREFIX) else ""
+    school = world.schools.get(initial_state.removeprefix(SCHOOL_PREFIX)) if initial_state else None
+    lesson = world.maps.lesson(school.map_id) if school is not None else ""
     there = {milestone.name for milestone in world.milestones if milestone.lesson == lesson}
     return len(there | set(progress.milestones))
 

@@ -16,33 +16,44 @@ from cluster_rl.cartridge import (
     CONTENT_DIR,
     MANIFEST_NAME,
     PACKAGE_DIR,
-    ROM_NAME,
-    SYMBOLS_NAME,
+    SMALL,
     build,
     compile_content,
+    manifest,
     rom_bytes,
+    rom_name,
     rom_path,
+    symbols_name,
     symbols_path,
+    table_name,
+    world_names,
 )
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.world import TABLE_DIR
 
-MANIFEST = json.loads((PACKAGE_DIR / MANIFEST_NAME).read_text())
 TRADEMARKED_LOGO_START = bytes.fromhex("ceed6666cc0d000b")
+each_world = pytest.mark.parametrize("world", world_names())
 
 
-def test_rom_is_the_one_of_the_manifest() -> None:
-    rom = rom_bytes()
-    assert rom_path().read_bytes() == rom
-    assert len(rom) == 0x10000
-    assert hashlib.sha256(rom).hexdigest() == MANIFEST["rom_sha256"]
-    assert hashlib.sha1(rom).hexdigest() == MANIFEST["rom_sha1"]
+def test_every_world_of_the_sources_is_shipped() -> None:
+    assert world_names() == build.world_sources()
+    assert world_names()[0] == SMALL
 
 
-def test_rom_was_built_from_these_sources() -> None:
+@each_world
+def test_rom_is_the_one_of_the_manifest(world: str) -> None:
+    rom, record = rom_bytes(world), manifest()["worlds"][world]
+    assert rom_path(world).read_bytes() == rom
+    assert len(rom) in (0x10000, 0x20000)
+    assert hashlib.sha256(rom).hexdigest() == record["rom_sha256"]
+    assert hashlib.sha1(rom).hexdigest() == record["rom_sha1"]
+
+
+@each_world
+def test_rom_was_built_from_these_sources(world: str) -> None:
     """A change of a source without a new build fails here, compiler or not."""
-    assert build.source_sha256() == MANIFEST["source_sha256"]
+    assert build.source_sha256(world) == manifest()["worlds"][world]["source_sha256"]
 
 
 def test_source_hash_sees_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,34 +62,46 @@ def test_source_hash_sees_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(build, "PACKAGE_DIR", folder)
     monkeypatch.setattr(build, "SOURCE_DIR", folder / "src")
     monkeypatch.setattr(build, "CONTENT_DIR", folder / "content")
-    assert build.source_sha256() == MANIFEST["source_sha256"]
-    for name in ("src/crt0.s", "src/battle.c", "content/world.toml", "content/ram.txt", "build.py", "scripts.py"):
+    before = build.source_sha256(SMALL)
+    assert before == manifest()["worlds"][SMALL]["source_sha256"]
+    for name in (
+        *("src/crt0.s", "src/battle.c", "content/small.toml", "content/cells.toml", "content/ram.txt", "build.py"),
+        "scripts.py",
+    ):
         original = (folder / name).read_bytes()
         (folder / name).write_bytes(original + b"\n")
-        assert build.source_sha256() != MANIFEST["source_sha256"], name
+        assert build.source_sha256(SMALL) != before, name
         (folder / name).write_bytes(original)
 
 
-def test_table_in_the_game_package_belongs_to_the_rom() -> None:
-    table = json.loads((TABLE_DIR / build.TABLE_NAME).read_text(encoding="utf-8"))
-    compiled = compile_content.compile_world().table
-    assert table == {"title": compiled["title"], "rom_sha1s": [MANIFEST["rom_sha1"]], **compiled}
-    assert (TABLE_DIR / build.TABLE_NAME).read_text(encoding="utf-8") == build.table_text(table)
+@each_world
+def test_table_in_the_game_package_belongs_to_the_rom(world: str) -> None:
+    text = (TABLE_DIR / table_name(world)).read_text(encoding="utf-8")
+    compiled = compile_content.compile_world(compile_content.read_world(world))
+    sha1s = [manifest()["worlds"][world]["rom_sha1"]]
+    table = {"title": compiled.title, "rom_sha1s": sha1s, **compiled.table}
+    assert json.loads(text) == table
+    assert text == build.table_text(table)
 
 
-def test_header_is_honest_and_has_no_logo() -> None:
-    rom = rom_bytes()
+@each_world
+def test_header_is_honest_and_has_no_logo(world: str) -> None:
+    rom = rom_bytes(world)
     assert rom[0x104:0x134] == bytes(48)
     assert TRADEMARKED_LOGO_START not in rom
-    title = rom[0x134:0x144].rstrip(b"\0")
-    assert title == b"LANTERNVALE"
     assert b"POKEMON" not in rom
-    assert rom[0x147:0x14A] == bytes([0x11, 1, 0])  # MBC3 without RAM, 64 KiB
+    assert rom[0x147:0x14A] == bytes([0x11, 1 if len(rom) == 0x10000 else 2, 0])  # MBC3 without RAM, 64 or 128 KiB
     checksum = 0
     for byte in rom[0x134:0x14D]:
         checksum = (checksum - byte - 1) & 0xFF
     assert rom[0x14D] == checksum
     assert int.from_bytes(rom[0x14E:0x150], "big") == (sum(rom) - rom[0x14E] - rom[0x14F]) & 0xFFFF
+
+
+def test_titles_tell_the_worlds_apart() -> None:
+    titles = [rom_bytes(world)[0x134:0x144].rstrip(b"\0") for world in world_names()]
+    assert titles[0] == b"LANTERNVALE"
+    assert len(set(titles)) == len(titles)
 
 
 def test_ram_table_agrees_with_the_readers() -> None:
@@ -90,9 +113,7 @@ def test_ram_table_agrees_with_the_readers() -> None:
     # Fields of the real game that this one has no use for.
     assert readers.keys() - table.keys() == {
         "wIgnoreInputCounter",
-        "wMissableObjectFlags",
         "wSSAnne2FCurScript",
-        "wSimulatedJoypadStatesIndex",
         "wStatusFlags1",
         "wStatusFlags4",
     }
@@ -105,6 +126,9 @@ def test_symbols_name_the_ram_table() -> None:
         assert symbols[name] == f"00:{address:04x}"
 
 
+SPOT = "[[map.spot]]\nat = [3, 2]"
+
+
 def installed_compiler() -> str:
     try:
         return build.compiler_version()
@@ -113,22 +137,25 @@ def installed_compiler() -> str:
 
 
 @pytest.mark.skipif(
-    installed_compiler() != MANIFEST["compiler"], reason=f"needs the compiler of the cartridge: {MANIFEST['compiler']}"
+    installed_compiler() != manifest()["compiler"],
+    reason=f"needs the compiler of the cartridge: {manifest()['compiler']}",
 )
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     """As a maintainer does it, in another process and into another folder."""
     command = [sys.executable, "-m", "cluster_rl.cartridge.build", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR.parents[1]), "PYTHONHASHSEED": "7"}
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
-    for name in (ROM_NAME, SYMBOLS_NAME, MANIFEST_NAME):
+    names = [MANIFEST_NAME, *(name(world) for world in world_names() for name in (rom_name, symbols_name))]
+    for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (PACKAGE_DIR / name).read_bytes(), name
-    assert (tmp_path / "out" / build.TABLE_NAME).read_bytes() == (TABLE_DIR / build.TABLE_NAME).read_bytes()
+    for name in map(table_name, world_names()):
+        assert (tmp_path / "out" / name).read_bytes() == (TABLE_DIR / name).read_bytes(), name
 
 
 def test_build_without_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="apt-get install sdcc"):
-        build.build()
+        build.build(compile_content.compile_world(compile_content.read_world(SMALL)))
 
 
 @pytest.mark.parametrize(
@@ -139,22 +166,21 @@ def test_build_without_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         ("  give BALM 1\n", "  gift BALM 1\n", "unknown script line: gift BALM 1"),
         ("place = [0, 20]", "place = [9, 20]", "overlap on the canvas"),
         ("T..TT...,......TT..T", "T..TT...,......TT..", "rows differ in length"),
-        ("  iflot 1 goto down\n", "  iflot 1 goto up\n", "unknown name 'up'"),
+        ("  iflot 1 goto down\n", "  iflot 1 goto up\n", "unknown label 'up'"),
         (
             'key = "v", tiles = ["carryD", "carryD", "carryD"',
             'key = "v", tiles = ["carryD", "carryD", "carryL"',
             "carries in one cell and not in another",
         ),
-        (
-            """[[map.spot]]
-at = [3, 2]""",
-            """[[map.spot]]
-at = [0, 0]
-script = "heal"
-[[map.spot]]
-at = [3, 2]""",
-            "more than 4 spots",
-        ),
+        (SPOT, f'{SPOT}\nscript = "heal"\n' * 5 + SPOT, "more than 8 spots"),
+        ("GOT_BALM = 11", "GOT_BALM = 11\nNEVER = 12", "flag NEVER is never used"),
+        ("GOT_BALM = 11", "GOT_BALM = 10", "flag bit 10 is there twice"),
+        ('id = 12\ncategory = "route"', 'id = 11\ncategory = "route"', "id 11 is not one of a route"),
+        ("  end\nagain:", "  end\n  heal\nagain:", "script line heal: no line leads to it"),
+        ('at = [3, 7], to = "HOLLOW"', 'at = [0, 0], to = "HOLLOW"', "leads into a wall at 0, 0"),
+        ("{ at = [14, 12], say", "{ at = [15, 9], say", "nobody gets to the sign at 15, 9"),
+        ("{player}! Rest", "{who}! Rest", "unknown slot {who}"),
+        ("hear the word.", "hear the incomprehensibility.", "longer than a line"),
         ('name = "KINDLE"', 'name = "KINDLES"', "unknown name 'KINDLE'"),
         ('player = "WREN"', 'player = "WRENWRENWREN"', "more than 10 letters"),
         (
@@ -168,10 +194,9 @@ def test_content_that_breaks_a_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, complaint: str
 ) -> None:
     shutil.copytree(CONTENT_DIR, tmp_path / "content")
-    world = tmp_path / "content" / "world.toml"
-    text = world.read_text(encoding="utf-8")
-    assert old in text
-    world.write_text(text.replace(old, new), encoding="utf-8")
+    files = [tmp_path / "content" / name for name in ("small.toml", "cells.toml")]
+    (file,) = [file for file in files if old in file.read_text(encoding="utf-8")]
+    file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     monkeypatch.setattr(compile_content, "CONTENT_DIR", tmp_path / "content")
     with pytest.raises(UserError, match=complaint):
-        compile_content.compile_world()
+        compile_content.compile_world(compile_content.read_world(SMALL))

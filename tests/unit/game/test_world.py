@@ -8,27 +8,27 @@ import pytest
 from cartridge_fixtures import state_with
 from pyboy.plugins.game_wrapper_pokemon_gen1_constants import EVENT_FLAGS, EVENT_FLAGS_ADDRESS
 
-from cluster_rl.cartridge import MANIFEST_NAME, PACKAGE_DIR
-from cluster_rl.emulator.school import SCHOOL_MAPS
+from cluster_rl import cartridge
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
-from cluster_rl.game.world import TABLE_DIR, World
+from cluster_rl.game.world import TABLE_DIR, School, World, embedded
 
-BOTH = [World.red(), World.cartridge()]
+BOTH = [World.red(), *embedded()]
 
 
 def test_worlds_by_rom() -> None:
-    manifest = json.loads((PACKAGE_DIR / MANIFEST_NAME).read_text())
-    assert World.for_rom(manifest["rom_sha1"]) is World.cartridge()
-    assert World.for_rom(manifest["rom_sha1"].upper()) is World.cartridge()
+    worlds = {World.for_rom(record["rom_sha1"]) for record in cartridge.manifest()["worlds"].values()}
+    assert worlds == set(embedded())
+    sha1 = cartridge.manifest()["worlds"][cartridge.SMALL]["rom_sha1"]
+    assert World.for_rom(sha1) is World.for_rom(sha1.upper()) is World.cartridge()
     assert World.for_rom("ea9bcae617fdf159b045185467ae58b2e4a48b9a") is World.red()
     assert World.for_rom("0" * 40) is World.red()
-    assert not World.red().rom_sha1s & World.cartridge().rom_sha1s
+    assert len(set().union(*(world.rom_sha1s for world in BOTH))) == len(BOTH)
 
 
 def test_one_format() -> None:
     tables = [json.loads((TABLE_DIR / f"{world.name}.json").read_text(encoding="utf-8")) for world in BOTH]
-    assert tables[0].keys() == tables[1].keys()
+    assert all(table.keys() == tables[0].keys() for table in tables)
 
 
 @pytest.mark.parametrize("world", BOTH, ids=lambda world: world.name)
@@ -117,8 +117,8 @@ def test_a_lesson_is_no_part_of_the_game() -> None:
     world = World.cartridge()
     assert {m.name: m.lesson for m in world.milestones if m.lesson} == {"PASSWORD_RIGHT": "password"}
     # Each lesson has a start, on a map of its own.
-    lesson_maps = {info.name: info.lesson for info in world.maps.by_id.values() if info.lesson}
-    assert {lesson: lesson_maps[name] for lesson, name in SCHOOL_MAPS.items()} == {"password": "password"}
+    assert world.schools == {"password": School(38, 1, 1)}
+    assert world.maps.lesson(38) == "password"
     for info in world.maps.by_id.values():
         expected = {m.name for m in world.milestones if m.lesson == info.lesson}
         expected -= {"HOLLOW": {"LEFT_HOME"}, "FERN_TRAIL": {"REACHED_ROUTE"}}.get(info.name, set())  # by being there
