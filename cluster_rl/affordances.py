@@ -97,7 +97,7 @@ def _quantity_is_asked(state: GameState) -> bool:
 
 def situation_of(state: GameState) -> tuple[Situation, int] | None:
     """What decides what a button does now, with the actions that may be learned about in it; None where a change or
-    its absence could not be put down to the button (walking, scripts, text under way, before the game)."""
+    its absence could not be put down to the button (walking, scripts, text under way, before the game, the dark)."""
     if not state.in_game or state.joy_ignore:
         return None
     menu = state.menu
@@ -108,6 +108,8 @@ def situation_of(state: GameState) -> tuple[Situation, int] | None:
         return (*menu, state.u8(ram.wNumBagItems)), _ARROWS
     if state.interface_up or state.walk_counter or state.simulated_joypad_index or state.ignore_input_frames:
         return None
+    if state.is_dark:
+        return None  # what is learned is learned of a place, and nobody sees which one this is
     x, y, people = state.x, state.y, state.people
     beside = tuple([(x + dx, y + dy) in people for dx, dy in _BESIDE]) if people else _NOBODY
     return (state.map_id, x, y, state.facing, state.tile_in_front, _tiles_beside(state.image), beside), _ALL

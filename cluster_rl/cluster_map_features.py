@@ -2,7 +2,8 @@
 
 The environment of an actor uses it. In: the state, what was ever reached in the episode, and the game's tables. Out:
 uint8 [CONTEXT_SIZE], the same slots for every game. No slot holds hit points or anything that follows from them: the
-agent is to read those off the screen. Nor is there anything that a player could not know.
+agent is to read those off the screen. Nor is there anything that a player could not know: in the dark, the slots of
+place are zero.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ AUX_SLOTS: Final = tuple(
 """Slots worth predicting for a later position: where the agent will be, and what grows slowly."""
 
 _BITS: Final = tuple(bytes(255 if value >> bit & 1 else 0 for bit in range(8)) for value in range(256))
+_NO_CELL: Final = bytes(4)
 _NO_MENU: Final = bytes(len(_MENU_KINDS) + 4)
 _CACHED: Final = 512
 _LEVEL_ADDRESSES: Final = tuple(
@@ -87,8 +89,8 @@ def encode(state: GameState, latch: ProgressLatch, world: World) -> npt.NDArray[
     packed = b"".join(
         (
             # What is the same at most steps is worked out once: these keep what they gave for the same arguments.
-            _cell(state.x, state.y, state.map_size),
-            _map(state.map_id, state.tileset, state.facing, world),
+            _NO_CELL if state.is_dark else _cell(state.x, state.y, state.map_size),
+            _map(state.map_id, state.tileset, state.facing, state.is_dark, world),
             _control(
                 state.walk_counter > 0,
                 state.joy_ignore > 0 or state.simulated_joypad_index > 0,
@@ -111,10 +113,15 @@ def _cell(x: int, y: int, map_size: tuple[int, int]) -> bytes:
 
 
 @lru_cache(maxsize=_CACHED)
-def _map(map_id: int, tileset: int, facing: str, world: World) -> bytes:
+def _map(map_id: int, tileset: int, facing: str, dark: bool, world: World) -> bytes:
     category = world.map_category(map_id)
     is_of = bytes(255 if category == name else 0 for name in MAP_CATEGORIES)
-    return _BITS[map_id] + is_of + _BITS[tileset][:5] + bytes(255 if facing == name else 0 for name in FACINGS)
+    return (
+        _BITS[0 if dark else map_id]
+        + is_of
+        + _BITS[tileset][:5]
+        + bytes(255 if facing == name else 0 for name in FACINGS)
+    )
 
 
 @lru_cache(maxsize=_CACHED)

@@ -3,7 +3,7 @@
 The environment of an actor uses it. In: each GameState and the button before it. Out: uint8 [2, S, S] with
 S = 2 * radius + 1 and the player in the middle: plane 0 how often each cell was entered, plane 1 what is known of it.
 Known is what a player could know: a cell that was on the screen once while he stood there in free play, and people
-while they are on it. RAM holds the whole map, and a crop wider than the screen would show it.
+while they are on it. In the dark he sees neither, and nothing is learned. RAM holds the whole map, and a crop wider than the screen would show it.
 """
 
 from __future__ import annotations
@@ -116,10 +116,11 @@ class OccupancyMemory:
                 self._maps[state.map_id].mark_wall(x, y)
 
     def crop(self, state: GameState) -> npt.NDArray[np.uint8]:
-        """uint8 [2, S, S] around the player, all zero where the player has not arrived on the map or is off it."""
+        """uint8 [2, S, S] around the player, all zero in the dark, and where the player has not arrived on the map or
+        is off it."""
         arrived = self._here is not None and self._here[0] == state.map_id
         here = self._maps.get(state.map_id) if arrived else None
-        if here is None or not here.holds(state.x, state.y) or here.size != state.map_size:
+        if state.is_dark or here is None or not here.holds(state.x, state.y) or here.size != state.map_size:
             return np.zeros(self._shape, np.uint8)
         crop = here.crop(state.x, state.y)
         if state.in_battle != BATTLE_NONE:  # the screen shows no map, whatever people's records say
@@ -143,6 +144,9 @@ class OccupancyMemory:
     def _arrive(self, state: GameState) -> None:
         self._free = self._whereabouts.known(state) and not state.interface_up
         self._facing = state.facing
+        if state.is_dark:
+            self._free = False
+            self._here = None
         if not self._free:
             return
         here = (state.map_id, state.x, state.y)

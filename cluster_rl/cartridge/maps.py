@@ -24,7 +24,7 @@ _DARK, _FLICKER = 1, 2
 
 
 def cells_used(world: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The cells that a world's maps are drawn with, in their own order. Raises UserError for a key that there is not."""
+    """The cells that a world's maps are drawn with, in their own order. Raises UserError for an unknown key."""
     keys = {key for entry in world["map"] for key in entry["cells"] + entry.get("border", " ")} - {"\n"}
     unknown = sorted(keys - {cell["key"] for cell in cells})
     if unknown:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from cluster_rl.game import ram
 
 _TEXT_BOX_LIST = 0x0D
+_TEXT_BOX_YES_NO = 0x14
+_PRICE_LIST = 2
 _START_MENU_PLACE = (2, 11)
 _START_MENU_KEYS = 0xCB
 _BATTLE_MENU_ROW = 14
@@ -61,15 +63,27 @@ class Menu(NamedTuple):
         return self.text_box_id == _TEXT_BOX_LIST and (self.top_y, self.top_x) == _LIST_PLACE
 
     @property
+    def is_price_list(self) -> bool:
+        """A shop's shelf."""
+        return self.is_list and self.list_menu_id == _PRICE_LIST
+
+    @property
+    def is_yes_no(self) -> bool:
+        """The answers to a question, or another box of two entries; the real game leaves its number behind."""
+        return self.text_box_id == _TEXT_BOX_YES_NO and not self.is_list and self.max_item == 1
+
+    @property
     def kind(self) -> str:
-        """`start`, `battle`, `moves`, `list` or `other`."""
+        """`start`, `battle`, `moves`, `list`, `prices`, `yes_no` or `other`."""
         if self.is_start_menu:
             return "start"
         if self.is_battle_menu:
             return "battle"
         if self.is_move_menu:
             return "moves"
-        return "list" if self.is_list else "other"
+        if self.is_list:
+            return "prices" if self.is_price_list else "list"
+        return "yes_no" if self.is_yes_no else "other"
 
     @property
     def choice(self) -> int:

@@ -73,6 +73,7 @@ wPlayTimeMinutes: Final = 0xDA43
 wPlayTimeSeconds: Final = 0xDA44
 
 # The map.
+wMapPalOffset: Final = 0xD35D  # 6 while the map is dark
 wCurMap: Final = 0xD35E
 wYCoord: Final = 0xD361
 wXCoord: Final = 0xD362
@@ -132,7 +133,7 @@ _LIVE_FIELDS: Final = (
     (wNumBagItems, 1 + 2 * BAG_SLOTS),
     (wPlayerMoney, 3),
     (wObtainedBadges, 1),
-    (wCurMap, wCurMapWidth + 1 - wCurMap),
+    (wMapPalOffset, wCurMapWidth + 1 - wMapPalOffset),
     (wNumberOfWarps, 1 + WARP_SLOTS * WARP_BYTES),
     (wNumSigns, 1 + SIGN_SLOTS * 2),
     (wNumSprites, 1),

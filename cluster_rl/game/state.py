@@ -44,7 +44,7 @@ _every_step = itemgetter(
             *(ram.wCurMap, ram.wXCoord, ram.wYCoord, ram.wCurMapWidth, ram.wCurMapHeight, ram.wCurMapTileset),
             *(ram.wSpriteStateData1 + 9, ram.wWalkCounter, ram.wTileInFrontOfPlayer, ram.wNumSprites),
             *(ram.wJoyIgnore, ram.wSimulatedJoypadStatesIndex, ram.wIgnoreInputCounter),
-            *(ram.wFontLoaded, ram.wIsInBattle, ram.wPartyCount),
+            *(ram.wFontLoaded, ram.wIsInBattle, ram.wPartyCount, ram.wMapPalOffset),
         )
     )
 )
@@ -88,6 +88,8 @@ class GameState:
     """Whether the screen belongs to text, menus or a battle and not to the map."""
     party_count: int
     """0-6."""
+    is_dark: bool
+    """Whether the map is one whose walls nobody sees, for want of a light."""
 
     def __init__(self, image: bytes) -> None:
         if len(image) != ram.IMAGE_BYTES:
@@ -110,6 +112,7 @@ class GameState:
             font_loaded,
             in_battle,
             party_count,
+            palette_offset,
         ) = _every_step(image)
         self.map_size = (2 * width, 2 * height)
         self.in_game = width > 0 and height > 0
@@ -119,6 +122,7 @@ class GameState:
         self.in_battle = in_battle - 0x100 if in_battle & 0x80 else in_battle
         self.interface_up = self.font_loaded or in_battle != BATTLE_NONE
         self.party_count = min(party_count, ram.PARTY_SLOTS)
+        self.is_dark = palette_offset > 0
 
     def u8(self, address: int) -> int:
         """The byte at a CPU address in WRAM or HRAM; raises ValueError elsewhere."""

@@ -186,7 +186,11 @@ def test_memory_is_bounded_and_drops_the_oldest() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [(ram.wWalkCounter, 4), (ram.wJoyIgnore, 1), (ram.wSimulatedJoypadStatesIndex, 1), (ram.wFontLoaded, 1)]
+    "field",
+    [
+        *((ram.wWalkCounter, 4), (ram.wJoyIgnore, 1), (ram.wSimulatedJoypadStatesIndex, 1), (ram.wFontLoaded, 1)),
+        (ram.wMapPalOffset, 6),
+    ],
 )
 def test_nothing_is_learned_where_it_cannot_be_put_down_to_the_button(field: tuple[int, int]) -> None:
     memory = affordances(threshold=1)

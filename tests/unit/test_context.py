@@ -62,6 +62,23 @@ def test_where() -> None:
     assert on(values, "facing_") == ["left"]
 
 
+@pytest.mark.parametrize("world", [RED, World.cartridge()], ids=lambda world: world.name)
+def test_in_the_dark_no_slot_tells_the_place(world: World) -> None:
+    """Two places on different maps of one kind give the same context, which is zero in all slots of place."""
+
+    def there(map_id: int, x: int, dark: int) -> dict[str, int]:
+        fields = ((ram.wCurMap, map_id), (ram.wXCoord, x), (ram.wYCoord, 7), (ram.wMapPalOffset, dark))
+        return context(state_with(*fields), world)
+
+    one, other = (37, 38) if world is not RED else (82, 232)  # two floors of the same cave
+    assert there(one, 3, 0) != there(other, 4, 0)
+    assert there(one, 3, 6) == there(other, 4, 6)
+    dark = there(one, 3, 6)
+    assert {name for name, value in there(one, 3, 0).items() if value != dark[name]} >= {"x_cell", "y_cell", "y_in_map"}
+    assert not any(dark[f"map_id_bit_{bit}"] for bit in range(8))
+    assert not any(dark[name] for name in ("x_cell", "y_cell", "x_in_map", "y_in_map"))
+
+
 def test_belongings() -> None:
     state = state_with(
         *((ram.wObtainedBadges, 0b101), (ram.wPlayerMoney, bytes((0x00, 0x09, 0x99)))),

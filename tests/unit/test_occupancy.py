@@ -47,6 +47,29 @@ def test_visits_count_arrivals_and_saturate() -> None:
     assert memory.visits(1, 7, 5) == memory.visits(2, 5, 5) == 0
 
 
+def test_in_the_dark_nothing_is_shown_and_nothing_is_learned() -> None:
+    dark = (ram.wMapPalOffset, 6)
+    memory = begun(at(5, 5))
+    before = memory.crop(at(5, 5))
+    assert before.any()
+    assert not memory.crop(at(5, 5, dark)).any()
+    memory.step(RIGHT, at(6, 5, dark))
+    assert not memory.crop(at(6, 5, dark)).any()
+    memory.step(RIGHT, at(6, 5, dark))  # bumps into something
+    memory.step(RIGHT, at(6, 5, dark))
+    assert memory.visits(1, 6, 5) == 0
+    memory.step(RIGHT, at(6, 5))  # a light
+    assert memory.visits(1, 6, 5) == 1
+    assert (memory.crop(at(6, 5))[1] != WALL).all()
+    assert (memory.crop(at(5, 5))[0][MIDDLE]) == before[0][MIDDLE]
+
+
+def test_a_map_entered_in_the_dark_is_unknown() -> None:
+    memory = begun(at(5, 5, (ram.wMapPalOffset, 6)))
+    assert not memory.crop(at(5, 5, (ram.wMapPalOffset, 6))).any()
+    assert not memory.crop(at(5, 5)).any()
+
+
 def test_crop_moves_with_the_player_and_shows_what_is_outside() -> None:
     memory = begun(at(0, 0))
     crop = memory.crop(at(0, 0))

@@ -204,6 +204,36 @@ def test_list_adds_what_was_scrolled_off() -> None:
     assert (menu.kind, menu.choice) == ("other", 2)  # the offset is a left-over here
 
 
+def test_shelf_of_a_shop_is_a_list_with_prices() -> None:
+    fields: dict[str, Bytes] = {
+        **{"wFontLoaded": 1, "wTopMenuItemY": 4, "wTopMenuItemX": 5, "wTextBoxID": 0x0D},
+        **{"wMenuCursorLocation": (ram.wTileMap + 4 * 20 + 5).to_bytes(2, "little"), "wTileMap": tile_map(r4c5=0xED)},
+    }
+    bag, shelf = (state_with(**fields, wListMenuID=kind).menu for kind in (3, 2))
+    assert bag is not None
+    assert shelf is not None
+    assert (bag.kind, bag.is_price_list) == ("list", False)
+    assert (shelf.kind, shelf.is_list, shelf.is_price_list) == ("prices", True, True)
+
+
+def test_question_with_two_answers() -> None:
+    fields: dict[str, Bytes] = {
+        **{"wFontLoaded": 1, "wTopMenuItemY": 8, "wTopMenuItemX": 15, "wCurrentMenuItem": 1, "wMaxMenuItem": 1},
+        **{"wMenuCursorLocation": (ram.wTileMap + 10 * 20 + 15).to_bytes(2, "little")},
+        "wTileMap": tile_map(r10c15=0xED),
+    }
+    question, stale = (state_with(**fields, wTextBoxID=box).menu for box in (0x14, 0x01))
+    assert question is not None
+    assert stale is not None
+    assert (question.kind, question.choice, question.is_yes_no) == ("yes_no", 1, True)
+    assert (stale.kind, stale.is_yes_no) == ("other", False)
+
+
+def test_dark_maps() -> None:
+    assert not state_with().is_dark
+    assert state_with(wMapPalOffset=6).is_dark
+
+
 def test_trap_event_bits_start_with_the_least_significant() -> None:
     """Event i is bit i % 8 of byte i // 8; the last of 2,560 is in the byte before 0xD887, which is the grass rate."""
     state = state_with(at_D747=[0b0000_0001, 0b1000_0000], at_D886=0b1000_0000, at_D887=0xFF)
