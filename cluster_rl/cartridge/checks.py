@@ -19,7 +19,7 @@ MAP_IDS: Final = {"town": range(11), "route": range(12, 37)}
 INTERIOR_IDS: Final = range(37, 0xFF)
 
 Cell = tuple[str, int, int]
-_STEPS: Final = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
+STEPS: Final = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
 
 
 def check_world(world: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def check_world(world: Mapping[str, Any]) -> None:
         for kind in ("signs", "object", "spot"):
             for thing in entry.get(kind, []):
                 x, y = thing["at"]
-                near = [(x, y), *((x + dx, y + dy) for dx, dy in _STEPS.values())] if kind != "spot" else [(x, y)]
+                near = [(x, y), *((x + dx, y + dy) for dx, dy in STEPS.values())] if kind != "spot" else [(x, y)]
                 if not any((entry["name"], *cell) in reached for cell in near):
                     raise UserError(f"map {entry['name']}: nobody gets to the {kind.rstrip('s')} at {x}, {y}")
 
@@ -144,7 +144,7 @@ def reachable_cells(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[W
     while todo:
         cell = todo.pop()
         name, x, y = cell
-        steps = [_STEPS[carry[walkable[cell]]]] if carry.get(walkable.get(cell, "")) else list(_STEPS.values())
+        steps = [STEPS[carry[walkable[cell]]]] if carry.get(walkable.get(cell, "")) else list(STEPS.values())
         after = [(name, x + dx, y + dy) for dx, dy in steps]
         # Onto a door is through it, and out of the other end.
         for other in after + [door for door in [doors.get(cell)] if door is not None]:

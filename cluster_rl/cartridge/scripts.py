@@ -199,9 +199,14 @@ class Scripts:
             return bytes([len(operands), *(ids.items[item] for item in operands)])
         if word.name == "ifpulled":
             return ids.secret(operands[0], "order").code
-        if word.name in ("ifsecret", "pull"):
-            secret = ids.secret(operands[0], "value" if word.name == "ifsecret" else "order")
-            return bytes([secret.index * 4 if word.name == "ifsecret" else secret.index, secret.value(operands[1])])
+        if word.name == "pull":
+            secret = ids.secret(operands[0], "order")
+            return bytes([secret.index, secret.value(operands[1])])
+        if word.name == "ifsecret":  # of an order, `NAME:K` is its K-th value
+            name, _, position = operands[0].partition(":")
+            secret = ids.secret(name, "order" if position else "value")
+            place = _number(position, 1, secret.count) - 1 if position else 0
+            return bytes([secret.index * 4 + place, secret.value(operands[1])])
         out = b""
         for kind, operand in zip(WORDS[word.name].split(), operands, strict=False):
             out += self._operand(kind, operand, map_name)

@@ -206,8 +206,12 @@ def test_list_adds_what_was_scrolled_off() -> None:
 
 def test_shelf_of_a_shop_is_a_list_with_prices() -> None:
     fields: dict[str, Bytes] = {
-        **{"wFontLoaded": 1, "wTopMenuItemY": 4, "wTopMenuItemX": 5, "wTextBoxID": 0x0D},
-        **{"wMenuCursorLocation": (ram.wTileMap + 4 * 20 + 5).to_bytes(2, "little"), "wTileMap": tile_map(r4c5=0xED)},
+        "wFontLoaded": 1,
+        "wTopMenuItemY": 4,
+        "wTopMenuItemX": 5,
+        "wTextBoxID": 0x0D,
+        "wMenuCursorLocation": (ram.wTileMap + 4 * 20 + 5).to_bytes(2, "little"),
+        "wTileMap": tile_map(r4c5=0xED),
     }
     bag, shelf = (state_with(**fields, wListMenuID=kind).menu for kind in (3, 2))
     assert bag is not None
@@ -218,8 +222,12 @@ def test_shelf_of_a_shop_is_a_list_with_prices() -> None:
 
 def test_question_with_two_answers() -> None:
     fields: dict[str, Bytes] = {
-        **{"wFontLoaded": 1, "wTopMenuItemY": 8, "wTopMenuItemX": 15, "wCurrentMenuItem": 1, "wMaxMenuItem": 1},
-        **{"wMenuCursorLocation": (ram.wTileMap + 10 * 20 + 15).to_bytes(2, "little")},
+        "wFontLoaded": 1,
+        "wTopMenuItemY": 8,
+        "wTopMenuItemX": 15,
+        "wCurrentMenuItem": 1,
+        "wMaxMenuItem": 1,
+        "wMenuCursorLocation": (ram.wTileMap + 10 * 20 + 15).to_bytes(2, "little"),
         "wTileMap": tile_map(r10c15=0xED),
     }
     question, stale = (state_with(**fields, wTextBoxID=box).menu for box in (0x14, 0x01))
