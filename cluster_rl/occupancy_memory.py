@@ -3,7 +3,8 @@
 The environment of an actor uses it. In: each GameState and the button before it. Out: uint8 [2, S, S] with
 S = 2 * radius + 1 and the player in the middle: plane 0 how often each cell was entered, plane 1 what is known of it.
 Known is what a player could know: a cell that was on the screen once while he stood there in free play, and people
-while they are on it. In the dark he sees neither, and nothing is learned. RAM holds the whole map, and a crop wider than the screen would show it.
+while they are on it. In the dark he sees neither, and nothing is learned. RAM holds the whole map, and a crop wider
+than the screen would show it.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _RAM_BYTES = {0: 0, 1: 0x800, 2: 0x2000, 3: 0x8000, 4: 0x20000, 5: 0x10000}
 
 @dataclass(frozen=True)
 class Rom:
-    """A ROM whose header holds. `sha1` is lower-case hex; `path` of an embedded world is its name, "" of the small one."""
+    """A ROM whose header holds. `sha1` is lower-case hex; an embedded world has its name as `path`."""
 
     data: bytes
     sha1: str

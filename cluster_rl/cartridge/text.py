@@ -58,7 +58,8 @@ def message(text: str, slots: Slots = ENGINE_SLOTS) -> bytes:
     for word in text.split():
         if _width(word, slots) > LINE_LETTERS:
             raise UserError(f"{word!r} is longer than a line of {LINE_LETTERS} letters")
-        if line and _width(f"{line} {word}", slots) > LINE_LETTERS:
+        # In the last place of a page's second line stands the arrow that asks for the next.
+        if line and _width(f"{line} {word}", slots) > LINE_LETTERS - len(lines) % 2:
             lines.append(line)
             line = word
         else:

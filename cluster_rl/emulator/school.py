@@ -2,11 +2,11 @@
 
 `python -m cluster_rl.emulator.school password OUT.state` writes one; the config's `initial_state` takes the file, or
 `school:password` for the same without a file. The game itself makes them: it is started with B and a number held, and
-which there are stands in the world's names table. The small world's only one, the lesson `password`: someone tells one
-of four words, drawn from the frame in which the player asks to hear it (so the random wait at an episode's start
-decides it, all four equally often), the floor carries the player out of sight, and one of four doors, one step away, is the
-right one. Right or wrong, the task is then over; the event flags PASSWORD_RIGHT and PASSWORD_WRONG tell which, and the
-first is a milestone too.
+the names table says which there are. The small world has one, the lesson `password`: someone tells one of four words,
+drawn from the frame in which the player asks to hear it (so the random wait at an episode's start decides it, all four
+equally often), the floor carries the player out of sight, and one of four doors, one step away, is the right one. Right
+or wrong, the task is then over; the event flags PASSWORD_RIGHT and PASSWORD_WRONG tell which, and the first is a
+milestone too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 ; Start-up, VBlank interrupt and the few routines that must sit in bank 0.
 ; Everything here lives below 0x0500; compiled C follows at 0x0500.
         .module crt0
-        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page, _noise_at
+        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page, _noise_at, _idle_frames
 
 rP1     = 0x00
 rIF     = 0x0F
@@ -365,7 +365,14 @@ vblank:
         and     a, #0x0F
         or      a, b
         ldh     (hINPUT), a
-        ld      a, #0x30
+        or      a, a
+        jr      NZ, 29$
+        ld      hl, #_idle_frames
+        inc     (hl)
+        jr      NZ, 29$
+        inc     hl
+        inc     (hl)
+29$:    ld      a, #0x30
         ldh     (rP1), a
         ldh     a, (hRNDHI)     ; one step of a 16-bit Galois LFSR per frame
         ld      b, a
