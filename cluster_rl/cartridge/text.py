@@ -54,7 +54,8 @@ def name_bytes(text: str) -> bytes:
 
 def message(text: str, slots: Slots = ENGINE_SLOTS) -> bytes:
     """A text wrapped to the message box, two lines a page, with its codes. Slots are filled with their longest."""
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in text.split():
         if _width(word, slots) > LINE_LETTERS:
             raise UserError(f"{word!r} is longer than a line of {LINE_LETTERS} letters")

@@ -1,7 +1,7 @@
 ; Start-up, VBlank interrupt and the few routines that must sit in bank 0.
 ; Everything here lives below 0x0500; compiled C follows at 0x0500.
         .module crt0
-        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page, _noise_at, _idle_frames
+        .globl  _main, _fc_dst, _fc_len, _view_src, _view_skip, _meta_page, _noise_at, _undrawn, _idle_frames
 
 rP1     = 0x00
 rIF     = 0x0F
@@ -365,7 +365,10 @@ vblank:
         and     a, #0x0F
         or      a, b
         ldh     (hINPUT), a
-        or      a, a
+        ld      b, a            ; frames without a button, until the first one draws the secrets
+        ld      a, (_undrawn)
+        dec     a
+        or      a, b
         jr      NZ, 29$
         ld      hl, #_idle_frames
         inc     (hl)
