@@ -15,6 +15,7 @@ from cartridge_player import Player
 from cluster_rl.cartridge import CONTENT_DIR, build
 from cluster_rl.cartridge.compile_content import compile_world
 from cluster_rl.errors import UserError
+from cluster_rl.game import ram
 
 ROOM, CAVE, DEN, YARD = 37, 38, 39, 12
 KINDS = 21
@@ -200,6 +201,34 @@ class EnginePlayer(Player):
         self.at_sign(name)
         self.tap("a", 4, 20)
         return self.read_text()
+
+    def choose(self, *buttons: str) -> None:
+        """Presses buttons one after another, slowly enough for menus."""
+        for button in buttons:
+            self.tap(button, 6, 18)
+
+    def give_friend(self) -> None:
+        """The first of the team, from its sign."""
+        assert self.read("friend") == "One."
+
+    def set_hp(self, member: int, hp: int) -> None:
+        """Hit points of one of the team."""
+        at = ram.wPartyMons + 44 * member + 1
+        self.memory[at], self.memory[at + 1] = hp >> 8, hp & 255
+
+    def fill_bag(self, *pairs: int) -> None:
+        """Items and how many of each, instead of what is there."""
+        self.memory[ram.wNumBagItems] = len(pairs) // 2
+        for offset, value in enumerate((*pairs, 0xFF)):
+            self.memory[ram.wBagItems + offset] = value
+
+    def go_to_yard(self) -> None:
+        """From anywhere in the room to the yard's door, the welcome read."""
+        _, x, y = self.place()
+        self.walk("u" * (y - 1) + "l" * (x - 3) + "r" * (3 - x) + "dddd")
+        self.run(30)
+        assert self.place() == (YARD, 1, 5)
+        self.read_text()
 
     def symbol(self, name: str) -> int:
         """Address of one of the engine's own variables."""

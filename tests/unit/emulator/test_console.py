@@ -21,6 +21,7 @@ from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.savestate import PINNED_VERSION
 from cluster_rl.game.state import GameState
+from cluster_rl.game.world import World
 from cluster_rl.rom import RED_SHA1, Rom, load_rom, preflight
 
 FRAME_SKIP = 24
@@ -67,6 +68,23 @@ def test_embedded_cartridge() -> None:
     assert "PyBoy 2.8.1" in line
     assert f"savestate version {PINNED_VERSION}" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("world", rom_module.cartridge.world_names())
+def test_embedded_worlds_by_name(world: str) -> None:
+    rom = load_rom(world)
+    assert (rom.kind, rom.data) == ("cartridge", rom_module.cartridge.rom_bytes(world))
+    assert World.for_rom(rom.sha1).title == rom.title
+    assert world != rom_module.cartridge.SMALL or rom.data == ROM.data
+
+
+def test_keys_held_together_are_let_go() -> None:
+    with Console(ROM, 24) as console:
+        console.boot()
+        console.hold(("a", "select", "left", "b"), 4)
+        assert console.full_image()[ram.image_index(0xFFF8)] == 0x27
+        console.idle(2)
+        assert console.full_image()[ram.image_index(0xFFF8)] == 0
 
 
 def test_rom_kinds(tmp_path: Path) -> None:
