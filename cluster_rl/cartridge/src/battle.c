@@ -17,8 +17,20 @@ static u8 *mon(void) { return wPartyMons + active * 44; }
 
 static u16 stat(u8 base, u8 level) { return (u16)base * 2 * level / 100; }
 
-void make_mon(u8 *m, u8 species, u8 level) {
+/* all points of all moves */
+void refill(u8 *m) {
   u8 i, k;
+  for (i = 0; i < 2; i++) {
+    k = m[8 + i];
+    if (k) {
+      res_part(RES_MOVES, (k - 1) * 3, 3, rec);
+      m[29 + i] = rec[2];
+    }
+  }
+}
+
+void make_mon(u8 *m, u8 species, u8 level) {
+  u8 i;
   u16 hp;
   fill(m, 0, 44);
   res_part(RES_SPECIES, (species - 1) * 9, 9, rec);
@@ -34,13 +46,7 @@ void make_mon(u8 *m, u8 species, u8 level) {
   m[16] = hp;
   m[8] = rec[5];
   m[9] = rec[6];
-  for (i = 0; i < 2; i++) {
-    k = m[8 + i];
-    if (k) {
-      res_part(RES_MOVES, (k - 1) * 3, 3, rec);
-      m[29 + i] = rec[2];
-    }
-  }
+  refill(m);
 }
 
 /* party record -> battle record */

@@ -98,6 +98,7 @@ u8 move_menu(void) {
         P[25 + i]--;
         return P[8 + i];
       }
+      if (!(P[25] | P[26])) return P[8 + i];   /* no points left at all: a battle must end */
     }
   }
 }

@@ -11,6 +11,7 @@ void heal_party(void) {
     m[1] = m[0x22];
     m[2] = m[0x23];
     m[4] = 0;
+    refill(m);
     m += 44;
   }
 }

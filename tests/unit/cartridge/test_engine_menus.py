@@ -108,6 +108,25 @@ def test_friends_change_places_and_the_next_one_comes_for_the_fallen(player: Eng
     assert player.memory[MEMBER] == 0
 
 
+def test_a_battle_ends_without_points_and_rest_gives_them_back(player: EnginePlayer) -> None:
+    player.give_friend()
+    points = ram.wPartyMons + 29
+    assert player.memory[points] == 35
+    player.memory[points] = 0
+    player.memory[ram.wPartyMons + 36 + 1] = 200  # attack
+    player.at_sign("battle")
+    player.tap("a", 4, 10)
+    for _ in range(60):
+        player.read_text()
+        if not player.state().in_battle:
+            break
+        player.choose("a")
+    assert player.state().has_event(5)
+    assert player.memory[points] == 0
+    player.read("rest")
+    assert player.memory[points] == 35
+
+
 @pytest.mark.parametrize("rested", [False, True])
 def test_blackout_leads_to_the_last_place_of_rest(player: EnginePlayer, rested: bool) -> None:
     player.give_friend()
