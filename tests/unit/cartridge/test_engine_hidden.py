@@ -163,6 +163,31 @@ def test_in_the_dark_only_the_player_is_seen(player: EnginePlayer) -> None:
     assert player.picture_holds()
 
 
+def test_a_battle_in_the_dark_is_seen_and_the_dark_comes_back(player: EnginePlayer) -> None:
+    player.give_friend()
+    player.memory[ram.wPartyMons + 36 + 1] = 200  # attack
+    to_cave(player)
+    player.walk("d" + "rrr" + "d")
+    player.tap("right")
+    player.tap("a", 4, 10)
+    player.read_text()
+    assert player.state().in_battle == 2
+    picture = shades(player)
+    assert (picture == 255).mean() > 0.4
+    for _ in range(60):
+        if not player.state().in_battle:
+            break
+        player.choose("a")
+        player.read_text()
+    player.run(20)
+    state = player.state()
+    assert (player.place(), state.is_dark, state.interface_up) == ((CAVE, 4, 3), True, False)
+    picture = shades(player)
+    picture[60:76, 64:80] = 0
+    assert not picture.any()
+    assert player.picture_holds()
+
+
 def test_the_lamp_lights_until_the_dark_is_left(player: EnginePlayer) -> None:
     player.fill_bag(LAMP, 1)
     player.read("flags")

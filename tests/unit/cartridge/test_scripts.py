@@ -137,7 +137,11 @@ def test_the_test_world_compiles() -> None:
         ("  warp YARD 6 6", "  warp YARD 0 0", "warp YARD 0 0 is a wall"),
         ("  set LESSON", '  say "Hello."', "cannot say|LESSON is never used"),
         ('name = "TRIO"', 'name = "DUO"', "trainer DUO is never used|unknown name 'TRIO'"),
-        ("battle TRIO", "heal", "trainer TRIO is never used"),
+        (
+            '[[trainer]]\nname = "TRIO"',
+            '[[trainer]]\nname = "SOLO"\nclass = 1\nteam = [["TUMBLO", 2]]\nprize = 1\n[[trainer]]\nname = "TRIO"',
+            "trainer SOLO is never used",
+        ),
         ('["TUMBLO", 2]]', '["TUMBLO", 2], ["TUMBLO", 2]]', "a team has 1 to 3 members"),
         ('name = "CHARM"\nid = 3', 'name = "CHARM"\nid = 2', "item id 2 is there twice"),
         ('name = "GHOST"', 'name = "GUARD"', "object name GUARD is taken|unknown name 'GHOST'"),
