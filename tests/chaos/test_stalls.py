@@ -108,13 +108,16 @@ def test_two_actors_with_one_number(run: ChaosRun) -> None:
         assert before is not None
         launcher.wait_for(lambda p: p.env_steps > before.env_steps + 1000 and p.updates > before.updates + 20)
 
+    def holders() -> set[int]:
+        return {pid for pid, line in launcher.children("actor").items() if "--slot 0" in line}
+
     try:
         go_on("another process plays as actor 0")
         assert "playing as actor 0" not in said.read_text()
         for _ in range(5):  # its successor may be the one to get the number
-            (first,) = (pid for pid, line in launcher.children("actor").items() if "--slot 0" in line)
+            (first,) = holders()
             os.kill(first, signal.SIGKILL)
-            launcher.wait_for(lambda _: any("--slot 0" in line for line in launcher.children("actor").values()))
+            launcher.wait_for(lambda _, killed=first: bool(holders() - {killed}))
             if "playing as actor 0" in said.read_text():
                 break
         go_on("playing as actor 0")
