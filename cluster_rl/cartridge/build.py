@@ -35,6 +35,7 @@ from cluster_rl.cartridge import (
 )
 from cluster_rl.cartridge.compile_content import Compiled, compile_world, read_world
 from cluster_rl.cartridge.resources import BANK_BYTES, FIRST_DATA_BANK
+from cluster_rl.cartridge.solver import check_gates
 from cluster_rl.cartridge.tables import CELL_TABLE_PAGE
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 
@@ -66,7 +67,10 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     records = {} if options.world is None else dict(manifest().get("worlds", {}))
     for world in world_sources() if options.world is None else (options.world,):
-        built = build(compile_world(read_world(world)))
+        content = read_world(world)
+        compiled = compile_world(content)
+        check_gates(content)
+        built = build(compiled)
         built.write(world, folder, options.folder or TABLE_DIR)
         records[world] = built.record(source_sha256(world))
         print(f"{rom_name(world)}: {len(built.rom)} bytes, code {built.code_bytes}, sha1 {built.sha1}", flush=True)
@@ -122,7 +126,7 @@ def source_sha256(world: str) -> str:
     own file and all Python here, names included."""
     files = [p for p in SOURCE_DIR.iterdir() if p.is_file()]
     files += [CONTENT_DIR / name for name in (*SHARED_CONTENT, f"{world}.toml")]
-    files += [p for p in PACKAGE_DIR.glob("*.py") if p.stem not in ("solver", "story")]  # those make nothing
+    files += [p for p in PACKAGE_DIR.glob("*.py") if p.stem not in ("closure", "solver", "story")]  # they prove alone
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(PACKAGE_DIR).as_posix()):
         # Line ends must not matter: a checkout may turn them.

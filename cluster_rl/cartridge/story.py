@@ -1,0 +1,391 @@
+"""A world file as a story: where one can walk, what can be done there, and what it changes.
+
+The solver and the tests' player use it. In: a world file. Out: a `Story` (nodes that connected cells fall into, things
+to talk to, step on or use, each with the ways its script can go), and `State`s that it leads from one to the next. No
+emulator: battles are won by whoever has a friend, wild ones left out, and health is not counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+from cluster_rl.cartridge.checks import MAX_BAG_KINDS, MAX_PARTY, STEPS, Cell, walkable_cells
+from cluster_rl.cartridge.scripts import Word
+from cluster_rl.cartridge.sources import Place, all_scripts
+
+Fact = tuple[Any, ...]
+"""Something that is or is not so, its last part says which: ("flag", NAME, True), ("gone", NAME, False), ..."""
+Line = tuple[str, Any]
+"""One line of a way through a script: ("if", fact), ("do", effect), ("choose", what is answered), ("chance", bool)."""
+
+_IFS: Final = {"ifset": "flag", "ifbadge": "badge", "ifitem": "item", "iffriend": "friend", "ifdark": "dark"} | {
+    "ifpulled": "pulled"
+}
+_EFFECTS: Final = frozenset(("set", "clear", "badge", "take", "rest", "money", "warp", "show", "hide", "walk", "light"))
+SECRET_FACTS: Final = ("secret", "next", "pulled")
+_LOSSES: Final = frozenset(("clear", "take", "money-", "show", "hide", "warp"))
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way through a script, from its first word to its end."""
+
+    lines: tuple[Line, ...]
+
+    @cached_property
+    def effects(self) -> tuple[Fact, ...]:
+        return tuple(value for kind, value in self.lines if kind == "do")
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """What the player answers: YES, NO, BUY an item, LEAVE a shop, FIGHT or LOSE to a trainer."""
+        return tuple(value for kind, value in self.lines if kind == "choose")
+
+    @cached_property
+    def secrets(self) -> frozenset[str]:
+        """Those that decide whether it is gone."""
+        return frozenset(value[1] for kind, value in self.lines if kind == "if" and value[0] in SECRET_FACTS)
+
+    @cached_property
+    def by_chance(self) -> bool:
+        return any(kind == "chance" for kind, _ in self.lines)
+
+    @cached_property
+    def lost(self) -> bool:
+        return any(choice.startswith("LOSE ") for choice in self.choices)
+
+    @cached_property
+    def moves(self) -> bool:
+        """Whether the player is elsewhere afterwards."""
+        return self.lost or any(effect[0] in ("warp", "walk") for effect in self.effects)
+
+    @cached_property
+    def loses(self) -> bool:
+        """Whether it takes something away that another way may need."""
+        return self.lost or any(effect[0] in _LOSSES for effect in self.effects)
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """A sign, a person, a spot or an item that can be used; `stands` are the cells it is reached from."""
+
+    place: Place
+    ways: tuple[Way, ...]
+    stands: tuple[Cell, ...]
+
+    @property
+    def cell(self) -> Cell | None:
+        return None if self.place.at is None else (self.place.map, *self.place.at)
+
+
+@dataclass(frozen=True)
+class State:
+    """A moment of the game. `gone` are named people and objects that are not there."""
+
+    cell: Cell
+    rest: Cell
+    money: int
+    flags: frozenset[str] = frozenset()
+    badges: frozenset[int] = frozenset()
+    bag: tuple[tuple[str, int], ...] = ()
+    party: int = 0
+    gone: frozenset[str] = frozenset()
+    lit: bool = False
+    pulled: tuple[tuple[str, int], ...] = ()
+
+    def count(self, item: str) -> int:
+        return dict(self.bag).get(item, 0)
+
+
+Secrets = Mapping[str, tuple[int, ...]]
+"""What was drawn: one value of a plain secret, all values in order of an order."""
+
+
+class Story:
+    """A world file, ready to be walked through. Raises KeyError for a name that there is not."""
+
+    def __init__(self, world: Mapping[str, Any]) -> None:
+        self.world = world
+        self.walkable = walkable_cells(world)
+        self.maps = {entry["name"]: entry for entry in world["map"]}
+        self.prices = {entry["name"]: entry.get("price", 0) for entry in world["item"]}
+        self.key_items = {entry["name"] for entry in world["item"] if entry.get("key")}
+        self.prizes = {entry["name"]: entry["prize"] for entry in world.get("trainer", [])}
+        self.secrets = {entry["name"]: entry for entry in world.get("secret", [])}
+        self.words = {
+            entry["name"]: {word: value for value, word in enumerate(entry.get("words", []))}
+            for entry in world.get("secret", [])
+        }
+        carry = {cell["key"]: cell["carry"] for cell in world["cells"] if "carry" in cell}
+        self.carry = {cell: STEPS[carry[key]] for cell, key in self.walkable.items() if key in carry}
+        self.doors: dict[Cell, Cell] = {}
+        self.people: dict[Cell, str] = {}  # "" for those who are always there
+        for name, entry in self.maps.items():
+            for warp in entry.get("warps", []):
+                target = self.maps[warp["to"]]["warps"][warp["warp"]]["at"]
+                self.doors[name, *warp["at"]] = (warp["to"], *target)
+            for person in entry.get("object", []):
+                self.people[name, *person["at"]] = person.get("name", "")
+        scripts = list(all_scripts(world))
+        self._named = {place.name: words for place, words in scripts if place.kind == "script"}
+        self._schools = {place.name: words for place, words in scripts if place.kind == "school"}
+        self.things = tuple(self._thing(place, words) for place, words in scripts if place.kind not in _NOT_THINGS)
+        self.spots = {thing.cell: thing for thing in self.things if thing.place.kind == "spot"}
+        self.arrivals = {thing.place.map: thing for thing in self.things if thing.place.kind == "enter"}
+
+    def start(self) -> State:
+        """A new game."""
+        game = self.world["game"]
+        cell = (game["start"]["map"], *game["start"]["at"])
+        hidden = {
+            person["name"] for entry in self.maps.values() for person in entry.get("object", []) if person.get("hidden")
+        }
+        bag = tuple(sorted((name, count) for name, count in game.get("bag", [])))
+        return State(cell, cell, game["money"], bag=bag, party=int("starter" in game), gone=frozenset(hidden))
+
+    def school(self, entry: Mapping[str, Any]) -> State:
+        """The state that a `[[school]]` makes of a new game."""
+        state = self.start()
+        # Nothing is asked in it, and there is room for all: the first way is the one that gives everything.
+        lines = next(self._ways(self._schools.get(entry["name"], ()), 0, frozenset()))
+        for kind, value in lines:
+            if kind == "do":
+                state = self._do(state, value)
+        return replace(state, cell=(entry["map"], *entry["at"]))
+
+    # Scripts as ways.
+
+    def _thing(self, place: Place, words: tuple[Word, ...]) -> Thing:
+        stands: tuple[Cell, ...] = ()
+        if place.at is not None:
+            cell = (place.map, *place.at)
+            stands = (cell,) if place.kind == "spot" else tuple(c for _, c in self.beside(cell) if c in self.walkable)
+        return Thing(place, tuple(Way(lines) for lines in self._ways(words, 0, frozenset())), stands)
+
+    def _ways(self, words: tuple[Word, ...], at: int, seen: frozenset[int]) -> Iterator[tuple[Line, ...]]:
+        """All ways from a word on; a word is gone through once in each."""
+        if at >= len(words) or words[at].name == "end":
+            yield ()
+            return
+        if at in seen:
+            return
+        word = words[at]
+        if word.name == "chain":
+            yield from self._ways(self._named[word.operands[0]], 0, frozenset())
+            return
+        for lines, goes_on in self._branches(word):
+            if goes_on is None:
+                yield lines
+                continue
+            for rest in self._ways(words, goes_on or at + 1, seen | {at}):
+                yield lines + rest
+
+    def _branches(self, word: Word) -> Iterator[tuple[tuple[Line, ...], int | None]]:
+        """(lines, where to go on: 0 for the next word, None for the end) of each way that one word can go."""
+        name, operands, jump = word.name, word.operands, word.target or 0
+        if name in _IFS or name == "ifsecret":
+            fact: Fact = (_IFS[name], *operands) if name in _IFS else self._secret_fact(*operands)
+            yield (("if", (*fact, False)),), 0
+            yield (("if", (*fact, True)),), jump
+        elif name == "goto":
+            yield (), jump
+        elif name == "ask":
+            yield (("choose", "YES"),), 0
+            yield (("choose", "NO"),), jump
+        elif name == "random":
+            yield (("chance", True),), jump
+            yield (("chance", False),), 0
+        elif name == "pay":
+            yield (("if", ("money", int(operands[0]), True)), ("do", ("money-", int(operands[0])))), 0
+            yield (("if", ("money", int(operands[0]), False)),), jump
+        elif name in ("give", "friend"):
+            room: Fact = ("room", operands[0]) if name == "give" else ("party",)
+            yield (("if", (*room, True)), ("do", (name, *operands))), 0
+            yield (("if", (*room, False)),), (None if word.target is None else jump)  # without else, the end
+        elif name == "battle":
+            friend: Line = ("if", ("friend", True))
+            yield (friend, ("choose", f"FIGHT {operands[0]}"), ("do", ("money", self.prizes[operands[0]]))), 0
+            yield (friend, ("choose", f"LOSE {operands[0]}")), None
+            yield (("if", ("friend", False)),), None
+        elif name == "pull":
+            value = self._value(*operands)
+            yield (("if", ("next", operands[0], value, True)), ("do", ("pull", operands[0], value))), 0
+            yield (("if", ("next", operands[0], value, False)),), jump
+        elif name == "shop":
+            yield (("choose", "LEAVE"),), 0
+            for item in operands:
+                price = self.prices[item]
+                yield (
+                    (
+                        ("choose", f"BUY {item}"),
+                        ("if", ("money", price, True)),
+                        ("if", ("room", item, True)),
+                        *(("do", ("money-", price)), ("do", ("give", item, "1"))),
+                    ),
+                    0,
+                )
+        elif name in _EFFECTS:
+            yield (("do", (name, *(int(o) if name == "money" else o for o in operands))),), 0
+        else:
+            yield (), 0
+
+    def _value(self, secret: str, word: str) -> int:
+        return self.words[secret][word] if word in self.words[secret] else int(word)
+
+    def _secret_fact(self, operand: str, word: str) -> Fact:
+        name, _, position = operand.partition(":")
+        return ("secret", name, int(position or 1) - 1, self._value(name, word))
+
+    # Walking.
+
+    def beside(self, cell: Cell) -> list[tuple[str, Cell]]:
+        """(direction, cell) of the four next to one, walls included."""
+        name, x, y = cell
+        return [(direction, (name, x + dx, y + dy)) for direction, (dx, dy) in STEPS.items()]
+
+    def blocked(self, cell: Cell, state: State) -> bool:
+        """Whether there is a wall or somebody."""
+        return cell not in self.walkable or (cell in self.people and self.people[cell] not in state.gone)
+
+    def routes(self, state: State, secrets: Secrets) -> dict[Cell, str]:
+        """Cells where the player can come to stand, nothing done on the way, with the shortest ways in letters
+        `u d l r`. A letter onto a door is through it. Spots and arrivals that would do something are ends."""
+        found, todo = {state.cell: ""}, deque([state.cell])
+        while todo:
+            cell = todo.popleft()
+            if found[cell] and (self._stirs(cell, state, secrets)):
+                continue
+            for direction, beside in self.beside(cell):
+                if self.blocked(beside, state):
+                    continue
+                end = self.slide(self.doors.get(beside, beside), state)
+                if end is not None and end not in found:
+                    found[end] = found[cell] + direction[0]
+                    todo.append(end)
+        return found
+
+    def slide(self, cell: Cell, state: State) -> Cell | None:
+        """Where the floor carries whoever steps there; None where it never lets go."""
+        for _ in range(200):
+            if cell not in self.carry:
+                return cell
+            name, x, y = cell
+            dx, dy = self.carry[cell]
+            after = (name, x + dx, y + dy)
+            if self.blocked(after, state):
+                return None
+            cell = self.doors.get(after, after)
+        return None
+
+    def _stirs(self, cell: Cell, state: State, secrets: Secrets) -> bool:
+        thing = self.spots.get(cell)
+        return thing is not None and any(
+            way.lines and (way.effects or way.choices or way.moves)
+            for way in thing.ways
+            if self.run(replace(state, cell=cell), way, secrets) is not None
+        )
+
+    # What a way does.
+
+    def holds(self, fact: Fact, state: State, secrets: Secrets) -> bool:
+        """Whether a fact is so, its last part left out of account."""
+        kind, *rest = fact[:-1]
+        match kind:
+            case "flag":
+                return rest[0] in state.flags
+            case "badge":
+                return int(rest[0]) in state.badges
+            case "item":
+                return state.count(rest[0]) > 0
+            case "friend":
+                return state.party > 0
+            case "party":
+                return state.party < MAX_PARTY
+            case "dark":
+                return bool(self.maps[state.cell[0]].get("dark")) and not state.lit
+            case "money":
+                return bool(state.money >= rest[0])
+            case "room":
+                return state.count(rest[0]) > 0 or len(state.bag) < MAX_BAG_KINDS
+            case "gone":
+                return rest[0] in state.gone
+            case "secret":
+                return bool(secrets[rest[0]][rest[1]] == rest[2])
+            case "next":
+                done, order = dict(state.pulled).get(rest[0], 0), secrets[rest[0]]
+                return bool(done < len(order) and order[done] == rest[1])
+            case "pulled":
+                return dict(state.pulled).get(rest[0], 0) == len(secrets[rest[0]])
+        raise KeyError(kind)
+
+    def run(self, state: State, way: Way, secrets: Secrets) -> State | None:
+        """The state after a way, None where the script does not go it now."""
+        for kind, value in way.lines:
+            if kind == "if" and self.holds(value, state, secrets) != value[-1]:
+                return None
+            if kind == "do":
+                state = self._do(state, value)
+        if way.lost:
+            state = replace(state, cell=state.rest)
+        if not self.maps[state.cell[0]].get("dark"):
+            state = replace(state, lit=False)
+        return state
+
+    def _do(self, state: State, effect: Fact) -> State:
+        kind, *rest = effect
+        match kind:
+            case "set":
+                return replace(state, flags=state.flags | {rest[0]})
+            case "clear":
+                return replace(state, flags=state.flags - {rest[0]})
+            case "badge":
+                return replace(state, badges=state.badges | {int(rest[0])})
+            case "give":
+                return self.carrying(state, rest[0], int(rest[1]))
+            case "take":
+                return self.carrying(state, rest[0], -int(rest[1]))
+            case "friend":
+                return replace(state, party=state.party + 1)
+            case "money":
+                return replace(state, money=min(state.money + rest[0], 999_999))
+            case "money-":
+                return replace(state, money=state.money - rest[0])
+            case "rest":
+                return replace(state, rest=state.cell)
+            case "show":
+                return replace(state, gone=state.gone - {rest[0]})
+            case "hide":
+                return replace(state, gone=state.gone | {rest[0]})
+            case "light":
+                return replace(state, lit=True)
+            case "pull":
+                pulled = dict(state.pulled)
+                pulled[rest[0]] = pulled.get(rest[0], 0) + 1
+                return replace(state, pulled=tuple(sorted(pulled.items())))
+            case "warp":
+                return replace(state, cell=(rest[0], int(rest[1]), int(rest[2])))
+            case "walk":
+                return replace(state, cell=self._walked(state, rest[0], int(rest[1])))
+        raise KeyError(kind)
+
+    def carrying(self, state: State, item: str, more: int) -> State:
+        """The state with more or less of an item in the bag."""
+        bag = dict(state.bag)
+        bag[item] = bag.get(item, 0) + more
+        return replace(state, bag=tuple(sorted((name, count) for name, count in bag.items() if count > 0)))
+
+    def _walked(self, state: State, direction: str, steps: int) -> Cell:
+        name, x, y = state.cell
+        dx, dy = STEPS[direction]
+        for _ in range(steps):
+            if self.blocked((name, x + dx, y + dy), state):
+                break
+            x, y = x + dx, y + dy
+        return name, x, y
+
+
+_NOT_THINGS: Final = ("script", "school")

@@ -1,0 +1,44 @@
+"""World B as it is shipped: its gates hold, and the solver's plan is played on its ROM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plan_player import play_game
+
+from cluster_rl.cartridge.compile_content import read_world
+from cluster_rl.cartridge.solver import all_secrets, check_order, check_reachable, check_wrong_answers
+from cluster_rl.cartridge.story import Story
+
+WORLD = "world_b"
+FORGET_STEPS = 200
+"""Least between what is told and where it counts."""
+
+
+def test_gates_open_in_order_and_for_all_that_can_be_drawn() -> None:
+    story = Story(read_world(WORLD))
+    gates: list[dict[str, Any]] = story.world["gate"]
+    check_order(story, gates)
+    check_reachable(story, gates)
+    check_wrong_answers(story, gates)
+    assert len(gates) >= 10
+    assert len(story.world["map"]) >= 12
+    assert len(all_secrets(story)) == 96
+
+
+def test_plan_is_played_from_a_new_game_to_the_bowl_of_dawn() -> None:
+    story = Story(read_world(WORLD))
+    came = play_game(WORLD, all_secrets(story)[42])
+    for gate in story.world["gate"]:
+        if "told" in gate:
+            assert came[gate["event"]] - came[gate["told"]] >= FORGET_STEPS
+
+
+def test_it_is_another_world_than_lanternvale() -> None:
+    """No map is the same, and the gates that have a name in both come in another order."""
+    worlds = [read_world(name) for name in (WORLD, "lanternvale")]
+    drawings = [{entry["cells"] for entry in world["map"] if entry["category"] != "interior"} for world in worlds]
+    common = drawings[0] & drawings[1]
+    assert all(len(cells.split()) <= 16 for cells in common)
+    names = [[gate["name"] for gate in world["gate"]] for world in worlds]
+    assert names[0] != [name for name in names[1] if name in names[0]]
