@@ -198,6 +198,9 @@ def check_gates(world: Mapping[str, Any]) -> None:
     gates = world.get("gate", [])
     if not gates:
         return
+    for entry in world["map"]:
+        if "enter" in entry:
+            raise UserError(f"map {entry['name']}: gates cannot be proved in a world with `enter` scripts")
     story = Story(world)
     check_order(story, gates)
     check_reachable(story, gates)

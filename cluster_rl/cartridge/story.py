@@ -135,7 +135,6 @@ class Story:
         self._schools = {place.name: words for place, words in scripts if place.kind == "school"}
         self.things = tuple(self._thing(place, words) for place, words in scripts if place.kind not in _NOT_THINGS)
         self.spots = {thing.cell: thing for thing in self.things if thing.place.kind == "spot"}
-        self.arrivals = {thing.place.map: thing for thing in self.things if thing.place.kind == "enter"}
 
     def start(self) -> State:
         """A new game."""
@@ -196,7 +195,7 @@ class Story:
         elif name == "ask":
             yield (("choose", "YES"),), 0
             yield (("choose", "NO"),), jump
-        elif name == "random":
+        elif name in ("random", "iflot"):
             yield (("chance", True),), jump
             yield (("chance", False),), 0
         elif name == "pay":
@@ -253,7 +252,7 @@ class Story:
 
     def routes(self, state: State, secrets: Secrets) -> dict[Cell, str]:
         """Cells where the player can come to stand, nothing done on the way, with the shortest ways in letters
-        `u d l r`. A letter onto a door is through it. Spots and arrivals that would do something are ends."""
+        `u d l r`. A letter onto a door is through it. Spots that would do something are ends."""
         found, todo = {state.cell: ""}, deque([state.cell])
         while todo:
             cell = todo.popleft()

@@ -104,6 +104,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys")
     options = parser.parse_intermixed_args()
+    if min(options.episodes, options.steps, options.jobs) < 1:
+        raise UserError("--episodes, --steps and --jobs: must be at least 1")
     gates = [gate for gate in read_world(options.world)["gate"] if not options.gate or gate["name"] in options.gate]
     if not gates:
         raise UserError(f"{options.world} has no such gate")

@@ -139,6 +139,13 @@ def test_flaws_are_found(flaw: Callable[[World], None], complaint: str) -> None:
         check_gates(world)
 
 
+def test_scripts_on_arriving_are_refused_and_not_left_out() -> None:
+    world = tiny_world()
+    world["map"][1]["enter"] = "set DONE"
+    with pytest.raises(UserError, match="map FIELD: gates cannot be proved"):
+        check_gates(world)
+
+
 def test_random_plays_find_a_dead_end_of_several_acts() -> None:
     """Three coins and a lamp for three: whoever spends one on a stone has too few, but not at once."""
     world = tiny_world()
