@@ -110,7 +110,7 @@ class Config(_Section, frozen=True):
     episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480
     start_idle_frames_max: Annotated[
         int, _key("frames waited at random at an episode's start, so that actors differ", "frames", ge=0, le=600)
-    ] = 60
+    ] = 95
 
     num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256, opens="Actors")] = 6
     actor_jobs: Annotated[

@@ -1,6 +1,6 @@
 """A short rollout, random or a model's, to see that a game, an emulator and this program work together.
 
-Run by hand: `python -m cluster_rl.debug_rollout --steps 200 --flags`. In: a ROM (the embedded cartridge by default) and
+Run by hand: `python -m cluster_rl.debug_rollout --steps 200 --flags`. In: a ROM (the small world by default) and
 maybe a savestate, or a run or its `online_params.pt`, which then plays greedily. Out: the rate, the share of masked
 decisions, the decoded state, videos, or all of it as JSON. With `--steps 0 --state FILE` it decodes a PyBoy savestate,
 and needs neither a ROM nor the emulator.
@@ -98,7 +98,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--state", default="", metavar="FILE", help="start from this snapshot or PyBoy savestate")
-    parser.add_argument("--rom", default="", help="path of the ROM; the embedded cartridge if not given")
+    parser.add_argument(
+        "--rom", default="", help="path of the ROM, or an embedded world's name; the small world if not given"
+    )
     parser.add_argument("--config", default=None, help="configuration file or preset")
     parser.add_argument("--seed", type=whole_number(0), default=1, help="seed of the game's start and of the policy")
     options = parser.parse_args(arguments)

@@ -338,7 +338,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--out", type=Path, help="folder for videos and maps (default: videos/ of the run)")
     parser.add_argument("--fps", type=whole_number(1, 120), default=30, help="frames a second, 1 to 120 (default: 30)")
-    parser.add_argument("--rom", default="", help="ROM the logs were recorded with; default is the embedded cartridge")
+    parser.add_argument(
+        "--rom", default="", help="ROM or embedded world the logs were recorded with; the small world if not given"
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
         "--workers", type=whole_number(1), default=cores, help=f"processes; default is one a core ({cores} here)"

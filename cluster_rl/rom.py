@@ -66,7 +66,7 @@ def load_rom(path: str) -> Rom:
 def describe_rom(rom: Rom) -> str:
     """What the ROM is, in a few words."""
     if rom.kind == "cartridge":
-        return f"embedded cartridge {rom.title}"
+        return f"embedded world {rom.title}"
     if rom.kind == "red":
         return "Pokémon Red"
     return f"{_game_name(rom.title)}, read as if it were Pokémon Red"
@@ -104,7 +104,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:  # a video may be longer than the machine's memory
             return file.read(MOST_ROM_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"ROM {path}: no such file; an empty path plays the embedded cartridge") from None
+        raise UserError(f"ROM {path}: no such file; an empty path plays the small world") from None
     except OSError as error:
         raise read_error(error, path, "ROM") from None
 

@@ -3,7 +3,7 @@
     python -m cluster_rl.start_state [--rom ROM] [--name NAME] OUT.state
     python -m cluster_rl.start_state [--rom ROM] --from LOG --step N OUT.state
 
-Run by hand. In: a ROM (the embedded cartridge by default), and maybe an episode log. Out: a file for the config's
+Run by hand. In: a ROM (the small world by default), and maybe an episode log. Out: a file for the config's
 `initial_state`. A new game is played by buttons from power-on, through title, speech and names (`game/new_game.py`),
 until a step moves the player about the room; the state is the one before that step. A log is a start and buttons, so
 that the state after any of its steps is had exactly, and is compared with the recording on the way.
@@ -126,7 +126,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Write a savestate to start episodes from: a new game's first room, or a step of an episode.",
     )
     parser.add_argument("out", type=Path, metavar="OUT.state", help="the file to write; it must not be there yet")
-    parser.add_argument("--rom", default="", help="path of the ROM; the embedded cartridge if not given")
+    parser.add_argument(
+        "--rom", default="", help="path of the ROM, or an embedded world's name; the small world if not given"
+    )
     parser.add_argument("--name", default="", help="the player's, 1 to 7 letters A to Z (default: the game's first)")
     parser.add_argument("--from", dest="log", type=Path, metavar="LOG", help="an episode log (*.eplog) instead")
     parser.add_argument(

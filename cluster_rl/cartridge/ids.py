@@ -13,7 +13,7 @@ from cluster_rl.errors import UserError
 
 FACINGS: Final = {"down": 0, "up": 4, "left": 8, "right": 12}
 MAX_SECRETS: Final = 4
-MAX_MISSABLES: Final = 256
+MAX_MISSABLES: Final = 255
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from cluster_rl.errors import UserError
 
 START_MENU: Final = ("TEAM", "BAG", "", "SAVE", "OPTION", "EXIT")
 MAX_TEAM: Final = 3
+MAX_POWER: Final = 170
+"""Level and attack at their highest, the engine's product of all three just fits 16 bits."""
 NO_SCRIPT: Final = 0xFFFF
-_KEY, _NO_TOSS = 1, 2
+_KEY, _AT_ONCE = 1, 2
 
 ENGINE_TEXTS: Final = {
     "wild": "A wild {a} appeared!",
@@ -43,7 +45,6 @@ ENGINE_TEXTS: Final = {
     "tossed": "Threw away {a}.",
     "notoss": "{a} is too important to throw away.",
     "bagfull": "The bag is full.",
-    "bagempty": "It is empty.",
     "teamfull": "The team is full.",
     "nofriend": "You have no friend who could fight.",
     "nomoney": "Too few coins.",
@@ -63,7 +64,6 @@ _LABELS: Final = {
     "TXT_YES_NO": ("YES", "NO"),
     "TXT_USE_TOSS": ("USE", "TOSS"),
     "TXT_LEAD_BACK": ("LEAD", "BACK"),
-    "TXT_COINS": ("COINS",),
 }
 
 
@@ -74,13 +74,18 @@ def add_records(resources: Resources, world: Mapping[str, Any], ids: Ids, script
         moves = [ids.moves[move] for move in entry["moves"]]
         species += bytes([*entry["base"], *[*moves, 0][:2], entry["catch"], entry["exp"]])
     resources.add("RES_SPECIES", species)
-    resources.add(
-        "RES_MOVES", b"".join(bytes([entry["power"], entry["accuracy"], entry["pp"]]) for entry in world["move"])
-    )
+    resources.add("RES_MOVES", b"".join(_move(entry) for entry in world["move"]))
     resources.add("RES_TRAINERS", b"".join(_trainer(entry, ids) for entry in world.get("trainer", [])))
     resources.add("RES_ITEMS", b"".join(_item(entry, scripts) for entry in world["item"]))
     resources.add("RES_SECRETS", b"".join(_secrets(ids)))
     resources.add("RES_SCHOOLS", b"".join(_school(entry, ids, scripts) for entry in world.get("school", [])))
+
+
+def _move(entry: Mapping[str, Any]) -> bytes:
+    """Power, accuracy, points."""
+    if entry["power"] > MAX_POWER:
+        raise UserError(f"move {entry['name']}: more power than {MAX_POWER}")
+    return bytes([entry["power"], entry["accuracy"], entry["pp"]])
 
 
 def _trainer(entry: Mapping[str, Any], ids: Ids) -> bytes:
@@ -93,7 +98,7 @@ def _trainer(entry: Mapping[str, Any], ids: Ids) -> bytes:
 
 def _item(entry: Mapping[str, Any], scripts: Scripts) -> bytes:
     """Price, hit points that it gives back, kind, script."""
-    kind = _KEY * bool(entry.get("key")) | _NO_TOSS * (not entry.get("toss", True))
+    kind = _KEY * bool(entry.get("key")) | _AT_ONCE * (not entry.get("toss", True))
     use = scripts.compile(entry["use"]) if "use" in entry else NO_SCRIPT
     return bytes([*money_bytes(entry.get("price", 0)), entry.get("heal", 0), kind]) + use.to_bytes(2, "little")
 

@@ -18,6 +18,7 @@ from cluster_rl.errors import UserError
 SCRIPT_BYTES: Final = 250
 SHOP_ITEMS: Final = 14
 NO_JUMP: Final = 0xFF
+SCREEN_TILES: Final = (20, 18)
 
 WORDS: Final = {
     "end": "",
@@ -207,6 +208,8 @@ class Scripts:
             secret = ids.secret(name, "order" if position else "value")
             place = _number(position, 1, secret.count) - 1 if position else 0
             return bytes([secret.index * 4 + place, secret.value(operands[1])])
+        if word.name == "banner":
+            _check_banner(*operands[1:])
         out = b""
         for kind, operand in zip(WORDS[word.name].split(), operands, strict=False):
             out += self._operand(kind, operand, map_name)
@@ -247,6 +250,12 @@ class Scripts:
         if where != map_name:
             raise UserError(f"script on map {map_name or '(none)'}: {name} stands on {where}")
         return slot
+
+
+def _check_banner(*place: str) -> None:
+    x, y, width, height = (_number(each, 0, 255) for each in place)
+    if not (width and height and x + width <= SCREEN_TILES[0] and y + height <= SCREEN_TILES[1]):
+        raise UserError(f"banner {' '.join(place)}: reaches out of the screen of 20 x 18 tiles")
 
 
 def _number(text: str, least: int, most: int) -> int:

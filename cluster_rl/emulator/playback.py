@@ -94,7 +94,7 @@ def check_fits(log: EpisodeLog, rom: Rom, source: str) -> None:
     if header.rom_sha1 != rom.sha1:
         raise UserError(
             f"episode log {source}: recorded with the {header.rom_kind} ROM of SHA-1 {header.rom_sha1}, but "
-            f"{rom.path or 'the embedded cartridge'} has {rom.sha1}; give its ROM with --rom"
+            f"{rom.path or 'the small world'} has {rom.sha1}; give its ROM with --rom"
         )
     if header.pyboy_version != pyboy_version():
         raise UserError(

@@ -124,7 +124,7 @@ def _split(data: bytes, source: str) -> tuple[SnapshotHeader, bytes]:
 def _check_fits(header: SnapshotHeader, rom: Rom, source: str) -> None:
     if header.rom_sha1 != rom.sha1:
         raise UserError(
-            f"{source}: made for the ROM with SHA-1 {header.rom_sha1}, but {rom.path or 'the embedded cartridge'} has "
+            f"{source}: made for the ROM with SHA-1 {header.rom_sha1}, but {rom.path or 'the small world'} has "
             f"{rom.sha1}; give the ROM it was made for"
         )
     if header.state_version not in _LOADABLE_VERSIONS:

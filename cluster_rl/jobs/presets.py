@@ -65,7 +65,13 @@ def run_of(arguments: Sequence[str]) -> RunDir | None:
 def warnings_of_game(config: Config, rom: Rom) -> list[str]:
     """What must not be missed of this game with this config, a line each."""
     lines = [game_warning(rom.sha1, rom.title)]
-    if rom.kind != "cartridge":
+    if rom.kind == "cartridge":
+        if rom.sha1 != load_rom("").sha1 and not config.start_button:
+            lines.append(
+                f"WARNING: START is off: nothing in the bag can be used, so {rom.title} cannot be played to its end, "
+                f"which is beyond {_SHORT_EPISODE_STEPS:,} steps too: --start_button true --episode_max_steps 4000"
+            )
+    else:
         short = config.episode_max_steps <= _SHORT_EPISODE_STEPS
         unlike = ["START is off"] if not config.start_button else []
         unlike += [f"episodes end after {config.episode_max_steps:,} steps"] if short else []

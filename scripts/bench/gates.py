@@ -8,7 +8,7 @@ Plays episodes of the preset `cpu` from each gate's school start with every acti
 and every button equally likely, masked or not, counts the steps that go to menus and texts. Prints a table: for each
 gate in how many episodes it opened, with 95 % intervals, and the small milestones on its way that were reached. Exits 1
 if a goal is missed: a gate opens in at most 20 % of the episodes, and menus and texts take at least a third of the
-steps. Without START (the preset has it off) no item can be used, which a gate may need: `start_button=true` allows it.
+steps. START is on, unlike in the preset, as a gate may need an item used: `start_button=false` leaves it out.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> int:
     gates = [gate for gate in read_world(options.world)["gate"] if not options.gate or gate["name"] in options.gate]
     if not gates:
         raise UserError(f"{options.world} has no such gate")
-    base = [f"rom={options.world}", f"episode_max_steps={options.steps}", *options.overrides]
+    base = [f"rom={options.world}", f"episode_max_steps={options.steps}", "start_button=true", *options.overrides]
     good = True
     with ProcessPoolExecutor(options.jobs) as pool:
         for gate in gates:

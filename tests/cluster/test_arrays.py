@@ -83,7 +83,7 @@ def test_seeds_from_submit_to_their_target(slurm: Slurm, home: Path) -> None:
     options = ["--run-name", "red", "--seeds", "2-3", "--chain", *TINY, "--target_total_steps=400"]
     submitted = cluster(slurm, home, "submit", *options)
     assert submitted.returncode == 0, submitted.stderr
-    assert "ok  run: red-s2 to red-s3: LANTERNVALE" in submitted.stdout
+    assert "ok  run: red-s2 to red-s3: SMALL VALE" in submitted.stdout
     array = array_of(submitted.stdout)
     for seed in (2, 3):
         slurm.wait_for_state(f"{array}_{seed}", "COMPLETED", timeout_sec=180)

@@ -210,7 +210,7 @@ def test_savestates_are_decoded_without_an_emulator(tmp_path: Path, kind: str) -
     output = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
     state = json.loads(output)["state"]
     assert (state["map"]["id"], state["map"]["x"], state["map"]["y"]) == position
-    assert (state["game"], state["map"]["name"]) == ("LANTERNVALE", "HOME")
+    assert (state["game"], state["map"]["name"]) == ("SMALL VALE", "HOME")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 #include "battle.h"
 
 #define MOST_LEVELS 40
+#define MOST_DAMAGE 999
 
 static u8 rec[12];                     /* species: base x5, moves x2, catch, exp; move: power, accuracy, pp;
                                           trainer: class, prize x3, team of how many, (species, level) x3 */
@@ -72,6 +73,7 @@ static void sync_party(void) {
 
 static u8 strike(u8 *from, u8 *to, u8 move) {
   u16 d, hp;
+  u8 luck;
   res_part(RES_MOVES, (move - 1) * 3, 3, rec);
   name_load(TXT_MOVE_NAMES + move - 1, name_b);
   say(TXT_USES);
@@ -81,7 +83,9 @@ static u8 strike(u8 *from, u8 *to, u8 move) {
   }
   d = ((u16)from[LEVEL] * 2 / 5 + 2) * rec[0] / 10;
   d = d * be16(from + ATK) / be16(to + DEF) / 5 + 2;
-  d = d * (u8)(217 + (rnd() & 31)) / 248;
+  if (d > MOST_DAMAGE) d = MOST_DAMAGE;
+  luck = 217 + (rnd() & 31);
+  d = d > 264 ? d / 4 * luck / 62 : d * luck / 248;   /* 264 * 248 still fits 16 bits */
   if (!d) d = 1;
   hp = be16(to + HP);
   hp = d >= hp ? 0 : hp - d;
@@ -102,6 +106,7 @@ static void gain(void) {
   number_text(name_b, n);
   say(TXT_EXP);
   xp = be16(m + 15) + n;
+  if (xp < n) xp = 0xFFFF;
   put_be16(m + 15, xp);
   level = m[0x21];
   while (level < MOST_LEVELS && xp >= (u16)(level + 1) * (level + 1) * (level + 1)) {

@@ -44,6 +44,7 @@ u8 bag_add(u8 id, u8 n) {
     wBagItems[i * 2 + 1] = 0;
     wBagItems[i * 2 + 2] = 0xFF;
   }
+  if (wBagItems[i * 2 + 1] == MOST_OF_A_KIND) return 0;
   n += wBagItems[i * 2 + 1];
   wBagItems[i * 2 + 1] = n < MOST_OF_A_KIND ? n : MOST_OF_A_KIND;
   return 1;

@@ -98,7 +98,7 @@ def test_seeds_are_an_array(home: Path, capsys: pytest.CaptureFixture[str]) -> N
     check("--seeds", "5", script="train_cpu")
     said = capsys.readouterr().out
     assert "ok  queue: 4 job(s) more, the others wait for them; no SLURM" in said
-    assert "ok  run: one-s1 to one-s5: LANTERNVALE" in said
+    assert "ok  run: one-s1 to one-s5: SMALL VALE" in said
     # Each run is looked at by itself.
     with RunLock(RunDir("cluster_runs", "one-s4").create()), pytest.raises(UserError, match="run 'one-s4' is being"):
         check("--seeds", "5", script="train_cpu")

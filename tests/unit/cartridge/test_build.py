@@ -100,8 +100,26 @@ def test_header_is_honest_and_has_no_logo(world: str) -> None:
 
 def test_titles_tell_the_worlds_apart() -> None:
     titles = [rom_bytes(world)[0x134:0x144].rstrip(b"\0") for world in world_names()]
-    assert titles[0] == b"LANTERNVALE"
+    assert dict(zip(world_names(), titles, strict=True))[SMALL] == b"SMALL VALE"
+    assert rom_bytes("lanternvale")[0x134:0x13F] == b"LANTERNVALE"
     assert len(set(titles)) == len(titles)
+
+
+NOT_OURS = frozenset(
+    ("RED", "BLUE", "ASH", "GARY", "OAK", "BROCK", "MISTY", "SURGE", "ERIKA", "KOGA", "SABRINA", "BLAINE", "GIOVANNI")
+) | frozenset(
+    ("LORELEI", "BRUNO", "AGATHA", "LANCE", "BILL", "FUJI", "DAISY", "ELM", "BIRCH", "ROWAN", "JUNIPER", "IVY")
+)
+
+
+@each_world
+def test_nobody_has_a_name_of_the_real_games_people(world: str) -> None:
+    content = compile_content.read_world(world)
+    names = {content["game"]["player"]} | {entry["name"] for entry in content.get("trainer", [])}
+    names |= {person["name"] for entry in content["map"] for person in entry.get("object", []) if "name" in person}
+    assert not names & NOT_OURS
+    words = {word for secret in content.get("secret", []) for word in secret.get("words", [])} - {"RED", "BLUE"}
+    assert not words & NOT_OURS
 
 
 def test_ram_table_agrees_with_the_readers() -> None:

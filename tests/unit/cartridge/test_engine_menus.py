@@ -22,6 +22,7 @@ from cluster_rl.game import ram
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="compiles a world of its own, and sdcc is not installed")
 
 ITEM_LIST, ENEMY_PARTY_COUNT, BATTLE_MON, MEMBER = 0xCF7B, 0xD89C, 0xD014, 0xCC2F
+ENEMY_MON, TEXT_BOX_ID = 0xCFE5, 0xD125
 
 
 @pytest.fixture
@@ -133,6 +134,8 @@ def test_blackout_leads_to_the_last_place_of_rest(player: EnginePlayer, rested: 
     if rested:
         player.read("rest")
     player.set_hp(0, 1)
+    for place, digits in enumerate((0x00, 0x30, 0x65)):
+        player.memory[ram.wPlayerMoney + place] = digits
     player.memory[ram.wPartyMons + 36 + 5] = 0  # speed
     player.at_sign("battle")
     player.tap("a", 4, 4)
@@ -148,7 +151,31 @@ def test_blackout_leads_to_the_last_place_of_rest(player: EnginePlayer, rested: 
     state = player.state()
     assert (state.battle_result, state.has_event(5)) == (1, False)
     assert state.party[0].hp == state.party[0].max_hp
+    assert (state.money, player.memory[TEXT_BOX_ID]) == (1532, 0)
     assert player.picture_holds()
+
+
+def test_experience_and_damage_stay_at_their_most(player: EnginePlayer) -> None:
+    player.give_friend()
+    member = ram.wPartyMons
+    player.memory[member + 3] = player.memory[member + 0x21] = 40
+    player.memory[member + 15] = player.memory[member + 16] = 0xFF
+    player.memory[member + 36 + 1] = 200  # attack
+    player.at_sign("battle")
+    player.tap("a", 4, 10)
+    player.read_text()
+    for _ in range(60):
+        if not player.state().in_battle:
+            break
+        player.memory[ENEMY_MON + 1] = 600 >> 8
+        player.memory[ENEMY_MON + 2] = 600 & 255
+        player.memory[ENEMY_MON + 20] = 1  # defense
+        player.choose("a", "a")
+        said = player.read_text()
+        if "missed" not in said:
+            assert "dropped out" in said
+    assert player.state().has_event(5)
+    assert bytes(player.memory[member + 15 : member + 17]) == b"\xff\xff"
 
 
 # Menus
@@ -203,6 +230,19 @@ def test_shop_sells_nothing_to_a_full_bag(player: EnginePlayer) -> None:
     player.choose("a")  # one more of a kind that is there fits
     assert player.read_text() == "Here you are!"
     assert player.state().bag[0] == (FIRST_KIND, 2)
+
+
+def test_a_hundredth_piece_is_not_sold(player: EnginePlayer) -> None:
+    player.fill_bag(BALM, 99)
+    player.memory[ram.wPlayerMoney + 1] = 0x50
+    money = player.state().money
+    player.at_sign("shop")
+    player.tap("a", 4, 30)
+    player.choose("a", "a")
+    player.run(60)
+    player.choose("a")
+    assert player.read_text() == "The bag is full."
+    assert (player.state().bag, player.state().money) == (((BALM, 99),), money)
 
 
 def open_bag(player: EnginePlayer) -> None:

@@ -10,6 +10,7 @@ from engine_world import engine_source, engine_toml
 from cluster_rl.cartridge import CONTENT_DIR
 from cluster_rl.cartridge.compile_content import compile_world
 from cluster_rl.cartridge.ids import Ids
+from cluster_rl.cartridge.maps import NOTHING
 from cluster_rl.cartridge.scripts import SCRIPT_BYTES, Scripts, Word, parse_script, successors
 from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.cartridge.text import MESSAGE_BYTES, Texts, message
@@ -65,6 +66,9 @@ def test_what_is_no_script(source: str, complaint: str) -> None:
         ("ifsecret word UP out\nout:", "secret value UP: expected one of NORTH, SOUTH, EAST, WEST or 0 to 3"),
         ("ifsecret levers 1 out\nout:", "secret levers: is no value"),
         ("pull word 1 else out\nout:", "secret word: is no order"),
+        ("banner floor 15 0 6 1", "banner 15 0 6 1: reaches out of the screen"),
+        ("banner floor 0 15 1 4", "banner 0 15 1 4: reaches out of the screen"),
+        ("banner floor 0 0 0 4", "banner 0 0 0 4: reaches out of the screen"),
         ("face GUARD up", r"script on map \(none\): GUARD stands on ROOM"),
         ("heal\n" * (SCRIPT_BYTES + 1), f"script of {SCRIPT_BYTES + 2} bytes"),
     ],
@@ -72,6 +76,17 @@ def test_what_is_no_script(source: str, complaint: str) -> None:
 def test_what_cannot_be_compiled(source: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         scripts().compile(source)
+
+
+def test_no_more_people_can_vanish_than_have_a_number() -> None:
+    world = engine_source()
+    people = world["map"][0]["object"]
+    named = sum("name" in person for entry in world["map"] for person in entry.get("object", []))
+    people += [{"name": f"N{i}"} for i in range(255 - named)]
+    assert NOTHING not in Ids.of(world, [], world["cells"], []).missables.values()
+    people.append({"name": "ONE MORE"})
+    with pytest.raises(UserError, match="more than 255 named objects"):
+        Ids.of(world, [], world["cells"], [])
 
 
 def test_bytes_of_scripts() -> None:

@@ -138,6 +138,15 @@ def test_only_red_itself_and_the_cartridge_need_no_word(tmp_path: Path) -> None:
         assert doubt in lines[0]
 
 
+@pytest.mark.parametrize("world", ["lanternvale", "world_b"])
+def test_a_whole_world_wants_start_and_long_episodes(world: str) -> None:
+    rom = load_rom(world)
+    (line,) = warnings_of_game(load_config("cpu"), rom)
+    assert line.startswith("WARNING: START is off: nothing in the bag can be used")
+    assert line.endswith("--start_button true --episode_max_steps 4000")
+    assert warnings_of_game(load_config("cpu", ["start_button=true", "episode_max_steps=4000"]), rom) == []
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
