@@ -15,6 +15,7 @@ from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.errors import UserError
 
 MAX_MILESTONES, MAX_KEY_ITEMS, MAX_BAG_KINDS, MAX_PARTY = 72, 24, 20, 6
+MOST_OF_A_KIND: Final = 99
 MAP_IDS: Final = {"town": range(11), "route": range(12, 37)}
 INTERIOR_IDS: Final = range(37, 0xFF)
 

@@ -16,24 +16,34 @@ from cluster_rl.cartridge.story import SECRET_FACTS, Fact, Secrets, State, Story
 
 _ALWAYS: Final = ("room", "party")
 """Facts that a closure takes as so and as not so: things can be thrown away."""
-_HAD_BY_ACTS: Final = ("cell", "way", "earn", "pulls", "never")
+_HAD_BY_ACTS: Final = ("cell", "put", "way", "earn", "pulls", "never")
 _TRUE: Final = ("room", "", True)
 _NEVER: Final = ("never", True)
 
 
 class Closure:
     """All facts and cells that could be had from a state. `secrets` None: whatever was drawn; `forbidden`: a flag that
-    no script may set."""
+    no script may set; `wrong`: all that is in another closure is so at first, and this flag is set."""
 
-    def __init__(self, story: Story, state: State, secrets: Secrets | None = None, forbidden: str = "") -> None:
+    def __init__(
+        self,
+        story: Story,
+        state: State,
+        secrets: Secrets | None = None,
+        forbidden: str = "",
+        wrong: tuple[Closure, str] | None = None,
+    ) -> None:
         self.story, self.secrets = story, secrets
-        self._state, self._forbidden = state, forbidden
+        self._state, self._forbidden, self._wrong = state, forbidden, wrong
         self._graph = _graph(story)
         self.why: dict[Fact, tuple[Fact, ...]] = {}
         """What each fact needed: facts, and the way that made it so, first had first."""
         self._at_first: dict[Fact, bool] = {}
         self._waiting: dict[Fact, list[tuple[Thing, Way]]] = {}
         self._todo: list[tuple[Thing, Way]] = []
+        if wrong is not None:
+            self.why.update((fact, ()) for fact in wrong[0].why if fact[0] in ("cell", "put"))
+        self._reach(("put", self._graph.node_of[state.cell]), ())
         self._reach(("cell", self._graph.node_of[state.cell]), ())
         self._grow()
 
@@ -65,6 +75,9 @@ class Closure:
 
     def _holds_at_first(self, fact: Fact) -> bool:
         kind, value = fact[0], fact[-1]
+        if self._wrong is not None:
+            before, flag = self._wrong
+            return bool(value) if fact[:2] == ("flag", flag) else fact in before
         if kind in _HAD_BY_ACTS:
             return False
         if kind == "dark":
@@ -97,13 +110,14 @@ class Closure:
         while todo:
             node = todo.pop()
             spot = self._graph.spots.get(node)
-            if spot is not None and self._stays(spot) is None:
+            free: Fact = ("put", node)
+            if spot is not None and free not in self.why and self._stays(spot) is None:
                 continue
             for other, person in self._graph.edges[node]:
                 gone: Fact = ("gone", person, True)
                 if ("cell", other) in self.why or (person and gone not in self):
                     continue
-                stay = () if spot is None else self._stays(spot) or ()
+                stay = () if spot is None else (free,) if free in self.why else self._stays(spot) or ()
                 self._reach(("cell", other), (("cell", node), *stay, *((gone,) if person else ())))
                 todo.append(other)
         return bool(self._todo)
@@ -129,19 +143,49 @@ class Closure:
         done: Fact = ("way", thing, way)
         self._reach(done, (*needs, *((here,) if here else ())))
         for effect in way.effects:
-            for fact in self._made_so(thing, effect):
+            for fact in self._made_so(effect):
                 self._reach(fact, (done,))
+        for node in self._put_on(thing, way):
+            self._reach(("put", node), (done,))
+            self._reach(("cell", node), (done,))
         return ()
+
+    def _put_on(self, thing: Thing, way: Way) -> Iterator[int]:
+        """The nodes that a script may put the player on, whatever stands in the way of a walk; no spot runs there."""
+        cells = set(thing.stands)
+        for kind, *rest in way.effects:
+            if kind == "warp":
+                cells = {(rest[0], int(rest[1]), int(rest[2]))}
+            elif kind == "walk":
+                cells = {end for cell in cells for end in self._walk_ends(cell, rest[0], int(rest[1]))}
+            elif kind == "rest":  # who falls wakes up there; only of a spot does it matter
+                cells &= self.story.spots.keys()
+            else:
+                continue
+            yield from {self._graph.node_of[cell] for cell in cells}
+
+    def _walk_ends(self, cell: Cell, direction: str, steps: int) -> Iterator[Cell]:
+        """Where a script's walk may end: at its end, a wall, or before whoever may stand on the way."""
+        (name, x, y), (dx, dy) = cell, STEPS[direction]
+        for n in range(steps + 1):
+            here, after = (name, x + n * dx, y + n * dy), (name, x + (n + 1) * dx, y + (n + 1) * dy)
+            wall = after not in self._graph.node_of
+            if n == steps or wall or after in self.story.people:
+                yield here
+            if wall:
+                return
 
     def _needs(self, thing: Thing, way: Way) -> list[Fact]:
         """The facts that a way needs and does not make so itself."""
         needs: list[Fact] = []
         own: set[Fact] = set()
+        moved = False
         for kind, value in way.lines:
             if kind == "do":
-                own.update(self._made_so(thing, value))
+                own.update(self._made_so(value))
+                moved |= value[0] == "warp"
             elif kind == "if" and value not in own:
-                needs.append(self._translated(thing, value))
+                needs.append(_TRUE if value[0] == "dark" and moved else self._translated(thing, value))
         return needs
 
     def _translated(self, thing: Thing, fact: Fact) -> Fact:
@@ -160,7 +204,7 @@ class Closure:
             return ("pulls", fact[1], count if self.secrets is not None else 1, True)
         return fact
 
-    def _made_so(self, thing: Thing, effect: Fact) -> Iterator[Fact]:
+    def _made_so(self, effect: Fact) -> Iterator[Fact]:
         kind, *rest = effect
         match kind:
             case "set" | "clear":
@@ -180,17 +224,6 @@ class Closure:
             case "pull":
                 place = 0 if self.secrets is None else self.secrets[rest[0]].index(rest[1])
                 yield ("pulls", rest[0], place + 1, True)
-            case "warp":
-                yield ("cell", self._graph.node_of[rest[0], int(rest[1]), int(rest[2])])
-            case "walk":
-                for stand in thing.stands:
-                    name, x, y = stand
-                    dx, dy = STEPS[rest[0]]
-                    for n in range(1, int(rest[1]) + 1):
-                        node = self._graph.node_of.get((name, x + n * dx, y + n * dy))
-                        if node is None:
-                            break
-                        yield ("cell", node)
 
 
 def _needed_to_meet(thing: Thing) -> tuple[Fact, ...]:

@@ -198,9 +198,6 @@ def check_gates(world: Mapping[str, Any]) -> None:
     gates = world.get("gate", [])
     if not gates:
         return
-    for entry in world["map"]:
-        if "enter" in entry:
-            raise UserError(f"map {entry['name']}: gates cannot be proved in a world with `enter` scripts")
     story = Story(world)
     check_order(story, gates)
     check_reachable(story, gates)
@@ -227,17 +224,42 @@ def check_reachable(story: Story, gates: list[dict[str, Any]]) -> None:
 
 
 def check_wrong_answers(story: Story, gates: list[dict[str, Any]]) -> None:
-    """A gate's `wrong` flag shuts it for good, and can be had."""
-    secrets = all_secrets(story)[0]
-    for number, gate in enumerate(gates):
-        if "wrong" not in gate:
+    """A gate whose way reads a secret has a `wrong` flag: whatever tries the secret in vain sets it, and it shuts the
+    gate for good, whatever was done before."""
+    for gate in gates:
+        opens = ("set", gate["event"])
+        read = {name for thing in story.things for way in thing.ways if opens in way.effects for name in way.secrets}
+        if not read:
             continue
-        state = story.start()
-        for earlier in gates[:number]:
-            _, state = plan(story, state, secrets, earlier["event"])
-        _, state = plan(story, state, secrets, gate["wrong"])
-        if Closure(story, state, secrets).flag(gate["event"]):
+        if "wrong" not in gate:
+            raise UserError(f"gate {gate['name']}: reads the secret {min(read)} and has no `wrong`")
+        over = {("if", ("flag", flag, True)) for flag in (gate["event"], gate["wrong"])}
+        tries = [(thing, way) for thing in story.things for way in thing.ways if _fails(thing, way, opens) & read]
+        for thing, way in tries:
+            if ("set", gate["wrong"]) not in way.effects and not over & set(way.lines):
+                raise UserError(f"gate {gate['name']}: a wrong answer does not set {gate['wrong']} {_where(thing)}")
+        before = Closure(story, story.start(), forbidden=gate["event"])
+        if not tries or not before.flag(gate["wrong"]):
+            raise UserError(f"gate {gate['name']}: {gate['wrong']} cannot be had")
+        if Closure(story, story.start(), wrong=(before, gate["wrong"])).flag(gate["event"]):
             raise UserError(f"gate {gate['name']} can be opened after {gate['wrong']}")
+
+
+def _fails(thing: Thing, way: Way, opens: Fact) -> set[str]:
+    """The secrets that a way tries in vain: a wrong pull, or a wrong value of what elsewhere opens the gate."""
+    asked = {value for way in thing.ways if opens in way.effects for kind, value in way.lines if kind == "if"}
+    return {
+        value[1]
+        for kind, value in way.lines
+        if kind == "if"
+        and not value[-1]
+        and (value[0] == "next" or (value[0] == "secret" and (*value[:-1], True) in asked))
+    }
+
+
+def _where(thing: Thing) -> str:
+    place = thing.place
+    return f"at {place.at[0]}, {place.at[1]} on {place.map}" if place.at is not None else f"by {place.name}"
 
 
 def check_no_dead_end(

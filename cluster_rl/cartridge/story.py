@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from cluster_rl.cartridge.checks import MAX_BAG_KINDS, MAX_PARTY, STEPS, Cell, walkable_cells
+from cluster_rl.cartridge.checks import MAX_BAG_KINDS, MAX_PARTY, MOST_OF_A_KIND, STEPS, Cell, walkable_cells
 from cluster_rl.cartridge.scripts import Word
 from cluster_rl.cartridge.sources import Place, all_scripts
+from cluster_rl.errors import UserError
 
 Fact = tuple[Any, ...]
 """Something that is or is not so, its last part says which: ("flag", NAME, True), ("gone", NAME, False), ..."""
@@ -106,7 +107,11 @@ Secrets = Mapping[str, tuple[int, ...]]
 
 
 class Story:
-    """A world file, ready to be walked through. Raises KeyError for a name that there is not."""
+    """A world file, ready to be walked through.
+
+    Raises KeyError for a name that there is not, and UserError for what a story cannot tell, and a world with gates may
+    not have: scripts on arriving, jumps back, and other ways onto a spot than the player's own step.
+    """
 
     def __init__(self, world: Mapping[str, Any]) -> None:
         self.world = world
@@ -131,10 +136,34 @@ class Story:
             for person in entry.get("object", []):
                 self.people[name, *person["at"]] = person.get("name", "")
         scripts = list(all_scripts(world))
+        self._check(scripts)
         self._named = {place.name: words for place, words in scripts if place.kind == "script"}
         self._schools = {place.name: words for place, words in scripts if place.kind == "school"}
         self.things = tuple(self._thing(place, words) for place, words in scripts if place.kind not in _NOT_THINGS)
         self.spots = {thing.cell: thing for thing in self.things if thing.place.kind == "spot"}
+
+    def _check(self, scripts: list[tuple[Place, tuple[Word, ...]]]) -> None:
+        spots = {(place.map, *place.at) for place, _ in scripts if place.kind == "spot" and place.at is not None}
+        arrivals = {
+            (entry["map"], *entry["at"]) for entry in (self.world["game"]["start"], *self.world.get("school", []))
+        }
+        for cell in spots & (self.doors.keys() | set(self.doors.values()) | self.carry.keys() | arrivals):
+            raise UserError(f"map {cell[0]}: gates cannot be proved with a door, start or carrying floor at a spot")
+        named = [place.name for place, _ in scripts if place.kind == "script"]
+        for place, words in scripts:
+            where = f"script of {place.name or place.kind} on map {place.map}" if place.map else f"script {place.name}"
+            if place.kind == "enter":
+                raise UserError(f"map {place.map}: gates cannot be proved in a world with `enter` scripts")
+            for at, word in enumerate(words):
+                back = word.target is not None and word.target <= at
+                if word.name == "chain" and place.kind == "script":
+                    back = named.index(word.operands[0]) <= named.index(place.name)
+                if back:
+                    raise UserError(f"{where}: gates cannot be proved with a jump back, or to an earlier script")
+                if word.name == "warp" and (word.operands[0], int(word.operands[1]), int(word.operands[2])) in spots:
+                    raise UserError(f"{where}: gates cannot be proved with a warp onto a spot")
+                if place.kind == "item" and word.name in ("rest", "walk", "chain"):
+                    raise UserError(f"{where}: gates cannot be proved with {word.name} in the script of an item")
 
     def start(self) -> State:
         """A new game."""
@@ -150,7 +179,7 @@ class Story:
         """The state that a `[[school]]` makes of a new game."""
         state = self.start()
         # Nothing is asked in it, and there is room for all: the first way is the one that gives everything.
-        lines = next(self._ways(self._schools.get(entry["name"], ()), 0, frozenset()))
+        lines = next(self._ways(self._schools.get(entry["name"], ()), 0))
         for kind, value in lines:
             if kind == "do":
                 state = self._do(state, value)
@@ -163,59 +192,54 @@ class Story:
         if place.at is not None:
             cell = (place.map, *place.at)
             stands = (cell,) if place.kind == "spot" else tuple(c for _, c in self.beside(cell) if c in self.walkable)
-        return Thing(place, tuple(Way(lines) for lines in self._ways(words, 0, frozenset())), stands)
+        return Thing(place, tuple(Way(lines) for lines in self._ways(words, 0)), stands)
 
-    def _ways(self, words: tuple[Word, ...], at: int, seen: frozenset[int]) -> Iterator[tuple[Line, ...]]:
-        """All ways from a word on; a word is gone through once in each."""
+    def _ways(self, words: tuple[Word, ...], at: int) -> Iterator[tuple[Line, ...]]:
+        """All ways from a word on. No word jumps back, so each ends."""
         if at >= len(words) or words[at].name == "end":
             yield ()
             return
-        if at in seen:
-            return
         word = words[at]
         if word.name == "chain":
-            yield from self._ways(self._named[word.operands[0]], 0, frozenset())
+            yield from self._ways(self._named[word.operands[0]], 0)
             return
-        for lines, goes_on in self._branches(word):
-            if goes_on is None:
-                yield lines
-                continue
-            for rest in self._ways(words, goes_on or at + 1, seen | {at}):
+        for lines, goes_on in self._branches(word, at + 1, len(words)):
+            for rest in self._ways(words, goes_on):
                 yield lines + rest
 
-    def _branches(self, word: Word) -> Iterator[tuple[tuple[Line, ...], int | None]]:
-        """(lines, where to go on: 0 for the next word, None for the end) of each way that one word can go."""
-        name, operands, jump = word.name, word.operands, word.target or 0
+    def _branches(self, word: Word, after: int, end: int) -> Iterator[tuple[tuple[Line, ...], int]]:
+        """(lines, the word to go on at) of each way that one word can go; `after` is the next one, `end` the end."""
+        name, operands, jump = word.name, word.operands, end if word.target is None else word.target
         if name in _IFS or name == "ifsecret":
             fact: Fact = (_IFS[name], *operands) if name in _IFS else self._secret_fact(*operands)
-            yield (("if", (*fact, False)),), 0
+            yield (("if", (*fact, False)),), after
             yield (("if", (*fact, True)),), jump
         elif name == "goto":
             yield (), jump
         elif name == "ask":
-            yield (("choose", "YES"),), 0
+            yield (("choose", "YES"),), after
             yield (("choose", "NO"),), jump
         elif name in ("random", "iflot"):
             yield (("chance", True),), jump
-            yield (("chance", False),), 0
+            yield (("chance", False),), after
         elif name == "pay":
-            yield (("if", ("money", int(operands[0]), True)), ("do", ("money-", int(operands[0])))), 0
+            yield (("if", ("money", int(operands[0]), True)), ("do", ("money-", int(operands[0])))), after
             yield (("if", ("money", int(operands[0]), False)),), jump
         elif name in ("give", "friend"):
             room: Fact = ("room", operands[0]) if name == "give" else ("party",)
-            yield (("if", (*room, True)), ("do", (name, *operands))), 0
-            yield (("if", (*room, False)),), (None if word.target is None else jump)  # without else, the end
+            yield (("if", (*room, True)), ("do", (name, *operands))), after
+            yield (("if", (*room, False)),), jump
         elif name == "battle":
             friend: Line = ("if", ("friend", True))
-            yield (friend, ("choose", f"FIGHT {operands[0]}"), ("do", ("money", self.prizes[operands[0]]))), 0
-            yield (friend, ("choose", f"LOSE {operands[0]}")), None
-            yield (("if", ("friend", False)),), None
+            yield (friend, ("choose", f"FIGHT {operands[0]}"), ("do", ("money", self.prizes[operands[0]]))), after
+            yield (friend, ("choose", f"LOSE {operands[0]}")), end
+            yield (("if", ("friend", False)),), end
         elif name == "pull":
             value = self._value(*operands)
-            yield (("if", ("next", operands[0], value, True)), ("do", ("pull", operands[0], value))), 0
+            yield (("if", ("next", operands[0], value, True)), ("do", ("pull", operands[0], value))), after
             yield (("if", ("next", operands[0], value, False)),), jump
         elif name == "shop":
-            yield (("choose", "LEAVE"),), 0
+            yield (("choose", "LEAVE"),), after
             for item in operands:
                 price = self.prices[item]
                 yield (
@@ -225,12 +249,12 @@ class Story:
                         ("if", ("room", item, True)),
                         *(("do", ("money-", price)), ("do", ("give", item, "1"))),
                     ),
-                    0,
+                    after,
                 )
         elif name in _EFFECTS:
-            yield (("do", (name, *(int(o) if name == "money" else o for o in operands))),), 0
+            yield (("do", (name, *(int(o) if name == "money" else o for o in operands))),), after
         else:
-            yield (), 0
+            yield (), after
 
     def _value(self, secret: str, word: str) -> int:
         return self.words[secret][word] if word in self.words[secret] else int(word)
@@ -309,7 +333,8 @@ class Story:
             case "money":
                 return bool(state.money >= rest[0])
             case "room":
-                return state.count(rest[0]) > 0 or len(state.bag) < MAX_BAG_KINDS
+                count = state.count(rest[0])
+                return 0 < count < MOST_OF_A_KIND or (not count and len(state.bag) < MAX_BAG_KINDS)
             case "gone":
                 return rest[0] in state.gone
             case "secret":
@@ -329,7 +354,7 @@ class Story:
             if kind == "do":
                 state = self._do(state, value)
         if way.lost:
-            state = replace(state, cell=state.rest)
+            state = replace(state, cell=state.rest, money=state.money // 2)
         if not self.maps[state.cell[0]].get("dark"):
             state = replace(state, lit=False)
         return state
@@ -374,7 +399,7 @@ class Story:
     def carrying(self, state: State, item: str, more: int) -> State:
         """The state with more or less of an item in the bag."""
         bag = dict(state.bag)
-        bag[item] = bag.get(item, 0) + more
+        bag[item] = min(bag.get(item, 0) + more, MOST_OF_A_KIND)
         return replace(state, bag=tuple(sorted((name, count) for name, count in bag.items() if count > 0)))
 
     def _walked(self, state: State, direction: str, steps: int) -> Cell:
