@@ -19,6 +19,7 @@ from cluster_rl.game.world import TABLE_DIR
 
 YES_NO, LIST, USE_TOSS = 0x14, 0x0D, 0x06
 STEP_FRAMES = 24
+TRAINER = 2  # of wIsInBattle
 MOST_FRAMES = 40_000
 LOW_HEALTH = 0.4
 TEAMS_IN_THE_HALL = 0xD5A2  # wNumHoFTeams
@@ -86,9 +87,13 @@ class PlanPlayer(Player):
 
     def converse(self, choices: list[str]) -> None:
         """Reads on, answers and fights until the map is free again; all choices must then have been asked for."""
-        free = 0
+        free, fighting = 0, False
         for _ in range(MOST_FRAMES // 2):
             state = self.state()
+            if state.in_battle == TRAINER and not fighting:
+                assert choices[:1] and choices[0].startswith("FIGHT "), choices
+                choices.pop(0)
+            fighting = state.in_battle == TRAINER
             if state.text_waiting:
                 self.heard += state.text_lines
                 self.press("a")
@@ -99,8 +104,7 @@ class PlanPlayer(Player):
             elif not state.interface_up and not state.joy_ignore and not state.walk_counter:
                 free += 1
                 if free > 20:
-                    left = [choice for choice in choices if not choice.startswith("FIGHT")]
-                    assert not left, (left, self.heard[-6:])
+                    assert not choices, (choices, self.heard[-6:])
                     return
                 self.run(1)
             else:

@@ -23,7 +23,7 @@ _FILE_NAMES: Final = {SMALL: "lantern"}
 
 @functools.cache
 def manifest() -> dict[str, Any]:
-    """The record of the build: the compiler, and for each world the hashes of its ROM and of what it was made from."""
+    """The record of the build, for each world: the compiler, the hashes of its ROM and of what it was made from."""
     record: dict[str, Any] = json.loads((PACKAGE_DIR / MANIFEST_NAME).read_text(encoding="ascii"))
     return record
 

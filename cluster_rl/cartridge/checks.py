@@ -6,18 +6,23 @@ wrong: a door that leads nowhere, somebody whom nobody can reach, a name that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from cluster_rl.cartridge.maps import map_rows
-from cluster_rl.cartridge.scripts import Word
+from cluster_rl.cartridge.scripts import Word, successors
 from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.errors import UserError
 
 MAX_MILESTONES, MAX_KEY_ITEMS, MAX_BAG_KINDS, MAX_PARTY = 72, 24, 20, 6
 MOST_OF_A_KIND: Final = 99
+MAX_LEVEL, MAX_HEAL, TITLE_LETTERS, PLAYER_LETTERS = 40, 255, 11, 7
+WAITING_WORDS: Final = frozenset(("say", "ask", "shop", "battle"))
 MAP_IDS: Final = {"town": range(11), "route": range(12, 37)}
 INTERIOR_IDS: Final = range(37, 0xFF)
+
+_SECRET_SLOT: Final = re.compile(r"\{(?:secret|order):([^:}]*)")
 
 Cell = tuple[str, int, int]
 STEPS: Final = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
@@ -29,6 +34,8 @@ def check_world(world: Mapping[str, Any]) -> None:
     _check_numbers(world)
     _check_doors(world, scripts)
     _check_uses(world, scripts)
+    _check_circles(scripts)
+    _check_schools(world, scripts)
     reached = reachable_cells(world, scripts)
     for entry in world["map"]:
         for kind in ("signs", "object", "spot"):
@@ -58,6 +65,22 @@ def _check_numbers(world: Mapping[str, Any]) -> None:
     for what, (count, most) in counts.items():
         if count > most:
             raise UserError(f"more than {most} {what}")
+    game = world["game"]
+    if len(game["title"]) > TITLE_LETTERS or not game["title"].isascii():
+        raise UserError(f"title {game['title']!r} has more than {TITLE_LETTERS} letters, or others than ASCII has")
+    if len(game["player"]) > PLAYER_LETTERS:
+        raise UserError(f"player {game['player']} has more than {PLAYER_LETTERS} letters")
+    levels = [("starter", game["starter"]["level"])] if "starter" in game else []
+    for entry in world.get("trainer", []):
+        levels += [(f"trainer {entry['name']}", level) for _, level in entry["team"]]
+    for entry in world["map"]:
+        levels += [(f"map {entry['name']}: wild one", level) for _, level in entry.get("wild", {"list": []})["list"]]
+    for who, level in levels:
+        if not 1 <= level <= MAX_LEVEL:
+            raise UserError(f"{who} of level {level}: expected 1 to {MAX_LEVEL}")
+    for entry in world["item"]:
+        if not 0 <= entry.get("heal", 0) <= MAX_HEAL:
+            raise UserError(f"item {entry['name']}: heals {entry['heal']}, expected at most {MAX_HEAL}")
 
 
 def _unique(what: str, values: Iterable[object]) -> None:
@@ -71,10 +94,7 @@ def _unique(what: str, values: Iterable[object]) -> None:
 def _check_doors(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word, ...]]]) -> None:
     maps = {entry["name"]: entry for entry in world["map"]}
     walkable = walkable_cells(world)
-    leads_by_script = {place.map for place, words in scripts for word in words if word.name in ("warp", "chain")}
     for name, entry in maps.items():
-        if not entry.get("warps") and name not in leads_by_script:
-            raise UserError(f"map {name}: has no exit")
         for warp in entry.get("warps", []):
             target = maps[warp["to"]]
             if warp["warp"] >= len(target.get("warps", [])):
@@ -86,27 +106,126 @@ def _check_doors(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word
         for word in words:
             if word.name == "warp" and (word.operands[0], int(word.operands[1]), int(word.operands[2])) not in walkable:
                 raise UserError(f"script on map {place.map or place.name}: warp {' '.join(word.operands)} is a wall")
+    start = world["game"]["start"]
+    if (start["map"], *start["at"]) not in walkable:
+        raise UserError(f"game: starts in a wall at {start['at'][0]}, {start['at'][1]} on {start['map']}")
     for school in world.get("school", []):
         if (school["map"], *school["at"]) not in walkable:
             raise UserError(f"school {school['name']}: stands in a wall")
+    _check_exits(world, scripts, walkable)
+
+
+def _check_exits(
+    world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word, ...]]], walkable: Mapping[Cell, str]
+) -> None:
+    """Wherever a door, a script or a start leads, a door or a script that can be got to leads away."""
+    named = {place.name: words for place, words in scripts if place.kind == "script"}
+    maps = {entry["name"]: entry for entry in world["map"]}
+    exits: set[Cell] = set()
+    arrivals: set[Cell] = {(p["map"], *p["at"]) for p in (world["game"]["start"], *world.get("school", []))}
+    for name, entry in maps.items():
+        for warp in entry.get("warps", []):
+            exits.add((name, *warp["at"]))
+            arrivals.add((warp["to"], *maps[warp["to"]]["warps"][warp["warp"]]["at"]))
+    for place, words in scripts:
+        warps = [word for word in _with_chained(words, named) if word.name == "warp"]
+        arrivals |= {(word.operands[0], int(word.operands[1]), int(word.operands[2])) for word in warps}
+        if place.at is not None and warps:
+            exits.add((place.map, *place.at))
+    people = {(name, *p["at"]) for name, entry in maps.items() for p in entry.get("object", []) if "name" not in p}
+    for name, x, y in sorted(arrivals):
+        beside: set[Cell] = set()
+        todo = [(name, x, y)]
+        while todo:
+            _, here_x, here_y = todo.pop()
+            near = {(name, here_x + dx, here_y + dy) for dx, dy in STEPS.values()} - beside
+            beside |= near
+            todo += [cell for cell in near if cell in walkable and cell not in people]
+        if not beside & exits:
+            raise UserError(f"map {name}: has no exit for who comes to {x}, {y}")
+
+
+def _with_chained(words: tuple[Word, ...], named: Mapping[str, tuple[Word, ...]]) -> list[Word]:
+    """The words of a script and of those that it goes on to."""
+    found, todo = list(words), {word.operands[0] for word in words if word.name == "chain"}
+    done: set[str] = set()
+    while todo - done:
+        name = min(todo - done)
+        done.add(name)
+        found += named[name]
+        todo |= {word.operands[0] for word in named[name] if word.name == "chain"}
+    return found
+
+
+def _check_circles(scripts: list[tuple[Place, tuple[Word, ...]]]) -> None:
+    """No script goes round and round without a word that waits for a button."""
+    numbers = {place.name: number for number, (place, _) in enumerate(scripts) if place.kind == "script"}
+    after: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for number, (_, words) in enumerate(scripts):
+        for at, word in enumerate(words):
+            if word.name == "chain":
+                after[number, at] = {(numbers[word.operands[0]], 0)}
+            elif word.name not in WAITING_WORDS:
+                after[number, at] = {(number, other) for other in successors(words, at)}
+    while ends := [spot for spot, others in after.items() if not others & after.keys()]:
+        for spot in ends:
+            del after[spot]
+    for number, _ in after:
+        place = scripts[number][0]
+        raise UserError(f"script of {place.name or place.kind} {place.map}: goes in a circle in which nothing waits")
+
+
+def _check_schools(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word, ...]]]) -> None:
+    """What a school's script gives must fit: nobody is there to read that it does not."""
+    for place, words in scripts:
+        if place.kind != "school":
+            continue
+        bag, party = dict(world["game"].get("bag", [])), int("starter" in world["game"])
+        for word in words:
+            if word.name in ("give", "take"):
+                name, count = word.operands[0], int(word.operands[1])
+                bag[name] = bag.get(name, 0) + (count if word.name == "give" else -count)
+                if bag[name] <= 0:
+                    del bag[name]
+            party += word.name == "friend"
+            if len(bag) > MAX_BAG_KINDS or any(n > MOST_OF_A_KIND for n in bag.values()) or party > MAX_PARTY:
+                raise UserError(f"school {place.name}: {word.name} {word.operands[0]} does not fit the bag or team")
 
 
 def _check_uses(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word, ...]]]) -> None:
-    """Each flag is set, each item given or sold, each trainer fought."""
+    """Each flag is set and read, each item given or sold, each trainer fought, each secret asked for or told."""
     said: dict[str, set[str]] = {}
     for _, words in scripts:
         for word in words:
             said.setdefault(word.name, set()).update(word.operands)
     flags = said.get("set", set())
     items = said.get("give", set()) | said.get("shop", set()) | {name for name, _ in world["game"].get("bag", [])}
+    read = said.get("ifset", set()) | set(_events(world))
+    told = {part for words in said.get("say", ()) for part in _SECRET_SLOT.findall(words)}
+    secrets = {
+        name.partition(":")[0] for word in ("ifsecret", "pull", "ifpulled") for name in said.get(word, ())
+    } | told
     for what, names, used in (
         ("flag", world["flags"], flags),
+        ("flag", world["flags"], read),
+        ("secret", (entry["name"] for entry in world.get("secret", [])), secrets),
         ("item", (entry["name"] for entry in world["item"]), items),
         ("trainer", (entry["name"] for entry in world.get("trainer", [])), said.get("battle", set())),
     ):
         for name in names:
             if name not in used:
-                raise UserError(f"{what} {name} is never used")
+                raise UserError(f"{what} {name} is never {'read' if used is read else 'used'}")
+
+
+def _events(world: Mapping[str, Any]) -> Iterator[str]:
+    """The flags that milestones, the task's end and gates name."""
+    todo = [*world["milestone"], world["task_end"]]
+    for entry in todo:
+        todo += entry.get("or", [])
+        if "event" in entry:
+            yield entry["event"]
+    for gate in world.get("gate", []):
+        yield from (gate[key] for key in ("event", "wrong", "told") if key in gate)
 
 
 def walkable_cells(world: Mapping[str, Any]) -> dict[Cell, str]:

@@ -38,7 +38,7 @@ def make_lanternvale(
     index: int | None = None,
     render_mode: str | None = None,
 ) -> Env:
-    """The embedded cartridge, or another build of it by `rom`.
+    """The small world, or another embedded one by `rom`.
 
     `config` is a `Config`, the name of a preset or the path of a config file. `index` numbers environments that are to
     differ from each other but be the same in the next process; without it each differs from all others. After

@@ -77,7 +77,7 @@ def warnings_of_game(config: Config, rom: Rom) -> list[str]:
         unlike += [f"episodes end after {config.episode_max_steps:,} steps"] if short else []
         if unlike:
             lines.append(
-                f"WARNING: {' and '.join(unlike)}: settings for the embedded cartridge, not for this game; "
+                f"WARNING: {' and '.join(unlike)}: settings for the small world, not for this game; "
                 "the presets for Pokémon Red are red and red_cpu (--config)"
             )
     return [line for line in lines if line]

@@ -116,6 +116,91 @@ def with_no_lamp(world: World) -> None:
     change(world, "give LAMP 1", "give STONE 1")
 
 
+def person(script: str, at: tuple[int, int] = (0, 1)) -> World:
+    return {"sprite": "folk", "at": list(at), "facing": "down", "script": script}
+
+
+def with_one_lever_that_ignores_the_wrong_one(world: World) -> None:
+    sign = world["map"][1]["signs"][1]
+    sign["script"] = sign["script"].replace("ifset WRONG stuck\n", "")
+
+
+def with_one_lever_that_costs_nothing(world: World) -> None:
+    sign = world["map"][1]["signs"][0]
+    sign["script"] = sign["script"].replace("wrong:\nset WRONG\n", "wrong:\n")
+
+
+def with_a_secret_and_no_wrong_answer(world: World) -> None:
+    del world["gate"][2]["wrong"]
+
+
+def with_a_promise_that_cannot_be_given(world: World) -> None:
+    """A jump to a script's first word, which is no jump to the next one."""
+    giver = world["map"][0]["object"][0]
+    giver["script"] = "a:\nifbadge 0 never\nask Q? else stop\ngoto a\nnever:\nset PROMISED\ngive LAMP 1\nstop:"
+
+
+def with_a_second_round(world: World) -> None:
+    script = "say hi\ntop:\nifset A y\nset A\ngoto top\ny:\nhide WATCH"
+    world["map"][1]["object"].append(person(script))
+
+
+def with_scripts_in_a_circle(world: World) -> None:
+    world["script"] = [{"name": "ONE", "script": "say hi\ngoto script ONE"}]
+
+
+def with_a_guard_on_a_spot(world: World) -> None:
+    """Instead of the watchman: whoever steps there without leave is sent back."""
+    field = world["map"][1]
+    leave = "ifset PASSED done\nifitem LAMP pass\nend\npass:\ntake LAMP 1\nset PASSED\ndone:"
+    field["object"] = [person(leave, (1, 1))]
+    field["spot"] = [{"at": [3, 2], "script": "ifset PASSED go\nwarp FIELD 1 2\ngo:"}]
+
+
+def with_a_walk_over_the_spot(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    world["map"][1]["object"].append(person("warp FIELD 2 2\nwalk right 2"))
+
+
+def with_a_walk_onto_the_spot(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    world["map"][1]["object"].append(person("warp FIELD 2 2\nwalk right 1"))
+
+
+def with_two_walks(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    world["map"][1]["object"].append(person("walk down 1\nwalk right 6", (0, 1)))
+
+
+def with_a_door_onto_the_spot(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    room, field = world["map"]
+    room["warps"].append({"at": [0, 1], "to": "FIELD", "warp": 1})
+    field["warps"].append({"at": [3, 2], "to": "ROOM", "warp": 1})
+
+
+def with_a_warp_onto_the_spot(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    world["map"][1]["object"].append(person("warp FIELD 3 2"))
+
+
+def with_a_start_on_a_spot(world: World) -> None:
+    with_a_guard_on_a_spot(world)
+    world["school"] = [{"name": "late", "map": "FIELD", "at": [3, 2]}]
+
+
+def with_an_item_that_walks(world: World) -> None:
+    world["item"][1]["use"] = "walk right 3"
+
+
+def with_a_fare_that_a_blackout_eats(world: World) -> None:
+    world["game"] |= {"money": 400, "starter": {"species": "FENNO", "level": 5}}
+    world["trainer"] = [{"name": "BRUTE", "prize": 0, "class": 1, "team": []}]
+    world["item"][0]["key"] = True
+    change(world, "give LAMP 1\n", "pay 400 else has\n give LAMP 1\n")
+    change(world, "give STONE 1", "battle BRUTE")
+
+
 def test_world_without_a_flaw_passes() -> None:
     check_gates(tiny_world())
 
@@ -130,6 +215,20 @@ def test_world_without_a_flaw_passes() -> None:
         (with_lamp_given_once, "dead end after toss LAMP"),
         (with_watchman_back, "dead end"),
         (with_no_lamp, "no way to PASSED"),
+        (with_one_lever_that_ignores_the_wrong_one, "gate DONE can be opened after WRONG"),
+        (with_one_lever_that_costs_nothing, "gate DONE: a wrong answer does not set WRONG at 5, 0 on FIELD"),
+        (with_a_secret_and_no_wrong_answer, "gate DONE: reads the secret levers and has no `wrong`"),
+        (with_a_promise_that_cannot_be_given, "with a jump back"),
+        (with_a_second_round, "with a jump back"),
+        (with_scripts_in_a_circle, "script ONE: gates cannot be proved with a jump back, or to an earlier script"),
+        (with_a_walk_over_the_spot, "gate DONE can be opened without P"),
+        (with_a_walk_onto_the_spot, "gate DONE can be opened without P"),
+        (with_two_walks, "gate DONE can be opened without P"),
+        (with_a_door_onto_the_spot, "map FIELD: gates cannot be proved with a door"),
+        (with_a_warp_onto_the_spot, "on map FIELD: gates cannot be proved with a warp onto a spot"),
+        (with_a_start_on_a_spot, "map FIELD: gates cannot be proved with a door, start or carrying floor at a spot"),
+        (with_an_item_that_walks, "script STONE: gates cannot be proved with walk in the script of an item"),
+        (with_a_fare_that_a_blackout_eats, "dead end after talk LOSE BRUTE"),
     ],
 )
 def test_flaws_are_found(flaw: Callable[[World], None], complaint: str) -> None:
@@ -137,6 +236,20 @@ def test_flaws_are_found(flaw: Callable[[World], None], complaint: str) -> None:
     flaw(world)
     with pytest.raises(UserError, match=complaint):
         check_gates(world)
+
+
+def test_a_guard_on_a_spot_lets_nobody_by() -> None:
+    world = tiny_world()
+    with_a_guard_on_a_spot(world)
+    check_gates(world)
+
+
+def test_a_bag_holds_99_of_a_kind() -> None:
+    story = Story(tiny_world())
+    state = story.carrying(story.start(), "STONE", 120)
+    assert state.count("STONE") == 99
+    assert not story.holds(("room", "STONE", True), state, {})
+    assert story.holds(("room", "LAMP", True), state, {})
 
 
 def test_scripts_on_arriving_are_refused_and_not_left_out() -> None:
@@ -147,7 +260,7 @@ def test_scripts_on_arriving_are_refused_and_not_left_out() -> None:
 
 
 def test_random_plays_find_a_dead_end_of_several_acts() -> None:
-    """Three coins and a lamp for three: whoever spends one on a stone has too few, but not at once."""
+    """Four coins and a lamp for three: whoever buys two stones at one has too few, but not at once."""
     world = tiny_world()
     world["game"]["money"] = 4
     world["item"][1]["price"] = 1
