@@ -91,7 +91,7 @@ class PlanPlayer(Player):
         for _ in range(MOST_FRAMES // 2):
             state = self.state()
             if state.in_battle == TRAINER and not fighting:
-                assert choices[:1] and choices[0].startswith("FIGHT "), choices
+                assert "".join(choices[:1]).startswith("FIGHT "), choices
                 choices.pop(0)
             fighting = state.in_battle == TRAINER
             if state.text_waiting:
