@@ -132,10 +132,10 @@ class Closure:
 
     def _go(self, thing: Thing, way: Way) -> tuple[Fact, ...]:
         """Notes what a way makes so, if it can be gone already; else gives the facts of which one is missing."""
-        stands: list[Fact] = [("cell", self._graph.node_of[c]) for c in thing.stands]
+        stands = self._graph.stands[thing]
         here = next((stand for stand in stands if stand in self.why), None)
         if thing.stands and here is None:
-            return tuple(set(stands))
+            return stands
         needs = (*_needed_to_meet(thing), *self._needs(thing, way))
         for fact in needs:
             if fact not in self:
@@ -177,16 +177,7 @@ class Closure:
 
     def _needs(self, thing: Thing, way: Way) -> list[Fact]:
         """The facts that a way needs and does not make so itself."""
-        needs: list[Fact] = []
-        own: set[Fact] = set()
-        moved = False
-        for kind, value in way.lines:
-            if kind == "do":
-                own.update(self._made_so(value))
-                moved |= value[0] == "warp"
-            elif kind == "if" and value not in own:
-                needs.append(_TRUE if value[0] == "dark" and moved else self._translated(thing, value))
-        return needs
+        return [self._translated(thing, fact) for fact in self._graph.needs[way]]
 
     def _translated(self, thing: Thing, fact: Fact) -> Fact:
         kind, value = fact[0], fact[-1]
@@ -205,25 +196,45 @@ class Closure:
         return fact
 
     def _made_so(self, effect: Fact) -> Iterator[Fact]:
-        kind, *rest = effect
-        match kind:
-            case "set" | "clear":
-                yield ("flag", rest[0], kind == "set")
-            case "badge":
-                yield ("badge", rest[0], True)
-            case "give" | "take":
-                yield ("item", rest[0], kind == "give")
-            case "friend":
-                yield ("friend", True)
-            case "show" | "hide":
-                yield ("gone", rest[0], kind == "hide")
-            case "light":
-                yield ("dark", False)
-            case "money":
-                yield ("earn", True)
-            case "pull":
-                place = 0 if self.secrets is None else self.secrets[rest[0]].index(rest[1])
-                yield ("pulls", rest[0], place + 1, True)
+        if effect[0] == "pull":
+            place = 0 if self.secrets is None else self.secrets[effect[1]].index(effect[2])
+            yield ("pulls", effect[1], place + 1, True)
+        else:
+            yield from _made_so(effect)
+
+
+def _made_so(effect: Fact) -> Iterator[Fact]:
+    """What an effect makes so, whatever was drawn."""
+    kind, *rest = effect
+    match kind:
+        case "set" | "clear":
+            yield ("flag", rest[0], kind == "set")
+        case "badge":
+            yield ("badge", rest[0], True)
+        case "give" | "take":
+            yield ("item", rest[0], kind == "give")
+        case "friend":
+            yield ("friend", True)
+        case "show" | "hide":
+            yield ("gone", rest[0], kind == "hide")
+        case "light":
+            yield ("dark", False)
+        case "money":
+            yield ("earn", True)
+
+
+def _own_needs(way: Way) -> tuple[Fact, ...]:
+    """What a way needs and does not make so itself; the dark of another map counts as either."""
+    needs: dict[Fact, None] = {}
+    own: set[Fact] = set()
+    moved = False
+    for kind, value in way.lines:
+        if kind == "do":
+            own.update(_made_so(value))
+            moved |= value[0] == "warp"
+        elif kind == "if" and value not in own and not (value[0] == "dark" and moved):
+            needs[value] = None
+    return tuple(needs)
 
 
 def _needed_to_meet(thing: Thing) -> tuple[Fact, ...]:
@@ -268,6 +279,10 @@ class _Graph:
                         continue
                     edges.add((self.node_of[end], story.people.get(beside, "")))
             self.edges.append(edges)
+        self.needs = {way: _own_needs(way) for thing in story.things for way in thing.ways}
+        self.stands: dict[Thing, tuple[Fact, ...]] = {
+            thing: tuple(dict.fromkeys(("cell", self.node_of[cell]) for cell in thing.stands)) for thing in story.things
+        }
 
 
 @lru_cache(maxsize=4)

@@ -128,6 +128,7 @@ class Story:
         carry = {cell["key"]: cell["carry"] for cell in world["cells"] if "carry" in cell}
         self.carry = {cell: STEPS[carry[key]] for cell, key in self.walkable.items() if key in carry}
         self.doors: dict[Cell, Cell] = {}
+        self._nears: dict[Cell, list[tuple[str, Cell, Cell]]] = {}
         self.people: dict[Cell, str] = {}  # "" for those who are always there
         for name, entry in self.maps.items():
             for warp in entry.get("warps", []):
@@ -270,6 +271,17 @@ class Story:
         name, x, y = cell
         return [(direction, (name, x + dx, y + dy)) for direction, (dx, dy) in STEPS.items()]
 
+    def _near(self, cell: Cell) -> list[tuple[str, Cell, Cell]]:
+        """(letter, cell, where it leads if it is a door) of the cells beside one that are no walls."""
+        near = self._nears.get(cell)
+        if near is None:
+            near = self._nears[cell] = [
+                (direction[0], beside, self.doors.get(beside, beside))
+                for direction, beside in self.beside(cell)
+                if beside in self.walkable
+            ]
+        return near
+
     def blocked(self, cell: Cell, state: State) -> bool:
         """Whether there is a wall or somebody."""
         return cell not in self.walkable or (cell in self.people and self.people[cell] not in state.gone)
@@ -280,14 +292,14 @@ class Story:
         found, todo = {state.cell: ""}, deque([state.cell])
         while todo:
             cell = todo.popleft()
-            if found[cell] and (self._stirs(cell, state, secrets)):
+            if cell in self.spots and found[cell] and self._stirs(cell, state, secrets):
                 continue
-            for direction, beside in self.beside(cell):
-                if self.blocked(beside, state):
+            for letter, beside, onto in self._near(cell):
+                if onto in found or (beside in self.people and self.blocked(beside, state)):
                     continue
-                end = self.slide(self.doors.get(beside, beside), state)
+                end = onto if onto not in self.carry else self.slide(onto, state)
                 if end is not None and end not in found:
-                    found[end] = found[cell] + direction[0]
+                    found[end] = found[cell] + letter
                     todo.append(end)
         return found
 
