@@ -366,7 +366,7 @@ class Story:
             if kind == "do":
                 state = self._do(state, value)
         if way.lost:
-            state = replace(state, cell=state.rest, money=state.money // 2)
+            state = replace(state, cell=state.rest, money=after_blackout(state.money))
         if not self.maps[state.cell[0]].get("dark"):
             state = replace(state, lit=False)
         return state
@@ -422,6 +422,12 @@ class Story:
                 break
             x, y = x + dx, y + dy
         return name, x, y
+
+
+def after_blackout(money: int) -> int:
+    """What a blackout leaves: half of the hundreds and thousands, as the engine halves them."""
+    hundreds = money // 100 % 100
+    return money - 100 * (hundreds - hundreds // 2)
 
 
 _NOT_THINGS: Final = ("script", "school")

@@ -38,15 +38,9 @@ void rest_here(void) {
 }
 
 static void blackout(void) {
-  u8 i, m, half, odd = 0;
-  for (i = 0; i < 3; i++) {            /* half of the money, in binary-coded decimal, is lost */
-    m = wPlayerMoney[i];
-    half = m >> 1;
-    if (m & 0x10) half -= 3;
-    if (odd) half += 0x50;
-    odd = m & 1;
-    wPlayerMoney[i] = half;
-  }
+  u8 m = wPlayerMoney[1] >> 1;         /* half of the hundreds and thousands are lost, in binary-coded decimal */
+  if ((m & 0x0F) > 7) m -= 3;
+  wPlayerMoney[1] = m;
   say(TXT_BLACKOUT);
   heal_party();
   wFontLoaded &= ~1;

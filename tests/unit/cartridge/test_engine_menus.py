@@ -151,7 +151,7 @@ def test_blackout_leads_to_the_last_place_of_rest(player: EnginePlayer, rested: 
     state = player.state()
     assert (state.battle_result, state.has_event(5)) == (1, False)
     assert state.party[0].hp == state.party[0].max_hp
-    assert (state.money, player.memory[TEXT_BOX_ID]) == (1532, 0)
+    assert (state.money, player.memory[TEXT_BOX_ID]) == (1565, 0)
     assert player.picture_holds()
 
 

@@ -12,7 +12,7 @@ from cluster_rl.cartridge import solver
 from cluster_rl.cartridge.closure import Closure
 from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.cartridge.solver import all_secrets, check_gates, goals, plan
-from cluster_rl.cartridge.story import Story
+from cluster_rl.cartridge.story import Story, after_blackout
 from cluster_rl.errors import UserError
 
 World = dict[str, Any]
@@ -242,6 +242,10 @@ def test_a_guard_on_a_spot_lets_nobody_by() -> None:
     world = tiny_world()
     with_a_guard_on_a_spot(world)
     check_gates(world)
+
+
+def test_a_blackout_takes_half_of_the_hundreds_and_thousands() -> None:
+    assert [after_blackout(money) for money in (0, 99, 500, 3065, 123_450)] == [0, 99, 200, 1565, 121_750]
 
 
 def test_a_bag_holds_99_of_a_kind() -> None:
