@@ -175,7 +175,7 @@ class _EventFile:
         for name, value in values.items():
             event.summary.value.add(tag=name, simple_value=value)
         for name, numbers in distributions.items():
-            counts, edges = np.histogram(numbers, _HISTOGRAM_BUCKETS)
+            counts, edges = _histogram(numbers)
             histogram = event.summary.value.add(tag=name).histo
             histogram.min, histogram.max = float(numbers.min()), float(numbers.max())
             histogram.num = numbers.size
@@ -193,6 +193,17 @@ class _EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _histogram(numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(counts, edges) in equal buckets; in one where the numbers are too near each other to have edges between them.
+
+    In float64: `np.histogram` takes the numbers' own kind, and raises where that cannot tell its edges apart.
+    """
+    exact = numbers.astype(np.float64)
+    low, high = exact.min(), exact.max()
+    divides = high - low > max(1e-12 * max(abs(low), abs(high)), 1e-300)
+    return np.histogram(exact, _HISTOGRAM_BUCKETS if divides else 1)
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -7,8 +7,10 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from small_disk import SmallDisk
 
@@ -74,6 +76,32 @@ def test_distributions_are_percentiles_in_the_row_and_a_histogram_in_tensorboard
     assert len(histogram.bucket) == len(histogram.bucket_limit)
     assert sum(histogram.bucket) == 101
     assert histogram.bucket[0] == 0
+    assert list(histogram.bucket_limit) == sorted(histogram.bucket_limit)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([0.05337143, 0.05337143, 0.05337134], np.float32),
+        np.array([1e30, np.nextafter(np.float32(1e30), np.float32(0))], np.float32),
+        np.array([1.0, np.nextafter(1.0, 2.0)]),
+        np.array([0.0, 5e-324]),
+        np.array([-1e30, 0.0]),
+        np.array([3, 3]),
+    ],
+)
+def test_numbers_as_near_each_other_as_can_be_have_a_histogram(
+    run_dir: RunDir, values: npt.NDArray[np.floating[Any]]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = MetricsWriter(run_dir)
+    writer.write(100, 5, {}, {"error": values})
+    writer.close()
+    (found,) = EventAccumulator(str(run_dir.tensorboard)).Reload().Histograms("error")
+    histogram = found.histogram_value
+    assert (histogram.min, histogram.max) == (values.min(), values.max())
+    assert sum(histogram.bucket) == histogram.num == values.size
     assert list(histogram.bucket_limit) == sorted(histogram.bucket_limit)
 
 
