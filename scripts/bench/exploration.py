@@ -11,13 +11,15 @@ likely, each for one step.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from cluster_rl.acting.exploration import Exploration
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config, load_config
-from cluster_rl.emulator.env import Env
+from cluster_rl.emulator.env import Env, Step
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.evaluate import milestones_ahead, report
 from cluster_rl.game.world import World
@@ -25,32 +27,42 @@ from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.rom import load_rom
 
 EMULATORS = 8
+T = TypeVar("T")
 
 
-def play(config: Config, world: World, seed: int, plain: bool) -> list[EpisodeSummary]:
-    """One random episode of each of eight new emulators, which share nothing."""
+def play_at_random(
+    config: Config,
+    world: World,
+    seed: int,
+    emulators: int,
+    result: Callable[[int, Env, Step], T | None],
+    plain: bool = False,
+) -> list[T]:
+    """One random episode of each of a few new emulators, which share nothing, until `result` of (its number, the
+    emulator, the step) is not None; the results, first ended first."""
     rom, seeds = load_rom(config.rom), np.random.SeedSequence(seed)
-    envs = [Env(config, rom, world, int(number) % 2**31) for number in seeds.generate_state(EMULATORS)]
+    envs = [Env(config, rom, world, int(number) % 2**31) for number in seeds.generate_state(emulators)]
     rng = np.random.default_rng(seeds.spawn(1)[0])
-    exploration = Exploration(EMULATORS, 1 if plain else config.epsilon_hold_steps_max, 0, 1)
+    exploration = Exploration(emulators, 1 if plain else config.epsilon_hold_steps_max, 0, 1)
     observations = [env.start() for env in envs]
-    values = np.zeros((EMULATORS, len(observations[0].mask)), np.float32)
-    summaries: dict[int, EpisodeSummary] = {}
-    while len(summaries) < EMULATORS:
+    values = np.zeros((emulators, len(observations[0].mask)), np.float32)
+    results: dict[int, T] = {}
+    while len(results) < emulators:
         masks, crops, contexts = (
             np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop", "context")
         )
         weights = masks.astype(np.float64) if plain else wander_weights(masks, crops, contexts)
-        actions = exploration.select(values, masks, weights.__getitem__, np.ones(EMULATORS), rng)
+        actions = exploration.select(values, masks, weights.__getitem__, np.ones(emulators), rng)
         for row, env in enumerate(envs):
-            if row not in summaries:
+            if row not in results:
                 step = env.advance(int(actions[row]))
                 observations[row] = step.observation
-                if step.summary is not None:
-                    summaries[row] = step.summary
+                found = result(row, env, step)
+                if found is not None:
+                    results[row] = found
     for env in envs:
         env.close()
-    return list(summaries.values())
+    return list(results.values())
 
 
 def main() -> int:
@@ -64,7 +76,8 @@ def main() -> int:
     world = World.for_rom(load_rom(config.rom).sha1)
     played: list[EpisodeSummary] = []
     while len(played) < options.episodes:
-        played += play(config, world, options.seed + len(played), options.plain)
+        seed = options.seed + len(played)
+        played += play_at_random(config, world, seed, EMULATORS, lambda _, env, step: step.summary, options.plain)
     found = report(played, milestones_ahead(config))
     print(f"{len(played)} episodes of {config.episode_max_steps} steps, return {found['return']['mean']:.2f}")
     for name, share in found["milestones"].items():

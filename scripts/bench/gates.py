@@ -21,12 +21,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from exploration import play_at_random
 
-from cluster_rl.acting.exploration import Exploration
-from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.config import Config, load_config
-from cluster_rl.emulator.env import Env
+from cluster_rl.emulator.env import Env, Step
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.evaluate import wilson_interval
 from cluster_rl.game.buttons import NUM_BUTTONS
@@ -40,32 +39,16 @@ MENU_EPISODES = 8
 
 def play(config: Config, event: str, seed: int) -> list[tuple[bool, list[str]]]:
     """A random episode of each of a few new emulators: whether the event came, and the milestones reached."""
-    rom = load_rom(config.rom)
-    world = World.for_rom(rom.sha1)
+    world = World.for_rom(load_rom(config.rom).sha1)
     flag = next(number for number, name in world.event_names.items() if name == event)
-    seeds = np.random.SeedSequence(seed)
-    envs = [Env(config, rom, world, int(number) % 2**31) for number in seeds.generate_state(EMULATORS)]
-    rng = np.random.default_rng(seeds.spawn(1)[0])
-    exploration = Exploration(EMULATORS, config.epsilon_hold_steps_max, 0, 1)
-    seen = [env.start() for env in envs]
-    values = np.zeros((EMULATORS, NUM_BUTTONS), np.float32)
-    played: dict[int, tuple[bool, list[str]]] = {}
-    reached: list[list[str]] = [[] for _ in envs]
-    while len(played) < EMULATORS:
-        masks, crops, contexts = (np.stack([getattr(s, name) for s in seen]) for name in ("mask", "crop", "context"))
-        weights = wander_weights(masks, crops, contexts)
-        actions = exploration.select(values, masks, weights.__getitem__, np.ones(EMULATORS), rng)
-        for row, env in enumerate(envs):
-            if row in played:
-                continue
-            step = env.advance(int(actions[row]))
-            seen[row] = step.observation
-            reached[row] += step.milestones
-            if env.state.has_event(flag) or step.summary is not None:
-                played[row] = env.state.has_event(flag), reached[row]
-    for env in envs:
-        env.close()
-    return list(played.values())
+    reached: list[list[str]] = [[] for _ in range(EMULATORS)]
+
+    def result(row: int, env: Env, step: Step) -> tuple[bool, list[str]] | None:
+        reached[row] += step.milestones
+        opened = env.state.has_event(flag)
+        return (opened, reached[row]) if opened or step.summary is not None else None
+
+    return play_at_random(config, world, seed, EMULATORS, result)
 
 
 def steps_in_menus(config: Config, seed: int) -> int:

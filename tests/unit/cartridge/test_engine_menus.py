@@ -216,13 +216,18 @@ def test_shop(player: EnginePlayer) -> None:
     assert player.picture_holds()
 
 
-def test_shop_sells_nothing_to_a_full_bag(player: EnginePlayer) -> None:
-    player.read("kinds")
+def buy_the_first(player: EnginePlayer) -> None:
+    """Asks for the first thing on the shelf, and says YES."""
     player.at_sign("shop")
     player.tap("a", 4, 30)
     player.choose("a", "a")
     player.run(60)
     player.choose("a")
+
+
+def test_shop_sells_nothing_to_a_full_bag(player: EnginePlayer) -> None:
+    player.read("kinds")
+    buy_the_first(player)
     assert player.read_text() == "The bag is full."
     assert player.state().money == 50
     player.choose("down", "a")
@@ -236,11 +241,7 @@ def test_a_hundredth_piece_is_not_sold(player: EnginePlayer) -> None:
     player.fill_bag(BALM, 99)
     player.memory[ram.wPlayerMoney + 1] = 0x50
     money = player.state().money
-    player.at_sign("shop")
-    player.tap("a", 4, 30)
-    player.choose("a", "a")
-    player.run(60)
-    player.choose("a")
+    buy_the_first(player)
     assert player.read_text() == "The bag is full."
     assert (player.state().bag, player.state().money) == (((BALM, 99),), money)
 
