@@ -7,7 +7,7 @@ wrong: a door that leads nowhere, somebody whom nobody can reach, a name that is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cluster_rl.cartridge.maps import map_rows
@@ -104,7 +104,7 @@ def _check_doors(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word
                 raise UserError(f"map {name}: the warp to {warp['to']} leads into a wall at {x}, {y}")
     for place, words in scripts:
         for word in words:
-            if word.name == "warp" and (word.operands[0], int(word.operands[1]), int(word.operands[2])) not in walkable:
+            if word.name == "warp" and warp_cell(word.operands) not in walkable:
                 raise UserError(f"script on map {place.map or place.name}: warp {' '.join(word.operands)} is a wall")
     start = world["game"]["start"]
     if (start["map"], *start["at"]) not in walkable:
@@ -120,19 +120,16 @@ def _check_exits(
 ) -> None:
     """Wherever a door, a script or a start leads, a door or a script that can be got to leads away."""
     named = {place.name: words for place, words in scripts if place.kind == "script"}
-    maps = {entry["name"]: entry for entry in world["map"]}
-    exits: set[Cell] = set()
-    arrivals: set[Cell] = {(p["map"], *p["at"]) for p in (world["game"]["start"], *world.get("school", []))}
-    for name, entry in maps.items():
-        for warp in entry.get("warps", []):
-            exits.add((name, *warp["at"]))
-            arrivals.add((warp["to"], *maps[warp["to"]]["warps"][warp["warp"]]["at"]))
+    doors = door_ends(world)
+    exits = set(doors)
+    starts: set[Cell] = {(p["map"], *p["at"]) for p in (world["game"]["start"], *world.get("school", []))}
+    arrivals = starts | set(doors.values())
     for place, words in scripts:
         warps = [word for word in _with_chained(words, named) if word.name == "warp"]
-        arrivals |= {(word.operands[0], int(word.operands[1]), int(word.operands[2])) for word in warps}
+        arrivals |= {warp_cell(word.operands) for word in warps}
         if place.at is not None and warps:
             exits.add((place.map, *place.at))
-    people = {(name, *p["at"]) for name, entry in maps.items() for p in entry.get("object", []) if "name" not in p}
+    people = {(entry["name"], *p["at"]) for entry in world["map"] for p in entry.get("object", []) if "name" not in p}
     for name, x, y in sorted(arrivals):
         beside: set[Cell] = set()
         todo = [(name, x, y)]
@@ -228,6 +225,22 @@ def _events(world: Mapping[str, Any]) -> Iterator[str]:
         yield from (gate[key] for key in ("event", "wrong", "told") if key in gate)
 
 
+def door_ends(world: Mapping[str, Any]) -> dict[Cell, Cell]:
+    """The cell of each door, and the one that it leads to."""
+    maps = {entry["name"]: entry for entry in world["map"]}
+    return {
+        (name, *warp["at"]): (warp["to"], *maps[warp["to"]]["warps"][warp["warp"]]["at"])
+        for name, entry in maps.items()
+        for warp in entry.get("warps", [])
+    }
+
+
+def warp_cell(operands: Sequence[str]) -> Cell:
+    """Where the script word `warp` with these operands leads."""
+    name, x, y = operands
+    return name, int(x), int(y)
+
+
 def walkable_cells(world: Mapping[str, Any]) -> dict[Cell, str]:
     """(map, x, y) of all cells that let pass, with their keys. Whoever stands there is left out of account."""
     walk = {cell["key"] for cell in world["cells"] if cell.get("walk")}
@@ -245,21 +258,17 @@ def reachable_cells(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[W
     hidden is away."""
     walkable = walkable_cells(world)
     hidden = {word.operands[0] for _, words in scripts for word in words if word.name in ("hide", "show")}
-    blocked, doors = set(), {}
-    maps = {entry["name"]: entry for entry in world["map"]}
     carry = {cell["key"]: cell["carry"] for cell in world["cells"] if "carry" in cell}
-    for name, entry in maps.items():
-        blocked |= {(name, *thing["at"]) for thing in entry.get("object", []) if thing.get("name") not in hidden}
-        for warp in entry.get("warps", []):
-            doors[name, *warp["at"]] = (warp["to"], *maps[warp["to"]]["warps"][warp["warp"]]["at"])
+    doors = door_ends(world)
+    blocked = {
+        (entry["name"], *thing["at"])
+        for entry in world["map"]
+        for thing in entry.get("object", [])
+        if thing.get("name") not in hidden
+    }
     game = world["game"]["start"]
     todo = [(game["map"], *game["at"]), *((entry["map"], *entry["at"]) for entry in world.get("school", []))]
-    todo += [
-        (word.operands[0], int(word.operands[1]), int(word.operands[2]))
-        for _, words in scripts
-        for word in words
-        if word.name == "warp"
-    ]
+    todo += [warp_cell(word.operands) for _, words in scripts for word in words if word.name == "warp"]
     reached = set(todo)
     while todo:
         cell = todo.pop()

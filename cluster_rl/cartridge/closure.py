@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-from cluster_rl.cartridge.checks import STEPS, Cell
+from cluster_rl.cartridge.checks import STEPS, Cell, warp_cell
 from cluster_rl.cartridge.story import SECRET_FACTS, Fact, Secrets, State, Story, Thing, Way
 
 _ALWAYS: Final = ("room", "party")
@@ -155,7 +155,7 @@ class Closure:
         cells = set(thing.stands)
         for kind, *rest in way.effects:
             if kind == "warp":
-                cells = {(rest[0], int(rest[1]), int(rest[2]))}
+                cells = {warp_cell(rest)}
             elif kind == "walk":
                 cells = {end for cell in cells for end in self._walk_ends(cell, rest[0], int(rest[1]))}
             elif kind == "rest":  # who falls wakes up there; only of a spot does it matter

@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from cluster_rl.cartridge.checks import MAX_BAG_KINDS, MAX_PARTY, MOST_OF_A_KIND, STEPS, Cell, walkable_cells
+from cluster_rl.cartridge.checks import (
+    MAX_BAG_KINDS,
+    MAX_PARTY,
+    MOST_OF_A_KIND,
+    STEPS,
+    Cell,
+    door_ends,
+    walkable_cells,
+    warp_cell,
+)
 from cluster_rl.cartridge.scripts import Word
 from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.errors import UserError
@@ -127,13 +136,10 @@ class Story:
         }
         carry = {cell["key"]: cell["carry"] for cell in world["cells"] if "carry" in cell}
         self.carry = {cell: STEPS[carry[key]] for cell, key in self.walkable.items() if key in carry}
-        self.doors: dict[Cell, Cell] = {}
+        self.doors = door_ends(world)
         self._nears: dict[Cell, list[tuple[str, Cell, Cell]]] = {}
         self.people: dict[Cell, str] = {}  # "" for those who are always there
         for name, entry in self.maps.items():
-            for warp in entry.get("warps", []):
-                target = self.maps[warp["to"]]["warps"][warp["warp"]]["at"]
-                self.doors[name, *warp["at"]] = (warp["to"], *target)
             for person in entry.get("object", []):
                 self.people[name, *person["at"]] = person.get("name", "")
         scripts = list(all_scripts(world))
@@ -161,7 +167,7 @@ class Story:
                     back = named.index(word.operands[0]) <= named.index(place.name)
                 if back:
                     raise UserError(f"{where}: gates cannot be proved with a jump back, or to an earlier script")
-                if word.name == "warp" and (word.operands[0], int(word.operands[1]), int(word.operands[2])) in spots:
+                if word.name == "warp" and warp_cell(word.operands) in spots:
                     raise UserError(f"{where}: gates cannot be proved with a warp onto a spot")
                 if place.kind == "item" and word.name in ("rest", "walk", "chain"):
                     raise UserError(f"{where}: gates cannot be proved with {word.name} in the script of an item")
@@ -403,7 +409,7 @@ class Story:
                 pulled[rest[0]] = pulled.get(rest[0], 0) + 1
                 return replace(state, pulled=tuple(sorted(pulled.items())))
             case "warp":
-                return replace(state, cell=(rest[0], int(rest[1]), int(rest[2])))
+                return replace(state, cell=warp_cell(rest))
             case "walk":
                 return replace(state, cell=self._walked(state, rest[0], int(rest[1])))
         raise KeyError(kind)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.configs.files import config_name
 from cluster_rl.errors import UserError
+from cluster_rl.game.world import World
 from cluster_rl.rom import Rom, describe_rom, game_warning, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, run_name_of_config
 from cluster_rl.runs.layout import RunDir
@@ -66,7 +67,7 @@ def warnings_of_game(config: Config, rom: Rom) -> list[str]:
     """What must not be missed of this game with this config, a line each."""
     lines = [game_warning(rom.sha1, rom.title)]
     if rom.kind == "cartridge":
-        if rom.sha1 != load_rom("").sha1 and not config.start_button:
+        if rom.sha1 not in World.cartridge().rom_sha1s and not config.start_button:
             lines.append(
                 f"WARNING: START is off: nothing in the bag can be used, so {rom.title} cannot be played to its end, "
                 f"which is beyond {_SHORT_EPISODE_STEPS:,} steps too: --start_button true --episode_max_steps 4000"
