@@ -149,12 +149,14 @@ def levels_total(state: GameState) -> int:
 class RewardCalculator:
     """The weighted sum. `start` with an episode's first state, then `step` after each action.
 
-    `terms` holds each term's weighted sum over the episode so far.
+    `terms` holds each term's weighted sum over the episode so far, `visits` how often the map tile that the newest step
+    entered has been entered in the episode, 0 where it entered none.
     """
 
     def __init__(self, weights: RewardWeights) -> None:
         self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
         self.terms = dict.fromkeys(TERMS, 0.0)
+        self.visits = 0
 
     @property
     def episode_return(self) -> float:
@@ -165,11 +167,13 @@ class RewardCalculator:
         """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
         self._memory = EpisodeMemory.at(state)
         self.terms = dict.fromkeys(TERMS, 0.0)
+        self.visits = 0
 
     def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
         """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
         memory = self._memory
-        visits, texts = arrival(state, memory), talk(before, state, memory)
+        self.visits = visits = arrival(state, memory)
+        texts = talk(before, state, memory)
         maps = new_map(before, state, memory)
         badges = levels = kinds = items = blackouts = 0
         # Most steps change nothing that the player has; these terms then pay nothing and have nothing to remember.

@@ -54,6 +54,7 @@ TEST_FILES = (
     "tests/unit/emulator/test_env.py",
     "tests/learning/test_exact_acting.py",
     "tests/learning/test_greedy_bits.py",
+    "tests/learning/test_visits.py",
     "tests/learning/test_exact_replay.py",
     "tests/unit/test_replay_buffer.py",
     "tests/unit/test_evaluate.py",
@@ -181,6 +182,10 @@ MUTATIONS = (
         "greedy, state_h, state_c)",
         "greedy, state_h, state_h)",
     ),
+    Mutation(
+        "stored visits are of the first tile", ACTOR, "step.reward, step.visits,", "step.reward, min(step.visits, 1),"
+    ),
+    Mutation("visits of a long stay begin anew", SEQUENCES, "min(visits, MAX_VISITS)", "visits % 256"),
     Mutation("stored state is the one after the step", ACTOR, _ACTOR_STATE + _ACTOR_ACT, _ACTOR_ACT + _ACTOR_STATE),
     # Targets.
     Mutation(
@@ -265,8 +270,8 @@ MUTATIONS = (
     Mutation(
         "stored bits are another step's",
         SEQUENCES,
-        "greedy[-1], reward[-1] = 0, False, 0.0",
-        "greedy[0], reward[-1] = 0, False, 0.0",
+        "greedy[-1], reward[-1], visits[-1] = 0,",
+        "greedy[0], reward[-1], visits[-1] = 0,",
     ),
     # Losses.
     Mutation("tau on the targets' axis", LOSSES, "1.0 - taus.unsqueeze(-1), taus.unsqueeze(-1))", "1.0 - taus, taus)"),

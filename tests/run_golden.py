@@ -184,7 +184,7 @@ def _progress() -> Progress:
 
 def _rendezvous() -> Rendezvous:
     return Rendezvous(
-        protocol=4,
+        protocol=5,
         run="one",
         endpoint="tcp://127.0.0.1:5555",
         public_key=_key_pair(1)[0].decode(),

@@ -49,6 +49,10 @@ def greedy_of(step: int) -> bool:
     return step * step % 5 < 2
 
 
+def visits_of(step: int) -> int:
+    return step % 4 * 100  # of which 300 is more than a byte tells
+
+
 def reward_of(episode: int, step: int) -> float:
     return episode + step / 1024
 
@@ -80,6 +84,7 @@ def play(
             action=action_of(step),
             greedy=greedy_of(step),
             reward=reward_of(episode, step),
+            visits=visits_of(step),
             state_h=state_of(spec, step, 0),
             state_c=state_of(spec, step, 1),
             milestones=(milestones or {}).get(step, []),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec
+from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec, visits_of
 
 from cluster_rl.config import Config, ModelConfig
 from cluster_rl.learning.sequences import Sequence
@@ -78,7 +78,9 @@ def played(network: QNetwork, length: int, episode: int = 0, params_version: int
         frame = observation(BLOCK, episode, step)
         hidden, memory = (part[0, 0].numpy() for part in state)
         taken, gained = action_of(step), reward_of(episode, step)
-        sequences += builder.add(*frame, action=taken, greedy=True, reward=gained, state_h=hidden, state_c=memory)
+        sequences += builder.add(
+            *frame, action=taken, greedy=True, reward=gained, visits=visits_of(step), state_h=hidden, state_c=memory
+        )
         with torch.no_grad():
             columns = [torch.from_numpy(part[None]) for part in frame[:3]]
             features = network.encode(*columns, torch.tensor([action]), torch.tensor([reward], dtype=torch.float32))

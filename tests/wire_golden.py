@@ -113,7 +113,8 @@ def _sequence(first_step: int, burn_in_length: int, positions: int, milestones: 
     action = np.array([8, 1, 2, 3][:positions], np.uint8)
     reward = np.array([0.5, -0.25, 1e-3, 7.0][:positions], np.float32)
     greedy = np.array([True, False, True, False][:positions], np.bool_)
-    action[-1], greedy[-1], reward[-1] = 0, False, 0.0
+    visits = np.array([1, 0, 255, 2][:positions], np.uint8)
+    action[-1], greedy[-1], reward[-1], visits[-1] = 0, False, 0.0, 0
     return Sequence(
         actor=ACTOR,
         incarnation=INCARNATION,
@@ -129,6 +130,7 @@ def _sequence(first_step: int, burn_in_length: int, positions: int, milestones: 
         action=action,
         greedy=greedy,
         reward=reward,
+        visits=visits,
         first_prev_action=SPEC.num_actions,
         first_prev_reward=0.0,
         state_h=np.zeros(3, np.float16),

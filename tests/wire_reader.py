@@ -16,7 +16,7 @@ import zstandard
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 HEADER_VALUES = (
     *("actor", "incarnation", "emulator", "episode", "first_step", "burn_in_length", "train_length", "positions"),
     *("num_actions", "context_size", "crop_side", "hidden_size", "first_prev_action", "first_prev_reward"),
@@ -66,7 +66,7 @@ def read_block_header(block: bytes) -> dict[str, Any]:
 
 def _split_block(block: bytes) -> tuple[dict[str, Any], bytes]:
     magic, header_length = struct.unpack_from("<4sI", block)
-    assert magic == b"SQ\x02\x00"
+    assert magic == b"SQ\x03\x00"
     assert struct.unpack("<I", block[-4:])[0] == zlib.crc32(block[:-4])
     header = dict(zip(HEADER_VALUES, msgpack.unpackb(block[8 : 8 + header_length]), strict=True))
     return header, block[8 + header_length : -4]
@@ -84,6 +84,7 @@ def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
         ("action", "u1", (p,)),
         ("greedy", "u1", (-(-p // 8),)),
         ("reward", "<f4", (p,)),
+        ("visits", "u1", (p,)),
         ("state_h", "<f2", (h,)),
         ("state_c", "<f2", (h,)),
     )
@@ -104,7 +105,7 @@ def read_block(block: bytes) -> tuple[dict[str, Any], Arrays]:
 def read_segment(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header of a replay segment, and its records: `id`, `actor`, `incarnation`, `seq` and `block`."""
     magic, length, crc = struct.unpack_from("<8sII", content)
-    assert magic == b"CRLSEG\x03\n"
+    assert magic == b"CRLSEG\x04\n"
     body = content[16 : 16 + length]
     assert zlib.crc32(body) == crc
     records, offset = [], 16 + length

@@ -175,7 +175,7 @@ class Actor:
         finished: list[Sequence] = []
         ended: list[tuple[int, Step]] = []
         for row, step in play.play(self.last_actions.tolist(), range(len(self.slots))):
-            finished += self.slots[row].builder.advance(step.reward, step.milestones)
+            finished += self.slots[row].builder.advance(step.reward, step.visits, step.milestones)
             if step.terminated or step.truncated:
                 ended.append((row, step))
         self.env_steps += len(self.slots)

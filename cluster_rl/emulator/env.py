@@ -56,6 +56,7 @@ class Step(NamedTuple):
 
     observation: Observation
     reward: float
+    visits: int  # of the map tile that the step entered, in the episode, this one included; 0 where it entered none
     terminated: bool
     truncated: bool
     milestones: list[str]
@@ -203,7 +204,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         summary = None
         if terminated or truncated:
             summary = self._finish("terminated" if terminated else "truncated")
-        return Step(self.observation, reward, terminated, truncated, milestones, summary)
+        return Step(self.observation, reward, self._rewards.visits, terminated, truncated, milestones, summary)
 
     def stop(self) -> EpisodeSummary | None:
         """Ends the open episode before its time, as a job's end does; None where none is open."""

@@ -168,6 +168,7 @@ def full_batch(config: Config, spec: ObservationSpec, size: int) -> Batch:
         action=torch.zeros(steps, dtype=torch.int64),
         greedy=torch.zeros(steps, dtype=torch.bool),
         reward=torch.zeros(steps),
+        visits=torch.zeros(steps, dtype=torch.uint8),
         prev_action=torch.zeros(steps, dtype=torch.int64),
         prev_reward=torch.zeros(steps),
         burn_in_length=torch.full((size,), config.burn_in),

@@ -33,6 +33,7 @@ class Batch:
     action: Tensor  # [L, N] int64: 0 where unused
     greedy: Tensor  # [L, N] bool: whether the action was the best valid one by the values it was chosen by
     reward: Tensor  # [L, N] float32: of the step taken at this row
+    visits: Tensor  # [L, N] uint8: how often the map tile that the step entered had been in the episode; 0: none was
     prev_action: Tensor  # [L, N] int64: A where there is none
     prev_reward: Tensor  # [L, N] float32
     burn_in_length: Tensor  # [N] int64: b, 0..B
@@ -78,7 +79,7 @@ class Batch:
         assert self.context.shape[:2] == steps, self.context.shape
         assert self.crop.shape[:3] == (*steps, 2), self.crop.shape
         assert self.mask.shape == (*steps, num_actions), self.mask.shape
-        for name in ("action", "greedy", "reward", "prev_action", "prev_reward"):
+        for name in ("action", "greedy", "reward", "visits", "prev_action", "prev_reward"):
             assert getattr(self, name).shape == steps, (name, getattr(self, name).shape)
         for name in ("burn_in_length", "train_length", "last", "terminated", "weights", "ids"):
             assert getattr(self, name).shape == (self.size,), (name, getattr(self, name).shape)
@@ -88,7 +89,7 @@ class Batch:
 
 
 _DTYPES = {
-    **dict.fromkeys(("screen_packed", "context", "crop"), torch.uint8),
+    **dict.fromkeys(("screen_packed", "context", "crop", "visits"), torch.uint8),
     **dict.fromkeys(("mask", "greedy", "terminated"), torch.bool),
     **dict.fromkeys(("reward", "prev_reward", "state_h", "state_c", "weights"), torch.float32),
     **dict.fromkeys(("action", "prev_action", "burn_in_length", "train_length", "last", "ids"), torch.int64),

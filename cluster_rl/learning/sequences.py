@@ -27,6 +27,9 @@ from cluster_rl.config import Config
 SCREEN_PACKED_SHAPE = (72, 20)
 """One 72 x 80 screen of 2-bit shades, four to a byte."""
 
+MAX_VISITS = 255
+"""More visits to a tile are told as so many: what a bonus by count pays is nearly nothing by then."""
+
 
 Steps = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
@@ -90,8 +93,9 @@ class BlockSpec:
 class Sequence:
     """One window of an episode. P positions; transitions at 0..P-2, the last position only bootstraps.
 
-    `action`, `greedy` and `reward` of the last position are 0 and mean nothing. `first_prev_action` is `num_actions`
-    where position 0 is an episode's first. `summary` is set in an episode's last sequence, and there only.
+    `action`, `greedy`, `reward` and `visits` of the last position are 0 and mean nothing. `first_prev_action` is
+    `num_actions` where position 0 is an episode's first. `summary` is set in an episode's last sequence, and there
+    only.
     """
 
     actor: int
@@ -108,6 +112,7 @@ class Sequence:
     action: npt.NDArray[np.uint8]  # [P]
     greedy: npt.NDArray[np.bool_]  # [P], whether the action was the best valid one by the values it was chosen by
     reward: npt.NDArray[np.float32]  # [P]
+    visits: npt.NDArray[np.uint8]  # [P], of the map tile that the step entered, in its episode; 0: it entered none
     first_prev_action: int
     first_prev_reward: float
     state_h: npt.NDArray[np.float16]  # [H], the actor's before position 0
@@ -149,6 +154,7 @@ class StepStore:
         self.action = np.zeros(shape, np.uint8)
         self.greedy = np.zeros(shape, np.bool_)
         self.reward = np.zeros(shape, np.float32)
+        self.visits = np.zeros(shape, np.uint8)
         self.state_h = np.zeros((*shape, spec.hidden_size), np.float16)
         self.state_c = np.zeros((*shape, spec.hidden_size), np.float16)
         self.quantiles = np.zeros((*shape, spec.num_actions, num_quantiles), np.float32) if num_quantiles else None
@@ -244,6 +250,7 @@ class SequenceBuilder:
         action: int,
         greedy: bool,
         reward: float,
+        visits: int,
         state_h: npt.NDArray[np.floating[Any]],
         state_c: npt.NDArray[np.floating[Any]],
         quantiles: npt.NDArray[np.float32] | None = None,
@@ -252,26 +259,28 @@ class SequenceBuilder:
         """Records one step: what was observed, what was done there and the reward it gave. Everything is copied.
 
         screen_packed uint8 [72, 20]; context uint8 [C]; crop uint8 [2, S, S]; mask bool [A]; greedy: whether the action
-        was the best valid one, drawn at random or not; state_h, state_c [H]: the recurrent state before this
-        observation was seen; quantiles float32 [A, K] of this observation; milestones reached by the step. Returns the
-        sequence that became complete with this position, if any.
+        was the best valid one, drawn at random or not; visits: how often the map tile that the step entered has been
+        entered in the episode, this time included, 0 where it entered none; state_h, state_c [H]: the recurrent state
+        before this observation was seen; quantiles float32 [A, K] of this observation; milestones reached by the step.
+        Returns the sequence that became complete with this position, if any.
         """
         place = (self._row, self.slot)
         self._store.put_observation(place, screen_packed, context, crop, mask, quantiles)
         self._store.put_action(place, action, greedy, state_h, state_c)
-        return self.advance(reward, milestones)
+        return self.advance(reward, visits, milestones)
 
     @property
     def slot(self) -> int:
         """Where in the store's rings the next step belongs."""
         return self._steps % self._ring
 
-    def advance(self, reward: float, milestones: Iterable[str] = ()) -> tuple[Sequence, ...]:
-        """Records the step that is in the store at `slot`, and the reward that it gave; returns as `add`."""
+    def advance(self, reward: float, visits: int, milestones: Iterable[str] = ()) -> tuple[Sequence, ...]:
+        """Records the step that is in the store at `slot`, the reward that it gave and `visits`; both as for `add`."""
         if self._episode < 0:
             raise RuntimeError("SequenceBuilder: no episode has begun")
         step = self._steps
         self._store.reward[self._row, step % self._ring] = reward
+        self._store.visits[self._row, step % self._ring] = min(visits, MAX_VISITS)
         if step == self._window_start:
             self._window_policy = (self.params_version, self.epsilon)
         for name in milestones:
@@ -330,7 +339,8 @@ class SequenceBuilder:
         slots = np.arange(first, last + 1) % self._ring
         store, row = self._store, self._row
         action, greedy, reward = store.action[row, slots], store.greedy[row, slots], store.reward[row, slots]
-        action[-1], greedy[-1], reward[-1] = 0, False, 0.0
+        visits = store.visits[row, slots]
+        action[-1], greedy[-1], reward[-1], visits[-1] = 0, False, 0.0, 0
         before = (first - 1) % self._ring
         names = [name for step, name in self._milestones if start <= step < stop]
         if names:
@@ -350,6 +360,7 @@ class SequenceBuilder:
             action=action,
             greedy=greedy,
             reward=reward,
+            visits=visits,
             first_prev_action=int(store.action[row, before]) if first else self.spec.num_actions,
             first_prev_reward=float(store.reward[row, before]) if first else 0.0,
             state_h=store.state_h[row, first % self._ring].copy(),

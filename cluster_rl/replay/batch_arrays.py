@@ -26,6 +26,7 @@ def empty_batch(spec: BlockSpec, batch_size: int) -> dict[str, npt.NDArray[Any]]
         "action": np.zeros(steps, np.int64),
         "greedy": np.zeros(steps, np.bool_),
         "reward": np.zeros(steps, np.float32),
+        "visits": np.zeros(steps, np.uint8),
         "prev_action": np.zeros(steps, np.int64),
         "prev_reward": np.zeros(steps, np.float32),
         "burn_in_length": np.zeros(batch_size, np.int64),
@@ -54,6 +55,7 @@ def fill_column(
         ("action", arrays.action),
         ("greedy", arrays.greedy),
         ("reward", arrays.reward),
+        ("visits", arrays.visits),
         ("prev_action", prev_action),
         ("prev_reward", prev_reward),
     ):

@@ -30,7 +30,7 @@ from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_at
 from cluster_rl.runs.crash_points import crash_half_way
 from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_msgpack
 
-FORMAT = 3
+FORMAT = 4
 _FILE_MAGIC = b"CRLSEG%c\n" % FORMAT
 _FILE_PREFIX = struct.Struct("<8sII")
 _MARKER = b"\xf1\x9eRC"

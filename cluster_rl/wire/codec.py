@@ -42,7 +42,7 @@ __all__ = [
     "max_block_bytes",
 ]
 
-MAGIC = int.from_bytes(b"SQ\x02\x00", "little")
+MAGIC = int.from_bytes(b"SQ\x03\x00", "little")
 MAX_HEADER_BYTES = 64 * 1024
 _PREFIX = struct.Struct("<II")
 _CRC = struct.Struct("<I")
@@ -155,6 +155,7 @@ class BlockArrays:
     action: npt.NDArray[np.uint8]  # [P]
     greedy: npt.NDArray[np.bool_]  # [P]
     reward: npt.NDArray[np.float32]  # [P]
+    visits: npt.NDArray[np.uint8]  # [P]
     state_h: npt.NDArray[np.float16]  # [H]
     state_c: npt.NDArray[np.float16]  # [H]
 
@@ -214,6 +215,7 @@ def encode_block(sequence: Sequence) -> bytes:
             (sequence.action, np.uint8),
             (np.packbits(sequence.greedy, bitorder="little"), np.uint8),
             (sequence.reward, "<f4"),
+            (sequence.visits, np.uint8),
             (sequence.state_h, "<f2"),
             (sequence.state_c, "<f2"),
         )
@@ -263,6 +265,7 @@ def decode_arrays(block: bytes | bytearray | memoryview, spec: BlockSpec) -> tup
         action=take("u1", p),
         greedy=np.unpackbits(take("u1", _bitmap_bytes(p)), count=p, bitorder="little").view(np.bool_),
         reward=take("<f4", p),
+        visits=take("u1", p),
         state_h=take("<f2", h),
         state_c=take("<f2", h),
     )
@@ -373,6 +376,6 @@ def _payload_bytes(header: SequenceHeader) -> int:
 
 
 def _raw_bytes(shapes: BlockSpec | SequenceHeader, positions: int) -> int:
-    """Bytes of a payload. A position has an action (1) and a reward (4), and all have a bit in `greedy`."""
-    position = _SCREEN_BYTES + shapes.context_size + 2 * shapes.crop_side**2 + _bitmap_bytes(shapes.num_actions) + 5
+    """Bytes of a payload. A position has an action (1), a reward (4) and visits (1), and all have a bit in `greedy`."""
+    position = _SCREEN_BYTES + shapes.context_size + 2 * shapes.crop_side**2 + _bitmap_bytes(shapes.num_actions) + 6
     return positions * position + _bitmap_bytes(positions) + 4 * shapes.hidden_size

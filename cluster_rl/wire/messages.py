@@ -17,7 +17,7 @@ import msgspec
 
 from cluster_rl.runs.small_file import DECODE_ERRORS
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_PARTS = 2
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BLOCK_BYTES = 8 * 1024 * 1024

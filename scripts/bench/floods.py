@@ -74,7 +74,7 @@ def blocks(config: Config, actor: int, incarnation: int) -> Iterator[bytes]:
     for episode in itertools.count():
         builder.begin(episode)
         for step in range(spec.unroll_length):
-            builder.add(screens[step], context, crop, mask, step % spec.num_actions, False, 0.0, state, state)
+            builder.add(screens[step], context, crop, mask, step % spec.num_actions, False, 0.0, 0, state, state)
         for sequence in builder.end(screens[-1], context, crop, mask, terminated=True):
             yield encode_block(sequence)
 

@@ -56,7 +56,7 @@ def play_blocks(config: Config, spec: BlockSpec, steps: int) -> list[bytes]:
         step = env.advance(action)
         state = rng.normal(scale=0.3, size=(2, spec.hidden_size))
         finished = builder.add(
-            pack_screen(screen), context, crop, mask, action, greedy, step.reward, state[0], state[1]
+            pack_screen(screen), context, crop, mask, action, greedy, step.reward, step.visits, state[0], state[1]
         )
         observation = step.observation
         if step.terminated or step.truncated:
@@ -87,7 +87,7 @@ def synthetic_blocks(spec: BlockSpec, steps: int) -> list[bytes]:
         state = rng.normal(scale=0.3, size=(2, spec.hidden_size))
         action, greedy = int(rng.integers(spec.num_actions)), bool(rng.integers(2))
         finished = builder.add(
-            pack_screen(world[:72, :80]), context, crop, mask, action, greedy, 0.0, state[0], state[1]
+            pack_screen(world[:72, :80]), context, crop, mask, action, greedy, 0.0, 0, state[0], state[1]
         )
         blocks += [encode_block(sequence) for sequence in finished]
     return blocks

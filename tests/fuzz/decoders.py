@@ -276,7 +276,7 @@ def _run_files(folder: Path) -> list[Decoder]:
     a_progress = progress.Progress(run_name="tiny", target_total_steps=10, milestones={"a": 1}, mean_return_recent=0.5)
     a_progress.begin_job()
     made = identity.RunIdentity(run_id="0" * 32, rom_sha1="1" * 40, rom_title="LANTERNVALE", created=1.5)
-    place = rendezvous.Rendezvous(protocol=4, run="tiny", endpoint="tcp://127.0.0.1:1", public_key=None, incarnation=5)
+    place = rendezvous.Rendezvous(protocol=5, run="tiny", endpoint="tcp://127.0.0.1:1", public_key=None, incarnation=5)
     keys.make_keys(folder / "keys")
     pair = (folder / "keys" / keys.LEARNER_FILE).read_bytes()
     video = folder / "v.mp4"

@@ -52,6 +52,7 @@ def random_arrays(config: Config, size: int, seed: int) -> dict[str, np.ndarray[
         "crop": rng.integers(0, 256, (*rows, 2, 3, 3), dtype=np.uint8),
         "mask": mask,
         "action": rng.integers(0, SPEC.num_actions, rows),
+        "visits": np.random.default_rng([seed, 2]).integers(0, 4, rows, np.uint8),
         "greedy": np.random.default_rng([seed, 1]).random(rows) < 0.6,
         "reward": rng.normal(size=rows).astype(np.float32),
         "prev_action": rng.integers(0, SPEC.num_actions + 1, rows),

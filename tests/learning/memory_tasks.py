@@ -207,6 +207,7 @@ class Player:
                     int(actions[row]),
                     bool(greedy[row]),
                     float(rewards[row]),
+                    0,
                     state_h[row],
                     state_c[row],
                 )

@@ -63,7 +63,18 @@ def episodes(seed: int) -> Batch:
 
 def window_of(rows: slice, batch: Batch, state: State) -> Batch:
     """The rows of a shorter window of the same episodes, beginning with `state`."""
-    timed = ("screen_packed", "context", "crop", "mask", "action", "greedy", "reward", "prev_action", "prev_reward")
+    timed = (
+        "screen_packed",
+        "context",
+        "crop",
+        "mask",
+        "action",
+        "greedy",
+        "reward",
+        "visits",
+        "prev_action",
+        "prev_reward",
+    )
     parts = {name: getattr(batch, name)[rows] for name in timed}
     return Batch(
         **parts,

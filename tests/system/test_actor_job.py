@@ -49,7 +49,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def stale_rendezvous(run_dir: RunDir) -> None:
     """What a learner that was killed leaves behind."""
-    found = Rendezvous(protocol=4, run="tiny", endpoint="tcp://127.0.0.1:9", public_key=None, incarnation=1)
+    found = Rendezvous(protocol=5, run="tiny", endpoint="tcp://127.0.0.1:9", public_key=None, incarnation=1)
     write_rendezvous(run_dir.rendezvous, found)
 
 

@@ -70,12 +70,13 @@ def expected_column(sequence: Sequence, spec: BlockSpec) -> dict[str, Any]:
         "action": np.zeros(rows, np.int64),
         "greedy": np.zeros(rows, np.bool_),
         "reward": np.zeros(rows, np.float32),
+        "visits": np.zeros(rows, np.uint8),
         "prev_action": np.zeros(rows, np.int64),
         "prev_reward": np.zeros(rows, np.float32),
     }
     for position in range(sequence.positions):
         row = position if position < b else spec.burn_in + position - b
-        for name in ("screen_packed", "context", "crop", "mask", "action", "greedy", "reward"):
+        for name in ("screen_packed", "context", "crop", "mask", "action", "greedy", "reward", "visits"):
             column[name][row] = getattr(sequence, name)[position]
         column["prev_action"][row] = sequence.action[position - 1] if position else sequence.first_prev_action
         column["prev_reward"][row] = sequence.reward[position - 1] if position else sequence.first_prev_reward

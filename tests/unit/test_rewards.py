@@ -86,6 +86,9 @@ def test_novelty_is_learned_from_and_no_part_of_the_return() -> None:
     assert rewards.step(at(1, 1), at(1, 2), 0, []) == 0.5
     assert rewards.terms["novelty"] == 0.5
     assert rewards.episode_return == 0.0
+    assert rewards.visits == 1
+    rewards.start(at(1, 2))
+    assert rewards.visits == 0
 
 
 def test_maps_and_tiles_pay_once_an_episode() -> None:

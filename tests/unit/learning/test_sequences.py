@@ -16,6 +16,7 @@ from sequence_fixtures import (
     small_spec,
     state_of,
     summary_of,
+    visits_of,
 )
 
 from cluster_rl.config import load_config
@@ -42,9 +43,11 @@ def check_contents(sequence: Sequence, spec: BlockSpec, episode_length: int, ter
             assert sequence.action[row] == action_of(step)
             assert sequence.greedy[row] == greedy_of(step)
             assert sequence.reward[row] == np.float32(reward_of(sequence.episode, step))
+            assert sequence.visits[row] == min(255, visits_of(step))
     assert sequence.action[-1] == 0
     assert not sequence.greedy[-1]
     assert sequence.reward[-1] == 0
+    assert sequence.visits[-1] == 0
     first = start - b
     assert sequence.first_prev_action == (action_of(first - 1) if first else spec.num_actions)
     assert sequence.first_prev_reward == (np.float32(reward_of(sequence.episode, first - 1)) if first else 0)
@@ -95,7 +98,7 @@ def test_window_comes_with_the_observation_that_completes_its_tail() -> None:
     came = {}
     for step in range(12):
         for sequence in builder.add(
-            *observation(spec, 0, step), 0, True, 0.0, state_of(spec, step, 0), state_of(spec, step, 1)
+            *observation(spec, 0, step), 0, True, 0.0, 0, state_of(spec, step, 0), state_of(spec, step, 1)
         ):
             came[sequence.first_step] = step
     assert came == {0: 5, 4: 9}
@@ -111,7 +114,7 @@ def test_params_version_and_epsilon_are_those_of_the_first_trained_step() -> Non
         if step == 2:
             builder.params_version, builder.epsilon = 8, 0.5
         sequences += builder.add(
-            *observation(spec, 0, step), 0, True, 0.0, state_of(spec, step, 0), state_of(spec, step, 1)
+            *observation(spec, 0, step), 0, True, 0.0, 0, state_of(spec, step, 0), state_of(spec, step, 1)
         )
     sequences += builder.end(*observation(spec, 0, 8), terminated=False)
     assert [(s.first_step, s.params_version, s.epsilon) for s in sequences] == [(0, 7, 1.0), (4, 8, 0.5)]
@@ -135,7 +138,7 @@ def test_quantiles_cover_trained_and_tail_positions() -> None:
     sequences: list[Sequence] = []
     for step in range(6):
         state = state_of(spec, step, 0)
-        sequences += builder.add(*observation(spec, 0, step), 0, True, 0.0, state, state, quantiles(step))
+        sequences += builder.add(*observation(spec, 0, step), 0, True, 0.0, 0, state, state, quantiles(step))
     sequences += builder.end(*observation(spec, 0, 6), terminated=True)
     rows = [s.quantiles[:, 0, 0].tolist() for s in sequences if s.quantiles is not None]
     # The terminal observation got none: nothing bootstraps from it.
@@ -149,7 +152,7 @@ def test_an_unfinished_episode_is_dropped_by_begin_and_an_empty_one_gives_nothin
     builder.begin(0)
     for step in range(5):
         builder.add(
-            *observation(spec, 0, step), 0, True, 9.0, state_of(spec, 5, 0), state_of(spec, 5, 1), milestones=["x"]
+            *observation(spec, 0, step), 0, True, 9.0, 0, state_of(spec, 5, 0), state_of(spec, 5, 1), milestones=["x"]
         )
     assert [(s.first_step, s.milestones) for s in play(builder, 1, 3)] == [(0, [])]
     builder.begin(2)
@@ -161,7 +164,7 @@ def test_a_step_outside_an_episode_is_refused() -> None:
     builder = make_builder(spec)
     play(builder, 0, 3)
     with pytest.raises(RuntimeError, match="no episode"):
-        builder.add(*observation(spec, 0, 0), 0, True, 0.0, state_of(spec, 0, 0), state_of(spec, 0, 1))
+        builder.add(*observation(spec, 0, 0), 0, True, 0.0, 0, state_of(spec, 0, 0), state_of(spec, 0, 1))
     with pytest.raises(RuntimeError, match="no episode"):
         builder.end(*observation(spec, 0, 0), terminated=True)
 

@@ -260,7 +260,7 @@ def test_a_newer_format_is_called_newer(own_run: RunDir, name: str) -> None:
             READERS[name](own_run)
 
 
-@pytest.mark.parametrize(("version", "error"), [(4, "use the newer program"), (2, "go on with the program that wrote")])
+@pytest.mark.parametrize(("version", "error"), [(5, "use the newer program"), (3, "go on with the program that wrote")])
 def test_another_format_of_the_log_is_named(own_run: RunDir, version: int, error: str) -> None:
     path = own_run.replay / "segment-00000001.log"
     data = path.read_bytes()

@@ -208,6 +208,7 @@ def test_no_block_is_longer_than_the_bound() -> None:
         action=rng.integers(0, 7, p).astype(np.uint8),
         greedy=rng.random(p) < 0.5,
         reward=rng.normal(size=p).astype(np.float32),
+        visits=rng.integers(0, 256, p, np.uint8),
         first_prev_action=7,
         first_prev_reward=0.0,
         state_h=rng.normal(size=512).astype(np.float16),

@@ -154,6 +154,7 @@ def test_sequence_block(source: dict[str, bytes]) -> None:
     assert arrays["mask"].shape == (4, 9)
     assert arrays["action"].tolist() == [8, 1, 2, 0]
     assert arrays["greedy"].tolist() == [True, False, True, False]
+    assert arrays["visits"].tolist() == [1, 0, 255, 0]
     assert arrays["reward"].tolist() == [0.5, -0.25, float(np.float32(1e-3)), 0.0]
     assert (arrays["state_h"].tolist(), arrays["state_c"].tolist()) == ([1.5, -2.0, 0.25], [-0.5, 8.0, 65504.0])
 
