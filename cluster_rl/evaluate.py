@@ -4,7 +4,8 @@
 
 In: `config.json` and `online_params.pt` of a run, which may be training meanwhile. Out: return (whole and by term),
 length and milestones, each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is
-greedy, without noise in the network; `--random` plays valid buttons at random instead, for comparison.
+greedy, without noise in the network, and all episodes begin where the run's do by its config, never at an archived
+state; `--random` plays valid buttons at random instead, for comparison.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, make_env
+from cluster_rl.emulator.school import start_words
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
 from cluster_rl.learning.sequences import EpisodeSummary
@@ -201,9 +203,9 @@ def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: 
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """Prints what `report` found, with the `policy`, `seed` and `seconds` of the episodes."""
+    """Prints what `report` found, with the `policy`, `start`, `seed` and `seconds` of the episodes."""
     count = found["episodes"]
-    print(f"{count} episodes, {found['policy']}, seed {found['seed']}, in {found['seconds']:.0f} s")
+    print(f"{count} episodes {found['start']}, {found['policy']}, seed {found['seed']}, in {found['seconds']:.0f} s")
     for name in ("return", "length"):
         print(f"{name:24} {_with_interval(found[name])}")
     for term, value in found["terms"].items():
@@ -257,6 +259,7 @@ def main() -> int:
         "run": known.run_name,
         "policy": "random" if known.random else "greedy",
         "seed": known.seed,
+        "start": start_words(config.initial_state),
         "max_steps": config.episode_max_steps,
         "seconds": time.monotonic() - started,
         **report(summaries, milestones_ahead(config)),

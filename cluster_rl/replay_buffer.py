@@ -61,8 +61,9 @@ class Replay:
     def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str, milestones: frozenset[str]) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
-        # Summaries of the newest whole episodes in the log on opening.
-        self.found_episodes: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
+        # Summaries of the newest whole episodes in the log on opening: of those that began where the run's do, and of
+        # the others.
+        self.found_episodes = tuple(collections.deque[EpisodeSummary](maxlen=RECENT_EPISODES) for _ in range(2))
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
@@ -103,9 +104,15 @@ class Replay:
 
     @property
     def milestones(self) -> dict[str, int]:
-        """Name of each milestone reached in the run, and the env steps logged when it first was."""
+        """Name of each milestone that an episode reached from where the run's begin, and the env steps logged then."""
         with self._lock:
             return dict(self._log.totals.milestones)
+
+    @property
+    def milestones_elsewhere(self) -> dict[str, int]:
+        """The same of episodes that began elsewhere than the run's do by its config."""
+        with self._lock:
+            return dict(self._log.totals.milestones_elsewhere)
 
     @property
     def gaps(self) -> int:
@@ -302,7 +309,7 @@ class Replay:
         """A record that the log held on opening."""
         self._index.find(entry)
         if entry.header.summary is not None and entry.header.summary.is_whole:
-            self.found_episodes.append(entry.header.summary)
+            self.found_episodes[entry.header.elsewhere].append(entry.header.summary)
 
     def _note_lost_beginning(self) -> None:
         """Eviction takes what does not fit, a segment at a time: with more room than that, files were removed."""

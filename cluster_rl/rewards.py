@@ -157,11 +157,18 @@ class RewardCalculator:
         self._weights: dict[str, float] = {name: getattr(weights, name) for name in TERMS}
         self.terms = dict.fromkeys(TERMS, 0.0)
         self.visits = 0
+        self.achieved = False
+        """Whether the last step gained something that a term is for, intrinsic ones aside."""
 
     @property
     def episode_return(self) -> float:
         """Sum of the terms over the episode so far, without the intrinsic ones."""
         return sum(paid for name, paid in self.terms.items() if name not in INTRINSIC_TERMS)
+
+    @property
+    def here(self) -> tuple[int, int, int] | None:
+        """Map, x and y of the cell entered last; None before the first."""
+        return self._memory.here
 
     def start(self, state: GameState) -> None:
         """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
@@ -176,6 +183,7 @@ class RewardCalculator:
         texts = talk(before, state, memory)
         maps = new_map(before, state, memory)
         badges = levels = kinds = items = blackouts = 0
+        self.achieved = False
         # Most steps change nothing that the player has; these terms then pay nothing and have nothing to remember.
         if state.belongings != before.belongings or state.in_game != before.in_game:
             badges = badge(before, state, memory)
@@ -191,6 +199,7 @@ class RewardCalculator:
             *(1 / visits if visits else 0.0, 1 / texts if texts else 0.0),
             *(levels, kinds, items, blackouts, 1),
         )
+        self.achieved = any((new_events, new_milestones, badges, maps, levels, kinds, items))
         reward = 0.0
         for name, value in zip(TERMS, values, strict=True):
             if value:

@@ -6,6 +6,8 @@ import dataclasses
 import random
 from pathlib import Path
 
+from sequence_fixtures import start_at
+
 from cluster_rl.emulator.console import Console, live_check
 from cluster_rl.rom import Rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder
@@ -34,7 +36,7 @@ def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:
     buttons = random.Random(seed)
     with Console(rom, FRAME_SKIP) as console:
         console.boot()
-        recorder.start(console.save(), None, seed)
+        recorder.start(console.save(), None, seed, start_at("beginning"))
         for _ in range(steps):
             # The four directions more often than the rest: a menu would swallow most of a short episode.
             action = buttons.choice([0, 1, 2, 3] * 3 + [4, 5])

@@ -68,7 +68,8 @@ def totals_of(entries: list[LogEntry]) -> Totals:
         totals.episodes += entry.header.summary is not None
         totals.next_id = entry.id + 1
         for name in entry.header.milestones:
-            totals.milestones.setdefault(name, totals.env_steps)
+            reached = totals.milestones_elsewhere if entry.header.elsewhere else totals.milestones
+            reached.setdefault(name, totals.env_steps)
         totals.next_seq.setdefault(entry.actor, {})[entry.incarnation] = entry.seq + 1
         emulators = totals.frontiers.setdefault(entry.actor, {}).setdefault(entry.incarnation, {})
         step = entry.header.first_step + entry.header.train_length

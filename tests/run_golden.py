@@ -34,7 +34,7 @@ from cluster_rl.rom import Rom
 from cluster_rl.runs import job_record
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.checkpoint import flatten_state, publish_params, save_checkpoint
-from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeLog, Milestone, log_name
+from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeLog, EpisodeStart, Milestone, log_name
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import Holder, holder_path
@@ -172,6 +172,7 @@ def _progress() -> Progress:
         samples_per_insert=0.9,
         replay=ReplayProgress(transitions=600, capacity=1000, bytes=12345),
         milestones={"LEFT_HOME": 77},
+        milestones_elsewhere={"FERN_BADGE": 640},
         mean_return_recent=-0.25,
         activity="training",
     )
@@ -232,6 +233,7 @@ def _episode() -> EpisodeLog:
         reason="terminated",
         complete=True,
         ram_hash_interval_steps=2,
+        start=EpisodeStart(id="boot", tag="beginning", milestones=[]),
     )
     return EpisodeLog(
         header=header,

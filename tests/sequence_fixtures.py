@@ -10,7 +10,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, EpisodeSummary, Sequence, SequenceBuilder
+from cluster_rl.learning.sequences import (
+    SCREEN_PACKED_SHAPE,
+    BlockSpec,
+    EpisodeStart,
+    EpisodeSummary,
+    Sequence,
+    SequenceBuilder,
+    StartTag,
+)
 from cluster_rl.wire.codec import decode_header
 
 
@@ -74,7 +82,7 @@ def play(
 ) -> list[Sequence]:
     """Plays one episode of `length` steps through the builder; `cuts` are the steps before which the clock cuts."""
     spec = builder.spec
-    builder.begin(episode)
+    builder.begin(episode, summary.start.tag if summary is not None else "beginning")
     sequences: list[Sequence] = []
     for step in range(length):
         if cuts and step in cuts:
@@ -97,6 +105,11 @@ def make_builder(spec: BlockSpec, **kwargs: Any) -> SequenceBuilder:
     return SequenceBuilder(spec, actor=3, incarnation=10**18 + 7, emulator=1, epsilon=0.25, **kwargs)
 
 
+def start_at(tag: StartTag, *milestones: str) -> EpisodeStart:
+    """A start of this kind, where these milestones were reached already."""
+    return EpisodeStart(id="boot" if tag == "beginning" else tag, tag=tag, milestones=list(milestones))
+
+
 def summary_of(length: int, **changes: Any) -> EpisodeSummary:
     """The summary of an episode of `length` steps."""
     values: dict[str, Any] = {
@@ -107,6 +120,10 @@ def summary_of(length: int, **changes: Any) -> EpisodeSummary:
         "final_map": 1,
         "reason": "terminated",
         "seed": 7,
+        "start": start_at("beginning"),
+        "cells": 1,
+        "loop_share": 0.0,
+        "entropy": None,
     }
     return EpisodeSummary(**values | changes)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster_rl.learning.sequences import BlockSpec, EpisodeSummary, Sequence
+from cluster_rl.learning.sequences import BlockSpec, EpisodeStart, EpisodeSummary, Sequence
 from cluster_rl.model import params_to_bytes
 from cluster_rl.networks.frames import pack_screen
 from cluster_rl.replay.log import ReplayLog
@@ -27,7 +27,7 @@ ZSTD_VERSION = (1, 5, 7)
 HOLD_ZSTD = ("sequence-block.bin", "sequence.bin", "segment.bin")  # the second has the first's size and CRC
 
 ACTOR, INCARNATION = 3, 1_700_000_000_123_456_789
-MILESTONES = frozenset({"TALKED_ELDER", "LEFT_HOME", "FERN_BADGE"})
+MILESTONES = frozenset({"LEFT_SCHOOL", "TALKED_ELDER", "LEFT_HOME", "FERN_BADGE"})
 SPEC = BlockSpec(
     unroll_length=2, burn_in=1, n_step=1, num_actions=9, context_size=5, crop_side=3, hidden_size=3
 )  # 9 actions take two bytes of mask
@@ -101,6 +101,10 @@ def _last_sequence() -> Sequence:
         final_map=12,
         reason="terminated",
         seed=77,
+        start=EpisodeStart(id="0123456789abcdef", tag="archive", milestones=["LEFT_SCHOOL"]),
+        cells=3,
+        loop_share=0.25,
+        entropy=1.5,
     )
     return sequence
 
@@ -139,6 +143,7 @@ def _sequence(first_step: int, burn_in_length: int, positions: int, milestones: 
         epsilon=0.4,
         initial_priority=2.5,
         milestones=milestones,
+        start_tag="archive",
     )
 
 

@@ -20,7 +20,8 @@ PROTOCOL_VERSION = 5
 HEADER_VALUES = (
     *("actor", "incarnation", "emulator", "episode", "first_step", "burn_in_length", "train_length", "positions"),
     *("num_actions", "context_size", "crop_side", "hidden_size", "first_prev_action", "first_prev_reward"),
-    *("terminated", "segment_ended", "params_version", "epsilon", "initial_priority", "milestones", "summary"),
+    *("terminated", "segment_ended", "params_version", "epsilon", "initial_priority", "milestones", "start_tag"),
+    "summary",
 )
 
 

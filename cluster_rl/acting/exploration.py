@@ -147,6 +147,21 @@ class Exploration:
         self._left[row], self._wanders[row] = 0, False
 
 
+def softmax_entropy(values: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Entropy in nats of softmax(Q) over the valid actions, [N], of values in units of reward [N, A].
+
+    How sure the values are of one action: 0 where one is far better than all others, log of the number of valid
+    actions where all are equal. Each row has a valid action.
+    """
+    logits = np.where(masks, values.astype(np.float64), -np.inf)
+    logits -= logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits)
+    total = weights.sum(axis=1)
+    # An action that cannot be, or never would, has weight 0 and adds nothing.
+    entropy: NDArray[np.float64] = np.log(total) - (weights * np.where(weights > 0, logits, 0.0)).sum(axis=1) / total
+    return np.maximum(entropy, 0.0)
+
+
 def _draws(
     values: NDArray[np.float32], masks: NDArray[np.bool_], epsilons: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons
+from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons, softmax_entropy
 from cluster_rl.acting.policy import multiplies_bfloat16
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
@@ -86,6 +87,7 @@ class Actor:
         world = World.for_rom(rom.sha1)
         self._store = StepStore(spec, config.envs_per_actor, config.num_quantiles)
         self._rows = np.arange(config.envs_per_actor)
+        self._entropy = np.zeros(config.envs_per_actor)  # sums over each emulator's open episode, in nats
         self.slots: list[_Slot] = []
         for emulator, seed in enumerate(env_seeds):
             recorder = None
@@ -160,6 +162,7 @@ class Actor:
         state_h, state_c = play.state
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
+        self._entropy += softmax_entropy(values, play.mask)
         self.last_actions = self._exploration.select(
             values,
             play.mask,
@@ -189,7 +192,8 @@ class Actor:
 
     def _begin(self, row: int, slot: _Slot) -> None:
         self._rollout.start(row)
-        slot.builder.begin(slot.episode)
+        slot.builder.begin(slot.episode, slot.env.episode_start.tag)
+        self._entropy[row] = 0.0
         slot.playing = True
 
     def _end(
@@ -204,6 +208,9 @@ class Actor:
         self._exploration.release(row)
         slot.episode += 1
         slot.playing = False
+        if summary is not None and summary.episode_steps:
+            entropy = float(self._entropy[row]) / summary.episode_steps
+            summary = msgspec.structs.replace(summary, entropy=entropy)
         return slot.builder.end(
             self._rollout.packed[row],
             self._rollout.context[row],

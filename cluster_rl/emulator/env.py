@@ -21,13 +21,14 @@ from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
-from cluster_rl.emulator.school import start_snapshot
+from cluster_rl.emulator.school import start_of, start_snapshot
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.roaming import Roaming
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
-from cluster_rl.learning.sequences import EndReason, EpisodeSummary
+from cluster_rl.learning.sequences import EndReason, EpisodeStart, EpisodeSummary
 from cluster_rl.occupancy_memory import OccupancyMemory
 from cluster_rl.rewards import RewardCalculator
 from cluster_rl.rom import Rom, load_rom
@@ -66,8 +67,8 @@ class Step(NamedTuple):
 class Recorder(Protocol):
     """Who listens to the episodes of one environment, such as `runs.episode_log.EpisodeRecorder`."""
 
-    def start(self, snapshot: bytes, state: GameState, seed: int) -> None:
-        """An episode begins: the emulator before the first step, and the episode's seed."""
+    def start(self, snapshot: bytes, state: GameState, seed: int, start: EpisodeStart) -> None:
+        """An episode begins: the emulator before the first step, the episode's seed, and where it begins."""
 
     def step(self, action: int, check: int, console: Console) -> None:
         """A step was made; `check` is `live_check` of the image after it."""
@@ -113,6 +114,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.render_mode = render_mode
         self.console = Console(rom, config.frame_skip)
         self._start_snapshot = self._make_start_snapshot(rom)
+        self._own = start_of(config.initial_state)
         self._latch = ProgressLatch(world.milestones)
         self._rewards = RewardCalculator(config.rewards)
         self._occupancy = OccupancyMemory(config.occupancy_crop_radius)
@@ -155,13 +157,16 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._latch.start(self.state)
         self._rewards.start(self.state)
         self._occupancy.start(self.state)
+        self.episode_start = EpisodeStart(id=self._own[0], tag=self._own[1], milestones=list(self._latch.reached))
+        self._roaming = Roaming()
+        self._roaming.arrive(self._rewards.here)
         self._milestones: list[tuple[str, int]] = []
         self.episode_steps = 0
         self._open = True
         screen = self.console.screen()
         self.observation = self._observe(screen, self._affordances.start(self.state, screen))
         if self._recorder is not None:
-            self._recorder.start(self.console.save(), self.state, self.episode_seed)
+            self._recorder.start(self.console.save(), self.state, self.episode_seed, self.episode_start)
         return self.observation
 
     def advance(self, action: int, on_frame: Callable[[Frame], None] | None = None) -> Step:
@@ -197,6 +202,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         if milestones:
             self._milestones.extend((name, self.episode_steps) for name in milestones)
         reward = self._rewards.step(before, state, self._latch.new_events, milestones)
+        self._roaming.step(self._rewards.here, self._rewards.achieved)
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
         terminated = self._world.task_ended(state)
@@ -272,6 +278,10 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
             final_map=self.state.map_id,
             reason=reason,
             seed=self.episode_seed,
+            start=self.episode_start,
+            cells=len(self._roaming.cells),
+            loop_share=self._roaming.loop_share,
+            entropy=None,  # an actor's to tell
         )
         if self._recorder is not None:
             self._recorder.finish(summary)

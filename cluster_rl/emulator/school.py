@@ -16,8 +16,9 @@ from pathlib import Path
 from cluster_rl.config import SCHOOL_PREFIX
 from cluster_rl.emulator.console import BUTTON_HELD_FRAMES, Console
 from cluster_rl.emulator.snapshot import load_savestate_file
-from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.errors import EXIT_OK, UserError, as_text, run_command
 from cluster_rl.game.world import World, embedded
+from cluster_rl.learning.sequences import MAX_NAME, StartTag
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
@@ -38,6 +39,21 @@ def start_snapshot(initial_state: str, rom: Rom) -> bytes:
     if initial_state.startswith(SCHOOL_PREFIX):
         return school_snapshot(initial_state.removeprefix(SCHOOL_PREFIX), rom)
     return load_savestate_file(initial_state, rom)
+
+
+def start_of(initial_state: str) -> tuple[str, StartTag]:
+    """The id and tag of an `EpisodeStart` with this `initial_state` of the config."""
+    if initial_state.startswith(SCHOOL_PREFIX):
+        return initial_state.removeprefix(SCHOOL_PREFIX), "school"
+    return as_text(Path(initial_state).name)[:MAX_NAME] or "boot", "beginning"
+
+
+def start_words(initial_state: str) -> str:
+    """Where episodes with this `initial_state` of the config begin, in words."""
+    name, tag = start_of(initial_state)
+    if tag == "school":
+        return f"from the lesson {name}"
+    return f"from {name}" if initial_state else "from the beginning"
 
 
 def school_snapshot(name: str, rom: Rom) -> bytes:

@@ -32,9 +32,29 @@ MAX_VISITS = 255
 
 
 Steps = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-Name = Annotated[str, msgspec.Meta(max_length=64)]
+MAX_NAME = 64
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 EndReason = Literal["terminated", "truncated", "stopped"]
 Names = Annotated[list[Name], msgspec.Meta(max_length=256)]
+StartTag = Literal["beginning", "school", "state", "archive"]
+
+
+def is_elsewhere(tag: StartTag) -> bool:
+    """Whether an episode with this tag began elsewhere than the run's episodes begin by its config."""
+    return tag in ("state", "archive")
+
+
+class EpisodeStart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where an episode began, and the `milestones` that were reached there already: they are not the episode's.
+
+    `tag` is `beginning` (after boot, or at the config's `initial_state`), `school` (a lesson that `initial_state`
+    names), `state` (one of the savestates in `start_states`) or `archive` (where another episode came by). `id` says
+    which: `boot`, the lesson, the file's name, or the key of the archive's entry.
+    """
+
+    id: Name
+    tag: StartTag
+    milestones: Names
 
 
 class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +62,9 @@ class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     terms, the intrinsic ones (`rewards.INTRINSIC_TERMS`) included, which the return leaves out.
 
     `reason` is `terminated` (the game's task is done), `truncated` (the step limit) or `stopped` (the job ended).
+    `cells` are the distinct map cells that it stood on. `loop_share` is the share of its steps that ended on a cell
+    entered again and again since the last reward (`exploration/roaming.py`). `entropy` is the mean over its steps of
+    the entropy of softmax(Q) over the valid actions, in nats; None where nothing was chosen by values.
     """
 
     episode_steps: Steps
@@ -51,6 +74,10 @@ class EpisodeSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     final_map: Annotated[int, msgspec.Meta(ge=0, le=255)]
     reason: EndReason
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    start: EpisodeStart
+    cells: Steps
+    loop_share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    entropy: Annotated[float, msgspec.Meta(ge=0, le=64)] | None
 
     @property
     def is_whole(self) -> bool:
@@ -123,6 +150,7 @@ class Sequence:
     epsilon: float = 0.0
     initial_priority: float = 1.0
     milestones: list[str] = field(default_factory=list)
+    start_tag: StartTag = "beginning"
     summary: EpisodeSummary | None = None
     quantiles: npt.NDArray[np.float32] | None = None  # [t + k, A, K], for the initial priority; not in the block
 
@@ -227,15 +255,17 @@ class SequenceBuilder:
         self._row = emulator if store is not None else 0
         self._ring = self._store.ring
         self._episode = -1
+        self._start_tag: StartTag = "beginning"
         self._steps = 0  # transitions of the episode so far
         self._window_start = 0
         self._window_policy = (0, epsilon)  # params version, epsilon
         self._pending: deque[tuple[int, int, tuple[int, float]]] = deque()  # (start, stop, policy): no tail yet
         self._milestones: list[tuple[int, str]] = []
 
-    def begin(self, episode: int) -> None:
+    def begin(self, episode: int, start_tag: StartTag = "beginning") -> None:
         """Starts an episode. `episode` numbers the emulator's episodes. Drops what an unfinished one had open."""
         self._episode = episode
+        self._start_tag = start_tag
         self._steps = 0
         self._window_start = 0
         self._pending.clear()
@@ -368,5 +398,6 @@ class SequenceBuilder:
             params_version=policy[0],
             epsilon=policy[1],
             milestones=names,
+            start_tag=self._start_tag,
             quantiles=store.quantiles[row, slots[burn_in:]] if store.quantiles is not None else None,
         )

@@ -31,11 +31,13 @@ class Totals(msgspec.Struct):
     episodes: Count = 0  # blocks that end a whole episode
     gaps: Count = 0  # sequence numbers that never came
     next_id: Count = 0
-    milestones: dict[str, Count] = msgspec.field(default_factory=dict)  # name: env steps when first logged
+    # Name: env steps when first logged, of episodes that began where the run's do.
+    milestones: dict[str, Count] = msgspec.field(default_factory=dict)
     # actor: {incarnation: next number}. The newest incarnations of each actor in the order in which they first came:
     # their numbers tell no order, as the clock that they are read from may be set back.
     next_seq: dict[Count, dict[Count, Count]] = msgspec.field(default_factory=dict)
     frontiers: Frontiers = msgspec.field(default_factory=dict)  # of the incarnations in `next_seq`
+    milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of the other episodes
 
     def check_next(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
         """Raises `BlockError` unless the record comes behind all that was counted of its actor.
@@ -60,8 +62,9 @@ class Totals(msgspec.Struct):
         self.sequences += 1
         self.episodes += header.ends_whole_episode
         self.next_id = record_id + 1
+        reached = self.milestones_elsewhere if header.elsewhere else self.milestones
         for name in header.milestones:
-            self.milestones.setdefault(name, self.env_steps)
+            reached.setdefault(name, self.env_steps)
         known = self.next_seq.setdefault(actor, {})
         self.gaps += seq - known.get(incarnation, 0)
         known[incarnation] = seq + 1
@@ -75,9 +78,6 @@ class Totals(msgspec.Struct):
     def merged(self, other: Totals) -> Totals:
         """Element-wise the further one of both: the larger counts, the earlier milestones."""
         older, newer = sorted((self, other), key=lambda totals: totals.next_id)
-        milestones = dict(self.milestones)
-        for name, step in other.milestones.items():
-            milestones[name] = min(step, milestones.get(name, step))
         next_seq = {
             actor: _merged_next_seq(older.next_seq.get(actor, {}), newer.next_seq.get(actor, {}))
             for actor in older.next_seq | newer.next_seq
@@ -88,9 +88,10 @@ class Totals(msgspec.Struct):
             episodes=max(self.episodes, other.episodes),
             gaps=max(self.gaps, other.gaps),
             next_id=newer.next_id,
-            milestones=milestones,
+            milestones=_earlier(self.milestones, other.milestones),
             next_seq=next_seq,
             frontiers=merged_frontiers(next_seq, older.frontiers, newer.frontiers),
+            milestones_elsewhere=_earlier(self.milestones_elsewhere, other.milestones_elsewhere),
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ class Totals(msgspec.Struct):
         `frontiers` of 5."""
         plain: dict[str, Any] = msgspec.structs.asdict(self)
         plain["milestones"] = dict(self.milestones)
+        plain["milestones_elsewhere"] = dict(self.milestones_elsewhere)
         plain["next_seq"] = [
             [actor, incarnation, number]
             for actor, known in self.next_seq.items()
@@ -128,6 +130,10 @@ class Totals(msgspec.Struct):
             raise UserError(
                 f"replay totals in the checkpoint: {error}; remove the newest checkpoint, or use another run name"
             ) from None
+
+
+def _earlier(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: min(one.get(name, step), step) for name, step in {**one, **other}.items()}
 
 
 def _merged_next_seq(older: dict[int, int], newer: dict[int, int]) -> dict[int, int]:

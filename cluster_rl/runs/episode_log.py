@@ -65,6 +65,14 @@ class Milestone(msgspec.Struct, frozen=True):
     step: int
 
 
+class EpisodeStart(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the episode began: which kind of start, which one of it, and the milestones reached there before."""
+
+    id: str
+    tag: str
+    milestones: list[str]
+
+
 class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """What all episodes of one emulator share: the game, the emulator's version, and who plays."""
 
@@ -79,7 +87,10 @@ class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
-    """The JSON header. `steps`, `episode_return`, `terms` and `milestones` are as of the last write."""
+    """The JSON header. `steps`, `episode_return`, `terms` and `milestones` are as of the last write.
+
+    `start` is None in logs of older programs.
+    """
 
     schema: int = FORMAT_VERSION
     episode: Count
@@ -94,6 +105,7 @@ class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
     reason: str
     complete: bool
     ram_hash_interval_steps: _Positive
+    start: EpisodeStart | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,6 +214,17 @@ class RecordedConsole(Protocol):
         ...
 
 
+class EpisodeStartLike(Protocol):
+    """What the recorder reads of an episode's start."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tag(self) -> str: ...
+    @property
+    def milestones(self) -> Sequence[str]: ...
+
+
 class EpisodeSummaryLike(Protocol):
     """What the recorder reads of an episode's summary."""
 
@@ -246,6 +269,7 @@ class EpisodeRecorder:
         self._epsilon = 0.0
         self._seed = 0
         self._started = ""
+        self._start: EpisodeStart | None = None
         self._snapshot: bytes | None = None  # None: no episode is open
         self._actions = bytearray()
         self._checks = array("H")
@@ -262,8 +286,8 @@ class EpisodeRecorder:
         self._params_version = params_version
         self._epsilon = epsilon
 
-    def start(self, snapshot: bytes, state: object, seed: int) -> None:
-        """Opens the next episode. `snapshot` is the emulator before the first step.
+    def start(self, snapshot: bytes, state: object, seed: int, start: EpisodeStartLike) -> None:
+        """Opens the next episode. `snapshot` is the emulator before the first step, `start` says where it came from.
 
         An episode that was never finished stays on disk as incomplete.
         """
@@ -271,6 +295,7 @@ class EpisodeRecorder:
             self.flush()
         self._episode += 1
         self._seed = seed
+        self._start = EpisodeStart(id=start.id, tag=start.tag, milestones=list(start.milestones))
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._snapshot = snapshot
         for column in (self._actions, self._checks, self._positions, self._hashes):
@@ -316,6 +341,7 @@ class EpisodeRecorder:
             reason=summary.reason if summary else "",
             complete=summary is not None,
             ram_hash_interval_steps=self._interval_steps,
+            start=self._start,
         )
         log = EpisodeLog(
             header=header,

@@ -84,6 +84,7 @@ class Progress(msgspec.Struct, kw_only=True):
     samples_per_insert: float = 0.0
     replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
     milestones: dict[str, Count] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
+    milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of episodes begun elsewhere
     mean_return_recent: float | None = None
     activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
     storage_problem: str = ""  # what storage does not take now, since when, and where; empty while all is well

@@ -20,14 +20,17 @@ _RECENT_STARTS = 16
 class Arrivals:
     """What arrived: lags and epsilons since the last row, the newest episodes and their starts.
 
-    `episodes` are the summaries of those that earlier jobs of the run logged. One thread adds, another reads.
+    `episodes` are the summaries of those that earlier jobs of the run logged, which began where the run's do by its
+    config, `elsewhere` those of the others. Figures are of the first alone where they do not say other. One thread
+    adds, another reads.
     """
 
-    def __init__(self, episodes: Iterable[EpisodeSummary] = ()) -> None:
+    def __init__(self, episodes: Iterable[EpisodeSummary] = (), elsewhere: Iterable[EpisodeSummary] = ()) -> None:
         self._lock = threading.Lock()
         self._lags: list[int] = []
         self._epsilons: list[float] = []
         self._episodes: collections.deque[EpisodeSummary] = collections.deque(episodes, maxlen=RECENT_EPISODES)
+        self._elsewhere: collections.deque[EpisodeSummary] = collections.deque(elsewhere, maxlen=RECENT_EPISODES)
         self._starts: collections.deque[dict[str, npt.NDArray[Any]]] = collections.deque(maxlen=_RECENT_STARTS)
 
     def add(self, header: SequenceHeader, updates: int) -> None:
@@ -36,10 +39,10 @@ class Arrivals:
             self._epsilons.append(header.epsilon)
             # An episode cut short by a job's end says nothing about the policy.
             if header.summary is not None and header.summary.is_whole:
-                self._episodes.append(header.summary)
+                (self._elsewhere if header.elsewhere else self._episodes).append(header.summary)
 
     def add_start(self, arrays: BlockArrays) -> None:
-        """Keeps position 0 of a block that begins an episode."""
+        """Keeps position 0 of a block that begins an episode where the run's begin."""
         start = {name: getattr(arrays, name)[0].copy() for name in ("screen_packed", "context", "crop", "mask")}
         with self._lock:
             self._starts.append(start)
@@ -61,12 +64,21 @@ class Arrivals:
         with self._lock:
             lags, self._lags = self._lags, []
             epsilons, self._epsilons = self._epsilons, []
-            episodes = list(self._episodes)
+            episodes, elsewhere = list(self._episodes), list(self._elsewhere)
         if lags:
             row["actor/epsilon"] = float(np.mean(epsilons))
+        if elsewhere:
+            row["elsewhere/return"] = float(np.mean([e.episode_return for e in elsewhere]))
+            row["elsewhere/steps"] = float(np.mean([e.episode_steps for e in elsewhere]))
+            row["elsewhere/milestones"] = float(np.mean([len(e.milestones) for e in elsewhere]))
         if episodes:
             row["episode/return"] = float(np.mean([e.episode_return for e in episodes]))
             row["episode/steps"] = float(np.mean([e.episode_steps for e in episodes]))
+            row["episode/cells"] = float(np.mean([e.cells for e in episodes]))
+            row["episode/loop_share"] = float(np.mean([e.loop_share for e in episodes]))
+            entropies = [e.entropy for e in episodes if e.entropy is not None]
+            if entropies:
+                row["episode/entropy"] = float(np.mean(entropies))
             for term in episodes[-1].terms:
                 row[f"reward/{term}"] = float(np.mean([e.terms.get(term, 0.0) for e in episodes]))
             reached = collections.defaultdict(list)

@@ -96,7 +96,7 @@ class Trainer:
         self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
         self.connected_actors: int | None = None  # set by the wire's thread; None where there is no wire
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
-        self._arrivals = Arrivals(self.replay.found_episodes)
+        self._arrivals = Arrivals(*self.replay.found_episodes)
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
         self._left_out: list[str] | None = None  # of what a job must leave; None before `save`
@@ -121,7 +121,7 @@ class Trainer:
         if result.id is not None:
             self.limiter.record_insert(result.header.train_length)
             self._arrivals.add(result.header, self.r2d2.updates)
-            if result.header.first_step == 0:
+            if result.header.first_step == 0 and not result.header.elsewhere:
                 self._arrivals.add_start(result.arrays)
         return result
 
@@ -316,7 +316,7 @@ class Trainer:
             capacity=self.config.replay_capacity_transitions,
             bytes=replay.bytes_on_disk,
         )
-        progress.milestones = replay.milestones
+        progress.milestones, progress.milestones_elsewhere = replay.milestones, replay.milestones_elsewhere
         progress.mean_return_recent = self._arrivals.mean_return()
         progress.activity = self._activity()
         progress.storage_problem = self.outage.words
@@ -362,6 +362,7 @@ class Trainer:
         arrived, lags = self._arrivals.take_row()
         row |= arrived | self.wire_row
         row |= {f"milestone/{name}": float(step) for name, step in self.replay.milestones.items()}
+        row |= {f"milestone_elsewhere/{name}": float(s) for name, s in self.replay.milestones_elsewhere.items()}
         row["queue/batches_in_flight"] = self.batches_in_flight
         if self.actor_rates:
             row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())

@@ -28,7 +28,16 @@ import numpy.typing as npt
 import zstandard
 
 from cluster_rl.config import RewardWeights
-from cluster_rl.learning.sequences import SCREEN_PACKED_SHAPE, BlockSpec, EpisodeSummary, Names, Sequence, Steps
+from cluster_rl.learning.sequences import (
+    SCREEN_PACKED_SHAPE,
+    BlockSpec,
+    EpisodeSummary,
+    Names,
+    Sequence,
+    StartTag,
+    Steps,
+    is_elsewhere,
+)
 from cluster_rl.runs.small_file import DECODE_ERRORS
 
 __all__ = [
@@ -103,6 +112,7 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     epsilon: float
     initial_priority: float
     milestones: Names
+    start_tag: StartTag
     summary: EpisodeSummary | None
 
     @property
@@ -114,6 +124,11 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     def end_step(self) -> int:
         """Index in the episode of the first step after the trained ones."""
         return self.first_step + self.train_length
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its episode began elsewhere than the run's episodes begin by its config."""
+        return is_elsewhere(self.start_tag)
 
     @property
     def ends_whole_episode(self) -> bool:
@@ -139,8 +154,10 @@ class SequenceHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
     def check_names(self, milestones: frozenset[str]) -> None:
         """Raises `BlockError` if it names a milestone that the game does not have."""
-        reached = self.milestones + [name for name, _ in self.summary.milestones] if self.summary else self.milestones
-        if unknown := set(reached) - milestones:
+        reached = set(self.milestones)
+        if self.summary is not None:
+            reached |= {*self.summary.start.milestones, *(name for name, _ in self.summary.milestones)}
+        if unknown := reached - milestones:
             raise BlockError(f"block: the game has no milestone {min(unknown)!r}", "name")
 
 
@@ -203,6 +220,7 @@ def encode_block(sequence: Sequence) -> bytes:
         epsilon=float(sequence.epsilon),
         initial_priority=float(sequence.initial_priority),
         milestones=sequence.milestones,
+        start_tag=sequence.start_tag,
         summary=sequence.summary,
     )
     payload = b"".join(
@@ -334,6 +352,14 @@ def _check_summary(summary: EpisodeSummary, header: SequenceHeader) -> None:
         raise BlockError(f"block: its episode has {steps} steps, but it ends at step {header.end_step}", "value")
     if not all(1 <= step <= steps for _, step in summary.milestones) or len(names) < len(summary.milestones):
         raise BlockError("block: its episode reached a milestone twice, or outside of its steps", "value")
+    if names.intersection(summary.start.milestones):
+        raise BlockError("block: its episode reached a milestone that was reached where it began", "value")
+    if summary.start.tag != header.start_tag:
+        raise BlockError(
+            f"block: its episode began at {summary.start.tag}, but the sequence at {header.start_tag}", "value"
+        )
+    if summary.cells > steps + 1:
+        raise BlockError(f"block: its episode has {summary.cells} cells in {steps} steps", "value")
     if unknown := summary.terms.keys() - _TERMS:
         raise BlockError(f"block: there is no reward term {min(unknown)!r}", "name")
     if not all(abs(value) <= MAX_REWARD * steps for value in (summary.episode_return, *summary.terms.values())):

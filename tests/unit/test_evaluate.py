@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cartridge_fixtures import new_env, play
+from sequence_fixtures import start_at
 from terminals import on_terminal
 
 from cluster_rl.acting.rollout import Rollout, load_network
@@ -88,6 +89,10 @@ def summary(value: float, milestones: list[tuple[str, int]], reason: str = "trun
         final_map=0,
         reason=reason,
         seed=1,
+        start=start_at("beginning"),
+        cells=3,
+        loop_share=0.0,
+        entropy=None,
     )
 
 
@@ -127,10 +132,16 @@ def test_report() -> None:
 
 def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     played = [summary(1.0, [("LEFT_HOME", 4)], "terminated"), summary(3.0, [("LEFT_HOME", 8)]), summary(5.0, [])]
-    found = {"policy": "greedy", "seed": 7, "seconds": 2.4, **report(played, ["LEFT_HOME", "READ_SIGN", "FERN_BADGE"])}
+    found = {
+        "policy": "greedy",
+        "start": "from the beginning",
+        "seed": 7,
+        "seconds": 2.4,
+        **report(played, ["LEFT_HOME", "READ_SIGN", "FERN_BADGE"]),
+    }
     print_report(found)
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "3 episodes, greedy, seed 7, in 2 s"
+    assert first == "3 episodes from the beginning, greedy, seed 7, in 2 s"
     words = [" ".join(line.split()) for line in lines]
     assert words[:6] == [
         "return 3.000 +- 4.968",
@@ -229,6 +240,7 @@ def test_command_prints_one_json_object(
     assert command(monkeypatch, run, "--episodes", "3", "--max-steps", "12", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["run"], found["policy"], found["episodes"], found["max_steps"]) == ("one", "greedy", 3, 12)
+    assert found["start"] == "from the beginning"
     assert [played["episode_steps"] for played in found["played"]] == [12, 12, 12]
     assert found["length"] == {"mean": 12.0, "half_interval": 0.0}
     assert list(found["milestones"]) == milestones_ahead(CONFIG)
@@ -255,7 +267,7 @@ def test_command_writes_words_and_logs(
     arguments = ("--episodes", "1", "--max-steps", "5", "--random", "--logs", str(logs))
     assert command(monkeypatch, run, *arguments) == 0
     out = capsys.readouterr().out
-    assert "1 episodes, random, seed 1" in out
+    assert "1 episodes from the beginning, random, seed 1" in out
     assert "+-" not in out  # one episode has no interval
     for word in ("return", "length", "novelty", "task finished"):
         assert word in out

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_red import ROOM, ROOM_PLACE, FakeRed
+from sequence_fixtures import start_at
 
 from cluster_rl.config import Config
 from cluster_rl.emulator.console import BUTTONS, Console, live_check
@@ -40,7 +41,7 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
     buttons = random.Random(3)
     with Console(ROM, 24) as console:
         console.boot()
-        recorder.start(console.save(), None, 1)
+        recorder.start(console.save(), None, 1, start_at("beginning"))
         seen = [(console.ram_hash(), console.screen().tobytes())]
         for _ in range(STEPS):
             action = buttons.choice([0, 1, 2, 3] * 3 + [4, 5, 6])

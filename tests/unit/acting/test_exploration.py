@@ -16,6 +16,7 @@ from cluster_rl.acting.exploration import (
     actor_epsilons,
     epsilon_ladder,
     select_actions,
+    softmax_entropy,
 )
 from cluster_rl.config import Config
 from cluster_rl.game.buttons import NUM_BUTTONS
@@ -187,3 +188,12 @@ def test_random_stretches_come_and_go_by_chance_and_end_with_the_episode() -> No
         exploration.release(row)
     still = exploration.select(values, masks, np.ones(values.shape).__getitem__, np.zeros(count), rng)[wandering] > 0
     assert still.mean() < 0.15
+
+
+def test_entropy_of_the_valid_actions() -> None:
+    values = np.array([[0.0, 0.0, 5.0], [1.0, 1.0, 1.0], [0.0, np.log(3.0), 9.0], [1e4, 0.0, 0.0]], np.float32)
+    masks = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1]], np.bool_)
+    quarters = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    np.testing.assert_allclose(softmax_entropy(values, masks), [np.log(2), np.log(3), quarters, 0.0], atol=1e-6)
+    alone = softmax_entropy(values, np.array([[0, 0, 1]] * 4, np.bool_))
+    assert alone.tolist() == [0.0] * 4

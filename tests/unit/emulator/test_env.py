@@ -21,7 +21,7 @@ from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.learning.sequences import EpisodeSummary
+from cluster_rl.learning.sequences import EpisodeStart, EpisodeSummary
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder, read_log
 
@@ -237,8 +237,8 @@ class ListRecorder:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def start(self, snapshot: bytes, state: Any, seed: int) -> None:
-        self.calls.append(("start", snapshot, state.map_id, seed))
+    def start(self, snapshot: bytes, state: Any, seed: int, start: EpisodeStart) -> None:
+        self.calls.append(("start", snapshot, state.map_id, seed, start))
 
     def step(self, action: int, check: int, console: Any) -> None:
         self.calls.append(("step", action, check, console.position()))
@@ -253,8 +253,8 @@ def test_recorder_can_play_the_episode_again() -> None:
     env.start()
     for number in range(30):
         env.advance((number * 5) % 7)
-    (_, snapshot, map_id, seed), *steps, (_, summary) = recorder.calls
-    assert (map_id, seed) == (37, summary.seed)
+    (_, snapshot, map_id, seed, start), *steps, (_, summary) = recorder.calls
+    assert (map_id, seed, start) == (37, summary.seed, summary.start)
     assert len(steps) == 30
     env.console.load(snapshot)
     for _, action, check, position in steps:
@@ -306,6 +306,44 @@ def test_episodes_start_in_a_given_savestate(tmp_path: Path) -> None:
     path.write_bytes(b"no state")
     with pytest.raises(UserError, match=r"here\.snap"):
         new_env(initial_state=str(path))
+
+
+def test_what_was_reached_where_an_episode_began_is_not_its_own(tmp_path: Path) -> None:
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    assert env.episode_start == EpisodeStart(id="boot", tag="beginning", milestones=[])
+    reached = [name for step in play(env, "rAAAAAAAA") for name in step.milestones]
+    assert reached
+    path = tmp_path / "later.state"
+    path.write_bytes(env.console.save())
+    env.close()
+    later = new_env(initial_state=str(path))
+    later.start()
+    play(later, "dd")
+    summary = later.stop()
+    later.close()
+    assert summary is not None
+    assert summary.start == EpisodeStart(id="later.state", tag="beginning", milestones=reached)
+    assert summary.milestones == []
+    school = new_env(initial_state="school:password")
+    school.start()
+    assert (school.episode_start.id, school.episode_start.tag) == ("password", "school")
+    school.close()
+
+
+def test_a_summary_tells_cells_and_circles() -> None:
+    env = new_env(start_idle_frames_max=0)
+    env.start()
+    x, y = env.state.x, env.state.y
+    places = {(x, y)}
+    for step in range(40):
+        play(env, "dduu"[step % 4])
+        places.add((env.state.x, env.state.y))
+    summary = env.stop()
+    env.close()
+    assert summary is not None
+    assert summary.cells == len(places) > 1
+    assert 0.2 < summary.loop_share < 0.8  # to and fro in ten rounds: each cell was new in the first ones
 
 
 def test_render() -> None:

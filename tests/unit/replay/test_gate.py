@@ -52,6 +52,11 @@ def summary(**changes: Any) -> dict[str, Any]:
     return {**msgspec.to_builtins(summary_of(11)), **changes}
 
 
+def start(tag: str, **changes: Any) -> dict[str, Any]:
+    """A start in the same form."""
+    return {"id": "boot", "tag": tag, "milestones": [], **changes}
+
+
 def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in summary().items() if name != key}
 
@@ -75,6 +80,18 @@ HEADERS_REFUSED: list[tuple[int, dict[str, Any], str]] = [
     (LAST, {"summary": summary(reason="x" * 1000)}, "header"),
     (LAST, {"summary": summary(seed=-1)}, "header"),
     (LAST, {"summary": summary(extra=1)}, "header"),
+    (LAST, {"summary": summary(start=start("beginning", id="x" * 65))}, "header"),
+    (LAST, {"summary": summary(start=start("elsewhere"))}, "header"),
+    (LAST, {"summary": summary(start=start("archive"))}, "value"),  # of another kind than the block says
+    (LAST, {"start_tag": "archive"}, "value"),
+    (FIRST, {"start_tag": "elsewhere"}, "header"),
+    (LAST, {"summary": summary(start=start("beginning", milestones=["graffiti"]))}, "name"),
+    (LAST, {"summary": summary(milestones=[["second", 3]], start=start("beginning", milestones=["second"]))}, "value"),
+    (LAST, {"summary": summary(cells=13)}, "value"),
+    (LAST, {"summary": summary(loop_share=1.01)}, "header"),
+    (LAST, {"summary": summary(loop_share=float("nan"))}, "header"),
+    (LAST, {"summary": summary(entropy=-0.1)}, "header"),
+    (LAST, {"summary": summary(entropy=float("nan"))}, "header"),
     (MIDDLE, {"summary": summary(episode_steps=8)}, "value"),
     (FIRST, {"milestones": ["graffiti"]}, "name"),
     (FIRST, {"milestones": ["first_badge"] * 257}, "header"),

@@ -150,10 +150,13 @@ def test_episodes_that_the_end_of_a_job_broke_off_do_not_count(tmp_path: Path) -
 def test_merged_totals_take_the_further_of_each() -> None:
     ahead = Totals(90, 9, 2, 1, 12, {"a": 30, "b": 80}, {0: {8: 3, 9: 1}, 1: {1: 5}})
     behind = Totals(50, 5, 3, 0, 7, {"a": 20, "c": 50}, {0: {6: 1, 7: 4, 5: 2, 8: 6}, 2: {2: 2}})
+    ahead.milestones_elsewhere, behind.milestones_elsewhere = {"a": 9, "d": 7}, {"a": 8, "b": 60}
     for merged in (ahead.merged(behind), behind.merged(ahead)):
-        assert merged == Totals(
+        expected = Totals(
             90, 9, 3, 1, 12, {"a": 20, "b": 80, "c": 50}, {0: {7: 4, 5: 2, 8: 6, 9: 1}, 1: {1: 5}, 2: {2: 2}}
         )
+        expected.milestones_elsewhere = {"a": 8, "b": 60, "d": 7}
+        assert merged == expected
         assert list(merged.next_seq[0]) == [7, 5, 8, 9]
         assert Totals.from_plain(merged.to_plain()) == merged
         assert list(Totals.from_plain(merged.to_plain()).next_seq[0]) == [7, 5, 8, 9]

@@ -24,6 +24,7 @@ from cluster_rl.runs.atomic import remove_temporaries
 from cluster_rl.runs.episode_log import (
     EpisodeIdentity,
     EpisodeRecorder,
+    EpisodeStart,
     log_name,
     parse_log,
     read_header,
@@ -41,6 +42,7 @@ IDENTITY = EpisodeIdentity(
     incarnation=0xBEEF,
     emulator=1,
 )
+START = EpisodeStart(id="0123456789abcdef", tag="archive", milestones=["TOOK_SEED"])
 SNAPSHOT = bytes(range(256)) * 100
 
 
@@ -72,7 +74,7 @@ def record(folder: Path, steps: int, interval: int = 8, flush: int = 1000) -> Ep
     """An episode of `steps` steps, still open."""
     recorder = EpisodeRecorder(folder, IDENTITY, interval, flush)
     recorder.set_context(params_version=12, epsilon=0.25)
-    recorder.start(SNAPSHOT, object(), seed=99)
+    recorder.start(SNAPSHOT, object(), seed=99, start=START)
     console = CountingConsole()
     for step in range(steps):
         recorder.step(step % 7, step * 523 % 65536, console)
@@ -95,6 +97,7 @@ def test_what_was_recorded_is_read_back(whole: Path) -> None:
     )
     assert (header.episode, header.seed, header.params_version, header.epsilon) == (0, 99, 12, 0.25)
     assert (header.steps, header.episode_return, header.reason, header.complete) == (100, 2.5, "truncated", True)
+    assert header.start == START
     assert header.terms == {"event": 3.0, "step": -0.5}
     assert [(milestone.name, milestone.step) for milestone in header.milestones] == [("left_home", 17)]
     assert log.snapshot == SNAPSHOT
@@ -189,7 +192,7 @@ def test_open_episode_is_on_disk_as_incomplete_and_grows(tmp_path: Path) -> None
 
 def test_episodes_are_numbered_and_an_unfinished_one_is_kept(tmp_path: Path) -> None:
     recorder = record(tmp_path, 5)
-    recorder.start(SNAPSHOT, object(), seed=100)
+    recorder.start(SNAPSHOT, object(), seed=100, start=START)
     recorder.step(2, 3, CountingConsole())
     recorder.finish(Summary())
     headers = [read_header(path) for path in sorted(tmp_path.iterdir())]
@@ -202,11 +205,11 @@ def test_episodes_are_numbered_and_an_unfinished_one_is_kept(tmp_path: Path) -> 
 def test_an_episode_holds_nothing_of_the_one_before_and_leaves_it_whole(tmp_path: Path) -> None:
     recorder, console = record(tmp_path, 20), CountingConsole()
     recorder.finish(Summary())
-    recorder.start(SNAPSHOT, object(), seed=100)
+    recorder.start(SNAPSHOT, object(), seed=100, start=START)
     for step in range(9):
         recorder.step(step % 7, step * 523 % 65536, console)
     recorder.finish(Summary())
-    recorder.start(SNAPSHOT, object(), seed=101)
+    recorder.start(SNAPSHOT, object(), seed=101, start=START)
     first, second = (read_log(path) for path in sorted(tmp_path.iterdir()))
     assert first.header.complete
     alone = record(tmp_path / "alone", 9)
@@ -271,7 +274,7 @@ def test_a_log_that_a_full_disk_refuses_is_left_out_and_told_of(
     console = CountingConsole()
 
     def episode(steps: int) -> None:
-        recorder.start(SNAPSHOT, object(), seed=1)
+        recorder.start(SNAPSHOT, object(), seed=1, start=START)
         for step in range(steps):
             recorder.step(step % 7, step, console)
         recorder.finish(Summary())
@@ -309,7 +312,7 @@ def test_a_job_that_begins_takes_no_log_from_an_actor_that_still_writes(
 
 def test_a_log_that_is_needed_is_an_error(disk: SmallDisk) -> None:
     recorder = EpisodeRecorder(disk.folder / "logs", IDENTITY, 10)
-    recorder.start(SNAPSHOT, object(), seed=1)
+    recorder.start(SNAPSHOT, object(), seed=1, start=START)
     recorder.step(1, 2, CountingConsole())
     with disk.full(), pytest.raises(StorageError, match="logs"):
         recorder.finish(Summary())

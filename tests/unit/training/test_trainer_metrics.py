@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from sequence_fixtures import make_builder, observation, play, summary_of
+from sequence_fixtures import make_builder, observation, play, start_at, summary_of
 from trainer_fixtures import BLOCK, CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, played, train
 
 from cluster_rl.learning import targets
@@ -211,6 +211,50 @@ def test_recent_milestones_and_terms(tmp_path: Path) -> None:
     again = newest_row(resumed)
     kept = ("milestone_recent/town", "milestone_recent_step/town", "milestone_recent/badge", "reward/event")
     assert {name: again[name] for name in kept} == {name: row[name] for name in kept}
+    resumed.close("test")
+
+
+def test_episodes_from_elsewhere_are_told_apart(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    builder = make_builder(BLOCK)
+    ways = (("beginning", 1.0, [("town", 3)]), ("archive", 40.0, [("badge", 5)]), ("state", 20.0, []))
+    for episode, (tag, value, milestones) in enumerate(ways):
+        summary = summary_of(
+            9,
+            episode_return=value,
+            milestones=milestones,
+            start=start_at(tag, *["town"] * (tag != "beginning")),
+            cells=3 + episode,
+            loop_share=0.5,
+            entropy=None if tag == "state" else 1.5,
+            reason="truncated",
+        )
+        names = {step - 1: [name] for name, step in milestones}
+        ingest(trainer, play(builder, episode, 9, milestones=names, summary=summary))
+    trainer.write_progress()
+    row = newest_row(trainer)
+    of_episodes = {name: value for name, value in row.items() if name.startswith(("episode/", "elsewhere/"))}
+    assert of_episodes == {
+        "episode/return": 1.0,
+        "episode/steps": 9.0,
+        "episode/cells": 3.0,
+        "episode/loop_share": 0.5,
+        "episode/entropy": 1.5,
+        "elsewhere/return": 30.0,
+        "elsewhere/steps": 9.0,
+        "elsewhere/milestones": 0.5,
+    }
+    assert (row["milestone/town"], row["milestone_elsewhere/badge"]) == (4, 17)
+    assert not {"milestone/badge", "milestone_recent/badge", "milestone_elsewhere/town"} & row.keys()
+    assert trainer.progress.milestones == {"town": 4}
+    assert trainer.progress.milestones_elsewhere == {"badge": 17}
+    assert (trainer.progress.mean_return_recent, trainer.progress.episodes) == (1.0, 3)
+    assert len(trainer._arrivals.starts()) == 1
+    trainer.close("test")
+    resumed = open_trainer(tmp_path)
+    again = newest_row(resumed)
+    assert {name: again[name] for name in of_episodes} == of_episodes
+    assert resumed.replay.milestones_elsewhere == {"badge": 17}
     resumed.close("test")
 
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from sequence_fixtures import make_builder, play, summary_of, with_header
+from sequence_fixtures import make_builder, play, start_at, summary_of, with_header
 from trainer_fixtures import BLOCK, MILESTONES, changed, open_trainer
 
 from cluster_rl.config import RewardWeights
@@ -30,6 +30,13 @@ numbers = st.one_of(
 counts = st.one_of(st.integers(0, 7), st.integers(-1, 2**63), st.sampled_from([2**31 - 1, 2**53, 2**62]))
 names = st.one_of(st.sampled_from([*MILESTONES, *TERMS]), st.text(max_size=70))
 reached = st.lists(st.tuples(names, counts).map(list), max_size=4)
+starts = st.fixed_dictionaries(
+    {
+        "id": names,
+        "tag": st.sampled_from(["beginning", "school", "state", "archive", "other"]),
+        "milestones": st.lists(names, max_size=3),
+    }
+)
 summaries = st.one_of(
     st.none(),
     st.just(msgspec.to_builtins(summary_of(STEPS))),
@@ -42,6 +49,10 @@ summaries = st.one_of(
             "final_map": counts,
             "reason": st.sampled_from(["terminated", "truncated", "stopped", "other"]),
             "seed": counts,
+            "start": st.one_of(st.just(msgspec.to_builtins(start_at("beginning"))), starts),
+            "cells": counts,
+            "loop_share": st.one_of(st.floats(0, 1), numbers),
+            "entropy": st.one_of(st.none(), numbers),
         },
         optional={"more": numbers},
     ),

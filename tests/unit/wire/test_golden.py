@@ -98,6 +98,7 @@ LAST_HEADER = {
     "epsilon": 0.4,
     "initial_priority": 2.5,
     "milestones": ["LEFT_HOME", "FERN_BADGE"],
+    "start_tag": "archive",
     "summary": {
         "episode_steps": 4,
         "episode_return": 3.5,
@@ -106,6 +107,10 @@ LAST_HEADER = {
         "final_map": 12,
         "reason": "terminated",
         "seed": 77,
+        "start": {"id": "0123456789abcdef", "tag": "archive", "milestones": ["LEFT_SCHOOL"]},
+        "cells": 3,
+        "loop_share": 0.25,
+        "entropy": 1.5,
     },
 }
 
@@ -179,9 +184,10 @@ def test_replay_segment(source: dict[str, bytes]) -> None:
             "episodes": 0,
             "gaps": 0,
             "next_id": 1,
-            "milestones": {"TALKED_ELDER": 2},
+            "milestones": {},
             "next_seq": {3: {INCARNATION: 1}},
             "frontiers": {3: {INCARNATION: {1: [5, 2]}}},
+            "milestones_elsewhere": {"TALKED_ELDER": 2},
         },
     }
     block = source["sequence-block.bin"]
