@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,25 @@ import numpy.typing as npt
 from cluster_rl.config import Config
 from cluster_rl.errors import StorageError
 from cluster_rl.learning.priorities import importance_weights
-from cluster_rl.learning.sequences import BlockSpec, EpisodeSummary
+from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.batch_arrays import empty_batch, fill_column
 from cluster_rl.replay.index import ReplayIndex
 from cluster_rl.replay.log import LogEntry, ReplayLog
-from cluster_rl.replay.totals import RECENT_EPISODES, Totals
+from cluster_rl.replay.totals import Totals
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays, decode_header
 
 SEGMENTS_OF_CAPACITY = 20  # eviction takes a whole segment: at most this fraction of the replay at once
 MAX_SEGMENT_BYTES = 64 * 2**20
 BATCHES_KEPT = 3  # one in the learner, one waiting, one being filled
 _BAD_PLACE_READS = 3  # failed ones of a sequence in as many batches, none good between: it lies on a bad place
+
+
+class Ending(NamedTuple):
+    """The last sequence of an episode in the log."""
+
+    id: int
+    env_steps: int  # of the run, with it
+    header: SequenceHeader
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,7 @@ class Replay:
     def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str, milestones: frozenset[str]) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
-        # Summaries of the newest whole episodes in the log on opening: of those that began where the run's do, and of
-        # the others.
-        self.found_episodes = tuple(collections.deque[EpisodeSummary](maxlen=RECENT_EPISODES) for _ in range(2))
+        self.found_endings: list[Ending] = []  # in the log on opening, oldest first; for the caller to take away
         self._config = config
         self._spec = spec
         self._lock = threading.Lock()
@@ -128,6 +134,11 @@ class Replay:
     def notes(self) -> list[str]:
         """What was damaged or of no use in the log when it was opened, one line each."""
         return self._log.notes
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next sequence gets."""
+        return self._log.totals.next_id
 
     @property
     def sequences(self) -> int:
@@ -308,8 +319,8 @@ class Replay:
     def _find(self, entry: LogEntry) -> None:
         """A record that the log held on opening."""
         self._index.find(entry)
-        if entry.header.summary is not None and entry.header.summary.is_whole:
-            self.found_episodes[entry.header.elsewhere].append(entry.header.summary)
+        if entry.header.summary is not None:
+            self.found_endings.append(Ending(entry.id, entry.env_steps, entry.header))
 
     def _note_lost_beginning(self) -> None:
         """Eviction takes what does not fit, a segment at a time: with more room than that, files were removed."""

@@ -40,6 +40,7 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import Holder, holder_path
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, save_progress
 from cluster_rl.runs.rendezvous import Rendezvous, write_rendezvous
+from cluster_rl.training.episode_rows import EpisodeRows
 from cluster_rl.training.metrics import MetricsWriter
 from cluster_rl.wire import keys
 from cluster_rl.wire.codec import decode_header
@@ -61,6 +62,7 @@ GOLDEN = {
     "job.json": "jobs/002.json",
     "video.json": f"videos/{EPISODE.replace('.eplog', '.json')}",
     "metrics.jsonl": "metrics.jsonl",
+    "episodes.jsonl": "episodes.jsonl",
     "manifest.json": "checkpoint/20-2/manifest.json",
     "state.json": "checkpoint/20-2/state.json",
     "tensors.safetensors": "checkpoint/20-2/tensors.safetensors",
@@ -102,6 +104,10 @@ def write_run(root: Path) -> RunDir:
         metrics = MetricsWriter(run_dir)
         metrics.write(640, 20, {"loss": 0.25, "return": float("nan")})
         metrics.close()
+        rows = EpisodeRows(run_dir.episodes, 0)
+        rows.offer(1, 640, decode_header(wire_golden.blocks()[1]))
+        rows.write(lambda: None)
+        rows.close()
         _write_replay(run_dir)
     log = _episode()
     run_dir.episode_logs.joinpath(log_name(log.header, log.header.episode)).write_bytes(log.to_bytes())

@@ -56,6 +56,7 @@ class LogEntry:
     offset: int  # of the block in the segment file
     length: int
     header: SequenceHeader
+    env_steps: int  # logged in the run, with this record
 
 
 class ReplayLog:
@@ -146,7 +147,17 @@ class ReplayLog:
         crash_point("replay.before_append")
         segment.write(record_bytes(block, self.totals.next_id, actor, incarnation, seq))
         offset = segment.size_bytes - len(block)
-        entry = LogEntry(self.totals.next_id, actor, incarnation, seq, segment, offset, len(block), header)
+        entry = LogEntry(
+            self.totals.next_id,
+            actor,
+            incarnation,
+            seq,
+            segment,
+            offset,
+            len(block),
+            header,
+            self._env_steps_with(header),
+        )
         self._count(entry)
         crash_point("replay.appended")
         return entry
@@ -245,6 +256,9 @@ class ReplayLog:
             )
         header.check_names(self._milestones)
         self.totals.check_next(actor, incarnation, seq, header)
+
+    def _env_steps_with(self, header: SequenceHeader) -> int:
+        return self.totals.env_steps + header.train_length
 
     def _count(self, entry: LogEntry) -> None:
         self.totals.count(entry.id, entry.actor, entry.incarnation, entry.seq, entry.header)
@@ -414,4 +428,6 @@ class ReplayLog:
                 return None
             self.totals.next_id = record_id + 1  # a checkpoint may have a priority for the id
             return start + length, error
-        return start + length, LogEntry(record_id, actor, incarnation, seq, segment, start, length, header)
+        return start + length, LogEntry(
+            record_id, actor, incarnation, seq, segment, start, length, header, self._env_steps_with(header)
+        )

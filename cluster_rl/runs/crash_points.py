@@ -70,6 +70,8 @@ CRASH_POINTS = (
     # Figures and keys.
     "metrics.half_a_row",
     "metrics.row_written",
+    "episodes.half_a_row",
+    "episodes.rows_written",
     "keys.between_files",
     # The learner's end of the wire.
     "wire.welcomed",

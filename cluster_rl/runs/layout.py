@@ -45,6 +45,7 @@ class RunDir:
         self.episode_logs = self.path / "episode_logs"
         self.videos = self.path / "videos"
         self.metrics = self.path / "metrics.jsonl"
+        self.episodes = self.path / "episodes.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.logs = self.path / "logs"
         self.jobs = self.path / "jobs"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,29 @@ _RECENT_STARTS = 16
 class Arrivals:
     """What arrived: lags and epsilons since the last row, the newest episodes and their starts.
 
-    `episodes` are the summaries of those that earlier jobs of the run logged, which began where the run's do by its
-    config, `elsewhere` those of the others. Figures are of the first alone where they do not say other. One thread
-    adds, another reads.
+    Figures are of the episodes that began where the run's do by its config, where they do not say `elsewhere`. One
+    thread adds, another reads.
     """
 
-    def __init__(self, episodes: Iterable[EpisodeSummary] = (), elsewhere: Iterable[EpisodeSummary] = ()) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lags: list[int] = []
         self._epsilons: list[float] = []
-        self._episodes: collections.deque[EpisodeSummary] = collections.deque(episodes, maxlen=RECENT_EPISODES)
-        self._elsewhere: collections.deque[EpisodeSummary] = collections.deque(elsewhere, maxlen=RECENT_EPISODES)
+        self._episodes: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
+        self._elsewhere: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
         self._starts: collections.deque[dict[str, npt.NDArray[Any]]] = collections.deque(maxlen=_RECENT_STARTS)
 
     def add(self, header: SequenceHeader, updates: int) -> None:
         with self._lock:
             self._lags.append(header.age(updates))
             self._epsilons.append(header.epsilon)
-            # An episode cut short by a job's end says nothing about the policy.
-            if header.summary is not None and header.summary.is_whole:
+        self.add_ending(header)
+
+    def add_ending(self, header: SequenceHeader) -> None:
+        """Keeps the summary, if it has that of a whole episode: one cut short by a job's end says nothing about the
+        policy."""
+        if header.summary is not None and header.summary.is_whole:
+            with self._lock:
                 (self._elsewhere if header.elsewhere else self._episodes).append(header.summary)
 
     def add_start(self, arrays: BlockArrays) -> None:

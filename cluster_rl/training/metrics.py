@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import UserError, read_error
-from cluster_rl.runs.atomic import append_whole, explain_os_error
+from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.crash_points import crash_half_way, crash_point
+from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.metrics_tail import line_start, newest_point
+from cluster_rl.runs.metrics_tail import newest_point
 from cluster_rl.runs.small_file import UnreadableError, decode_json
 
 _HISTOGRAM_BUCKETS = 30
@@ -46,9 +47,9 @@ class MetricsWriter:
         self._events_dir = run_dir.tensorboard
         self._events: _EventFile | None = None
         try:
-            _cut_torn_line(self._path)
+            cut_torn_line(self._path)
             self._newest = newest_point(self._path)[:2]  # (env_steps, updates)
-            self._rows = _GrowingFile(self._path)
+            self._rows = GrowingFile(self._path)
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
@@ -140,21 +141,6 @@ class RateMeter:
         return (total_last - total_first) / (last - first) if last > first else 0.0
 
 
-class _GrowingFile:
-    """A file that takes whole pieces or nothing. Raises `OSError`."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._size_bytes = os.fstat(self._descriptor).st_size
-
-    def append(self, data: bytes) -> None:
-        append_whole(self._descriptor, self._size_bytes, data)
-        self._size_bytes += len(data)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
 class _EventFile:
     """One TensorBoard event file of this process."""
 
@@ -167,7 +153,7 @@ class _EventFile:
         self._writer_of_records: Any = RecordWriter
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000}.{socket.gethostname()}.{os.getpid()}"
-        self._file = _GrowingFile(folder / name)
+        self._file = GrowingFile(folder / name)
         self._record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, now_sec: float, step: int, values: Mapping[str, float], distributions: Distributions) -> None:
@@ -204,16 +190,3 @@ def _histogram(numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.ND
     low, high = exact.min(), exact.max()
     divides = high - low > max(1e-12 * max(abs(low), abs(high)), 1e-300)
     return np.histogram(exact, _HISTOGRAM_BUCKETS if divides else 1)
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cuts a file back to its last complete line."""
-    try:
-        file = path.open("rb+")
-    except FileNotFoundError:
-        return
-    with file:
-        end = file.seek(0, os.SEEK_END)
-        position = line_start(file, end)
-        if position < end:
-            file.truncate(position)

@@ -33,6 +33,7 @@ from cluster_rl.runs.job_record import config_sha256, newest_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
+from cluster_rl.training.episode_rows import EpisodeRows
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
@@ -90,13 +91,20 @@ class Trainer:
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         self._sampled_batches = self._trained_batches = 0  # each is advanced by one thread only
         self.restored = self._restore()
+        self.episode_rows = EpisodeRows(run_dir.episodes, self.replay.next_id)
+        for note in self.episode_rows.notes:
+            print(note, flush=True)
+        self._arrivals = Arrivals()
+        for ending in self.replay.found_endings:
+            self.episode_rows.offer(*ending)
+            self._arrivals.add_ending(ending.header)
+        self.replay.found_endings.clear()
         self.progress = self._start_job(job_token)
         self._was_complete = bool(self._complete())
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
         self.wire_row: dict[str, float] = {}  # the wire's counters, set whole by its thread
         self.connected_actors: int | None = None  # set by the wire's thread; None where there is no wire
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
-        self._arrivals = Arrivals(*self.replay.found_episodes)
         self._newest_update: _Update | None = None
         self._metrics_rows = 0
         self._left_out: list[str] | None = None  # of what a job must leave; None before `save`
@@ -104,6 +112,7 @@ class Trainer:
         self.outage = Outage()
         self._progress_writer = Writer(self.outage, "progress.json", config.progress_interval_seconds)
         self._metrics_writer = Writer(self.outage, "metrics", config.metrics_interval_seconds, "rows of metrics")
+        self._episodes_writer = Writer(self.outage, "episodes.jsonl", config.progress_interval_seconds)
         self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
         self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
         self._checkpoint_writer.put_off()
@@ -121,6 +130,7 @@ class Trainer:
         if result.id is not None:
             self.limiter.record_insert(result.header.train_length)
             self._arrivals.add(result.header, self.r2d2.updates)
+            self.episode_rows.offer(result.id, self.replay.env_steps, result.header)
             if result.header.first_step == 0 and not result.header.elsewhere:
                 self._arrivals.add_start(result.arrays)
         return result
@@ -186,6 +196,8 @@ class Trainer:
             self._progress_writer.write(self.write_progress)
         if self._metrics_writer.is_due:
             self._metrics_writer.write(self._write_next_metrics)
+        if self._episodes_writer.is_due:
+            self._episodes_writer.write(self.write_episodes)
         if self._params_writer.is_due and self.r2d2.updates:  # nobody wants random weights, and the file tells of more
             self._params_writer.write(self.write_params_file)
         if self._checkpoints.pending:
@@ -263,6 +275,8 @@ class Trainer:
         why = self.outage.words
         self._metrics_writer.write(self._write_next_metrics)
         self.metrics.close()
+        self._episodes_writer.write(self.write_episodes)  # else the next start writes them from the log
+        self.episode_rows.close()
         try:
             self.replay.close()
         except StorageError as error:
@@ -297,6 +311,10 @@ class Trainer:
         tensors, tree = flatten_state(state)
         meta = {"updates": self.r2d2.updates, "run_id": self.run_id, "state": tree}
         self._checkpoints.begin(tensors, meta)
+
+    def write_episodes(self) -> None:
+        """Writes the rows of the episodes that have ended. Raises `StorageError`."""
+        self.episode_rows.write(self.replay.sync)
 
     def write_progress(self, reason: str | None = None) -> None:
         """Brings progress.json up to date; with a reason, the job ends here."""

@@ -85,6 +85,7 @@ GROUPS: dict[str, list[Case]] = {
     "learner": [
         *cases("train", "learner.sampled", "learner.updated", "learner.priorities_set", "learner.published"),
         *cases("train", "metrics.half_a_row", "metrics.row_written"),
+        *cases("train", "episodes.half_a_row", "episodes.rows_written"),
         *cases("train", *atomic("progress.json", "online_params.pt")),
         *cases("term", "learner.stopping", "learner.saved", "learner.drained"),
     ],

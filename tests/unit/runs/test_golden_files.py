@@ -27,6 +27,7 @@ from cluster_rl.runs.lock import holder_path, read_holder
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.runs.small_file import read_json
+from cluster_rl.training.episode_rows import read_episode_rows
 from cluster_rl.training.metrics import read_metrics
 from cluster_rl.wire.keys import load_learner_keys
 
@@ -72,6 +73,9 @@ def test_what_people_and_programs_look_at(run_dir: RunDir) -> None:
     assert learner.public_key == load_learner_keys(run_dir.keys).public
     job = read_job_record(run_dir.job_record(2))
     assert (job.slurm, bytes(job.config)) == ({"JOB_ID": "17"}, b'{\n    "gamma": 0.5\n  }')
+    ((row, end),) = read_episode_rows(run_dir.episodes)
+    assert (row.record, row.env_steps, row.start_tag, row.milestones["FERN_BADGE"]) == (1, 640, "archive", 4)
+    assert end == run_dir.episodes.stat().st_size
     assert read_metrics(run_dir.metrics) == [
         {"time": run_golden.CREATED, "env_steps": 640, "updates": 20, "loss": 0.25, "return": None}
     ]

@@ -31,6 +31,7 @@ from cluster_rl.runs.lock import holder_path, read_holder
 from cluster_rl.runs.progress import DamagedProgressError, read_progress, recover_progress
 from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.runs.small_file import MissingFileError, NewerFormatError, UnreadableError, read_bytes
+from cluster_rl.training.episode_rows import read_episode_rows
 from cluster_rl.training.metrics import MetricsWriter, read_metrics
 from cluster_rl.wire.keys import load_actor_keys, load_learner_keys
 
@@ -62,6 +63,7 @@ READERS: dict[str, Callable[[RunDir], object]] = {
     f"episode_logs/{EPISODE}": lambda run: episode_log.read_log(run.episode_logs / EPISODE),
     f"videos/{_VIDEO.replace('.mp4', '.json')}": lambda run: is_finished(run.videos / _VIDEO, "cd" * 32, 30),
     "metrics.jsonl": lambda run: (read_metrics(run.metrics), MetricsWriter(run).close()),
+    "episodes.jsonl": lambda run: list(read_episode_rows(run.episodes)),
     "online_params.pt": lambda run: read_params(run.online_params),
     INITIAL_STATE: lambda run: load_savestate_file(str(run.path / INITIAL_STATE), ROM),
 }
@@ -187,9 +189,10 @@ def _try_damages(run_dir: RunDir, name: str, most: int) -> None:
 
 
 def _in_their_places() -> list[tuple[str, str]]:
-    """(file, what lies there): a config may come through a pipe, metrics have no bound, torch reads its own files, and
-    the log opens its segments itself."""
-    unlike = {("config.json", "pipe"), ("metrics.jsonl", "pipe"), ("metrics.jsonl", "huge")}
+    """(file, what lies there): a config may come through a pipe, metrics and episodes have no bound,
+    torch reads its own files, and the log opens its segments itself."""
+    rows = {(f"{name}.jsonl", kind) for name in ("metrics", "episodes") for kind in ("pipe", "huge")}
+    unlike = {("config.json", "pipe"), *rows}
     names = [name for name in READERS if not name.startswith(("replay/", "online_params"))]
     return [(name, kind) for name in names for kind in ("folder", "pipe", "huge") if (name, kind) not in unlike]
 

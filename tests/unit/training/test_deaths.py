@@ -10,12 +10,14 @@ import multiprocessing
 import signal
 from pathlib import Path
 
-from trainer_fixtures import changed, episodes, open_trainer
+from sequence_fixtures import make_builder, play, summary_of
+from trainer_fixtures import BLOCK, changed, open_trainer
 
 from cluster_rl.runs import crash_points
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.checkpoint import load_checkpoint
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.training.episode_rows import read_episode_rows
 from cluster_rl.wire.codec import encode_block
 
 # In this order: what has to be there for a death, such as half a record, is left by the one before.
@@ -28,6 +30,7 @@ DEATHS = (
     *("checkpoint.prune_renamed", "checkpoint.pruned"),
     *(f"atomic.{when}@{name}" for name in ("progress.json", "online_params.pt") for when in ("begin", "renamed")),
     *("metrics.half_a_row", "metrics.row_written", "learner.updated", "learner.priorities_set"),
+    *("episodes.half_a_row", "episodes.rows_written"),
     *("restore.folder_locked", "restore.segment_opened", "restore.record_found", "restore.log_scanned"),
     *("restore.weights", "restore.priorities", "restore.limiter", "restore.job_continued"),
 )
@@ -49,9 +52,11 @@ class Lives:
         self._requests, self._acknowledged = folder / "requests", folder / "acknowledged"
         self._requests.mkdir()
         self._acknowledged.write_text("0")
-        sequences = episodes(0, 120, length=40)
+        builder, summary = make_builder(BLOCK), summary_of(40)
+        sequences = [sequence for number in range(120) for sequence in play(builder, number, 40, summary=summary)]
         self._blocks = [encode_block(sequence) for sequence in sequences]
         self._steps = [sequence.train_length for sequence in sequences]
+        self._endings = {seq for seq, sequence in enumerate(sequences) if sequence.summary is not None}
         self._of_actor = (sequences[0].actor, sequences[0].incarnation)
 
     def end_at(self, point: str) -> int:
@@ -81,7 +86,8 @@ class Lives:
         seq = trainer.replay.expected_seq(*self._of_actor)
         assert seq >= int(self._acknowledged.read_text())
         assert trainer.replay.env_steps == sum(self._steps[:seq])
-        assert (trainer.replay.damaged, trainer.replay.notes) == (0, [])
+        assert (trainer.replay.damaged, trainer.replay.notes, trainer.episode_rows.notes) == (0, [], [])
+        self._check_rows(run_dir, seq, trainer.episode_rows.waiting)
         restored = trainer.r2d2.updates
         assert restored == (0 if checkpoint is None else checkpoint.updates)
         assert checkpoint is None or checkpoint.notes == []
@@ -95,7 +101,15 @@ class Lives:
                 trainer.update(batch)
             trainer.tick()
         trainer.close("test")
+        self._check_rows(run_dir, seq, waiting=0)
         return restored
+
+    def _check_rows(self, run_dir: RunDir, logged: int, waiting: int) -> None:
+        """Each episode that ended among the first `logged` sequences has one row, in their order, or waits for it."""
+        records = [row.record for row, _ in read_episode_rows(run_dir.episodes)]
+        ended = sorted(seq for seq in self._endings if seq < logged)
+        assert records == ended[: len(records)]  # no sequence was lost, so the log's numbers are the actor's
+        assert len(records) + waiting == len(ended)
 
 
 def test_a_run_survives_a_death_at_every_file(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.metrics import read_metrics
 from cluster_rl.training.probes import sequence_staleness
 from cluster_rl.training.trainer import Trainer
-from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays, encode_block
+from cluster_rl.wire.codec import BlockArrays, SequenceHeader, decode_arrays, decode_header, encode_block
 
 LENGTH = 26  # steps of an episode: seven windows
 
@@ -259,9 +259,12 @@ def test_episodes_from_elsewhere_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_newest_100_episodes_count() -> None:
-    summaries = [summary_of(9, episode_return=float(number)) for number in range(250)]
-    assert Arrivals(summaries).mean_return() == np.mean(range(150, 250))
-    assert Arrivals(summaries[:20]).mean_return() == np.mean(range(20))
+    for count, counted in ((250, range(150, 250)), (20, range(20))):
+        arrivals = Arrivals()
+        for number in range(count):
+            summary = summary_of(9, episode_return=float(number))
+            arrivals.add_ending(decode_header(encode_block(play(make_builder(BLOCK), number, 9, summary=summary)[-1])))
+        assert arrivals.mean_return() == np.mean(counted)
 
 
 def test_staleness_comes_with_moved_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

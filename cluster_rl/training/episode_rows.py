@@ -1,0 +1,196 @@
+"""`episodes.jsonl`: a row for each episode of the run, exactly once, whatever kills the learner.
+
+The learner writes it. In: the last sequence of each episode, with its number in the replay log. Out: rows, and how many
+bytes of the file they take, by which others know what they have counted. The log is the truth: a row is written only
+once its sequence is synced there, rows come in the log's order, and a start writes those that are missing behind the
+last one. So a death costs no row and doubles none.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from cluster_rl.errors import UserError, read_error
+from cluster_rl.learning.sequences import EndReason, EpisodeSummary, StartTag
+from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.crash_points import crash_half_way, crash_point
+from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
+from cluster_rl.runs.small_file import Count, UnreadableError, decode_json
+from cluster_rl.wire.codec import SequenceHeader
+
+_TAIL_BYTES = 1 << 20
+"""Far above any row: that of an episode with all milestones of the real game has 10 kB."""
+
+
+class EpisodeRow(msgspec.Struct, kw_only=True, frozen=True):
+    """One episode. `record` is the number of its last sequence in the run, and grows from row to row; `env_steps` are
+    the run's with it. `epsilon` and `params_version` are of its last sequence; all else as in `EpisodeSummary`."""
+
+    time: float
+    record: Count
+    env_steps: Count
+    actor: Count
+    incarnation: Count
+    emulator: Count
+    episode: Count
+    start_id: str
+    start_tag: StartTag
+    start_milestones: list[str]
+    steps: Count
+    episode_return: float = msgspec.field(name="return")
+    terms: dict[str, float]
+    milestones: dict[str, int]
+    final_map: Count
+    reason: EndReason
+    entropy: float | None
+    loop_share: float
+    cells: Count
+    epsilon: float
+    params_version: Count
+    seed: Count
+
+    @classmethod
+    def of(cls, record: int, env_steps: int, header: SequenceHeader, summary: EpisodeSummary) -> EpisodeRow:
+        """The row of the episode that ends with this record, as of now."""
+        return cls(
+            time=round(time.time(), 3),
+            record=record,
+            env_steps=env_steps,
+            actor=header.actor,
+            incarnation=header.incarnation,
+            emulator=header.emulator,
+            episode=header.episode,
+            start_id=summary.start.id,
+            start_tag=summary.start.tag,
+            start_milestones=summary.start.milestones,
+            steps=summary.episode_steps,
+            episode_return=summary.episode_return,
+            terms=summary.terms,
+            milestones=dict(summary.milestones),
+            final_map=summary.final_map,
+            reason=summary.reason,
+            entropy=summary.entropy,
+            loop_share=summary.loop_share,
+            cells=summary.cells,
+            epsilon=header.epsilon,
+            params_version=header.params_version,
+            seed=summary.seed,
+        )
+
+
+class EpisodeRows:
+    """The file. `offer` may be called by one thread and the rest by another.
+
+    A file whose end cannot be read, or is of records that the log never had (a run that started over), is moved to
+    `episodes.jsonl.damaged` and begun anew with what the log has; a line in `notes` says so.
+    """
+
+    def __init__(self, path: Path, next_record: int) -> None:
+        """`next_record` is the number that the log gives next. Raises `UserError` if the file cannot be written."""
+        self.notes: list[str] = []
+        self._path = path
+        self._waiting: collections.deque[tuple[int, int, SequenceHeader]] = collections.deque()
+        try:
+            cut_torn_line(path)
+            try:
+                self._newest = _last_record(path)
+                if self._newest >= next_record:
+                    raise UnreadableError(path, f"tells of record {self._newest}, and the log had only {next_record}")
+            except UnreadableError as error:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                self.notes.append(f"{error}; moved to {aside.name}, and begun anew with what the replay log has")
+                self._newest = -1
+            self._file = GrowingFile(path)
+        except OSError as error:
+            raise explain_os_error(error, path) from None
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is."""
+        return self._file.size_bytes
+
+    @property
+    def waiting(self) -> int:
+        """Episodes without a row yet."""
+        return len(self._waiting)
+
+    def offer(self, record: int, env_steps: int, header: SequenceHeader) -> None:
+        """Takes note of a logged sequence; it makes a row if it ends an episode that has none."""
+        if header.summary is not None and record > self._newest:
+            self._waiting.append((record, env_steps, header))
+
+    def write(self, sync: Callable[[], None]) -> None:
+        """Writes the rows of all episodes that wait, once `sync` has put their sequences on disk.
+
+        Raises `StorageError` if the disk is full or fails; they wait on then.
+        """
+        ready = [self._waiting[number] for number in range(len(self._waiting))]
+        if not ready:
+            return
+        sync()
+        rows = [
+            EpisodeRow.of(record, env_steps, header, header.summary)
+            for record, env_steps, header in ready
+            if header.summary is not None
+        ]
+        data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+        crash_half_way("episodes.half_a_row", self._file.append, data)
+        try:
+            self._file.append(data)
+        except OSError as error:
+            raise explain_os_error(error, self._path) from None
+        crash_point("episodes.rows_written")
+        self._newest = ready[-1][0]
+        for _ in ready:
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """What was written is with the kernel already."""
+        self._file.close()
+
+
+def read_episode_rows(path: Path, begin: int = 0) -> Iterator[tuple[EpisodeRow, int]]:
+    """The rows from byte `begin` on, each with the byte behind it; a torn last line is left out.
+
+    Raises `UserError` for a damaged row.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise read_error(error, path) from None
+    with file:
+        file.seek(begin)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            begin += len(line)
+            try:
+                row = decode_json(line, EpisodeRow, f"{path}: the row before byte {begin}")
+            except UnreadableError as error:
+                raise UserError(f"{error}; delete that line") from None
+            yield row, begin
+
+
+class _Record(msgspec.Struct):
+    record: Count
+
+
+def _last_record(path: Path) -> int:
+    """`record` of the last row, -1 without any. Raises `UnreadableError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size_bytes - _TAIL_BYTES))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return -1
+    return decode_json(lines[-1], _Record, path).record if lines else -1
