@@ -43,9 +43,9 @@ from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.trainer import Trainer
 
-GOAL_WHOLE = 0.85
+GOAL_WHOLE = 0.95
 """Updates a second of the whole learner over those on a ready batch, at least."""
-GOAL_UPDATE = 2.0
+GOAL_UPDATE = 1.5
 """Time of an update over the bare forward and backward pass, at most."""
 FREE_RUNNING = ["samples_per_insert=1000", "samples_per_insert_tolerance=10", "min_replay_transitions=1"]
 """Nobody inserts while the learner is timed: its rate limiter must not stop it."""
