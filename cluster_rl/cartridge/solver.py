@@ -50,6 +50,17 @@ def all_secrets(story: Story) -> list[Secrets]:
     return [dict(zip(story.secrets, values, strict=True)) for values in product(*drawn)]
 
 
+def few_secrets(story: Story) -> list[Secrets]:
+    """As few draws as have each value of each secret, of an order at each place."""
+    draws = max((entry["values"] for entry in story.secrets.values()), default=1)
+    return [{name: _turned(entry, by) for name, entry in story.secrets.items()} for by in range(draws)]
+
+
+def _turned(entry: Mapping[str, Any], by: int) -> tuple[int, ...]:
+    values = entry["values"]
+    return tuple((by + place) % values for place in range(values if entry.get("kind") == "order" else 1))
+
+
 # ---------------------------------------------------------------- plans
 
 
@@ -146,7 +157,7 @@ class Planner:
     """`plan` that keeps what it found, as most of a game is the same whatever was drawn."""
 
     def __init__(self, story: Story) -> None:
-        self._story = story
+        self.story = story
         self._found: dict[tuple[State, str], list[_Plan]] = {}
 
     def plan(self, state: State, secrets: Secrets, event: str) -> tuple[list[Act], State]:
@@ -155,7 +166,7 @@ class Planner:
         for found in known:
             if all(secrets[name] == value for name, value in found.used):
                 return list(found.acts), found.after
-        found = _plan(self._story, state, secrets, event)
+        found = _plan(self.story, state, secrets, event)
         known.append(found)
         return list(found.acts), found.after
 
@@ -267,16 +278,26 @@ def check_no_dead_end(
 ) -> None:
     """From whatever optional acts lead to, wrong answers apart, the last gate's event can still be had.
 
-    All acts that take something away are tried from where they can first be done, and a bag full of trifles; and random
-    plays of all acts, losing battles and bad luck among them, are followed for as long as the end stays in reach.
+    For each of a few draws all acts that take something away are tried from where they can first be done, and a bag
+    full of trifles; and random plays of all acts, losing battles and bad luck among them, the draws in turn, are
+    followed for as long as the end stays in reach.
     """
-    end, secrets = gates[-1]["event"], all_secrets(story)[-1]
+    events, draws, planner = [gate["event"] for gate in gates], few_secrets(story), Planner(story)
     wrong = {gate["wrong"] for gate in gates if "wrong" in gate}
     trifles = [item for item in story.prices if item not in story.key_items][:MAX_BAG_KINDS]
     full = story.start()
     for item in trifles:
         full = story.carrying(full, item, 1)
-    _check_end(story, full, secrets, end, "a new game with a full bag")
+    for secrets in draws:
+        _check_end(planner, full, secrets, events, "a new game with a full bag")
+        _check_losses(planner, secrets, events, wrong)
+    for seed in range(playouts):
+        _play_out(planner, draws[seed % len(draws)], events, wrong, random.Random(seed), acts)
+
+
+def _check_losses(planner: Planner, secrets: Secrets, events: list[str], wrong: set[str]) -> None:
+    """Tries each act that takes something away where the way to the end first comes by it."""
+    story, end = planner.story, events[-1]
     tried: set[Way | str] = set()
     state = story.start()
     while end not in state.flags:
@@ -284,15 +305,16 @@ def check_no_dead_end(
             what: Way | str = act.item if act.kind == "toss" else way
             if (way.loses or act.kind == "toss") and what not in tried and not wrong & after.flags:
                 tried.add(what)
-                _check_end(story, after, secrets, end, _told(act))
+                _check_end(planner, after, secrets, events, _told(act))
         state = next(
             after for _, _, after in _steps_toward(story, state, secrets, ("flag", end, True)) if after != state
         )
-    for seed in range(playouts):
-        _play_out(story, secrets, end, wrong, random.Random(seed), acts)
 
 
-def _play_out(story: Story, secrets: Secrets, end: str, wrong: set[str], rng: random.Random, count: int) -> None:
+def _play_out(
+    planner: Planner, secrets: Secrets, events: list[str], wrong: set[str], rng: random.Random, count: int
+) -> None:
+    story, end = planner.story, events[-1]
     state = story.start()
     for _ in range(count):
         options = [(act, after) for act, _, after in possible_acts(story, state, secrets) if not wrong & after.flags]
@@ -302,12 +324,13 @@ def _play_out(story: Story, secrets: Secrets, end: str, wrong: set[str], rng: ra
             return
         if ("flag", end, True) not in Closure(story, state, secrets):
             raise UserError(f"dead end: {end} is out of reach after {_told(act)}")
-    _check_end(story, state, secrets, end, f"{count} acts at random")
+    _check_end(planner, state, secrets, events, f"{count} acts at random")
 
 
-def _check_end(story: Story, state: State, secrets: Secrets, end: str, what: str) -> None:
+def _check_end(planner: Planner, state: State, secrets: Secrets, events: list[str], what: str) -> None:
     try:
-        plan(story, state, secrets, end)
+        for event in events:
+            _, state = planner.plan(state, secrets, event)
     except UserError as error:
         raise UserError(f"dead end after {what}: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_nobody_has_a_name_of_the_real_games_people(world: str) -> None:
     assert not names & NOT_OURS
     words = {word for secret in content.get("secret", []) for word in secret.get("words", [])} - {"RED", "BLUE"}
     assert not words & NOT_OURS
+
+
+@each_world
+def test_the_engine_knows_nothing_of_a_world_by_name(world: str) -> None:
+    content = compile_content.read_world(world)
+    names = {entry["name"] for kind in ("map", "item", "species", "trainer") for entry in content.get(kind, [])}
+    names |= {person["name"] for entry in content["map"] for person in entry.get("object", []) if "name" in person}
+    words = re.findall(r"\w+", " ".join(path.read_text() for path in build.SOURCE_DIR.iterdir()))
+    assert len(words) > 1000
+    assert not (names | set(content["flags"])) & set(words)
 
 
 def test_ram_table_agrees_with_the_readers() -> None:

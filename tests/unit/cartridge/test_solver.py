@@ -276,6 +276,33 @@ def test_random_plays_find_a_dead_end_of_several_acts() -> None:
         solver.check_no_dead_end(story, world["gate"])
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("harm", ["hide GIVER", "set WARNED"])
+def test_dead_ends_of_some_draws_alone_are_found(first: int, harm: str) -> None:
+    """Somebody who shuts the way to the lamp if one lever is the first: by an act that takes away, or one that does
+    not, which only random plays find."""
+    world = tiny_world()
+    change(world, "ifitem LAMP has\n  give", "ifset WARNED has\n  ifitem LAMP has\n  give")
+    change(world, "give STONE 1", f"ifsecret levers:1 {first} harm\nend\nharm:\n{harm}")
+    with pytest.raises(UserError, match="dead end"):
+        check_gates(world)
+
+
+def test_few_draws_have_each_value_of_each_secret_and_each_lever_at_each_place() -> None:
+    drawn = solver.few_secrets(Story(read_world("lanternvale")))
+    assert len(drawn) == 4
+    for place in range(4):
+        assert {secrets["levers"][place] for secrets in drawn} == {0, 1, 2, 3}
+    assert {secrets["password"] for secrets in drawn} == {(0,), (1,), (2,), (3,)}
+    assert all(sorted(secrets["levers"]) == [0, 1, 2, 3] for secrets in drawn)
+
+
+def test_a_world_without_secrets_is_one_draw() -> None:
+    world = tiny_world() | {"secret": []}
+    world["map"][1]["signs"] = []
+    assert solver.few_secrets(Story(world)) == [{}]
+
+
 def test_plan_pulls_the_levers_as_they_were_drawn() -> None:
     world = tiny_world()
     story = Story(world)
