@@ -125,7 +125,7 @@ def _check_exits(
     starts: set[Cell] = {(p["map"], *p["at"]) for p in (world["game"]["start"], *world.get("school", []))}
     arrivals = starts | set(doors.values())
     for place, words in scripts:
-        warps = [word for word in _with_chained(words, named) if word.name == "warp"]
+        warps = [word for word in with_chained(words, named) if word.name == "warp"]
         arrivals |= {warp_cell(word.operands) for word in warps}
         if place.at is not None and warps:
             exits.add((place.map, *place.at))
@@ -142,7 +142,7 @@ def _check_exits(
             raise UserError(f"map {name}: has no exit for who comes to {x}, {y}")
 
 
-def _with_chained(words: tuple[Word, ...], named: Mapping[str, tuple[Word, ...]]) -> list[Word]:
+def with_chained(words: tuple[Word, ...], named: Mapping[str, tuple[Word, ...]]) -> list[Word]:
     """The words of a script and of those that it goes on to."""
     found, todo = list(words), {word.operands[0] for word in words if word.name == "chain"}
     done: set[str] = set()

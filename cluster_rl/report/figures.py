@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure. Raises `UserError` as `write_atomic` does."""
+def save_png(figure: Figure, path: Path, source: str = "") -> None:
+    """Writes the figure; the PNG tells a `source` under that keyword. Raises `UserError` as `write_atomic` does."""
     # Here, because matplotlib takes most of a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     # No "Software" entry: it would name the library's version, and pictures of equal content should be equal.
-    figure.savefig(png, format="png", metadata={"Software": None})
+    figure.savefig(png, format="png", metadata={"Software": None, "Source": source or None})
     write_atomic(path, png.getvalue())
