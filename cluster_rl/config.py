@@ -147,6 +147,21 @@ class Config(_Section, frozen=True):
     affordance_memory_entries: Annotated[int, _key("situations remembered by one emulator", "entries", ge=1)] = 20_000
     rewards: RewardWeights = msgspec.field(default_factory=RewardWeights)
 
+    quest_half_life_episodes: Annotated[
+        float,
+        _key("an episode's weight in a quest's posterior halves in so many", "episodes", ge=1, le=1e6, opens="Quests"),
+    ] = 100.0
+    quest_budget_steps: Annotated[
+        int, _key("a milestone must be reached in so many steps of an episode; 0: in the episode", "env steps", ge=0)
+    ] = 0
+    quest_target: Annotated[
+        float,
+        _key("an alarm tells how surely a quest is below this chance; 0: below its best so far", "chance", ge=0, lt=1),
+    ] = 0.0
+    quest_patience_episodes: Annotated[
+        int, _key("a quest that has not grown for so many episodes stagnates", "episodes", ge=1)
+    ] = 500
+
     unroll_length: Annotated[
         int, _key("trained positions of a sequence", "env steps", ge=1, le=1024, opens="Sequences")
     ] = 80
@@ -438,6 +453,11 @@ def _check_together(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: min_replay_transitions ({config.min_replay_transitions}) is larger than "
             f"replay_capacity_transitions ({config.replay_capacity_transitions})"
+        )
+    if config.quest_budget_steps > config.episode_max_steps:
+        raise UserError(
+            f"{source}: quest_budget_steps ({config.quest_budget_steps}) is larger than episode_max_steps "
+            f"({config.episode_max_steps}), the longest that an episode lasts"
         )
     begins = [env_steps for env_steps, _ in config.samples_per_insert_schedule]
     if begins != sorted(set(begins)) or not all(isfinite(rate) for _, rate in config.samples_per_insert_schedule):

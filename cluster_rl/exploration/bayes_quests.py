@@ -1,0 +1,293 @@
+"""Quests: how likely an episode is to reach each milestone, how sure that is, and when to worry.
+
+The learner's process and serial mode use it. In: how each episode went, as it is logged. Out: a Beta posterior for each
+milestone, alarms, the frontier. Pure: no file, no game, no network.
+
+theta_m is the chance that an episode that starts without milestone m reaches it within a budget of T steps, under the
+mixture of epsilons and start states that the actors play. With a uniform prior and s successes and f failures it is
+Beta(1 + s, 1 + f) distributed. Training moves theta, so old episodes fade: each trial of m multiplies both counts by
+2^(-1 / half-life), and the prior stays whole. At most half-life / ln 2 trials count so; where theta stands still, the
+interval is wider than it need be, by the root of 2, and where it moves, the mean lags by that many trials.
+
+Which episodes are trials (`count_episode`) must not depend on how they went, or the estimate is biased:
+
+- One that began with m reached is none.
+- One that was seen for T steps, or that the game itself ended, is one. Where the task was done sooner, m was missed
+  for good: a failure, as the end is the policy's doing. What was reached behind the budget is a failure too.
+- One that was cut before T steps by something else, as by the job's end, is none, whether m was reached by then or
+  not: to count what was reached and to leave out the rest would count successes alone.
+
+What is left: an episode that lasts longer is likelier to be the one that a job's end cuts. Where a success ends an
+episode early, theta so looks too large, by less than the share of episodes that are cut: one an emulator and job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from scipy.special import betainc, betaincinv, betaln
+
+from cluster_rl.config import Config
+from cluster_rl.runs.small_file import Count
+
+NEVER, RELIABLY = 0.1, 0.9
+"""Means of theta below and above which a quest is out of reach, or done."""
+WARNING, CRITICAL = 0.8, 0.95
+"""Probabilities from which an alarm has these levels."""
+INTERVAL = (0.025, 0.975)
+LEAST_START_WEIGHT = 0.05
+_BEST_QUANTILE = 0.005  # stricter than the interval: the largest of many bounds is what all later ones are held against
+_GROWTH = 0.05  # of the best bound: less is noise
+_BLOCKS = 8
+_FIRST_BLOCK_TRIALS = 16
+_SURE = math.log(20.0)  # odds that decide between a rate that training moves and one that it does not
+
+Level = Literal["ok", "warning", "critical"]
+Verdict = Literal["unreached", "reliable", "steady", "learned", "worse", "undecided"]
+
+_Faded = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Quest(NamedTuple):
+    """A milestone as something to strive for. `slot` is the context's that tells whether it was reached."""
+
+    name: str
+    required: bool
+    slot: int
+
+
+@dataclass(frozen=True)
+class QuestRules:
+    """What is monitored, `quests` in the order of play, and how. `target` 0: what the run itself had reached."""
+
+    quests: tuple[Quest, ...]
+    budget_steps: int
+    half_life_episodes: float
+    target: float
+    patience_episodes: int
+
+    @classmethod
+    def from_config(cls, config: Config, quests: Iterable[Quest]) -> QuestRules:
+        """The rules of a run."""
+        return cls(
+            quests=tuple(quests),
+            budget_steps=config.quest_budget_steps or config.episode_max_steps,
+            half_life_episodes=config.quest_half_life_episodes,
+            target=config.quest_target,
+            patience_episodes=config.quest_patience_episodes,
+        )
+
+
+class QuestRecord(msgspec.Struct):
+    """What is kept of a milestone's trials. `blocks` are (successes, trials) of stretches of `block_trials` each, the
+    oldest first: whether the rate has changed is told from them."""
+
+    successes: _Faded = 0.0
+    failures: _Faded = 0.0
+    trials: Count = 0
+    reached: Count = 0
+    best_low: _Share = 0.0  # lower bound of theta, the best so far, of a quest that was not "never" then
+    grown_low: _Share = 0.0  # that bound when it last grew by more than noise
+    grown_at: Count = 0  # trials then
+    block_trials: Count = _FIRST_BLOCK_TRIALS
+    blocks: list[tuple[Count, Count]] = msgspec.field(default_factory=list)
+
+    @property
+    def alpha(self) -> float:
+        return 1.0 + self.successes
+
+    @property
+    def beta(self) -> float:
+        return 1.0 + self.failures
+
+    @property
+    def mean(self) -> float:
+        """Of theta."""
+        return self.alpha / (self.alpha + self.beta)
+
+    def count(self, success: bool, half_life_episodes: float) -> None:
+        """Takes in one trial."""
+        keep = 0.5 ** (1.0 / half_life_episodes)
+        self.successes = keep * self.successes + success
+        self.failures = keep * self.failures + (not success)
+        self.trials += 1
+        self.reached += success
+        self._count_in_block(success)
+        if not success:
+            return  # no bound rises by a failure
+        low = float(betaincinv(self.alpha, self.beta, _BEST_QUANTILE))
+        if self.mean >= NEVER:
+            self.best_low = max(self.best_low, low)
+        if self.reached == 1 or low > self.grown_low + _GROWTH:
+            self.grown_low, self.grown_at = low, self.trials
+
+    def _count_in_block(self, success: bool) -> None:
+        if not self.blocks or self.blocks[-1][1] == self.block_trials:
+            if len(self.blocks) == _BLOCKS:
+                pairs = zip(self.blocks[::2], self.blocks[1::2], strict=True)
+                self.blocks = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs]
+                self.block_trials *= 2
+            self.blocks.append((0, 0))
+        successes, trials = self.blocks[-1]
+        self.blocks[-1] = (successes + success, trials + 1)
+
+
+Records = dict[str, QuestRecord]
+
+
+class QuestState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a milestone now. `low` and `high`: 95 % credible interval of theta; `alarm`: P(theta < target).
+
+    `verdict`, over all trials of the run:
+    unreached: no success yet. Impossible, or not found: nobody can tell from here; `high` says how rare it must be.
+    reliable: theta's mean is above 0.9.
+    steady: 20 to 1 that the rate has never changed. Luck, or all that exploration finds: training has not moved it.
+    learned, worse: 20 to 1 that it has, and theta is above or below the rate over all trials.
+    undecided: too few trials to say.
+    """
+
+    alpha: float
+    beta: float
+    mean: float
+    low: float
+    high: float
+    target: float
+    alarm: float
+    level: Level
+    stagnant: bool  # no growth for `patience_episodes` trials, and not reliable
+    verdict: Verdict
+    trials: int
+    reached: int
+
+
+def count_episode(
+    records: Records,
+    rules: QuestRules,
+    *,
+    start: Collection[str],
+    reached: Iterable[tuple[str, int]],
+    steps: int,
+    ended_by_game: bool,
+) -> None:
+    """Takes an episode of `steps` steps into the records of the milestones that it is a trial of.
+
+    `start` are the milestones reached before it began, `reached` those reached in it, with their steps from 1 on.
+    """
+    if steps < rules.budget_steps and not ended_by_game:
+        return
+    within = {name for name, step in reached if step <= rules.budget_steps}
+    for quest in rules.quests:
+        if quest.name not in start:
+            record = records.setdefault(quest.name, QuestRecord())
+            record.count(quest.name in within, rules.half_life_episodes)
+
+
+def assess(record: QuestRecord, rules: QuestRules) -> QuestState:
+    """What is known of one milestone."""
+    alpha, beta = record.alpha, record.beta
+    low, high = (float(betaincinv(alpha, beta, share)) for share in INTERVAL)
+    target = rules.target or record.best_low
+    alarm = float(betainc(alpha, beta, target))
+    return QuestState(
+        alpha=alpha,
+        beta=beta,
+        mean=record.mean,
+        low=low,
+        high=high,
+        target=target,
+        alarm=alarm,
+        level=level_of(alarm),
+        stagnant=record.mean < RELIABLY and record.trials - record.grown_at >= rules.patience_episodes,
+        verdict=verdict_of(record),
+        trials=record.trials,
+        reached=record.reached,
+    )
+
+
+def assess_all(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict[str, QuestState]:
+    """What is known of each quest that was tried, in the order of play."""
+    return {quest.name: assess(records[quest.name], rules) for quest in rules.quests if quest.name in records}
+
+
+def level_of(alarm: float) -> Level:
+    """The level of an alarm's probability."""
+    return "critical" if alarm >= CRITICAL else "warning" if alarm >= WARNING else "ok"
+
+
+def change_evidence(blocks: Iterable[tuple[int, int]]) -> float:
+    """Log odds that each block of (successes, trials) has a rate of its own, against one rate for all of them.
+
+    Both with uniform priors: sum_i ln B(1 + s_i, 1 + f_i) - ln B(1 + sum s, 1 + sum f).
+    """
+    counts = [(successes, trials - successes) for successes, trials in blocks]
+    apart = sum(float(betaln(1 + s, 1 + f)) for s, f in counts)
+    return apart - float(betaln(1 + sum(s for s, _ in counts), 1 + sum(f for _, f in counts)))
+
+
+def verdict_of(record: QuestRecord) -> Verdict:
+    """What the trials tell of a quest's nature, see `QuestState`."""
+    if not record.reached:
+        return "unreached"
+    if record.mean > RELIABLY:
+        return "reliable"
+    evidence = change_evidence(record.blocks)
+    if evidence >= _SURE:
+        return "learned" if record.mean > record.reached / record.trials else "worse"
+    return "steady" if evidence <= -_SURE else "undecided"
+
+
+def frontier(records: Mapping[str, QuestRecord], rules: QuestRules) -> list[str]:
+    """The first required milestones that are reached neither never nor reliably, in the order of play.
+
+    Where the first that is not reliable is never reached, that one alone; empty where all are reliable. One that was
+    not tried yet has the prior's mean.
+    """
+    found: list[str] = []
+    for quest in rules.quests:
+        mean = records.get(quest.name, _UNTRIED).mean
+        if not quest.required or mean > RELIABLY:
+            continue
+        if mean < NEVER:
+            return found or [quest.name]
+        found.append(quest.name)
+    return found
+
+
+def curiosity_scale(records: Mapping[str, QuestRecord], rules: QuestRules, largest: float) -> float:
+    """What the weight of curiosity is multiplied with: 1 while quests progress; at `largest` 1 always.
+
+    Up to `largest` where no quest of the frontier grows: largest^x, x being how much of `patience_episodes` trials has
+    passed since the newest growth of one. Down towards 0 where all required ones are reached reliably: as the least
+    mean goes from 0.9 to 1.
+    """
+    required = [records.get(quest.name, _UNTRIED) for quest in rules.quests if quest.required]
+    if largest == 1 or not required:
+        return 1.0
+    ahead = [records.get(name, _UNTRIED) for name in frontier(records, rules)]
+    waited = min((record.trials - record.grown_at for record in ahead), default=0)
+    taper = min(1.0, (1.0 - min(record.mean for record in required)) / (1.0 - RELIABLY))
+    return float(largest ** min(1.0, waited / rules.patience_episodes) * taper)
+
+
+def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict[str, float]:
+    """How much practice each quest is worth, from `LEAST_START_WEIGHT` to 1.
+
+    The posterior's mean of 4 theta (1 - theta), the variance of an episode's outcome over its largest: most where it is
+    open how an episode goes, and 2/3 for a quest that was not tried. The least for one whose rate training does not
+    move: practice teaches nothing there that it has not.
+    """
+    weights = {}
+    for quest in rules.quests:
+        record = records.get(quest.name, _UNTRIED)
+        alpha, beta = record.alpha, record.beta
+        weight = 4.0 * alpha * beta / ((alpha + beta) * (alpha + beta + 1.0))
+        weights[quest.name] = LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(LEAST_START_WEIGHT, weight)
+    return weights
+
+
+_UNTRIED = QuestRecord()
