@@ -161,6 +161,10 @@ class Config(_Section, frozen=True):
     quest_patience_episodes: Annotated[
         int, _key("a quest that has not grown for so many episodes stagnates", "episodes", ge=1)
     ] = 500
+    w_bayes: Annotated[
+        float,
+        _key("potential of a milestone reached, times 1 - its chance (shaping); 0: none", "reward", ge=0, le=1000),
+    ] = 0.0
 
     unroll_length: Annotated[
         int, _key("trained positions of a sequence", "env steps", ge=1, le=1024, opens="Sequences")

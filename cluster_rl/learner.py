@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from cluster_rl.config import Config, load_config, sequence_schema_hash
-from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
+from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec, quests_of
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.grace import SavingTime
@@ -323,7 +323,13 @@ def run_learner(config: Config, run_dir: RunDir, job_token: str, job_started: fl
         return stop.exit_code
     deadline = job_deadline(config.max_runtime_seconds, job_started)
     trainer = Trainer(
-        config, run_dir, observation_spec(config), block_spec(config), milestone_names(run_dir), job_token
+        config,
+        run_dir,
+        observation_spec(config),
+        block_spec(config),
+        milestone_names(run_dir),
+        job_token,
+        quests_of(run_dir, config.initial_state),
     )
     print(trainer.restored, flush=True)
     trainer.progress.jobs[-1].ends = deadline.unix_sec()

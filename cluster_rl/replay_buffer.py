@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from cluster_rl.config import Config
 from cluster_rl.errors import StorageError
+from cluster_rl.exploration.bayes_quests import NO_QUESTS, QuestRules, Records
 from cluster_rl.learning.priorities import importance_weights
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.batch_arrays import empty_batch, fill_column
@@ -59,14 +60,23 @@ class AppendResult:
 class Replay:
     """The replay of the run `owner`, on a log in `folder`. What the log holds on opening is part of it at once.
 
-    `milestones` are the names of all that the game has: a block that names another is refused.
+    `milestones` are the names of all that the game has: a block that names another is refused. `quests` says which of
+    them are monitored.
 
     Ids count the sequences ever logged.
 
     Raises `UserError` if the log cannot be opened, is in use, or was written by another run or with other shapes.
     """
 
-    def __init__(self, config: Config, spec: BlockSpec, folder: Path, owner: str, milestones: frozenset[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        spec: BlockSpec,
+        folder: Path,
+        owner: str,
+        milestones: frozenset[str],
+        quests: QuestRules = NO_QUESTS,
+    ) -> None:
         self.damaged_samples = 0  # sampled blocks that could not be read, and were taken out
         self.stale_updates = 0  # priority updates of sequences evicted since they were sampled
         self.found_endings: list[Ending] = []  # in the log on opening, oldest first; for the caller to take away
@@ -82,6 +92,7 @@ class Replay:
             spec,
             owner=owner,
             milestones=milestones,
+            quests=quests,
             segment_bytes=MAX_SEGMENT_BYTES,
             segment_transitions=math.ceil(config.replay_capacity_transitions / SEGMENTS_OF_CAPACITY),
             on_record=self._find,
@@ -119,6 +130,11 @@ class Replay:
         """The same of episodes that began elsewhere than the run's do by its config."""
         with self._lock:
             return dict(self._log.totals.milestones_elsewhere)
+
+    def quests(self) -> Records:
+        """What was learned of each milestone that an episode of the run could reach; the caller's own."""
+        with self._lock:
+            return {name: record.copy() for name, record in self._log.totals.quests.items()}
 
     @property
     def gaps(self) -> int:

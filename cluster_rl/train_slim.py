@@ -26,7 +26,7 @@ import torch
 
 from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config
-from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec
+from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_spec, quests_of
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
@@ -92,7 +92,15 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     deadline = job_deadline(config.max_runtime_seconds, time.monotonic())
     token = uuid.uuid4().hex
     torch.set_num_threads(config.learner_threads or len(os.sched_getaffinity(0)))
-    trainer = Trainer(config, run_dir, observation_spec(config), block_spec(config), milestone_names(run_dir), token)
+    trainer = Trainer(
+        config,
+        run_dir,
+        observation_spec(config),
+        block_spec(config),
+        milestone_names(run_dir),
+        token,
+        quests_of(run_dir, config.initial_state),
+    )
     trainer.progress.jobs[-1].ends = deadline.unix_sec()
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
     links, actors = [], []

@@ -29,6 +29,7 @@ COPIED = ("cluster_rl", "tests", "setup.cfg", "pyproject.toml")
 TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
+    "tests/learning/test_exact_shaping.py",
     "tests/unit/test_rewards.py",
     "tests/unit/learning/test_sequences.py",
     "tests/unit/training/test_rate_limiter.py",
@@ -43,6 +44,8 @@ TEST_FILES = (
     "tests/unit/acting/test_exploration.py",
     "tests/unit/acting/test_policy.py",
     "tests/unit/acting/test_wandering.py",
+    "tests/unit/replay/test_quest_counts.py",
+    "tests/unit/exploration/test_bayes_quests.py",
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_return_cuts.py",
@@ -60,6 +63,7 @@ TEST_FILES = (
     "tests/unit/test_evaluate.py",
     "tests/learning/test_trainer_resume.py",
     "tests/unit/training/test_trainer_metrics.py",
+    "tests/unit/training/test_quest_monitor.py",
 )
 
 TARGETS = "cluster_rl/learning/targets.py"
@@ -78,6 +82,10 @@ SEQUENCES = "cluster_rl/learning/sequences.py"
 LIMITER = "cluster_rl/training/rate_limiter.py"
 TRAINER = "cluster_rl/training/trainer.py"
 PEERS = "cluster_rl/wire/peers.py"
+QUESTS = "cluster_rl/exploration/bayes_quests.py"
+SHAPING = "cluster_rl/exploration/shaping.py"
+TOTALS = "cluster_rl/replay/totals.py"
+QUEST_ROWS = "cluster_rl/training/quest_rows.py"
 PROBES = "cluster_rl/training/probes.py"
 MODEL = "cluster_rl/model.py"
 ENCODERS = "cluster_rl/networks/encoders.py"
@@ -248,6 +256,54 @@ MUTATIONS = (
     Mutation("the learner cuts no return", R2D2, "goes_on=goes_on,", "goes_on=None,"),
     Mutation("cut by the target net", R2D2, _CUT_BY, _CUT_BY.replace("online", "target")),
     Mutation("cut by the actions of other rows", R2D2, "batch.greedy[unroll],", "batch.greedy[unroll].roll(1, 0),"),
+    Mutation("quests never forget", QUESTS, "keep = 0.5 ** (1.0 / half_life_episodes)", "keep = 1.0"),
+    Mutation("half a prior", QUESTS, "return 1.0 + self.failures", "return 0.5 + self.failures"),
+    Mutation("what a start had reached is tried", QUESTS, "if quest.name not in start:", "if True:"),
+    Mutation(
+        "episodes that were cut are trials", QUESTS, "if steps < rules.budget_steps and not ended_by_game:", "if False:"
+    ),
+    Mutation(
+        "a game that is over is no trial",
+        QUESTS,
+        "< rules.budget_steps and not ended_by_game:",
+        "< rules.budget_steps:",
+    ),
+    Mutation(
+        "no budget", QUESTS, "for name, step in reached if step <= rules.budget_steps}", "for name, step in reached}"
+    ),
+    Mutation("the budget's last step is late", QUESTS, "if step <= rules.budget_steps", "if step < rules.budget_steps"),
+    Mutation("never is something to fall from", QUESTS, "if self.mean >= NEVER:", "if True:"),
+    Mutation("the first success is no growth", QUESTS, "self.reached == 1 or low >", "low >"),
+    Mutation("an alarm for what is above", QUESTS, "alarm = float(betainc(", "alarm = 1.0 - float(betainc("),
+    Mutation("critical only beyond", QUESTS, "alarm >= CRITICAL", "alarm > CRITICAL"),
+    Mutation(
+        "blocks are merged in halves",
+        QUESTS,
+        "zip(self.blocks[::2], self.blocks[1::2]",
+        "zip(self.blocks[:4], self.blocks[4:]",
+    ),
+    Mutation(
+        "optional quests are a frontier", QUESTS, "if not quest.required or mean > RELIABLY:", "if mean > RELIABLY:"
+    ),
+    Mutation("curiosity for what one quest lacks", QUESTS, "waited = min(", "waited = max("),
+    Mutation("luck is practised", QUESTS, 'LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(', "max("),
+    Mutation("quests handed out are the log's", QUESTS, "blocks=self.blocks.copy()", "blocks=self.blocks"),
+    Mutation(
+        "shaping beyond the task's end", SHAPING, "phi.masked_fill(batch.terminated & (rows == batch.last), 0.0)", "phi"
+    ),
+    Mutation("no potential at a step limit", SHAPING, "batch.terminated & (rows == batch.last)", "rows == batch.last"),
+    Mutation("shaping without discount", SHAPING, "gamma * phi[1:]", "phi[1:]"),
+    Mutation("shaping the replay's own rewards", SHAPING, "batch.reward.clone()", "batch.reward"),
+    Mutation("the certain weighs most", SHAPING, "1.0 - mean_of(records, quest.name)", "mean_of(records, quest.name)"),
+    Mutation("batches without shaping", TRAINER, "self.quests.shape(Batch", "(Batch"),
+    Mutation("a step limit ends the game", TOTALS, 'summary.reason == "terminated"', "summary.is_whole"),
+    Mutation("starts elsewhere are forgotten", TOTALS, "start=header.summary.start.milestones", "start=()"),
+    Mutation(
+        "the fewer trials of two logs", TOTALS, "key=lambda record: record.trials", "key=lambda record: -record.trials"
+    ),
+    Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
+    Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
+    Mutation("half a quest row stays", QUEST_ROWS, "            cut_torn_line(self._path)\n", ""),
     Mutation("initial priorities without cuts", PRIORITIES, "(config.return_cut, greedy,", '("none", greedy,'),
     Mutation(
         "actors forget what was the policy's",

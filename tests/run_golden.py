@@ -28,6 +28,7 @@ import zmq.utils.z85
 from cluster_rl.batch_system.chain import ChainState, save_chain
 from cluster_rl.config import Config, config_to_json
 from cluster_rl.emulator import snapshot
+from cluster_rl.exploration.bayes_quests import Quest, QuestRecord, QuestRules
 from cluster_rl.replay.log import ReplayLog
 from cluster_rl.report.video_record import VideoRecord, record_path
 from cluster_rl.rom import Rom
@@ -38,10 +39,11 @@ from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeLog, EpisodeStart,
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import Holder, holder_path
-from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, save_progress
+from cluster_rl.runs.progress import Progress, QuestAlarm, QuestProgress, Rates, ReplayProgress, save_progress
 from cluster_rl.runs.rendezvous import Rendezvous, write_rendezvous
 from cluster_rl.training.episode_rows import EpisodeRows
 from cluster_rl.training.metrics import MetricsWriter
+from cluster_rl.training.quest_rows import QuestRows
 from cluster_rl.wire import keys
 from cluster_rl.wire.codec import decode_header
 
@@ -63,6 +65,7 @@ GOLDEN = {
     "video.json": f"videos/{EPISODE.replace('.eplog', '.json')}",
     "metrics.jsonl": "metrics.jsonl",
     "episodes.jsonl": "episodes.jsonl",
+    "quests.jsonl": "quests.jsonl",
     "manifest.json": "checkpoint/20-2/manifest.json",
     "state.json": "checkpoint/20-2/state.json",
     "tensors.safetensors": "checkpoint/20-2/tensors.safetensors",
@@ -108,6 +111,11 @@ def write_run(root: Path) -> RunDir:
         rows.offer(1, 640, decode_header(wire_golden.blocks()[1]))
         rows.write(lambda: None)
         rows.close()
+        quests = QuestRows(run_dir)
+        rules = QuestRules((Quest("LEFT_HOME", True, 0),), 100, 50.0, 0.0, 500)
+        record = QuestRecord(successes=3.0, failures=5.0, trials=9, reached=4, blocks=[(4, 9)])
+        quests.write(9, 640, {"LEFT_HOME": record}, rules)
+        quests.close()
         _write_replay(run_dir)
     log = _episode()
     run_dir.episode_logs.joinpath(log_name(log.header, log.header.episode)).write_bytes(log.to_bytes())
@@ -179,6 +187,11 @@ def _progress() -> Progress:
         replay=ReplayProgress(transitions=600, capacity=1000, bytes=12345),
         milestones={"LEFT_HOME": 77},
         milestones_elsewhere={"FERN_BADGE": 640},
+        quests=QuestProgress(
+            frontier={"FERN_BADGE": 0.5},
+            stagnant=["FERN_BADGE"],
+            alarms={"LEFT_HOME": QuestAlarm(level="critical", probability=0.96875, mean=0.25, target=0.75)},
+        ),
         mean_return_recent=-0.25,
         activity="training",
     )

@@ -8,9 +8,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from sequence_fixtures import action_of, make_builder, observation, play, reward_of, small_spec, visits_of
+from sequence_fixtures import (
+    action_of,
+    make_builder,
+    observation,
+    play,
+    reward_of,
+    small_spec,
+    visits_of,
+)
 
 from cluster_rl.config import Config, ModelConfig
+from cluster_rl.exploration.bayes_quests import Quest
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.model import ObservationSpec, QNetwork
 from cluster_rl.runs.layout import RunDir
@@ -22,6 +31,7 @@ OBSERVATION = ObservationSpec(
     context_size=BLOCK.context_size, crop_size=BLOCK.crop_side, num_actions=BLOCK.num_actions, aux_slots=(0, 3)
 )
 MILESTONES = frozenset({"town", "badge"})
+QUESTS = (Quest("town", True, 0), Quest("badge", True, 2))  # the context has a step and an episode's number there
 CONFIG = Config(
     device="cpu",
     occupancy_crop_radius=1,
@@ -45,7 +55,7 @@ def changed(**changes: Any) -> Config:
 
 def open_trainer(folder: Path, config: Config = CONFIG) -> Trainer:
     """The trainer of the run in `folder`, new or gone on with."""
-    return Trainer(config, RunDir(folder, "run").create(), OBSERVATION, BLOCK, MILESTONES, "job")
+    return Trainer(config, RunDir(folder, "run").create(), OBSERVATION, BLOCK, MILESTONES, "job", QUESTS)
 
 
 def ingest(trainer: Trainer, sequences: list[Sequence]) -> None:

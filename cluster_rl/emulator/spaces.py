@@ -1,12 +1,13 @@
-"""What the parts that know no game must know of it: the shapes of what an agent sees, and the milestones' names.
+"""What the parts that know no game must know of it: the shapes of what an agent sees, and the milestones.
 
-Actor and learner read them. In: a config, a run. Out: the specs of networks and sequence blocks, names.
+Actor and learner read them. In: a config, a run. Out: the specs of networks and sequence blocks, names, quests.
 """
 
 from __future__ import annotations
 
-from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE
-from cluster_rl.config import Config
+from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE, SLOT_INDEX
+from cluster_rl.config import SCHOOL_PREFIX, Config
+from cluster_rl.exploration.bayes_quests import Quest
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.sequences import BlockSpec
@@ -35,6 +36,17 @@ def block_spec(config: Config) -> BlockSpec:
 
 def milestone_names(run_dir: RunDir) -> frozenset[str]:
     """All milestones of the game that a run plays."""
+    return frozenset(milestone.name for milestone in _world(run_dir).milestones)
+
+
+def quests_of(run_dir: RunDir, initial_state: str) -> tuple[Quest, ...]:
+    """The milestones of the part of the game that a run plays, in the order of play."""
+    world = _world(run_dir)
+    slots = {milestone.name: SLOT_INDEX[f"milestone_{index}"] for index, milestone in enumerate(world.milestones)}
+    played = world.milestones_from(initial_state.removeprefix(SCHOOL_PREFIX))
+    return tuple(Quest(milestone.name, milestone.required, slots[milestone.name]) for milestone in played)
+
+
+def _world(run_dir: RunDir) -> World:
     identity = read_identity(run_dir.identity)
-    world = World.for_rom(identity.rom_sha1 if identity is not None else "")
-    return frozenset(milestone.name for milestone in world.milestones)
+    return World.for_rom(identity.rom_sha1 if identity is not None else "")

@@ -83,6 +83,10 @@ class QuestRules:
         )
 
 
+NO_QUESTS = QuestRules(quests=(), budget_steps=1, half_life_episodes=1.0, target=0.0, patience_episodes=1)
+"""For those who count nothing: benchmarks, and tests of other things."""
+
+
 class QuestRecord(msgspec.Struct):
     """What is kept of a milestone's trials. `blocks` are (successes, trials) of stretches of `block_trials` each, the
     oldest first: whether the rate has changed is told from them."""
@@ -109,6 +113,10 @@ class QuestRecord(msgspec.Struct):
     def mean(self) -> float:
         """Of theta."""
         return self.alpha / (self.alpha + self.beta)
+
+    def copy(self) -> QuestRecord:
+        """One that does not change with this one."""
+        return msgspec.structs.replace(self, blocks=self.blocks.copy())
 
     def count(self, success: bool, half_life_episodes: float) -> None:
         """Takes in one trial."""
@@ -241,15 +249,19 @@ def verdict_of(record: QuestRecord) -> Verdict:
     return "steady" if evidence <= -_SURE else "undecided"
 
 
+def mean_of(records: Mapping[str, QuestRecord], name: str) -> float:
+    """The mean of a quest's theta; the prior's for one that was not tried yet."""
+    return records.get(name, _UNTRIED).mean
+
+
 def frontier(records: Mapping[str, QuestRecord], rules: QuestRules) -> list[str]:
     """The first required milestones that are reached neither never nor reliably, in the order of play.
 
-    Where the first that is not reliable is never reached, that one alone; empty where all are reliable. One that was
-    not tried yet has the prior's mean.
+    Where the first that is not reliable is never reached, that one alone; empty where all are reliable.
     """
     found: list[str] = []
     for quest in rules.quests:
-        mean = records.get(quest.name, _UNTRIED).mean
+        mean = mean_of(records, quest.name)
         if not quest.required or mean > RELIABLY:
             continue
         if mean < NEVER:

@@ -113,6 +113,12 @@ class World:
         lesson = self.maps.lesson(state.map_id) if state.in_game else ""
         return tuple(m for m in self.milestones if m.lesson == lesson and not m.condition.holds(state))
 
+    def milestones_from(self, school: str) -> tuple[Milestone, ...]:
+        """Those of the part of the game where this school start is; without one that is known, of the game itself."""
+        start = self.schools.get(school)
+        lesson = self.maps.lesson(start.map_id) if start is not None else ""
+        return tuple(m for m in self.milestones if m.lesson == lesson)
+
     def task_ended(self, state: GameState) -> bool:
         """Whether the game's task is done in this state, or a lesson's is over, well or badly."""
         seen = self._end_reads(state.image)

@@ -23,10 +23,11 @@ from cluster_rl.rom import game_warning
 from cluster_rl.runs.atomic import why_unwritable
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import Job, Progress, read_progress
+from cluster_rl.runs.progress import Job, Progress, QuestProgress, read_progress
 
 _LIVE_INTERVAL_SEC = 1.0
 _STALE_SEC = 15.0
+_SHOWN_QUESTS = 3
 _SILENT_SEC = 120.0  # progress.json is written every few seconds; a checkpoint of a large run takes longer
 
 
@@ -41,6 +42,7 @@ def line_of(progress: Progress, milestones: int, problem: str = "") -> str:
             f"episodes {progress.episodes:,}",
             f"return {'-' if mean_return is None else f'{mean_return:.2f}'}",
             f"milestones {len(progress.milestones)} of {milestones}",
+            *alarms_of(progress.quests),
             *doing(progress, problem),
         ]
     )
@@ -62,9 +64,7 @@ def milestones_of(run_dir: RunDir, initial_state: str, progress: Progress) -> in
     """
     identity = read_identity(run_dir.identity)
     world = World.for_rom(identity.rom_sha1 if identity is not None else "")
-    school = world.schools.get(initial_state.removeprefix(SCHOOL_PREFIX)) if initial_state else None
-    lesson = world.maps.lesson(school.map_id) if school is not None else ""
-    there = {milestone.name for milestone in world.milestones if milestone.lesson == lesson}
+    there = {milestone.name for milestone in world.milestones_from(initial_state.removeprefix(SCHOOL_PREFIX))}
     return len(there | set(progress.milestones))
 
 
@@ -189,6 +189,23 @@ class StatusView:
         yield "episodes", f"{progress.episodes:,}"
         yield "recent return", "-" if mean_return is None else f"{mean_return:.3f}"
         yield "milestones", f"{len(progress.milestones)} of {milestones}{reached}"
+        for name, told in (("quests ahead", quests_ahead(progress.quests)), ("alarms", alarms_of(progress.quests))):
+            if told:
+                yield name, "; ".join(told)
+
+
+def quests_ahead(quests: QuestProgress) -> list[str]:
+    """`NAME 0.31`, or `NAME 0.31 (no growth)`, of the first quests that episodes do not reach reliably."""
+    ahead = list(quests.frontier.items())[:_SHOWN_QUESTS]
+    return [f"{name} {mean:.2f}{' (no growth)' * (name in quests.stagnant)}" for name, mean in ahead]
+
+
+def alarms_of(quests: QuestProgress) -> list[str]:
+    """`NAME 0.21, critical: below 0.74`, of the quests that are below their targets, the surest first."""
+    alarms = sorted(quests.alarms.items(), key=lambda item: -item[1].probability)
+    told = [f"{name} {alarm.mean:.2f}, {alarm.level}: below {alarm.target:.2f}" for name, alarm in alarms]
+    more = len(told) - _SHOWN_QUESTS
+    return told[:_SHOWN_QUESTS] + ([f"{more} more alarms"] if more > 0 else [])
 
 
 def _left_of_target(progress: Progress, before: str) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_rl.errors import StorageError, UserError, is_of_storage, read_error
+from cluster_rl.exploration.bayes_quests import NO_QUESTS, QuestRules
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.replay.segments import (
@@ -64,7 +65,8 @@ class ReplayLog:
 
     Only one process has it open: opening waits a while for the one before to end (`folder_lock.py`). A segment is
     closed when it holds `segment_bytes` bytes or `segment_transitions` trained positions. `milestones` are the names of
-    all that the game has. `on_record(entry)` is called, oldest first, for every record that is found on opening.
+    all that the game has, `quests` says which of them are monitored and how. `on_record(entry)` is called, oldest
+    first, for every record that is found on opening.
 
     Raises `UserError` if the folder cannot be used, is in use, or was written by another run or with other shapes, and
     `StorageError` if the disk is full or fails.
@@ -79,6 +81,7 @@ class ReplayLog:
         milestones: frozenset[str],
         segment_bytes: int,
         segment_transitions: int,
+        quests: QuestRules = NO_QUESTS,
         on_record: Callable[[LogEntry], None] | None = None,
     ) -> None:
         self.folder = folder
@@ -91,6 +94,7 @@ class ReplayLog:
         self._owner = owner
         self._spec = spec
         self._milestones = milestones
+        self._quests = quests
         self._spec_items = {name: int(value) for name, value in vars(spec).items()}
         self._max_block_bytes = max_block_bytes(spec)
         self._segment_bytes = segment_bytes
@@ -261,7 +265,7 @@ class ReplayLog:
         return self.totals.env_steps + header.train_length
 
     def _count(self, entry: LogEntry) -> None:
-        self.totals.count(entry.id, entry.actor, entry.incarnation, entry.seq, entry.header)
+        self.totals.count(entry.id, entry.actor, entry.incarnation, entry.seq, entry.header, self._quests)
         entry.segment.transitions += entry.header.train_length
         entry.segment.end_id = entry.id + 1
 

@@ -1,8 +1,8 @@
 """The counters of a whole run that its replay log implies, and how they are kept when the log loses records.
 
 Used in the learner by the replay log. In: records in the order in which they were logged. Out: env steps, sequences,
-episodes, gaps, milestones, what each actor must send next and whether a block does, as a struct (in the log's segment
-headers) and as plain JSON data (in the checkpoint).
+episodes, gaps, milestones, quests, what each actor must send next and whether a block does, as a struct (in the log's
+segment headers) and as plain JSON data (in the checkpoint).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.bayes_quests import QuestRules, Records, count_episode
 from cluster_rl.runs.small_file import Count
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES, BlockError, SequenceHeader
 
@@ -38,6 +39,7 @@ class Totals(msgspec.Struct):
     next_seq: dict[Count, dict[Count, Count]] = msgspec.field(default_factory=dict)
     frontiers: Frontiers = msgspec.field(default_factory=dict)  # of the incarnations in `next_seq`
     milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of the other episodes
+    quests: Records = msgspec.field(default_factory=dict)  # by name of the milestone
 
     def check_next(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
         """Raises `BlockError` unless the record comes behind all that was counted of its actor.
@@ -56,8 +58,10 @@ class Totals(msgspec.Struct):
                 "order",
             )
 
-    def count(self, record_id: int, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
-        """Adds one record, which `check_next` has let pass."""
+    def count(
+        self, record_id: int, actor: int, incarnation: int, seq: int, header: SequenceHeader, quests: QuestRules
+    ) -> None:
+        """Adds one record, which `check_next` has let pass; an episode that it ends counts by the rules of `quests`."""
         self.env_steps += header.train_length
         self.sequences += 1
         self.episodes += header.ends_whole_episode
@@ -65,6 +69,15 @@ class Totals(msgspec.Struct):
         reached = self.milestones_elsewhere if header.elsewhere else self.milestones
         for name in header.milestones:
             reached.setdefault(name, self.env_steps)
+        if header.summary is not None:
+            count_episode(
+                self.quests,
+                quests,
+                start=header.summary.start.milestones,
+                reached=header.summary.milestones,
+                steps=header.summary.episode_steps,
+                ended_by_game=header.summary.reason == "terminated",
+            )
         known = self.next_seq.setdefault(actor, {})
         self.gaps += seq - known.get(incarnation, 0)
         known[incarnation] = seq + 1
@@ -76,7 +89,7 @@ class Totals(msgspec.Struct):
             self.frontiers[actor].pop(oldest, None)
 
     def merged(self, other: Totals) -> Totals:
-        """Element-wise the further one of both: the larger counts, the earlier milestones."""
+        """Element-wise the further one of both: the larger counts, the earlier milestones, the quests tried more."""
         older, newer = sorted((self, other), key=lambda totals: totals.next_id)
         next_seq = {
             actor: _merged_next_seq(older.next_seq.get(actor, {}), newer.next_seq.get(actor, {}))
@@ -89,6 +102,13 @@ class Totals(msgspec.Struct):
             gaps=max(self.gaps, other.gaps),
             next_id=newer.next_id,
             milestones=_earlier(self.milestones, other.milestones),
+            quests={
+                name: max(
+                    (totals.quests[name] for totals in (self, other) if name in totals.quests),
+                    key=lambda record: record.trials,
+                )
+                for name in self.quests | other.quests
+            },
             next_seq=next_seq,
             frontiers=merged_frontiers(next_seq, older.frontiers, newer.frontiers),
             milestones_elsewhere=_earlier(self.milestones_elsewhere, other.milestones_elsewhere),
@@ -100,6 +120,7 @@ class Totals(msgspec.Struct):
         plain: dict[str, Any] = msgspec.structs.asdict(self)
         plain["milestones"] = dict(self.milestones)
         plain["milestones_elsewhere"] = dict(self.milestones_elsewhere)
+        plain["quests"] = msgspec.to_builtins(self.quests)
         plain["next_seq"] = [
             [actor, incarnation, number]
             for actor, known in self.next_seq.items()
@@ -115,7 +136,7 @@ class Totals(msgspec.Struct):
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Totals:
-        """The inverse of `to_plain`; earlier versions wrote no frontiers. Raises `UserError` for anything else."""
+        """The inverse of `to_plain`; earlier versions wrote no frontiers, no quests. Raises `UserError` for others."""
         try:
             rows = msgspec.convert(plain.get("next_seq"), list[tuple[int, int, int]])
             next_seq: dict[int, dict[int, int]] = {}

@@ -72,6 +72,8 @@ CRASH_POINTS = (
     "metrics.row_written",
     "episodes.half_a_row",
     "episodes.rows_written",
+    "quests.half_a_row",
+    "quests.row_written",
     "keys.between_files",
     # The learner's end of the wire.
     "wire.welcomed",

@@ -6,10 +6,12 @@ The learner writes figures so. In: bytes. Out: a file that grew by them, or is a
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from cluster_rl.runs.atomic import append_whole
 from cluster_rl.runs.metrics_tail import line_start
+from cluster_rl.runs.small_file import UnreadableError
 
 
 class GrowingFile:
@@ -30,12 +32,17 @@ class GrowingFile:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cuts a file back to its last complete line; nothing where it is not there. Raises `OSError`."""
+    """Cuts a file back to its last complete line; nothing where it is not there.
+
+    Raises `OSError`, and `UnreadableError` where something else than a file of rows lies there.
+    """
     try:
-        file = path.open("rb+")
+        kind = path.stat().st_mode
     except FileNotFoundError:
         return
-    with file:
+    if not stat.S_ISREG(kind):  # a pipe would hold the process until somebody writes into it
+        raise UnreadableError(path, "something else lies where a file was expected; move it away")
+    with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         position = line_start(file, end)
         if position < end:

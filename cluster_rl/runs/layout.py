@@ -46,6 +46,7 @@ class RunDir:
         self.videos = self.path / "videos"
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
+        self.quests = self.path / "quests.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.logs = self.path / "logs"
         self.jobs = self.path / "jobs"

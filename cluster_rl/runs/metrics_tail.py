@@ -1,7 +1,7 @@
-"""The end of `metrics.jsonl`: how far its rows had come, read without the rest of the file.
+"""The end of a file of rows, such as `metrics.jsonl`: how far they had come, read without the rest of the file.
 
-The learner asks before it appends, the launcher before a job starts. In: a path. Out: the newest point, or why it is
-not known, and where lines begin.
+The learner asks before it appends, the launcher before a job starts. In: a path. Out: the newest row, its point, or why
+that is not known, and where lines begin.
 """
 
 from __future__ import annotations
@@ -40,15 +40,9 @@ def newest_point(path: Path) -> Tail:
     Raises `StorageError` if the disk fails or its server is away.
     """
     try:
-        with path.open("rb") as file:
-            end = line_start(file, file.seek(0, os.SEEK_END))
-            file.seek(max(0, end - MAX_ROW_BYTES - 1))
-            rows = file.read(min(end, MAX_ROW_BYTES + 1))
-        if not rows:
+        row = last_row(path)
+        if not row:
             return Tail()
-        row = rows[rows.rfind(b"\n", 0, -1) + 1 :]
-        if len(row) > MAX_ROW_BYTES:
-            raise damaged(path, f"a row of more than {MAX_ROW_BYTES} bytes")
         point = decode_json(row, _Point, path)
     except UnreadableError as error:
         return Tail(damage=str(error))
@@ -59,10 +53,27 @@ def newest_point(path: Path) -> Tail:
     return Tail(point.env_steps, point.updates)
 
 
+def last_row(path: Path) -> bytes:
+    """The last complete line of a file; empty where it has none.
+
+    Raises `UnreadableError` for one that is too long to be a row, and `OSError`.
+    """
+    with path.open("rb") as file:
+        end = line_start(file, file.seek(0, os.SEEK_END))
+        file.seek(max(0, end - MAX_ROW_BYTES - 1))
+        rows = file.read(min(end, MAX_ROW_BYTES + 1))
+    row = rows[rows.rfind(b"\n", 0, -1) + 1 :]
+    if len(row) > MAX_ROW_BYTES:
+        raise damaged(path, f"a row of more than {MAX_ROW_BYTES} bytes")
+    return row
+
+
 def line_start(file: BinaryIO, end: int) -> int:
-    """Where the line begins that the bytes before `end` lie in."""
+    """Where the line begins that the bytes before `end` lie in. Raises `UnreadableError` where that is no row."""
     position = end
     while position > 0:
+        if end - position > MAX_ROW_BYTES:
+            raise damaged(file.name, f"a row of more than {MAX_ROW_BYTES} bytes")
         start = max(0, position - _CHUNK_BYTES)
         file.seek(start)
         newline = file.read(position - start).rfind(b"\n")

@@ -47,6 +47,23 @@ class ReplayProgress(msgspec.Struct, kw_only=True):
     bytes: Count = 0
 
 
+class QuestAlarm(msgspec.Struct, kw_only=True):
+    """A quest that is below its target: with what probability, and how far."""
+
+    level: str  # warning or critical
+    probability: float
+    mean: float
+    target: float
+
+
+class QuestProgress(msgspec.Struct, kw_only=True):
+    """What is known of the quests, see `exploration.bayes_quests`. `frontier` has each one's mean."""
+
+    frontier: dict[str, float] = msgspec.field(default_factory=dict)
+    stagnant: list[str] = msgspec.field(default_factory=list)  # of the frontier
+    alarms: dict[str, QuestAlarm] = msgspec.field(default_factory=dict)
+
+
 class Job(msgspec.Struct, kw_only=True):
     """One stretch of training. Times are Unix seconds; `ended` is None while it runs."""
 
@@ -85,6 +102,7 @@ class Progress(msgspec.Struct, kw_only=True):
     replay: ReplayProgress = msgspec.field(default_factory=ReplayProgress)
     milestones: dict[str, Count] = msgspec.field(default_factory=dict)  # name -> env step at which first reached
     milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of episodes begun elsewhere
+    quests: QuestProgress = msgspec.field(default_factory=QuestProgress)
     mean_return_recent: float | None = None
     activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
     storage_problem: str = ""  # what storage does not take now, since when, and where; empty while all is well

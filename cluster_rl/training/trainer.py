@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
+from cluster_rl.exploration.bayes_quests import Quest, QuestRules
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline, why_complete
 from cluster_rl.jobs.devices import learner_device
@@ -37,6 +38,7 @@ from cluster_rl.training.episode_rows import EpisodeRows
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
+from cluster_rl.training.quest_monitor import QuestMonitor
 from cluster_rl.training.rate_limiter import RateLimiter
 
 _EVICTED_FILES = "deleting evicted segments"
@@ -74,6 +76,7 @@ class Trainer:
         block: BlockSpec,
         milestones: frozenset[str],
         job_token: str,
+        quests: Iterable[Quest] = (),
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -81,12 +84,14 @@ class Trainer:
         folder = run_dir.replay_in(config.replay_dir)
         self.run_id = run_id_of(run_dir, folder) or run_dir.run_name
         check_whole(run_dir, folder)  # the launcher asked before; a learner may be started again much later
+        rules = QuestRules.from_config(config, quests)
         # Before all else: it waits for a learner that holds the log, and everything below reads what that one wrote.
-        self.replay = Replay(config, block, folder, self.run_id, milestones)
+        self.replay = Replay(config, block, folder, self.run_id, milestones, rules)
         crash_point("restore.log_scanned")
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
+        self.quests = QuestMonitor(config, run_dir, self.replay, rules, self.device)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
         self._sampled_batches = self._trained_batches = 0  # each is advanced by one thread only
@@ -113,6 +118,7 @@ class Trainer:
         self._progress_writer = Writer(self.outage, "progress.json", config.progress_interval_seconds)
         self._metrics_writer = Writer(self.outage, "metrics", config.metrics_interval_seconds, "rows of metrics")
         self._episodes_writer = Writer(self.outage, "episodes.jsonl", config.progress_interval_seconds)
+        self._quest_writer = Writer(self.outage, "quests.jsonl", config.metrics_interval_seconds)
         self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
         self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
         self._checkpoint_writer.put_off()
@@ -159,7 +165,7 @@ class Trainer:
         self._sampled_batches += 1
         # Kept on the host too: reading them back would make the device wait.
         ids, weights, positions = arrays["ids"].copy(), arrays["weights"].copy(), int(arrays["train_length"].sum())
-        return Sampled(Batch.from_numpy(arrays, self.device), ids, weights, positions)
+        return Sampled(self.quests.shape(Batch.from_numpy(arrays, self.device)), ids, weights, positions)
 
     @property
     def batches_in_flight(self) -> int:
@@ -198,6 +204,8 @@ class Trainer:
             self._metrics_writer.write(self._write_next_metrics)
         if self._episodes_writer.is_due:
             self._episodes_writer.write(self.write_episodes)
+        if self._quest_writer.is_due:
+            self._quest_writer.write(self.quests.write_due)
         if self._params_writer.is_due and self.r2d2.updates:  # nobody wants random weights, and the file tells of more
             self._params_writer.write(self.write_params_file)
         if self._checkpoints.pending:
@@ -277,6 +285,8 @@ class Trainer:
         self.metrics.close()
         self._episodes_writer.write(self.write_episodes)  # else the next start writes them from the log
         self.episode_rows.close()
+        self._quest_writer.write(self.quests.write_due)
+        self.quests.close()
         try:
             self.replay.close()
         except StorageError as error:
@@ -335,6 +345,7 @@ class Trainer:
             bytes=replay.bytes_on_disk,
         )
         progress.milestones, progress.milestones_elsewhere = replay.milestones, replay.milestones_elsewhere
+        progress.quests = self.quests.progress()
         progress.mean_return_recent = self._arrivals.mean_return()
         progress.activity = self._activity()
         progress.storage_problem = self.outage.words
@@ -381,6 +392,7 @@ class Trainer:
         row |= arrived | self.wire_row
         row |= {f"milestone/{name}": float(step) for name, step in self.replay.milestones.items()}
         row |= {f"milestone_elsewhere/{name}": float(s) for name, s in self.replay.milestones_elsewhere.items()}
+        row |= self.quests.metrics()
         row["queue/batches_in_flight"] = self.batches_in_flight
         if self.actor_rates:
             row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())
@@ -432,7 +444,7 @@ class Trainer:
 
     def _restore_newest(self) -> str:
         found = load_checkpoint(self.run_dir.checkpoint)
-        for note in self.replay.notes + (found.notes if found is not None else []):
+        for note in self.replay.notes + (found.notes if found is not None else []) + self.quests.notes:
             print(note, flush=True)
         log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
         if found is None:

@@ -103,11 +103,13 @@ GROUPS: dict[str, list[Case]] = {
         *cases("kill actor", "launcher.child_died", "launcher.child_restarted"),
         *cases("term", "launcher.stopping"),
     ],
+    "quests": cases("train", "quests.half_a_row", "quests.row_written"),
     "eviction": cases("train", *atomic("*.log"), "replay.before_eviction", "replay.evicted"),
     "keys": cases("new keys", "keys.between_files@learner.json", "keys.between_files@actors.json"),
 }
 CHANGES: dict[str, dict[str, object]] = {
     "open episode": {"episode_max_steps": 1100, "samples_per_insert": 0.1},  # its log is written every 1,000 steps
+    "quests": {"episode_max_steps": 20},  # a row comes after a hundred
     "eviction": {"replay_capacity_transitions": 2000},  # segments of 100
 }
 

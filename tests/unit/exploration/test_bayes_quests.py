@@ -195,7 +195,7 @@ THETAS: dict[str, Theta] = {
     },
     "worse": lambda t: np.where(t < FALL_AT, 0.8, 0.2),
 }
-SEEDS = range(8)
+SEEDS = range(5)
 
 
 class Trace(NamedTuple):

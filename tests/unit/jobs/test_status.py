@@ -16,11 +16,11 @@ from terminals import on_terminal
 from cluster_rl.cluster import print_status
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.jobs import status
-from cluster_rl.jobs.status import StatusView, line_of, milestones_of, time_of_job
+from cluster_rl.jobs.status import StatusView, alarms_of, line_of, milestones_of, quests_ahead, time_of_job
 from cluster_rl.rom import load_rom
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
-from cluster_rl.runs.progress import Progress, Rates, save_progress
+from cluster_rl.runs.progress import Progress, QuestAlarm, QuestProgress, Rates, save_progress
 
 TOKEN = "this job"
 CONFIG = load_config("quickstart")
@@ -102,6 +102,31 @@ def test_a_learner_that_has_gone_silent(run_dir: RunDir) -> None:
     assert line_of(progress, 9).endswith(f"before learning, {silent}")
     progress.jobs[-1].ends = None
     assert time_of_job(progress.jobs[-1]).endswith("s, without a limit")
+
+
+def test_alarms_of_quests_are_in_the_line_and_what_is_ahead_in_the_table(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = status.read_progress(run_dir.progress)
+    assert progress is not None
+    progress.quests = QuestProgress(
+        frontier={"GATE": 0.312, "FERN_BADGE": 0.5}, stagnant=["FERN_BADGE"], alarms={"LEFT_HOME": alarm(0.96)}
+    )
+    words = "LEFT_HOME 0.21, critical: below 0.74"
+    assert f"milestones 1 of 9, {words}, collecting" in line_of(progress, 9)
+    assert quests_ahead(progress.quests) == ["GATE 0.31", "FERN_BADGE 0.50 (no growth)"]
+    rows = dict(StatusView(run_dir, CONFIG, TOKEN)._rows(progress))
+    assert (rows["quests ahead"], rows["alarms"]) == ("GATE 0.31; FERN_BADGE 0.50 (no growth)", words)
+    progress.quests = QuestProgress(alarms={name: alarm(share) for name, share in zip("abcde", SHARES, strict=True)})
+    assert [told.split()[0] for told in alarms_of(progress.quests)] == ["c", "e", "b", "2"]
+    assert alarms_of(progress.quests)[-1] == "2 more alarms"
+
+
+SHARES = (0.81, 0.9, 0.99, 0.82, 0.95)
+
+
+def alarm(probability: float) -> QuestAlarm:
+    return QuestAlarm(level="critical", probability=probability, mean=0.212, target=0.74)
 
 
 def test_what_storage_does_not_take_comes_first(run_dir: RunDir) -> None:

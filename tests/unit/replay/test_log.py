@@ -28,6 +28,7 @@ from replay_log_fixtures import (
 from sequence_fixtures import make_builder, play, summary_of
 
 from cluster_rl.errors import EXIT_FAILURE, BusyError, UserError, exit_code_of
+from cluster_rl.exploration.bayes_quests import QuestRecord
 from cluster_rl.replay import folder_lock
 from cluster_rl.replay.log import LogEntry, ReplayLog
 from cluster_rl.replay.totals import INCARNATIONS_KEPT, Totals
@@ -151,11 +152,14 @@ def test_merged_totals_take_the_further_of_each() -> None:
     ahead = Totals(90, 9, 2, 1, 12, {"a": 30, "b": 80}, {0: {8: 3, 9: 1}, 1: {1: 5}})
     behind = Totals(50, 5, 3, 0, 7, {"a": 20, "c": 50}, {0: {6: 1, 7: 4, 5: 2, 8: 6}, 2: {2: 2}})
     ahead.milestones_elsewhere, behind.milestones_elsewhere = {"a": 9, "d": 7}, {"a": 8, "b": 60}
+    tried = QuestRecord(successes=1.5, failures=0.25, trials=3, reached=2, best_low=0.125, blocks=[(2, 3)])
+    ahead.quests, behind.quests = {"a": QuestRecord(trials=2), "b": QuestRecord()}, {"a": tried}
     for merged in (ahead.merged(behind), behind.merged(ahead)):
         expected = Totals(
             90, 9, 3, 1, 12, {"a": 20, "b": 80, "c": 50}, {0: {7: 4, 5: 2, 8: 6, 9: 1}, 1: {1: 5}, 2: {2: 2}}
         )
         expected.milestones_elsewhere = {"a": 8, "b": 60, "d": 7}
+        expected.quests = {"a": tried, "b": QuestRecord()}
         assert merged == expected
         assert list(merged.next_seq[0]) == [7, 5, 8, 9]
         assert Totals.from_plain(merged.to_plain()) == merged

@@ -33,6 +33,7 @@ from cluster_rl.runs.rendezvous import read_rendezvous
 from cluster_rl.runs.small_file import MissingFileError, NewerFormatError, UnreadableError, read_bytes
 from cluster_rl.training.episode_rows import read_episode_rows
 from cluster_rl.training.metrics import MetricsWriter, read_metrics
+from cluster_rl.training.quest_rows import QuestRows
 from cluster_rl.wire.keys import load_actor_keys, load_learner_keys
 
 _MOST_FLIPS = 1200
@@ -42,6 +43,13 @@ _VIDEO = EPISODE.replace(".eplog", ".mp4")
 def _segment_header(run_dir: RunDir) -> object:
     path = run_dir.replay / "segment-00000001.log"
     return segments.read_header(path.read_bytes(), path)
+
+
+def _rows_that_say_damage(run_dir: RunDir) -> None:
+    rows = QuestRows(run_dir)
+    rows.close()
+    if rows.damage:
+        raise UserError(rows.damage)
 
 
 READERS: dict[str, Callable[[RunDir], object]] = {
@@ -64,6 +72,7 @@ READERS: dict[str, Callable[[RunDir], object]] = {
     f"videos/{_VIDEO.replace('.mp4', '.json')}": lambda run: is_finished(run.videos / _VIDEO, "cd" * 32, 30),
     "metrics.jsonl": lambda run: (read_metrics(run.metrics), MetricsWriter(run).close()),
     "episodes.jsonl": lambda run: list(read_episode_rows(run.episodes)),
+    "quests.jsonl": lambda run: _rows_that_say_damage(run),
     "online_params.pt": lambda run: read_params(run.online_params),
     INITIAL_STATE: lambda run: load_savestate_file(str(run.path / INITIAL_STATE), ROM),
 }

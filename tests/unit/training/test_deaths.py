@@ -6,6 +6,7 @@ Processes, signals and files are real; what actors send is made up. Whole runs d
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ from cluster_rl.runs import crash_points
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.checkpoint import load_checkpoint
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.training import quest_rows
 from cluster_rl.training.episode_rows import read_episode_rows
 from cluster_rl.wire.codec import encode_block
 
@@ -29,7 +31,8 @@ DEATHS = (
     *("checkpoint.before_rename", "checkpoint.renamed", "checkpoint.verified"),
     *("checkpoint.prune_renamed", "checkpoint.pruned"),
     *(f"atomic.{when}@{name}" for name in ("progress.json", "online_params.pt") for when in ("begin", "renamed")),
-    *("metrics.half_a_row", "metrics.row_written", "learner.updated", "learner.priorities_set"),
+    *("metrics.half_a_row", "metrics.row_written", "quests.half_a_row", "quests.row_written"),
+    *("learner.updated", "learner.priorities_set"),
     *("episodes.half_a_row", "episodes.rows_written"),
     *("restore.folder_locked", "restore.segment_opened", "restore.record_found", "restore.log_scanned"),
     *("restore.weights", "restore.priorities", "restore.limiter", "restore.job_continued"),
@@ -76,6 +79,7 @@ class Lives:
 
     def _live_until(self, requests: Path) -> None:
         crash_points._FOLDER = str(requests)
+        quest_rows.ROW_EPISODES = 1
         self.live()
 
     def live(self) -> int:
@@ -118,3 +122,7 @@ def test_a_run_survives_a_death_at_every_file(tmp_path: Path) -> None:
         assert lives.end_at(point) == -signal.SIGKILL, point
     assert list((tmp_path / "requests").iterdir()) == []
     assert lives.live() > 0
+    rows = [json.loads(line) for line in RunDir(tmp_path, "run").quests.read_text().splitlines()]
+    told = [(row["episodes"], row["quests"]["town"]["trials"]) for row in rows]
+    assert told == sorted(set(told))
+    assert all(episodes == trials for episodes, trials in told)

@@ -188,6 +188,7 @@ def test_replay_segment(source: dict[str, bytes]) -> None:
             "next_seq": {3: {INCARNATION: 1}},
             "frontiers": {3: {INCARNATION: {1: [5, 2]}}},
             "milestones_elsewhere": {"TALKED_ELDER": 2},
+            "quests": {},
         },
     }
     block = source["sequence-block.bin"]

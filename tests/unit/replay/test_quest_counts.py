@@ -1,0 +1,109 @@
+"""The log counts each episode's quests once: through restarts, eviction, repetition and what a checkpoint saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from replay_log_fixtures import MILESTONES, SPEC
+from sequence_fixtures import make_builder, play, start_at, summary_of
+
+from cluster_rl.exploration.bayes_quests import Quest, QuestRules, Records, count_episode
+from cluster_rl.learning.sequences import EpisodeSummary
+from cluster_rl.replay.log import ReplayLog
+from cluster_rl.replay.totals import Totals
+from cluster_rl.wire.codec import decode_header, encode_block
+
+RULES = QuestRules((Quest("first_badge", True, 0), Quest("second", False, 1)), 7, 20.0, 0.0, 50)
+
+
+def open_quests(folder: Path) -> ReplayLog:
+    return ReplayLog(
+        folder,
+        SPEC,
+        owner="run-1",
+        milestones=MILESTONES,
+        quests=RULES,
+        segment_bytes=2**20,
+        segment_transitions=40,
+    )
+
+
+def summary(episode: int) -> EpisodeSummary:
+    """Episodes of every kind, by their number: from elsewhere, cut, truncated, of both milestones and of none."""
+    start = start_at("archive", "first_badge") if episode % 5 == 1 else start_at("beginning")
+    reached = [] if episode % 5 == 1 or episode % 3 == 0 else [("first_badge", 3)]
+    reached += [("second", 4 + episode % 3)] if episode % 4 == 0 else []
+    reason = ("terminated", "stopped", "truncated")[episode % 3]
+    return summary_of(9 if episode % 2 else 6, start=start, milestones=reached, reason=reason)
+
+
+def log_episodes(log: ReplayLog, first: int, stop: int) -> None:
+    builder = make_builder(SPEC)
+    for episode in range(first, stop):
+        how = summary(episode)
+        for sequence in play(builder, episode, how.episode_steps, summary=how, terminated=how.reason == "terminated"):
+            seq = log.expected_seq(sequence.actor, sequence.incarnation)
+            block = encode_block(sequence)
+            assert log.append(sequence.actor, sequence.incarnation, seq, block, decode_header(block)) is not None
+            assert log.append(sequence.actor, sequence.incarnation, seq, block, decode_header(block)) is None
+
+
+def counted(stop: int) -> Records:
+    """By hand, from the summaries themselves."""
+    records: Records = {}
+    for how in map(summary, range(stop)):
+        count_episode(
+            records,
+            RULES,
+            start=how.start.milestones,
+            reached=how.milestones,
+            steps=how.episode_steps,
+            ended_by_game=how.reason == "terminated",
+        )
+    return records
+
+
+def test_each_episode_is_counted_once_through_restarts(tmp_path: Path) -> None:
+    for first in range(0, 40, 10):
+        log = open_quests(tmp_path)
+        assert log.totals.quests == counted(first)
+        log_episodes(log, first, first + 10)
+        log.close()
+    records = open_quests(tmp_path).totals.quests
+    assert records == counted(40)
+    assert records["first_badge"].trials < records["second"].trials < 40
+    assert 0 < records["second"].reached < records["first_badge"].reached
+
+
+def test_evicted_segments_have_counted(tmp_path: Path) -> None:
+    log = open_quests(tmp_path)
+    for first in range(0, 40, 10):
+        log_episodes(log, first, first + 10)
+        while len(log.segments) > 1:
+            log.evict_oldest()
+            log.delete_evicted()
+    log.close()
+    again = open_quests(tmp_path)
+    assert len(again.segments) == 1
+    assert again.totals.quests == counted(40)
+
+
+def test_a_lost_log_takes_the_counts_of_a_checkpoint(tmp_path: Path) -> None:
+    log = open_quests(tmp_path / "lost")
+    log_episodes(log, 0, 30)
+    saved = log.totals.to_plain()
+    assert Totals.from_plain(saved) == log.totals
+    other = open_quests(tmp_path / "empty")
+    assert other.adopt(Totals.from_plain(saved))
+    other.close()
+    assert open_quests(tmp_path / "empty").totals.quests == counted(30)
+
+
+def test_of_two_counts_the_one_of_more_trials_is_kept(tmp_path: Path) -> None:
+    log = open_quests(tmp_path)
+    log_episodes(log, 0, 10)
+    saved = Totals.from_plain(log.totals.to_plain())
+    log_episodes(log, 10, 30)
+    assert not log.adopt(saved)
+    assert log.totals.quests == counted(30)
+    assert saved.merged(log.totals).quests == log.totals.merged(saved).quests == counted(30)
