@@ -146,6 +146,23 @@ class Config(_Section, frozen=True):
     ] = 0.01
     affordance_memory_entries: Annotated[int, _key("situations remembered by one emulator", "entries", ge=1)] = 20_000
     rewards: RewardWeights = msgspec.field(default_factory=RewardWeights)
+    w_rnd: Annotated[
+        float,
+        _key(
+            "weight of curiosity, a bonus for what was hardly trained on (RND), see docs/architecture.md; 0: none",
+            "reward",
+            opens="Curiosity",
+            ge=0,
+            le=1000,
+        ),
+    ] = 0.0
+    rnd_by_counts: Annotated[
+        bool,
+        _key(
+            "curiosity pays each map tile entered, over its visits in the episode, and up to 5 times that where it is"
+            " new; false: pays what is new, whatever was done there"
+        ),
+    ] = True
 
     quest_half_life_episodes: Annotated[
         float,

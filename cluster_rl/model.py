@@ -60,6 +60,7 @@ class ObservationSpec:
     crop_size: int  # S, side of the map-memory crop
     num_actions: int  # A
     aux_slots: tuple[int, ...] = ()  # context slots that the auxiliary head predicts
+    place_slots: tuple[int, ...] = ()  # context slots that tell where the player is
 
 
 class QNetwork(nn.Module):

@@ -51,6 +51,7 @@ TEST_FILES = (
     "tests/learning/test_return_cuts.py",
     "tests/learning/test_exact_oracle.py",
     "tests/learning/test_exact_update.py",
+    "tests/learning/test_exact_rnd.py",
     "tests/learning/test_r2d2.py",
     "tests/unit/test_model.py",
     "tests/unit/training/test_trainer.py",
@@ -71,6 +72,8 @@ LOSSES = "cluster_rl/learning/losses.py"
 PRIORITIES = "cluster_rl/learning/priorities.py"
 EXPLORATION = "cluster_rl/acting/exploration.py"
 R2D2 = "cluster_rl/learning/r2d2.py"
+RND = "cluster_rl/exploration/rnd.py"
+OPTIMIZER_STATE = "cluster_rl/learning/optimizer_state.py"
 REPLAY = "cluster_rl/replay_buffer.py"
 REPLAY_INDEX = "cluster_rl/replay/index.py"
 ACTOR = "cluster_rl/acting/loop.py"
@@ -328,6 +331,23 @@ MUTATIONS = (
         SEQUENCES,
         "greedy[-1], reward[-1], visits[-1] = 0,",
         "greedy[0], reward[-1], visits[-1] = 0,",
+    ),
+    # Curiosity.
+    Mutation("the error of the frame before the step", RND, "slice(first + 1, None)", "slice(first, -1)"),
+    Mutation("the last frame's own step is paid", RND, ".unsqueeze(1) < batch.last", ".unsqueeze(1) <= batch.last"),
+    Mutation("padding trains the predictor", RND, "torch.where(mask, errors, 0.0).sum()", "errors.sum()"),
+    Mutation("every batch trains the predictor", RND, "self.updates % BATCHES_A_TRAINED_ONE == 0", "True"),
+    Mutation("nothing is whitened", RND, ".div_(deviation).clamp_(-MAX_WHITENED, MAX_WHITENED)", ""),
+    Mutation("whitened inputs without a bound", RND, ".clamp_(-MAX_WHITENED, MAX_WHITENED)", ""),
+    Mutation("the known costs something", RND, ".clamp(1.0, MAX_BONUS)", ".clamp(-MAX_BONUS, MAX_BONUS)"),
+    Mutation("a bonus alone without a bound", RND, "(errors / deviation).clamp(max=MAX_BONUS)", "errors / deviation"),
+    Mutation("by counts, standing pays", RND, "torch.where(visits > 0, factor / visits.clamp(min=1), 0.0)", "factor"),
+    Mutation("moments without what moved the mean", RND, " + (1.0 - share) * moved.square()", ""),
+    Mutation("no horizon", RND, ".clamp(min=self._smallest_share)", ""),
+    Mutation("curiosity forgets whose turn it is", RND, 'self.updates = int(state["updates"])', "self.updates = 0"),
+    Mutation("curiosity is not restored", TRAINER, 'self.rnd.load_state_dict(state["rnd"])', "pass"),
+    Mutation(
+        "the learner trains without the bonus", TRAINER, "self.r2d2.update(batch)", "self.r2d2.update(sampled.batch)"
     ),
     # Losses.
     Mutation("tau on the targets' axis", LOSSES, "1.0 - taus.unsqueeze(-1), taus.unsqueeze(-1))", "1.0 - taus, taus)"),
@@ -691,7 +711,7 @@ MUTATIONS = (
         'copy_tensors(parts["target"], self.target.state_dict(), what)',
         'copy_tensors(parts["online"], self.target.state_dict(), what)',
     ),
-    Mutation("optimiser is not resumed", R2D2, "self.optimizer.state.update(optimizer_state)", "pass"),
+    Mutation("optimiser is not resumed", OPTIMIZER_STATE, "optimizer.state.update(grouped)", "pass"),
     Mutation(
         "noise is not resumed",
         R2D2,

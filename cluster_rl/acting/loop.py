@@ -230,7 +230,10 @@ class Actor:
                 self.link.send(encode_block(sequence))
 
     def _priorities(self, sequences: list[Sequence]) -> npt.NDArray[np.float32]:
-        """Initial priorities of finished sequences, all in one call with padded rows."""
+        """Initial priorities of finished sequences, all in one call with padded rows.
+
+        Without the learner's curiosity (`w_rnd`), which an actor cannot know: the first update sets that right.
+        """
         rows, count = self.config.unroll_length + self.config.n_step, len(sequences)
         quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
         masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)

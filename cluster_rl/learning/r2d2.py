@@ -24,6 +24,7 @@ from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 from cluster_rl.learning import losses, priorities, targets
 from cluster_rl.learning.batch import Batch
+from cluster_rl.learning.optimizer_state import load_optimizer_tensors, optimizer_tensors, split_by_part
 from cluster_rl.model import (
     ObservationSpec,
     QNetwork,
@@ -216,8 +217,8 @@ class R2D2:
         tensors = {f"online.{name}": tensor for name, tensor in self.online.state_dict().items()}
         tensors |= {f"target.{name}": tensor for name, tensor in self.target.state_dict().items()}
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        for name, parameter in self.online.named_parameters():
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        state = optimizer_tensors(self.optimizer, self.online)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
         tensors["rng.online_noise"] = self._online_noise.get_state()
         tensors["rng.target_noise"] = self._target_noise.get_state()
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -228,24 +229,14 @@ class R2D2:
 
         Raises `UserError` if it belongs to a network of another shape.
         """
-        tensors: dict[str, Tensor] = state["tensors"]
         what = "checkpoint of the learner"
-        parts: dict[str, dict[str, Tensor]] = {
-            part: {} for part in ("online", "target", "averaged", "optimizer", "rng")
-        }
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            if part not in parts:
-                raise UserError(f"{what}: tensor {name} is unknown; it was made by another version")
-            parts[part][rest] = tensor
+        parts = split_by_part(state["tensors"], ("online", "target", "averaged", "optimizer", "rng"), what)
         if set(parts["rng"]) != {"online_noise", "target_noise"}:
             raise UserError(f"{what}: the state of the noise is missing; take an older checkpoint")
-        optimizer_state = self._optimizer_state(parts["optimizer"], what)
+        load_optimizer_tensors(parts["optimizer"], self.optimizer, self.online, what)
         copy_tensors(parts["online"], self.online.state_dict(), what)
         copy_tensors(parts["target"], self.target.state_dict(), what)
         copy_tensors(parts["averaged"], self.averaged.state_dict(), what)
-        self.optimizer.state.clear()
-        self.optimizer.state.update(optimizer_state)
         self._online_noise.set_state(parts["rng"]["online_noise"])
         self._target_noise.set_state(parts["rng"]["target_noise"])
         self.updates = int(state["updates"])
@@ -256,20 +247,6 @@ class R2D2:
         with torch.no_grad():
             for mean, newest in zip(self.averaged.parameters(), self.online.parameters(), strict=True):
                 mean.lerp_(newest, share)
-
-    def _optimizer_state(self, flat: dict[str, Tensor], what: str) -> dict[Tensor, dict[str, Tensor]]:
-        """Adam's state by parameter from flat names; parameters that never had a gradient have none."""
-        by_name = dict(self.online.named_parameters())
-        grouped: dict[Tensor, dict[str, Tensor]] = {}
-        for full_name, tensor in flat.items():
-            name, _, key = full_name.rpartition(".")
-            parameter = by_name.get(name)
-            if parameter is None or (tensor.dim() > 0 and tensor.shape != parameter.shape):
-                raise UserError(f"{what}: optimiser state {full_name} does not fit; use the config it was made with")
-            # Laid out in memory like the parameter, as Adam itself would: the fused kernel runs over both at once.
-            like = torch.empty_like(parameter, requires_grad=False) if tensor.dim() > 0 else tensor.to(self.device)
-            grouped.setdefault(parameter, {})[key] = like.copy_(tensor) if tensor.dim() > 0 else like.clone()
-        return grouped
 
     def _trained_features(self, batch: Batch) -> Tensor:
         """The online network's features of all rows, [L, N, F], with gradient through the trained ones alone."""

@@ -18,6 +18,7 @@ import torch
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.exploration.bayes_quests import Quest, QuestRules
+from cluster_rl.exploration.rnd import Rnd
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.deadline import Deadline, why_complete
 from cluster_rl.jobs.devices import learner_device
@@ -89,6 +90,8 @@ class Trainer:
         self.replay = Replay(config, block, folder, self.run_id, milestones, rules)
         crash_point("restore.log_scanned")
         self.r2d2 = R2D2(config, observation, self.device, config.base_seed)
+        # Another seed than the learner's networks have; nothing is built where it would pay nothing.
+        self.rnd = Rnd(config, observation, self.device, config.base_seed + 1) if config.w_rnd else None
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir)
         self.quests = QuestMonitor(config, run_dir, self.replay, rules, self.device)
@@ -176,7 +179,10 @@ class Trainer:
 
     def update(self, sampled: Sampled) -> None:
         """Trains on one batch and hands its new priorities to the replay."""
-        result = self.r2d2.update(sampled.batch)
+        batch = sampled.batch
+        if self.rnd is not None:
+            batch = self.rnd.update(batch, self.config.w_rnd)
+        result = self.r2d2.update(batch)
         crash_point("learner.updated")
         self.replay.update_priorities(sampled.ids, result.priorities)
         crash_point("learner.priorities_set")
@@ -318,6 +324,8 @@ class Trainer:
             "sample_rng": self.sample_rng.bit_generator.state,
             "totals": self.replay.totals(),
         }
+        if self.rnd is not None:
+            state["rnd"] = self.rnd.state_dict()
         tensors, tree = flatten_state(state)
         meta = {"updates": self.r2d2.updates, "run_id": self.run_id, "state": tree}
         self._checkpoints.begin(tensors, meta)
@@ -406,6 +414,8 @@ class Trainer:
         newest = self._newest_update
         if newest is not None:
             row |= {f"learner/{name}": value for name, value in newest.result.metrics.items()}
+            if self.rnd is not None:
+                row |= {f"rnd/{name}": value for name, value in self.rnd.metrics().items()}
             errors = newest.result.td_errors
             distributions["td_error"] = errors[~np.isnan(errors)]
             distributions["importance_weight"] = newest.weights
@@ -459,6 +469,9 @@ class Trainer:
         lost = self.replay.logged_sequences - logged
         crash_point("restore.totals_adopted")
         self.r2d2.load_state_dict(state["r2d2"])
+        is_newly_curious = self.rnd is not None and "rnd" not in state
+        if self.rnd is not None and "rnd" in state:
+            self.rnd.load_state_dict(state["rnd"])
         crash_point("restore.weights")
         self.replay.load_state_dict(state["replay"])
         crash_point("restore.priorities")
@@ -469,6 +482,7 @@ class Trainer:
             f"restored weights, target, optimiser, counters (env_steps {self.replay.env_steps}, episodes "
             f"{self.replay.episodes}, updates {self.r2d2.updates}), {log}, priorities "
             f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
+            + ("; w_rnd was 0, curiosity starts anew" if is_newly_curious else "")
             + (f"; the replay log had lost {lost} sequences, counters are the checkpoint's" if behind else "")
         )
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from trainer_fixtures import CONFIG, OBSERVATION, episodes, ingest, open_trainer, train
+from trainer_fixtures import CONFIG, OBSERVATION, changed, episodes, ingest, open_trainer, train
 
+from cluster_rl.config import Config
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, save_checkpoint, unflatten_state
 from cluster_rl.runs.layout import RunDir
@@ -33,14 +34,15 @@ def everything(trainer: Trainer) -> dict[str, bytes]:
         "sample_rng": trainer.sample_rng.bit_generator.state,
         "totals": trainer.replay.totals(),
         "leaves": trainer.replay._index.tree.leaves,
+        "rnd": None if trainer.rnd is None else trainer.rnd.state_dict(),
     }
     tensors, tree = flatten_state(state)
     return {name: np.asarray(value).tobytes() for name, value in tensors.items()} | {"tree": repr(tree).encode()}
 
 
-def start(folder: Path) -> Trainer:
+def start(folder: Path, config: Config = CONFIG) -> Trainer:
     """A new run up to where it is stopped, or not."""
-    trainer = open_trainer(folder)
+    trainer = open_trainer(folder, config)
     ingest(trainer, episodes(0, 4))
     train(trainer, BEFORE)
     return trainer
@@ -69,6 +71,35 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, unbroken: dict[str
     after = finish(resumed)
     assert [name for name, value in unbroken.items() if after[name] != value] == []
     assert after.keys() == unbroken.keys()
+
+
+@pytest.mark.parametrize("by_counts", [True, False])
+def test_a_resumed_run_is_as_curious_as_an_unbroken_one(
+    tmp_path: Path, unbroken: dict[str, bytes], by_counts: bool
+) -> None:
+    config = changed(w_rnd=0.5, rnd_by_counts=by_counts)
+    expected = finish(start(tmp_path / "unbroken", config))
+    start(tmp_path / "stopped", config).close("stopped")
+    assert finish(open_trainer(tmp_path / "stopped", config)) == expected
+    # And curiosity is what this run learned by.
+    online = [name for name in unbroken if ".online." in name]
+    assert online
+    assert all(expected[name] != unbroken[name] for name in online if "noise" not in name)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.5), (0.5, 0.0)])
+def test_curiosity_can_be_turned_on_and_off_between_jobs(tmp_path: Path, before: float, after: float) -> None:
+    start(tmp_path, changed(w_rnd=before)).close("stopped")
+    resumed = open_trainer(tmp_path, changed(w_rnd=after))
+    assert ("curiosity starts anew" in resumed.restored) == (after > 0)
+    train(resumed, 2)
+    resumed.close("stopped")
+    found = load_checkpoint(RunDir(tmp_path, "run").checkpoint)
+    assert found is not None
+    assert ("rnd" in unflatten_state(found.tensors, found.meta["state"])) == (after > 0)
+    again = open_trainer(tmp_path, changed(w_rnd=after))
+    assert "curiosity" not in again.restored
+    again.close("stopped")
 
 
 def test_a_killed_learner_goes_on_from_its_last_checkpoint(tmp_path: Path, unbroken: dict[str, bytes]) -> None:

@@ -1,0 +1,243 @@
+"""Curiosity by random network distillation (RND, Burda et al. 2018): a reward for what has hardly been trained on.
+
+Runs in the learner. In: batches as they are sampled. Out: the same batches with the bonus in their rewards, computed
+from the stored frames each time a sequence is drawn: what was new when it was played pays less once it has been seen
+often. Actors know none of it, so initial priorities and the previous reward that networks see are without it.
+
+A fixed random network and a trained one look at the same frame; the mean squared difference of their outputs, the
+error, is small where the trained one has been often. Both see what changes with the place alone: the mean shade of each
+8-pixel tile of the screen, and the context's slots of place, where two screens are alike. They do not see the
+map-memory crop, which tells of visits and so is never twice the same, nor what the player has and whom it fights,
+which has rewards of its own or goes up and down by chance; and nothing that the policy's network computes, whose
+changes would pass for news.
+
+Names: L rows of a batch, B of them burn-in, T trained, n the n-step length, N sequences, P slots of place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cluster_rl.config import Config
+from cluster_rl.learning.batch import Batch
+from cluster_rl.learning.optimizer_state import load_optimizer_tensors, optimizer_tensors, split_by_part
+from cluster_rl.learning.targets import loss_mask
+from cluster_rl.model import ObservationSpec, copy_tensors
+from cluster_rl.networks.encoders import initialise_for_relu
+
+MAX_WHITENED = 5.0
+"""Whitened inputs are cut off there (Burda et al. 2018)."""
+MAX_BONUS = 5.0
+"""Bonuses too, before their weight: L of NGU (Badia et al. 2020)."""
+BATCHES_A_TRAINED_ONE = 4
+"""Of so many batches one trains the predictor: Burda et al. keep a quarter of the frames with many actors."""
+ERROR_HORIZON_BATCHES = 250
+"""Bonuses by count compare an error with those of about so many trained batches: all fall as the predictor learns."""
+
+_TILES = 18 * 20
+_HIDDEN, _OUTPUTS = 64, 32
+_LEARNING_RATE = 1e-3
+_SMALLEST_DEVIATION = 0.2  # of an input, whose smallest change is 1: of one that has hardly ever changed
+_SMALLEST_ERROR = 1e-12
+
+
+def tile_shades(packed: Tensor) -> Tensor:
+    """Sum of each tile's 4 x 4 stored pixels: packed screens uint8 [..., 72, 20] -> uint8 [..., 18, 20], 0 to 48.
+
+    Stored screens have half the console's resolution: a byte is one row of a tile.
+    """
+    words = packed.contiguous().view(torch.int32).unflatten(-2, (18, 4))  # four bytes at once, none reaching another
+    pairs = (words & 0x33333333) + (words >> 2 & 0x33333333)  # of two pixels of a row, in half bytes: at most 6
+    pairs = pairs[..., :2, :] + pairs[..., 2:, :]  # of four: at most 12
+    halves = (pairs & 0x0F0F0F0F) + (pairs >> 4 & 0x0F0F0F0F)  # of the tile's halves, in bytes: at most 24
+    whole: Tensor = halves[..., 0, :] + halves[..., 1, :]
+    return whole.view(torch.uint8)
+
+
+class Moments(nn.Module):
+    """Running mean and variance of each of some numbers, in float64; of none they are 0.
+
+    All that came counts equally, or, with a horizon, the last `horizon_batches` calls or so.
+    """
+
+    def __init__(self, size: int, horizon_batches: int | None = None) -> None:
+        super().__init__()
+        self._smallest_share = 1.0 / horizon_batches if horizon_batches is not None else 0.0
+        self.mean: Tensor
+        self.variance: Tensor
+        self.count: Tensor
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def add(self, values: Tensor, mask: Tensor) -> None:
+        """Takes in finite values float32 [M, size] where mask [M] is set (Chan et al. 1979); none set: no change."""
+        count = mask.sum()
+        weights = mask / count.clamp(min=1)
+        mean = weights @ values
+        variance = weights @ (values - mean).square()
+        self.count += count
+        share = torch.where(count > 0, (count / self.count).clamp(min=self._smallest_share), 0.0)
+        moved = mean - self.mean
+        self.mean += share * moved
+        self.variance += share * (variance - self.variance + (1.0 - share) * moved.square())
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation, float64 [size]."""
+        return self.variance.sqrt()
+
+
+class Rnd:
+    """The two networks, the statistics that inputs and errors are held against, and the optimiser.
+
+    One `update` for each batch that is drawn, before the learner's own.
+    """
+
+    def __init__(self, config: Config, spec: ObservationSpec, device: torch.device | str, seed: int) -> None:
+        """Draws both networks from `seed`, leaving torch's global generator as it was."""
+        self.config = config
+        self.device = torch.device(device)
+        self.updates = 0
+        size = _TILES + len(spec.place_slots)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.target = _network(size, hidden_layers=1).to(self.device).requires_grad_(False)
+            self.predictor = _network(size, hidden_layers=2).to(self.device)
+        self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=_LEARNING_RATE, fused=True)
+        self.inputs = Moments(size).to(self.device)
+        self.errors = Moments(1, ERROR_HORIZON_BATCHES if config.rnd_by_counts else None).to(self.device)
+        self._slots = torch.tensor(spec.place_slots, dtype=torch.int64, device=self.device)
+        self._scales = torch.ones(size, device=self.device)
+        if spec.place_slots:  # the few of them weigh as much as the hundreds of tiles
+            self._scales[_TILES:] = (_TILES / len(spec.place_slots)) ** 0.5
+        self._newest: _Rewarded | None = None
+
+    def update(self, batch: Batch, weight: float) -> Batch:
+        """Trains the predictor, if it is this batch's turn, and returns the batch with `weight` times the bonus of each
+        step added to its reward.
+
+        Paid are the steps that returns are made of, rows B to B + last - 1, for the frame that they led to; other rows
+        stay as they are. Nothing waits for the device. A number that is not finite reaches the reward, whose loss
+        `R2D2.update` then refuses.
+        """
+        first, length = self.config.burn_in, self.config.unroll_length
+        seen = self._seen(batch, slice(first + 1, None))  # row t: what the step of the t-th trained row led to
+        trained = loss_mask(batch.train_length, length)  # [T, N]; each step of the replay is trained at one place
+        learns = self.updates % BATCHES_A_TRAINED_ONE == 0  # the first one too: there are statistics from then on
+        if learns:
+            self.inputs.add(seen[:length].flatten(0, 1), trained.flatten())
+        with torch.set_grad_enabled(learns):
+            errors = self._errors(seen)  # [T + n - 1, N]
+        if learns:
+            self._learn(errors[:length], trained)
+        self.updates += 1
+        errors = errors.detach()
+        recorded = torch.arange(len(errors), device=self.device).unsqueeze(1) < batch.last
+        bonus = torch.where(recorded, self._bonus(errors, batch.visits[first:-1]), 0.0)
+        reward = batch.reward.clone()
+        reward[first:-1] += weight * bonus
+        self._newest = _Rewarded(errors[:length], bonus[:length], weight, reward[first : first + length], trained)
+        return replace(batch, reward=reward)
+
+    def metrics(self) -> dict[str, float]:
+        """Of the trained steps of the newest batch that was rewarded; empty before the first. See docs/metrics.md."""
+        if self._newest is None:
+            return {}
+        errors, bonus, weight, reward, mask = self._newest
+        errors, bonus, reward = (values[mask].double() for values in (errors, bonus, reward))
+        paid = weight * bonus
+        whole = paid.sum() + (reward - paid).abs().sum()
+        return {
+            "error_mean": float(errors.mean()),
+            "error_std": float(errors.std(correction=0)),
+            "bonus_mean": float(bonus.mean()),
+            "bonus_std": float(bonus.std(correction=0)),
+            "reward_share": float(paid.sum() / whole) if whole > 0 else 0.0,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later update depends on, as `R2D2.state_dict` has it."""
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, module in self._modules().items()
+            for name, tensor in module.state_dict().items()
+        }
+        tensors |= {
+            f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer, self.predictor).items()
+        }
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        return {"tensors": plain, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict`; on the CPU the next updates are then the same bit by bit.
+
+        Raises `UserError` if it belongs to networks of another shape.
+        """
+        what = "checkpoint of the curiosity (RND)"
+        parts = split_by_part(state["tensors"], (*self._modules(), "optimizer"), what)
+        load_optimizer_tensors(parts["optimizer"], self.optimizer, self.predictor, what)
+        for part, module in self._modules().items():
+            copy_tensors(parts[part], module.state_dict(), what)
+        self.updates = int(state["updates"])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"target": self.target, "predictor": self.predictor, "inputs": self.inputs, "errors": self.errors}
+
+    def _learn(self, errors: Tensor, mask: Tensor) -> None:
+        """One step of the optimiser against errors with gradient, [T, N], where mask is set, and their statistics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        (torch.where(mask, errors, 0.0).sum() / mask.sum()).backward()
+        self.optimizer.step()
+        self.errors.add(errors.detach().view(-1, 1), mask.flatten())
+
+    def _seen(self, batch: Batch, rows: slice) -> Tensor:
+        """What the networks see of some rows, before whitening: [rows, N, size] float32, whole numbers to 255."""
+        tiles = tile_shades(batch.screen_packed[rows]).flatten(-2)
+        return torch.cat([tiles, batch.context[rows].index_select(-1, self._slots)], dim=-1).float()
+
+    def _errors(self, seen: Tensor) -> Tensor:
+        """Mean squared difference of the networks' outputs: [..., size] -> [...]."""
+        deviation = self.inputs.deviation.clamp(min=_SMALLEST_DEVIATION).float()
+        whitened = (seen - self.inputs.mean.float()).div_(deviation).clamp_(-MAX_WHITENED, MAX_WHITENED)
+        whitened *= self._scales
+        errors: Tensor = (self.predictor(whitened) - self.target(whitened)).square().mean(-1)
+        return errors
+
+    def _bonus(self, errors: Tensor, visits: Tensor) -> Tensor:
+        """Bonus of each step, 0 to `MAX_BONUS`: errors and visits of the same shape -> float32.
+
+        By counts as in NGU: the episode's own bonus for the map tile that was entered, 1 / visits, times as much as the
+        error lies above the usual, by which no place is worth less than without RND. Nothing that moves by itself while
+        the player stands pays anything. Alone as in RND: the error in deviations, never less its mean, which would make
+        what is known cost something.
+        """
+        deviation = self.errors.deviation.clamp(min=_SMALLEST_ERROR).float()
+        if not self.config.rnd_by_counts:
+            return (errors / deviation).clamp(max=MAX_BONUS)
+        factor = (1.0 + (errors - self.errors.mean.float()) / deviation).clamp(1.0, MAX_BONUS)
+        return torch.where(visits > 0, factor / visits.clamp(min=1), 0.0)
+
+
+class _Rewarded(NamedTuple):
+    """What metrics tell of a rewarded batch, [T, N] each."""
+
+    errors: Tensor
+    bonus: Tensor
+    weight: float
+    reward: Tensor  # with the bonus
+    mask: Tensor  # bool: which steps are trained
+
+
+def _network(inputs: int, hidden_layers: int) -> nn.Sequential:
+    """[..., inputs] -> [..., _OUTPUTS]. The predictor is the deeper one (Burda et al. 2018): it must be able to learn
+    what the target is."""
+    layers: list[nn.Module] = []
+    for _ in range(hidden_layers):
+        layers += [nn.Linear(inputs, _HIDDEN), nn.ReLU(inplace=True)]
+        inputs = _HIDDEN
+    return nn.Sequential(*layers, nn.Linear(inputs, _OUTPUTS)).apply(initialise_for_relu)
