@@ -178,6 +178,15 @@ class Config(_Section, frozen=True):
     quest_patience_episodes: Annotated[
         int, _key("a quest that has not grown for so many episodes stagnates", "episodes", ge=1)
     ] = 500
+    curiosity_scale_max: Annotated[
+        float,
+        _key(
+            "w_rnd grows up to so many times while no quest grows, and tapers once all are sure; 1: it stays",
+            "",
+            ge=1,
+            le=100,
+        ),
+    ] = 1.0
     w_bayes: Annotated[
         float,
         _key("potential of a milestone reached, times 1 - its chance (shaping); 0: none", "reward", ge=0, le=1000),

@@ -271,14 +271,14 @@ def frontier(records: Mapping[str, QuestRecord], rules: QuestRules) -> list[str]
 
 
 def curiosity_scale(records: Mapping[str, QuestRecord], rules: QuestRules, largest: float) -> float:
-    """What the weight of curiosity is multiplied with: 1 while quests progress; at `largest` 1 always.
+    """What the weight of curiosity is multiplied with: 1 while quests progress.
 
     Up to `largest` where no quest of the frontier grows: largest^x, x being how much of `patience_episodes` trials has
     passed since the newest growth of one. Down towards 0 where all required ones are reached reliably: as the least
     mean goes from 0.9 to 1.
     """
     required = [records.get(quest.name, _UNTRIED) for quest in rules.quests if quest.required]
-    if largest == 1 or not required:
+    if not required:
         return 1.0
     ahead = [records.get(name, _UNTRIED) for name in frontier(records, rules)]
     waited = min((record.trials - record.grown_at for record in ahead), default=0)

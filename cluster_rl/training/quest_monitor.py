@@ -1,7 +1,7 @@
 """The run's quests, from the replay log's counts to whoever wants them.
 
 The learner owns one. In: the replay, which counts episodes as they are logged. Out: `quests.jsonl`, what
-`progress.json` and metrics tell, and shaped batches.
+`progress.json` and metrics tell, shaped batches, and how curious to be.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from cluster_rl.config import Config
-from cluster_rl.exploration.bayes_quests import QuestRules, assess_all, frontier, mean_of
+from cluster_rl.exploration.bayes_quests import QuestRules, assess_all, curiosity_scale, frontier, mean_of
 from cluster_rl.exploration.shaping import potential_weights, shaped
 from cluster_rl.learning.batch import Batch
 from cluster_rl.replay_buffer import Replay
@@ -48,8 +48,8 @@ class QuestMonitor:
         )
 
     def metrics(self) -> dict[str, float]:
-        """For a row of metrics: of the quests that were ever reached."""
-        row: dict[str, float] = {}
+        """For a row of metrics: of the quests that were ever reached, and the scale of curiosity where it moves."""
+        row = {"curiosity_scale": self.curiosity_scale()} if self._config.curiosity_scale_max > 1 else {}
         for name, state in assess_all(self._replay.quests(), self._rules).items():
             if state.reached:
                 row |= {f"quest/{name}": state.mean, f"quest_alarm/{name}": state.alarm}
@@ -69,6 +69,11 @@ class QuestMonitor:
             return batch
         weights = potential_weights(self._replay.quests(), self._rules, config.w_bayes).to(self._slots.device)
         return shaped(batch, self._slots, weights, config.burn_in, config.gamma)
+
+    def curiosity_scale(self) -> float:
+        """What the weight of curiosity is multiplied with now."""
+        largest = self._config.curiosity_scale_max
+        return 1.0 if largest == 1 else curiosity_scale(self._replay.quests(), self._rules, largest)
 
     def close(self) -> None:
         """Closes the file; every row is already with the kernel."""

@@ -181,7 +181,7 @@ class Trainer:
         """Trains on one batch and hands its new priorities to the replay."""
         batch = sampled.batch
         if self.rnd is not None:
-            batch = self.rnd.update(batch, self.config.w_rnd)
+            batch = self.rnd.update(batch, self.config.w_rnd * self.quests.curiosity_scale())
         result = self.r2d2.update(batch)
         crash_point("learner.updated")
         self.replay.update_priorities(sampled.ids, result.priorities)

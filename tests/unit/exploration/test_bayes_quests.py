@@ -375,7 +375,6 @@ def test_curiosity_grows_with_waiting_and_ends_with_success() -> None:
     stuck["a"].grown_at = 1000
     assert curiosity_scale(stuck, monitor, 4.0) == 1.0
     assert curiosity_scale(done, monitor, 4.0) == pytest.approx(0.5, abs=0.01)
-    assert curiosity_scale(done, monitor, 1.0) == 1.0  # off
     assert curiosity_scale({}, monitor, 4.0) == 1.0
     assert curiosity_scale(stuck, rules("b", optional="b"), 4.0) == 1.0
 

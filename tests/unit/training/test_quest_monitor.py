@@ -238,6 +238,26 @@ def test_sampled_batches_are_shaped_by_the_posterior_of_now(tmp_path: Path) -> N
     plain.close("test")
 
 
+@pytest.mark.parametrize("largest", [1.0, 4.0])
+def test_curiosity_weighs_more_while_no_quest_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float
+) -> None:
+    trainer = open_trainer(tmp_path, changed(w_rnd=0.5, curiosity_scale_max=largest, quest_patience_episodes=50))
+    play_quests(trainer, 0, 40)
+    town = trainer.replay.quests()["town"]
+    assert 0 < town.trials - town.grown_at < 50
+    expected = largest ** ((town.trials - town.grown_at) / 50)
+    asked: list[float] = []
+    assert trainer.rnd is not None
+    monkeypatch.setattr(trainer.rnd, "update", lambda batch, weight: asked.append(weight) or batch)
+    train(trainer, 1)
+    assert asked == [pytest.approx(0.5 * expected)]
+    trainer.write_metrics()
+    row = read_metrics(trainer.run_dir.metrics)[-1]
+    assert row.get("curiosity_scale") == (None if largest == 1 else pytest.approx(expected))
+    trainer.close("test")
+
+
 def test_without_shaping_quests_change_nothing_that_is_learned(tmp_path: Path) -> None:
     results = []
     for name, quests in (("with", QUESTS), ("without", ())):
