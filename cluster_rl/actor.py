@@ -170,7 +170,7 @@ def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, 
     if link.wait_for_params():
         print(f"playing as actor {index}, {channel.state}", flush=True)
         logs = run_dir.episode_logs if config.log_episodes_for_replay else None
-        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name)
+        actor = Actor(config, index, channel.incarnation, link, logs, run_dir.run_name, run_dir.archive)
         for env_steps in actor.run():
             link.tick(env_steps, actor.params_version)
             if link.stop_reason:

@@ -62,6 +62,7 @@ class RewardWeights(_Section, frozen=True):
 
 
 ReturnCut = Literal["none", "watkins", "soft_watkins"]
+Weighting = Literal["frontier", "uniform"]
 TargetEncoder = Literal["own", "online"]
 
 
@@ -111,6 +112,23 @@ class Config(_Section, frozen=True):
     start_idle_frames_max: Annotated[
         int, _key("frames waited at random at an episode's start, so that actors differ", "frames", ge=0, le=600)
     ] = 95
+
+    start_states: Annotated[
+        str,
+        _key("folder of savestates that episodes may begin at too; empty: none", "path", opens="Where episodes begin"),
+    ] = ""
+    archive_entries: Annotated[
+        int, _key("states that episodes came by, kept for others to begin at; 0: none", "states", ge=0, le=100_000)
+    ] = 0
+    archive_megabytes: Annotated[int, _key("most that these states take on disk", "megabytes", ge=1)] = 256
+    start_share: Annotated[
+        float,
+        _key("share of episodes that begin at such a state, where there is one", "probability", ge=0, le=0.95),
+    ] = 0.5
+    start_weighting: Annotated[
+        Weighting,
+        _key("how a state is drawn; frontier: first where what follows is neither sure nor never; uniform: all alike"),
+    ] = "frontier"
 
     num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256, opens="Actors")] = 6
     actor_jobs: Annotated[
@@ -307,6 +325,11 @@ class Config(_Section, frozen=True):
         float, _key("time that actors of a job of their own wait for a learner before they end", "seconds", gt=0)
     ] = 3600.0
     max_restarts: Annotated[int, _key("times one child process is started again in a job", "restarts", ge=0)] = 10
+
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether episodes may begin elsewhere than at the beginning."""
+        return self.start_share > 0 and (self.archive_entries > 0 or bool(self.start_states))
 
     @property
     def total_actors(self) -> int:

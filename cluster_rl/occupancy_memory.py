@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -34,20 +35,56 @@ _RIGHT, _DOWN = ram.TILE_COLUMNS // 2 - 1 - _LEFT, ram.TILE_ROWS // 2 - 1 - _UP
 _MAX_MAPS: Final = 64
 
 
+class MapState(msgspec.Struct, frozen=True):
+    """One map's memory as plain data; `layers` are the bytes of uint8 [3, rows, columns]: both planes, and
+    what is there, with the padding."""
+
+    map_id: int
+    width: int
+    height: int
+    layers: bytes
+
+
+class OccupancyState(msgspec.Struct, kw_only=True, frozen=True):
+    """What `OccupancyMemory` keeps, as plain data, for an episode that begins where another one came by."""
+
+    maps: list[MapState]  # the one entered longest ago first
+    here: tuple[int, int, int] | None
+
+
 class _MapMemory:
     """One map's visits and what is known of it. Padded, so that every crop is one slice, and so is every screen."""
 
-    def __init__(self, state: GameState, radius: int) -> None:
-        width, height = self.size = state.map_size
+    def __init__(self, size: tuple[int, int], radius: int) -> None:
+        width, height = self.size = size
         self._radius = radius
         self._pad = pad = max(radius, _LEFT, _RIGHT, _UP, _DOWN)
         self.planes = np.zeros((2, height + 2 * pad, width + 2 * pad), np.uint8)
         self._there = np.full(self.planes.shape[1:], OUTSIDE, np.uint8)  # what is there, seen or not, as in plane 1
         self._there[pad : pad + height, pad : pad + width] = NOTHING_KNOWN
+
+    @classmethod
+    def of(cls, state: GameState, radius: int) -> _MapMemory:
+        """Of the map where the player is, nothing seen yet."""
+        memory = cls(state.map_size, radius)
         cells = [(x, y, SIGN) for x, y in state.signs] + [(warp.x, warp.y, WARP) for warp in state.warps]
         for x, y, code in cells:
-            if self.holds(x, y):
-                self._there[y + pad, x + pad] = code
+            if memory.holds(x, y):
+                memory._there[y + memory._pad, x + memory._pad] = code
+        return memory
+
+    def state(self, map_id: int) -> MapState:
+        """With the padding, whose plane 1 tells where the map's edge was seen."""
+        layers = np.concatenate((self.planes, self._there[np.newaxis])).tobytes()
+        return MapState(map_id, *self.size, layers)
+
+    @classmethod
+    def from_state(cls, state: MapState, radius: int) -> _MapMemory:
+        """The inverse. Raises ValueError where it is of another radius or size."""
+        memory = cls((state.width, state.height), radius)
+        layers = np.frombuffer(state.layers, np.uint8).reshape(3, *memory._there.shape)
+        memory.planes, memory._there = layers[:2].copy(), layers[2].copy()
+        return memory
 
     def holds(self, x: int, y: int) -> bool:
         return 0 <= x < self.size[0] and 0 <= y < self.size[1]
@@ -95,11 +132,28 @@ class OccupancyMemory:
         self._facing = ""
         self._free = False
 
-    def start(self, state: GameState) -> None:
-        """Forgets the last episode; the first cell counts as visited."""
+    @property
+    def memory_state(self) -> OccupancyState:
+        """What is remembered now."""
+        return OccupancyState(maps=[memory.state(map_id) for map_id, memory in self._maps.items()], here=self._here)
+
+    def check(self, memory: OccupancyState) -> None:
+        """Raises ValueError unless `start` takes it."""
+        for one in memory.maps:
+            _MapMemory.from_state(one, self._radius)
+
+    def start(self, state: GameState, memory: OccupancyState | None = None) -> None:
+        """Forgets the last episode; the first cell counts as visited.
+
+        With the `memory` of the episode that came by there, that is known which it knew. Raises ValueError for one of
+        another radius.
+        """
         self._maps.clear()
         self._whereabouts = Whereabouts()
         self._here = None
+        if memory is not None:
+            self._maps = {one.map_id: _MapMemory.from_state(one, self._radius) for one in memory.maps}
+            self._here = memory.here
         self._free = False
         self._arrive(state)
 
@@ -155,7 +209,7 @@ class OccupancyMemory:
             return
         memory = self._maps.pop(state.map_id, None)
         if memory is None or memory.size != state.map_size:
-            memory = _MapMemory(state, self._radius)
+            memory = _MapMemory.of(state, self._radius)
         self._maps[state.map_id] = memory
         if len(self._maps) > _MAX_MAPS:
             del self._maps[next(iter(self._maps))]

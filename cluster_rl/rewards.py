@@ -26,6 +26,20 @@ INTRINSIC_TERMS = ("novelty", "talk")
 """Paid to make the agent explore, not for what it achieves: learned from, logged, and left out of the return."""
 
 
+class RewardState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What `EpisodeMemory` keeps, as plain data, for an episode that begins where another one came by."""
+
+    maps: set[int]
+    visits: dict[tuple[int, int, int], int]
+    here: tuple[int, int, int] | None
+    texts: dict[tuple[int, int, int, str], int]
+    items: set[int]
+    badges: int
+    species: str  # a number of more than 64 bits, in hexadecimal digits
+    best_levels_total: int
+    was_fainted: bool
+
+
 @dataclass
 class EpisodeMemory:
     """What an episode has seen so far; the terms read it and bring it up to date."""
@@ -51,6 +65,17 @@ class EpisodeMemory:
         memory.best_levels_total = levels_total(state)
         memory.was_fainted = party_fainted(state)
         return memory
+
+    def state(self) -> RewardState:
+        """All of it but what follows from the next look at the game."""
+        kept = {name: getattr(self, name) for name in RewardState.__struct_fields__}
+        return RewardState(**kept | {"species": f"{self.species:x}"})
+
+    @classmethod
+    def from_state(cls, state: RewardState) -> EpisodeMemory:
+        """The inverse. Raises ValueError for digits that are none."""
+        kept = msgspec.structs.asdict(state)
+        return cls(**kept | {"species": int(state.species, 16)})
 
 
 def new_map(_: GameState, state: GameState, memory: EpisodeMemory) -> int:
@@ -170,9 +195,19 @@ class RewardCalculator:
         """Map, x and y of the cell entered last; None before the first."""
         return self._memory.here
 
-    def start(self, state: GameState) -> None:
-        """Begins an episode: the sums are zero, and what `state` holds pays nothing."""
+    @property
+    def memory_state(self) -> RewardState:
+        """What the episode has seen so far."""
+        return self._memory.state()
+
+    def start(self, state: GameState, memory: RewardState | None = None) -> None:
+        """Begins an episode: the sums are zero, and what `state` holds pays nothing.
+
+        With the `memory` of the episode that came by there, nothing pays again that has paid it.
+        """
         self._memory = EpisodeMemory.at(state)
+        if memory is not None:
+            self._memory = EpisodeMemory.from_state(memory)
         self.terms = dict.fromkeys(TERMS, 0.0)
         self.visits = 0
 

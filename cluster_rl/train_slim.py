@@ -141,7 +141,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
         # Counted by the log: the same in a repeated run, another in the next job.
         incarnation = trainer.replay.next_incarnation(index)
         links.append(SerialLink(trainer, index, incarnation, waiting))
-        actors.append(Actor(config, index, incarnation, links[-1], logs, run_dir.run_name))
+        actors.append(Actor(config, index, incarnation, links[-1], logs, run_dir.run_name, run_dir.archive))
 
     def publish() -> None:
         params = trainer.publish()

@@ -65,6 +65,13 @@ TEST_FILES = (
     "tests/learning/test_trainer_resume.py",
     "tests/unit/training/test_trainer_metrics.py",
     "tests/unit/training/test_quest_monitor.py",
+    "tests/unit/exploration/test_curriculum.py",
+    "tests/unit/exploration/test_archive.py",
+    "tests/unit/exploration/test_roaming.py",
+    "tests/unit/emulator/test_starts.py",
+    "tests/unit/training/test_episode_rows.py",
+    "tests/unit/training/test_start_archive.py",
+    "tests/learning/test_acting_from_states.py",
 )
 
 TARGETS = "cluster_rl/learning/targets.py"
@@ -103,6 +110,10 @@ WORLD = "cluster_rl/game/world.py"
 ENV = "cluster_rl/emulator/env.py"
 TOTALS = "cluster_rl/replay/totals.py"
 EPISODE_LOG = "cluster_rl/runs/episode_log.py"
+CURRICULUM = "cluster_rl/exploration/curriculum.py"
+ARCHIVE = "cluster_rl/exploration/archive.py"
+ROAMING = "cluster_rl/exploration/roaming.py"
+EPISODE_ROWS = "cluster_rl/training/episode_rows.py"
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,42 @@ def _outlives(part: str, keep: str) -> Mutation:
 
 
 MUTATIONS = (
+    # Where episodes begin.
+    Mutation("a sure stage counts as the frontier", CURRICULUM, "4 * share * (1 - share)", "share"),
+    Mutation("a stage may never be drawn", CURRICULUM, "max(_STAGE_FLOOR, stage)", "stage"),
+    Mutation("a stage counts by the number of its states", CURRICULUM, "stage * one / total", "stage * one"),
+    Mutation("a state often tried counts as a fresh one", CURRICULUM, " / math.sqrt(1 + entry.episodes)", ""),
+    Mutation("what followed from a state does not count", CURRICULUM, "max(_FOLLOWED_FLOOR, followed)", "1.0"),
+    Mutation("counts do not fade", CURRICULUM, "self.episodes * FORGET + 1", "self.episodes + 1"),
+    Mutation("any state replaces that of its cell", ARCHIVE, "not entry.steps <= CLEARLY_FEWER * known.steps", "False"),
+    Mutation("the number of states has no bound", ARCHIVE, "+ (known is None) > self._max_entries", "< 0"),
+    Mutation("the bytes of states have no bound", ARCHIVE, "self.size_bytes - own + entry.size_bytes >", "0 >"),
+    Mutation("states of another ROM are let in", ARCHIVE, "found.header.rom_sha1 != self._rom_sha1", "False"),
+    Mutation("all episodes begin elsewhere", ARCHIVE, "rng.random() >= self._share", "False"),
+    Mutation("a state is proposed again and again", ARCHIVE, "        self._proposed[header.key] = header.steps\n", ""),
+    Mutation("an archived start forgets the map", ENV, "memory.occupancy if memory", "None if memory"),
+    Mutation("an archived start is paid again", ENV, "memory.rewards if memory", "None if memory"),
+    Mutation("an archived start forgets its flags", ENV, "memory.latch if memory", "None if memory"),
+    Mutation(
+        "the way to the start counts nothing", ENV, "self._steps_before + self.episode_steps", "self.episode_steps"
+    ),
+    Mutation("states are saved while a map loads", ENV, "here != (state.map_id, state.x, state.y)", "False"),
+    Mutation(
+        "sequences do not say where they began",
+        ACTOR,
+        "begin(slot.episode, slot.env.episode_start.tag)",
+        "begin(slot.episode)",
+    ),
+    Mutation(
+        "milestones from elsewhere are the run's",
+        TOTALS,
+        "self.milestones_elsewhere if header.elsewhere",
+        "{} if False",
+    ),
+    Mutation("circles go on after a reward", ROAMING, "            self._visits.clear()\n", "            pass\n"),
+    Mutation("rows come before their sequences are on disk", EPISODE_ROWS, "        sync()\n", ""),
+    Mutation("rows come again after a start", EPISODE_ROWS, " and record > self._newest", ""),
+    Mutation("a stopped episode is a failure", TRAINER, ' and (row.milestones or row.reason != "stopped")', ""),
     # The run's settings.
     Mutation("rescaling cannot be turned off", R2D2, "rescaling=config.value_rescaling", "rescaling=True"),
     Mutation("Huber's threshold is always 1", R2D2, "config.huber_kappa", "1.0"),
@@ -560,7 +607,9 @@ MUTATIONS = (
     Mutation("the screen has a row less above", OCCUPANCY, "slice(row - _UP,", "slice(row - _UP + 1,"),
     Mutation("people beside the screen are shown", OCCUPANCY, "if in_sight and abs", "if abs"),
     Mutation("in a battle people are shown", OCCUPANCY, "if state.in_battle != BATTLE_NONE:", "if False:"),
-    Mutation("milestones outlive the episode", ENV, "self._latch.start(self.state)", "self._latch.update(self.state)"),
+    Mutation(
+        "milestones outlive the episode", ENV, "self._latch.start(self.state,", "self._latch.update(self.state) or ("
+    ),
     Mutation(
         "the latch's event flags outlive the episode",
         FLAGS,

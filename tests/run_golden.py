@@ -28,6 +28,7 @@ import zmq.utils.z85
 from cluster_rl.batch_system.chain import ChainState, save_chain
 from cluster_rl.config import Config, config_to_json
 from cluster_rl.emulator import snapshot
+from cluster_rl.exploration.archive import Archive, StartStates, StateHeader
 from cluster_rl.exploration.bayes_quests import Quest, QuestRecord, QuestRules
 from cluster_rl.replay.log import ReplayLog
 from cluster_rl.report.video_record import VideoRecord, record_path
@@ -66,6 +67,8 @@ GOLDEN = {
     "metrics.jsonl": "metrics.jsonl",
     "episodes.jsonl": "episodes.jsonl",
     "quests.jsonl": "quests.jsonl",
+    "archive-index.json": "archive/index.json",
+    "archived.start": "archive/states/0123456789abcdef.start",
     "manifest.json": "checkpoint/20-2/manifest.json",
     "state.json": "checkpoint/20-2/state.json",
     "tensors.safetensors": "checkpoint/20-2/tensors.safetensors",
@@ -107,6 +110,7 @@ def write_run(root: Path) -> RunDir:
         metrics = MetricsWriter(run_dir)
         metrics.write(640, 20, {"loss": 0.25, "return": float("nan")})
         metrics.close()
+        _write_archive(run_dir)
         rows = EpisodeRows(run_dir.episodes, 0)
         rows.offer(1, 640, decode_header(wire_golden.blocks()[1]))
         rows.write(lambda: None)
@@ -214,6 +218,28 @@ def _rendezvous() -> Rendezvous:
         slurm_job_id="17",
         written_unix_sec=CREATED,
     )
+
+
+def _write_archive(run_dir: RunDir) -> None:
+    archive = Archive(run_dir.archive, ROM.sha1, "frontier", 10, 10**6)
+    header = StateHeader(
+        key="0123456789abcdef",
+        tag="archive",
+        rom_sha1=ROM.sha1,
+        milestones=["LEFT_HOME"],
+        map_id=3,
+        x=4,
+        y=5,
+        steps=640,
+        episode=(3, wire_golden.INCARNATION, 1, 5),
+        step=77,
+        start_id="boot",
+    )
+    StartStates(run_dir.archive, 3, 0.5, proposes=True).propose(header, b"memory", STATE)
+    archive.admit()
+    archive.count(header.key, header.episode, reached=True)
+    archive.episodes_counted = 500
+    archive.publish()
 
 
 def _write_replay(run_dir: RunDir) -> None:

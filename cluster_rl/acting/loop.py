@@ -27,6 +27,7 @@ from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, Step
 from cluster_rl.emulator.spaces import block_spec, observation_spec
+from cluster_rl.exploration.archive import StartStates
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.priorities import actor_priorities
@@ -65,6 +66,7 @@ class Actor:
         link: Link,
         episode_log_dir: Path | None = None,
         run_name: str = "",
+        archive_dir: Path | None = None,
     ) -> None:
         self.config = config
         self.link = link
@@ -87,6 +89,10 @@ class Actor:
         world = World.for_rom(rom.sha1)
         self._store = StepStore(spec, config.envs_per_actor, config.num_quantiles)
         self._rows = np.arange(config.envs_per_actor)
+        starts = None
+        if config.starts_elsewhere and archive_dir is not None:
+            starts = StartStates(archive_dir, index, config.start_share, config.archive_entries > 0)
+        self._ids = (index, incarnation)
         self._entropy = np.zeros(config.envs_per_actor)  # sums over each emulator's open episode, in nats
         self.slots: list[_Slot] = []
         for emulator, seed in enumerate(env_seeds):
@@ -111,7 +117,8 @@ class Actor:
                 emulator=emulator,
                 store=self._store,
             )
-            self.slots.append(_Slot(Env(config, rom, world, int(seed) % 2**31, recorder), builder, recorder))
+            env = Env(config, rom, world, int(seed) % 2**31, recorder, starts=starts)
+            self.slots.append(_Slot(env, builder, recorder))
         # Where the learner's encoders compute in bfloat16, the actors' do.
         bfloat16 = config.mixed_precision and config.device != "cpu" and multiplies_bfloat16()
         self._rollout = Rollout([slot.env for slot in self.slots], self._network, bfloat16)
@@ -191,6 +198,7 @@ class Actor:
         self._send(finished)
 
     def _begin(self, row: int, slot: _Slot) -> None:
+        slot.env.episode_id = (*self._ids, row, slot.episode)
         self._rollout.start(row)
         slot.builder.begin(slot.episode, slot.env.episode_start.tag)
         self._entropy[row] = 0.0

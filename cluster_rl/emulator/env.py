@@ -22,7 +22,10 @@ from cluster_rl.affordances import Affordances
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
 from cluster_rl.emulator.school import start_of, start_snapshot
+from cluster_rl.emulator.start_memory import StartMemory, check_memory, pack_memory, unpack_memory
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.archive import StartState, StateHeader
+from cluster_rl.exploration.curriculum import CELL_TILES, cell_key
 from cluster_rl.exploration.roaming import Roaming
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 from cluster_rl.game.flags import ProgressLatch
@@ -40,6 +43,7 @@ _START = BUTTONS.index("start")
 _A_AND_B = [BUTTONS.index("a"), BUTTONS.index("b")]
 _SEED_LIMIT = 2**31
 _FRAMES_PER_SEC = 60
+_SAVE_EVERY_STEPS = 256
 _RENDER_MODES = ("rgb_array",)
 
 
@@ -62,6 +66,22 @@ class Step(NamedTuple):
     truncated: bool
     milestones: list[str]
     summary: EpisodeSummary | None
+
+
+class StartChooser(Protocol):
+    """Who says where the episodes of one or more environments begin: `exploration.archive.StartStates`."""
+
+    def choose(self, rng: np.random.Generator) -> StartState | None:
+        """The state that the next episode begins at; None for where the config says."""
+
+    def refuse(self, path: Path, why: UserError) -> None:
+        """A state that was chosen cannot be loaded here."""
+
+    def wants(self, key: str, steps: int) -> bool:
+        """Whether a state of this cell, so many steps from the beginning, should be proposed."""
+
+    def propose(self, header: StateHeader, memory: bytes, snapshot: bytes) -> None:
+        """Another episode may begin at this state."""
 
 
 class Recorder(Protocol):
@@ -96,8 +116,9 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         seed: int,
         recorder: Recorder | None = None,
         render_mode: str | None = None,
+        starts: StartChooser | None = None,
     ) -> None:
-        """Boots the console, or loads `config.initial_state`.
+        """Boots the console, or loads `config.initial_state`. Without `starts` all episodes begin there.
 
         Raises `UserError` where that does not fit the ROM, and for a render mode that is not `rgb_array`.
         """
@@ -115,6 +136,10 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.console = Console(rom, config.frame_skip)
         self._start_snapshot = self._make_start_snapshot(rom)
         self._own = start_of(config.initial_state)
+        self._starts = starts
+        self._since_saved = _SAVE_EVERY_STEPS
+        self.episode_id = (0, 0, 0, 0)
+        """Whose episode the next one is, for states that are proposed: actor, incarnation, emulator, number."""
         self._latch = ProgressLatch(world.milestones)
         self._rewards = RewardCalculator(config.rewards)
         self._occupancy = OccupancyMemory(config.occupancy_crop_radius)
@@ -150,14 +175,18 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
             raise RuntimeError("the environment is closed: make another")
         self.stop()
         self.episode_seed = int(self.np_random.integers(_SEED_LIMIT))
-        self.console.load(self._start_snapshot)
+        start, memory = self._load_start()
         # The game draws its random numbers as frames pass: waiting makes the episodes of many actors differ.
         self.console.idle(random.Random(self.episode_seed).randint(0, self._config.start_idle_frames_max))
         self.state = GameState(self.console.image())
-        self._latch.start(self.state)
-        self._rewards.start(self.state)
-        self._occupancy.start(self.state)
-        self.episode_start = EpisodeStart(id=self._own[0], tag=self._own[1], milestones=list(self._latch.reached))
+        self._latch.start(self.state, memory.latch if memory is not None else None)
+        self._rewards.start(self.state, memory.rewards if memory is not None else None)
+        self._occupancy.start(self.state, memory.occupancy if memory is not None else None)
+        id_, tag = self._own if start is None else (start.header.key, start.header.tag)
+        self.episode_start = EpisodeStart(id=id_, tag=tag, milestones=list(self._latch.reached))
+        self._steps_before = start.header.steps if start is not None else 0
+        self._cell: tuple[int, ...] = ()  # looked at last
+        self._milestone_waits = False  # for its state to be looked at
         self._roaming = Roaming()
         self._roaming.arrive(self._rewards.here)
         self._milestones: list[tuple[str, int]] = []
@@ -207,6 +236,8 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
         terminated = self._world.task_ended(state)
         truncated = not terminated and self.episode_steps >= self._config.episode_max_steps
+        if self._starts is not None and not terminated:
+            self._visit(self._starts, bool(milestones))
         summary = None
         if terminated or truncated:
             summary = self._finish("terminated" if terminated else "truncated")
@@ -249,6 +280,62 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self.stop()
         self._closed = True
         self.console.close()
+
+    def _load_start(self) -> tuple[StartState | None, StartMemory | None]:
+        """Goes to the state where the next episode begins; which one, None for the config's, and what is known there.
+
+        One that does not fit this ROM, emulator or config is refused, and another one chosen.
+        """
+        while self._starts is not None and (start := self._starts.choose(self.np_random)) is not None:
+            try:
+                source = str(start.path)
+                memory = unpack_memory(start.memory, source)
+                self.console.load(start.snapshot, source)
+                if memory is not None:
+                    check_memory(memory, self._latch, self._occupancy, source)
+            except UserError as error:
+                self._starts.refuse(start.path, error)
+            else:
+                return start, memory
+        self.console.load(self._start_snapshot)
+        return None, None
+
+    def _visit(self, starts: StartChooser, is_milestone: bool) -> None:
+        """Proposes the state of now for others to begin at, if its cell is new and another one than before.
+
+        Saving takes as long as ten to twenty steps: not more often than every so many, but for milestones.
+        """
+        self._since_saved += 1
+        self._milestone_waits |= is_milestone
+        state, here = self.state, self._rewards.here
+        if not (self._milestone_waits or self._since_saved >= _SAVE_EVERY_STEPS):
+            return
+        # Not while a map loads: its id stands beside the old coordinates.
+        if here is None or here != (state.map_id, state.x, state.y) or not state.in_game:
+            return
+        self._milestone_waits = False
+        cell = (here[0], here[1] // CELL_TILES, here[2] // CELL_TILES, len(self._latch.reached))
+        if cell == self._cell:
+            return
+        self._cell = cell
+        key, steps = cell_key(*here, self._latch.reached), self._steps_before + self.episode_steps
+        if not starts.wants(key, steps):
+            return
+        self._since_saved = 0
+        header = StateHeader(
+            key=key,
+            tag="archive",
+            rom_sha1=self.console.rom.sha1,
+            milestones=list(self._latch.reached),
+            map_id=here[0],
+            x=here[1],
+            y=here[2],
+            steps=steps,
+            episode=self.episode_id,
+            step=self.episode_steps,
+            start_id=self.episode_start.id,
+        )
+        starts.propose(header, pack_memory(self._latch, self._rewards, self._occupancy), self.console.save())
 
     def _make_start_snapshot(self, rom: Rom) -> bytes:
         if self._config.initial_state:

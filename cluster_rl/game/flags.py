@@ -131,9 +131,15 @@ class ProgressLatch:
         self._events = 0
         self._remember(())
 
-    def start(self, state: GameState) -> None:
-        """Begins at this state: what is set in it counts as reached, and is not reported."""
+    def start(self, state: GameState, before: Mapping[str, Any] | None = None) -> None:
+        """Begins at this state: what is set in it counts as reached, and is not reported.
+
+        So does what `before` says, the `state_dict` of the episode that came by there, though the game may have cleared
+        it again. Raises as `load_state_dict` does.
+        """
         self.reset()
+        if before is not None:
+            self.load_state_dict(before)
         self.update(state)
         self.new_events = 0
 

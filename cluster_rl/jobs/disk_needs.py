@@ -45,6 +45,7 @@ _FILES_OF_CHECKPOINT = 4  # its folder too
 _MOST_STEPS_PER_SEC = 1_000  # of an actor, whatever it plays: several times what was ever measured
 _CERTAIN_RATE = 0.5  # of the rate that the run had: the least that a job is taken to play
 _SMALLER_NETWORK = "give a smaller network (--model.conv_channels, --lstm_hidden_size), or free some space"
+_SMALLER_ARCHIVE = "give a smaller --archive_megabytes, or free some space"
 _WORTH_TELLING_BYTES = 1e6
 
 
@@ -102,6 +103,7 @@ def disk_needs(
         _replay_need(config, replay, spec, there_replay, Span(playable, steps.high)),
         _checkpoint_need(config, run_dir.checkpoint, weights, there_checkpoints),
         DiskNeed("online_params.pt", run_dir.path, Span(weights, 2 * weights), Span(1, 2), _SMALLER_NETWORK, weights),
+        *([_archive_need(config, run_dir)] if config.starts_elsewhere else []),
         *([_log_need(config, run_dir, steps)] if config.log_episodes_for_replay else []),
         _rest_need(config, run_dir, job_sec),
     ]
@@ -193,6 +195,14 @@ def _rate_of(progress: Progress | None) -> float:
     seconds = sum((job.ended or 0.0) - job.started for job in jobs)
     steps = sum((job.env_steps_end or 0) - job.env_steps_start for job in jobs)
     return steps / seconds if seconds > 0 else 0.0
+
+
+def _archive_need(config: Config, run_dir: RunDir) -> DiskNeed:
+    """Of the archive of start states, whose bound may never be reached."""
+    there, files = _there(run_dir.archive, "**/*")
+    size_bytes = Span(0, config.archive_megabytes * 1e6 if config.archive_entries else 0).less(there)
+    more_files = Span(0, config.archive_entries).less(files)
+    return DiskNeed("start states", run_dir.archive, size_bytes, more_files, _SMALLER_ARCHIVE)
 
 
 def _there(folder: Path, pattern: str) -> tuple[int, int]:

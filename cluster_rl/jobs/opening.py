@@ -20,9 +20,11 @@ import torch
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
 from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
+from cluster_rl.emulator.given_states import place_given_states, read_given_states
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import StorageError, UserError, is_of_storage
+from cluster_rl.exploration.archive import ArchiveDir
 from cluster_rl.jobs import fresh as fresh_start
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
@@ -119,6 +121,7 @@ def check_config(config: Config) -> Rom:
         snapshot = start_snapshot(config.initial_state, rom)
         with Console(rom, config.frame_skip) as console:
             console.load(snapshot, f"initial_state {config.initial_state}")
+    read_given_states(config, rom)
     with torch.device("meta"):
         build_model(config, observation_spec(config))
     resolve_bind_host(listening_host(config.bind_host, config.actor_jobs > 0))
@@ -244,13 +247,15 @@ def check_free(run_dir: RunDir) -> None:
 
 def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
     """Writes what a job's processes read. The caller holds the run's lock."""
-    for folder in (run_dir.path, run_dir.jobs, run_dir.episode_logs):
+    archive = ArchiveDir(run_dir.archive)
+    for folder in (run_dir.path, run_dir.jobs, run_dir.episode_logs, archive.path, archive.incoming, archive.states):
         remove_temporaries(folder)
     lost = not run_dir.identity.exists()
     run_id = run_id_of(run_dir, run_dir.replay_in(config.replay_dir))
     ensure_identity(run_dir.identity, rom.sha1, rom.title, run_id)
     if lost and run_id is not None:
         say(f"{run_dir.identity} was not there; the run's id, {run_id}, is taken back from its other files")
+    place_given_states(read_given_states(config, rom), run_dir.archive)
     write_atomic(run_dir.config, config_to_json(config))
     # A learner that was killed leaves it behind, and actors would knock at a closed port first.
     run_dir.rendezvous.unlink(missing_ok=True)

@@ -75,6 +75,10 @@ CRASH_POINTS = (
     "quests.half_a_row",
     "quests.row_written",
     "keys.between_files",
+    # The archive of start states.
+    "archive.taken",
+    "archive.admitted",
+    "archive.evicted",
     # The learner's end of the wire.
     "wire.welcomed",
     "wire.before_ack",

@@ -43,6 +43,7 @@ class RunDir:
         self.checkpoint = self.path / "checkpoint"
         self.replay = self.path / "replay"
         self.episode_logs = self.path / "episode_logs"
+        self.archive = self.path / "archive"
         self.videos = self.path / "videos"
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
@@ -57,6 +58,7 @@ class RunDir:
         self._folders = (
             *(self.checkpoint, self.replay, self.episode_logs, self.videos, self.tensorboard, self.logs, self.jobs),
             self.keys,
+            self.archive,
         )
 
     def actors_chain(self, job: int) -> Path:

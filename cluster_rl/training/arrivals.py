@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.learning.sequences import EpisodeSummary
+from cluster_rl.exploration.curriculum import third_of
+from cluster_rl.learning.sequences import EpisodeSummary, is_elsewhere
 from cluster_rl.replay.totals import RECENT_EPISODES
 from cluster_rl.wire.codec import BlockArrays, SequenceHeader
 
@@ -29,6 +30,7 @@ class Arrivals:
         self._epsilons: list[float] = []
         self._episodes: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
         self._elsewhere: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)
+        self._begun: collections.deque[EpisodeSummary] = collections.deque(maxlen=RECENT_EPISODES)  # of both kinds
         self._starts: collections.deque[dict[str, npt.NDArray[Any]]] = collections.deque(maxlen=_RECENT_STARTS)
 
     def add(self, header: SequenceHeader, updates: int) -> None:
@@ -43,6 +45,7 @@ class Arrivals:
         if header.summary is not None and header.summary.is_whole:
             with self._lock:
                 (self._elsewhere if header.elsewhere else self._episodes).append(header.summary)
+                self._begun.append(header.summary)
 
     def add_start(self, arrays: BlockArrays) -> None:
         """Keeps position 0 of a block that begins an episode where the run's begin."""
@@ -68,9 +71,11 @@ class Arrivals:
             lags, self._lags = self._lags, []
             epsilons, self._epsilons = self._epsilons, []
             episodes, elsewhere = list(self._episodes), list(self._elsewhere)
+            begun = list(self._begun)
         if lags:
             row["actor/epsilon"] = float(np.mean(epsilons))
         if elsewhere:
+            row |= _mixture(begun)
             row["elsewhere/return"] = float(np.mean([e.episode_return for e in elsewhere]))
             row["elsewhere/steps"] = float(np.mean([e.episode_steps for e in elsewhere]))
             row["elsewhere/milestones"] = float(np.mean([len(e.milestones) for e in elsewhere]))
@@ -92,3 +97,14 @@ class Arrivals:
                 row[f"milestone_recent/{name}"] = len(steps) / len(episodes)  # share of the newest episodes
                 row[f"milestone_recent_step/{name}"] = float(np.median(steps))  # of those that reached it
         return row, np.array(lags, np.int64)
+
+
+def _mixture(episodes: list[EpisodeSummary]) -> dict[str, float]:
+    """Shares of the episodes by where they began: at the beginning, or at a state early, in the middle or late on the
+    way to the furthest that one of them came."""
+    most = max(len(episode.start.milestones) + len(episode.milestones) for episode in episodes)
+    kinds = collections.Counter(
+        third_of(len(episode.start.milestones), most) if is_elsewhere(episode.start.tag) else "beginning"
+        for episode in episodes
+    )
+    return {f"start/{kind}": kinds[kind] / len(episodes) for kind in ("beginning", "early", "middle", "late")}

@@ -28,6 +28,10 @@ _TAIL_BYTES = 1 << 20
 """Far above any row: that of an episode with all milestones of the real game has 10 kB."""
 
 
+class UnreadableRowError(UserError):
+    """A row that is no row."""
+
+
 class EpisodeRow(msgspec.Struct, kw_only=True, frozen=True):
     """One episode. `record` is the number of its last sequence in the run, and grows from row to row; `env_steps` are
     the run's with it. `epsilon` and `params_version` are of its last sequence; all else as in `EpisodeSummary`."""
@@ -159,7 +163,7 @@ class EpisodeRows:
 def read_episode_rows(path: Path, begin: int = 0) -> Iterator[tuple[EpisodeRow, int]]:
     """The rows from byte `begin` on, each with the byte behind it; a torn last line is left out.
 
-    Raises `UserError` for a damaged row.
+    Raises `UnreadableRowError` for a damaged row, `UserError` for a file that cannot be read.
     """
     try:
         file = path.open("rb")
@@ -176,7 +180,7 @@ def read_episode_rows(path: Path, begin: int = 0) -> Iterator[tuple[EpisodeRow, 
             try:
                 row = decode_json(line, EpisodeRow, f"{path}: the row before byte {begin}")
             except UnreadableError as error:
-                raise UserError(f"{error}; delete that line") from None
+                raise UnreadableRowError(f"{error}; delete that line") from None
             yield row, begin
 
 

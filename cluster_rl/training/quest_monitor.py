@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 
 from cluster_rl.config import Config
-from cluster_rl.exploration.bayes_quests import QuestRules, assess_all, curiosity_scale, frontier, mean_of
+from cluster_rl.exploration.bayes_quests import (
+    QuestRules,
+    assess_all,
+    curiosity_scale,
+    frontier,
+    mean_of,
+    start_weights,
+)
 from cluster_rl.exploration.shaping import potential_weights, shaped
 from cluster_rl.learning.batch import Batch
 from cluster_rl.replay_buffer import Replay
@@ -55,6 +62,10 @@ class QuestMonitor:
                 row |= {f"quest/{name}": state.mean, f"quest_alarm/{name}": state.alarm}
                 row |= {f"quest_low/{name}": state.low, f"quest_high/{name}": state.high}
         return row
+
+    def start_weights(self) -> dict[str, float]:
+        """How much practice each quest is worth, in the order of play; none where the run has no quests."""
+        return start_weights(self._replay.quests(), self._rules)
 
     def write_due(self) -> None:
         """Writes a row of `quests.jsonl` if it is time to. Raises `StorageError` for a full disk."""

@@ -17,6 +17,7 @@ import torch
 
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
+from cluster_rl.exploration.archive import Archive
 from cluster_rl.exploration.bayes_quests import Quest, QuestRules
 from cluster_rl.exploration.rnd import Rnd
 from cluster_rl.jobs.continuity import check_whole, run_id_of
@@ -25,17 +26,18 @@ from cluster_rl.jobs.devices import learner_device
 from cluster_rl.jobs.grace import LAST_TRIES_SEC, LATE_TRIES_SEC
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2, UpdateResult
-from cluster_rl.learning.sequences import BlockSpec
+from cluster_rl.learning.sequences import BlockSpec, is_elsewhere
 from cluster_rl.model import ObservationSpec
 from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
 from cluster_rl.runs.crash_points import crash_point
+from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import config_sha256, newest_number
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
-from cluster_rl.training.episode_rows import EpisodeRows
+from cluster_rl.training.episode_rows import EpisodeRows, UnreadableRowError, read_episode_rows
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
 from cluster_rl.training.probes import staleness_row, start_value
@@ -107,6 +109,7 @@ class Trainer:
             self.episode_rows.offer(*ending)
             self._arrivals.add_ending(ending.header)
         self.replay.found_endings.clear()
+        self.archive = self._open_archive() if config.starts_elsewhere else None
         self.progress = self._start_job(job_token)
         self._was_complete = bool(self._complete())
         self._step_rate, self._update_rate = RateMeter(), RateMeter()
@@ -122,6 +125,7 @@ class Trainer:
         self._metrics_writer = Writer(self.outage, "metrics", config.metrics_interval_seconds, "rows of metrics")
         self._episodes_writer = Writer(self.outage, "episodes.jsonl", config.progress_interval_seconds)
         self._quest_writer = Writer(self.outage, "quests.jsonl", config.metrics_interval_seconds)
+        self._archive_writer = Writer(self.outage, "the archive of start states", config.progress_interval_seconds)
         self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
         self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
         self._checkpoint_writer.put_off()
@@ -212,6 +216,8 @@ class Trainer:
             self._episodes_writer.write(self.write_episodes)
         if self._quest_writer.is_due:
             self._quest_writer.write(self.quests.write_due)
+        if self.archive is not None and self._archive_writer.is_due:
+            self._archive_writer.write(self.tend_archive)
         if self._params_writer.is_due and self.r2d2.updates:  # nobody wants random weights, and the file tells of more
             self._params_writer.write(self.write_params_file)
         if self._checkpoints.pending:
@@ -293,6 +299,8 @@ class Trainer:
         self.episode_rows.close()
         self._quest_writer.write(self.quests.write_due)
         self.quests.close()
+        if self.archive is not None:
+            self._archive_writer.write(self.tend_archive)
         try:
             self.replay.close()
         except StorageError as error:
@@ -333,6 +341,26 @@ class Trainer:
     def write_episodes(self) -> None:
         """Writes the rows of the episodes that have ended. Raises `StorageError`."""
         self.episode_rows.write(self.replay.sync)
+
+    def tend_archive(self) -> None:
+        """Counts what followed from its states, lets in what waits, and publishes its index. Raises `StorageError`."""
+        archive = self.archive
+        assert archive is not None
+        # A file that was begun anew has rows that may be counted already.
+        archive.episodes_counted = min(archive.episodes_counted, self.episode_rows.size_bytes)
+        archive.admit()  # first: what an episode found comes before its end
+        try:
+            for row, end in read_episode_rows(self.run_dir.episodes, archive.episodes_counted):
+                archive.episodes_counted = end
+                # One that a job's end broke off tells only what it had reached by then.
+                if is_elsewhere(row.start_tag) and (row.milestones or row.reason != "stopped"):
+                    episode = (row.actor, row.incarnation, row.emulator, row.episode)
+                    archive.count(row.start_id, episode, reached=bool(row.milestones))
+        except UnreadableRowError as error:
+            print(f"{error}; start states are weighed without the rows before the newest", flush=True)
+            archive.episodes_counted = self.episode_rows.size_bytes
+        archive.weigh_by(self.quests.start_weights())
+        archive.publish()
 
     def write_progress(self, reason: str | None = None) -> None:
         """Brings progress.json up to date; with a reason, the job ends here."""
@@ -401,6 +429,14 @@ class Trainer:
         row |= {f"milestone/{name}": float(step) for name, step in self.replay.milestones.items()}
         row |= {f"milestone_elsewhere/{name}": float(s) for name, s in self.replay.milestones_elsewhere.items()}
         row |= self.quests.metrics()
+        if self.archive is not None:
+            row |= {
+                "archive/states": len(self.archive.entries),
+                "archive/megabytes": self.archive.size_bytes / 1e6,
+                "archive/admitted": self.archive.admitted,
+                "archive/evicted": self.archive.evicted,
+                "archive/unfit": self.archive.unfit,
+            }
         row["queue/batches_in_flight"] = self.batches_in_flight
         if self.actor_rates:
             row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())
@@ -484,6 +520,17 @@ class Trainer:
             f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
             + ("; w_rnd was 0, curiosity starts anew" if is_newly_curious else "")
             + (f"; the replay log had lost {lost} sequences, counters are the checkpoint's" if behind else "")
+        )
+
+    def _open_archive(self) -> Archive:
+        identity = read_identity(self.run_dir.identity)
+        return Archive(
+            self.run_dir.archive,
+            identity.rom_sha1 if identity is not None else "",
+            self.config.start_weighting,
+            self.config.archive_entries,
+            self.config.archive_megabytes * 10**6,
+            say=lambda line: print(line, flush=True),
         )
 
     def _start_job(self, job_token: str) -> Progress:

@@ -96,6 +96,10 @@ GROUPS: dict[str, list[Case]] = {
         *cases("kill actor", "actor.hello_sent", "wire.welcomed"),
         *cases("term", "actor.stopping", "actor.flushed"),
     ],
+    "archive": [
+        *cases("train", "archive.taken", "archive.admitted", "archive.evicted"),
+        *cases("train", *atomic("index.json", "*.start")),
+    ],
     "open episode": cases("train", "episode_log.flush_written", "episode_log.flushed"),
     "launcher": [
         *cases("start", *atomic("run.json", "config.json", "run.lock.holder")),
@@ -108,6 +112,7 @@ GROUPS: dict[str, list[Case]] = {
     "keys": cases("new keys", "keys.between_files@learner.json", "keys.between_files@actors.json"),
 }
 CHANGES: dict[str, dict[str, object]] = {
+    "archive": {"archive_entries": 3, "episode_max_steps": 200},
     "open episode": {"episode_max_steps": 1100, "samples_per_insert": 0.1},  # its log is written every 1,000 steps
     "quests": {"episode_max_steps": 20},  # a row comes after a hundred
     "eviction": {"replay_capacity_transitions": 2000},  # segments of 100

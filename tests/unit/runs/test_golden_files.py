@@ -17,6 +17,7 @@ from run_golden import EPISODE, INITIAL_STATE, ROM, RUN_ID, STATE
 
 from cluster_rl.batch_system.chain import ChainState, read_chain
 from cluster_rl.emulator.snapshot import load_savestate_file, unpack
+from cluster_rl.exploration.archive import read_index, read_state
 from cluster_rl.report.video_record import VideoRecord
 from cluster_rl.runs.checkpoint import load_checkpoint, unflatten_state
 from cluster_rl.runs.episode_log import read_log
@@ -76,6 +77,13 @@ def test_what_people_and_programs_look_at(run_dir: RunDir) -> None:
     ((row, end),) = read_episode_rows(run_dir.episodes)
     assert (row.record, row.env_steps, row.start_tag, row.milestones["FERN_BADGE"]) == (1, 640, "archive", 4)
     assert end == run_dir.episodes.stat().st_size
+    index = read_index(run_dir.archive / "index.json")
+    (entry,) = index.entries
+    assert (index.rom_sha1, index.episodes_counted) == (ROM.sha1, 500)
+    assert (entry.key, entry.steps, entry.drawn, entry.reached) == ("0123456789abcdef", 640, 1, 1.0)
+    assert entry.weight == pytest.approx(8 / 9)
+    state = read_state(run_dir.archive / "states" / f"{entry.key}.start")
+    assert (state.snapshot, state.memory, state.header.step) == (STATE, b"memory", 77)
     assert read_metrics(run_dir.metrics) == [
         {"time": run_golden.CREATED, "env_steps": 640, "updates": 20, "loss": 0.25, "return": None}
     ]

@@ -20,6 +20,7 @@ from cluster_rl.batch_system.chain import read_chain
 from cluster_rl.config import load_config
 from cluster_rl.emulator.snapshot import load_savestate_file
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.exploration.archive import read_index, read_state
 from cluster_rl.replay import segments
 from cluster_rl.report.video_record import is_finished
 from cluster_rl.runs import episode_log, small_file
@@ -73,6 +74,8 @@ READERS: dict[str, Callable[[RunDir], object]] = {
     "metrics.jsonl": lambda run: (read_metrics(run.metrics), MetricsWriter(run).close()),
     "episodes.jsonl": lambda run: list(read_episode_rows(run.episodes)),
     "quests.jsonl": lambda run: _rows_that_say_damage(run),
+    "archive/index.json": lambda run: read_index(run.archive / "index.json"),
+    "archive/states/0123456789abcdef.start": lambda run: read_state(run.archive / "states" / "0123456789abcdef.start"),
     "online_params.pt": lambda run: read_params(run.online_params),
     INITIAL_STATE: lambda run: load_savestate_file(str(run.path / INITIAL_STATE), ROM),
 }
@@ -240,7 +243,7 @@ def test_what_lies_in_the_way_of_a_run_is_told_before_it_starts(tmp_path: Path) 
     for number, name in enumerate(names):
         run_dir = RunDir(tmp_path, f"run{number}")
         run_dir.path.mkdir()
-        if name in ("checkpoint", "replay", "episode_logs", "videos", "tensorboard", "logs", "jobs", "keys"):
+        if name in ("checkpoint", "replay", "episode_logs", "videos", "tensorboard", "logs", "jobs", "keys", "archive"):
             (run_dir.path / name).touch()
         else:
             (run_dir.path / name).mkdir()
