@@ -75,7 +75,7 @@ def known(env: Env) -> dict[str, Any]:
         "crop": observation.crop.tolist(),
         "rewards": copy.deepcopy(env._rewards.memory_state),
         "latch": env.latch.state_dict(),
-        "visits": [env._occupancy.visits(env.state.map_id, x, y) for x in range(20) for y in range(20)],
+        "maps": env._occupancy.memory_state,
     }
 
 
