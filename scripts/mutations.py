@@ -336,6 +336,7 @@ MUTATIONS = (
         "optional quests are a frontier", QUESTS, "if not quest.required or mean > RELIABLY:", "if mean > RELIABLY:"
     ),
     Mutation("curiosity for what one quest lacks", QUESTS, "waited = min(", "waited = max("),
+    Mutation("optional quests are practised", QUESTS, "        if not quest.required:\n            continue\n", ""),
     Mutation("luck is practised", QUESTS, 'LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(', "max("),
     Mutation("quests handed out are the log's", QUESTS, "blocks=self.blocks.copy()", "blocks=self.blocks"),
     Mutation(

@@ -287,7 +287,8 @@ def curiosity_scale(records: Mapping[str, QuestRecord], rules: QuestRules, large
 
 
 def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict[str, float]:
-    """How much practice each quest is worth, from `LEAST_START_WEIGHT` to 1.
+    """How much practice each required quest is worth, from `LEAST_START_WEIGHT` to 1, in the order of play: optional
+    ones would hide those behind them from who looks for the first that is missing.
 
     The posterior's mean of 4 theta (1 - theta), the variance of an episode's outcome over its largest: most where it is
     open how an episode goes, and 2/3 for a quest that was not tried. The least for one whose rate training does not
@@ -295,6 +296,8 @@ def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict
     """
     weights = {}
     for quest in rules.quests:
+        if not quest.required:
+            continue
         record = records.get(quest.name, _UNTRIED)
         alpha, beta = record.alpha, record.beta
         weight = 4.0 * alpha * beta / ((alpha + beta) * (alpha + beta + 1.0))

@@ -64,7 +64,7 @@ class QuestMonitor:
         return row
 
     def start_weights(self) -> dict[str, float]:
-        """How much practice each quest is worth, in the order of play; none where the run has no quests."""
+        """How much practice each required quest is worth, in the order of play; none where the run has no quests."""
         return start_weights(self._replay.quests(), self._rules)
 
     def write_due(self) -> None:

@@ -387,7 +387,8 @@ def test_one_quest_of_the_frontier_that_grows_is_progress() -> None:
 
 def test_start_weights_are_the_outcomes_variance_under_the_posterior() -> None:
     records = {"a": record_of(*[True] * 3, *[False] * 5), **means(b=0.999, c=0.5)}
-    weights = start_weights(records, rules("a", "b", "c", "d"))
+    weights = start_weights(records, rules("e", "a", "b", "c", "d", optional="e"))
+    assert list(weights) == ["a", "b", "c", "d"]
     draws = np.random.default_rng(0).beta(records["a"].alpha, records["a"].beta, 400_000)
     assert weights["a"] == pytest.approx((4 * draws * (1 - draws)).mean(), abs=0.003)
     assert weights["b"] == LEAST_START_WEIGHT
