@@ -50,7 +50,7 @@ from cluster_rl.report.video_record import VideoRecord, is_finished, path_pictur
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, log_paths, parse_log, read_log_bytes
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeHeader, EpisodeLog, log_paths, parse_log, read_log_bytes
 from cluster_rl.runs.layout import RunDir
 
 _POLL_SEC = 0.2
@@ -112,9 +112,15 @@ def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
     picture, header = path_picture(video), log.header
     picture.unlink(missing_ok=True)
     milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
-    title = f"{as_text(video.stem)}: {header.steps} steps, return {header.episode_return:.1f}"
+    title = f"{as_text(video.stem)}: {header.steps} steps, return {header.episode_return:.1f}{_begun_at(header)}"
     drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture)
     return picture.stat().st_size if drawn else 0
+
+
+def _begun_at(header: EpisodeHeader) -> str:
+    """Where the episode began, if that was not the beginning."""
+    start = header.start
+    return f", from {start.tag} {start.id}" if start is not None and start.tag != "beginning" else ""
 
 
 # --- worker processes ---

@@ -40,6 +40,7 @@ from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.small_file import (
     Count,
     MissingFileError,
+    NewerFormatError,
     UnreadableError,
     Version,
     check_version,
@@ -459,7 +460,7 @@ class Archive:
         try:
             found = read_state(path)
             self._check_game(found)
-        except StorageError:
+        except (StorageError, NewerFormatError):
             raise
         except UserError as error:
             set_aside(path, self._dir.unfit, error, self._say)

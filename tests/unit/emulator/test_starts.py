@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cartridge_fixtures import play
+from cartridge_fixtures import play, poke
 from recorded_episodes import HASH_INTERVAL_STEPS, identity_of
 
 from cluster_rl.config import Config
@@ -20,6 +20,7 @@ from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.playback import replay, state_after
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.archive import Archive, ArchiveDir, StartState, StartStates, StateHeader, pack_state
+from cluster_rl.game import ram
 from cluster_rl.game.world import World
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.episode_log import EpisodeRecorder, read_log
@@ -105,6 +106,20 @@ def test_an_episode_from_the_middle_knows_what_was_known_there(env: Env, starts:
     env.start()
     assert env.episode_start.tag == "beginning"
     assert env.latch.reached == ()
+
+
+def test_what_the_game_cleared_again_stays_reached(env: Env, starts: ListedStarts) -> None:
+    env.start()
+    play(env, ELDER)
+    events = env.latch.event_count
+    for offset in range(ram.EVENT_BYTES):
+        poke(env, ram.wEventFlags + offset, 0)
+    play(env, "dddldd")
+    assert env.state.event_bits == 0
+    starts.next = [starts.proposed[-1]]
+    env.start()
+    assert env.episode_start.milestones == ["TALKED_ELDER", "LEFT_HOME"]
+    assert env.latch.event_count == events > 0
 
 
 def test_steps_add_up_over_a_chain_of_episodes(env: Env, starts: ListedStarts) -> None:

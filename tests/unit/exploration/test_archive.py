@@ -270,6 +270,11 @@ def test_a_newer_format_is_named(tmp_path: Path) -> None:
     data[8] = 2
     with pytest.raises(UserError, match="format 2, this program reads 1; use the newer program"):
         parse_state(bytes(data), tmp_path)
+    path = ArchiveDir(tmp_path).create().states / "cell.start"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="use the newer program"):
+        open_archive(tmp_path)
+    assert path.read_bytes() == data  # what a newer program kept is its own
 
 
 def test_states_of_another_game_are_refused_by_name(tmp_path: Path) -> None:
