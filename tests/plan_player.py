@@ -34,6 +34,8 @@ class PlanPlayer(Player):
             warnings.simplefilter("ignore")
             super().__init__(rom, **options)  # type: ignore[arg-type]
         self.steps = 0
+        self.first_on: dict[int, int] = {}
+        """Map id to the step that first ended on it."""
         self.heard: list[str] = []
         self.maps = {entry["name"].replace("_", " "): entry["id"] for entry in table["maps"]}
         self.items = {name: int(number) for number, name in table["items"].items()}
@@ -42,6 +44,7 @@ class PlanPlayer(Player):
         """One step of an agent: 24 frames."""
         self.tap(button, 8, STEP_FRAMES - 8)
         self.steps += 1
+        self.first_on.setdefault(self.place()[0], self.steps)
 
     def play(self, act: Act) -> None:
         """Does one act of a plan. Raises AssertionError where the game does not go as planned."""
@@ -193,7 +196,8 @@ class PlanPlayer(Player):
 def play_game(world: str, secrets: Secrets) -> dict[str, int]:
     """Plays the plan of a whole new game in which these secrets were drawn, as far as the last gate.
 
-    Returns at which step each event of the plan came. What is told is heard, and must be what was drawn.
+    Returns at which step each event of the plan came, and under `on MAP` the first on each map. What is told is heard,
+    and must be what was drawn.
     """
     story = Story(read_world(world))
     gates = story.world["gate"]
@@ -213,7 +217,9 @@ def play_game(world: str, secrets: Secrets) -> dict[str, int]:
                 said = " ".join(player.heard[heard:])
                 assert any(is_told(said, story, name, values) for name, values in secrets.items()), said
         assert player.memory[TEAMS_IN_THE_HALL] == 1
-    return came
+        return came | {
+            f"on {name}": player.first_on[number] for name, number in player.maps.items() if number in player.first_on
+        }
 
 
 def draw(player: PlanPlayer, world: str, secrets: Secrets) -> None:

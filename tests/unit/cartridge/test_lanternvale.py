@@ -45,6 +45,8 @@ def test_plan_is_played_from_a_new_game_to_the_great_lantern() -> None:
     for gate in gates():
         if "told" in gate:
             assert came[gate["event"]] - came[gate["told"]] >= FORGET_STEPS
+    assert came["FOREST"] - came["on FIREFLY WOOD"] >= 100
+    assert came["CAVE"] - came["on DEEP UPPER"] >= 150
 
 
 @pytest.mark.slow
