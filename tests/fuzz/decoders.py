@@ -32,6 +32,7 @@ from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import Console
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.bayes_quests import QuestRecord
 from cluster_rl.game import savestate
 from cluster_rl.jobs import slurm
 from cluster_rl.model import load_params
@@ -222,8 +223,9 @@ def _replay(folder: Path) -> list[Decoder]:
         return segments[0][: 16 + len(bodies[0])] + record_bytes(block, 0, 3, _INCARNATION, 0)
 
     records = tuple(struct.pack("<QIQQ", seq, 3, _INCARNATION, seq) + block[:-4] for seq, block in enumerate(made))
+    quest = QuestRecord(successes=1.5, failures=2.25, trials=5, reached=2, blocks=[(2, 5)])
     plain = {
-        **Totals(env_steps=5, sequences=2, episodes=1, next_id=2, milestones={"a": 1}).to_plain(),
+        **Totals(env_steps=5, sequences=2, episodes=1, next_id=2, milestones={"a": 1}, quests={"a": quest}).to_plain(),
         "next_seq": [[3, 9, 2]],
         "frontiers": [[3, 9, 1, 5, 11]],
     }
