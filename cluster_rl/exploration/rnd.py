@@ -6,10 +6,10 @@ often. Actors know none of it, so initial priorities and the previous reward tha
 
 A fixed random network and a trained one look at the same frame; the mean squared difference of their outputs, the
 error, is small where the trained one has been often. Both see what changes with the place alone: the mean shade of each
-8-pixel tile of the screen, and the context's slots of place, where two screens are alike. They do not see the
-map-memory crop, which tells of visits and so is never twice the same, nor what the player has and whom it fights,
-which has rewards of its own or goes up and down by chance; and nothing that the policy's network computes, whose
-changes would pass for news.
+16-pixel square of the screen, on which the player walks, and the context's slots of place, where two screens are alike.
+They do not see the map-memory crop, which tells of visits and so is never twice the same, nor what the player has and
+whom it fights, which has rewards of its own or goes up and down by chance; and nothing that the policy's network
+computes, whose changes would pass for news.
 
 Names: L rows of a batch, B of them burn-in, T trained, n the n-step length, N sequences, P slots of place.
 """
@@ -38,24 +38,26 @@ BATCHES_A_TRAINED_ONE = 4
 ERROR_HORIZON_BATCHES = 250
 """Bonuses by count compare an error with those of about so many trained batches: all fall as the predictor learns."""
 
-_TILES = 18 * 20
+_SQUARES = 9 * 10
 _HIDDEN, _OUTPUTS = 64, 32
 _LEARNING_RATE = 1e-3
 _SMALLEST_DEVIATION = 0.2  # of an input, whose smallest change is 1: of one that has hardly ever changed
 _SMALLEST_ERROR = 1e-12
 
 
-def tile_shades(packed: Tensor) -> Tensor:
-    """Sum of each tile's 4 x 4 stored pixels: packed screens uint8 [..., 72, 20] -> uint8 [..., 18, 20], 0 to 48.
+def square_shades(packed: Tensor) -> Tensor:
+    """Sum of each square's 8 x 8 stored pixels: packed screens uint8 [..., 72, 20] -> uint8 [..., 9, 10], 0 to 192.
 
-    Stored screens have half the console's resolution: a byte is one row of a tile.
+    Stored screens have half the console's resolution: two bytes are one row of a square.
     """
-    words = packed.contiguous().view(torch.int32).unflatten(-2, (18, 4))  # four bytes at once, none reaching another
+    words = packed.contiguous().view(torch.int32).unflatten(-2, (9, 8))  # four bytes at once, none reaching another
     pairs = (words & 0x33333333) + (words >> 2 & 0x33333333)  # of two pixels of a row, in half bytes: at most 6
-    pairs = pairs[..., :2, :] + pairs[..., 2:, :]  # of four: at most 12
-    halves = (pairs & 0x0F0F0F0F) + (pairs >> 4 & 0x0F0F0F0F)  # of the tile's halves, in bytes: at most 24
-    whole: Tensor = halves[..., 0, :] + halves[..., 1, :]
-    return whole.view(torch.uint8)
+    pairs = pairs[..., :4, :] + pairs[..., 4:, :]  # of four: at most 12
+    sums = (pairs & 0x0F0F0F0F) + (pairs >> 4 & 0x0F0F0F0F)  # of eight, in bytes: at most 24
+    sums = sums[..., :2, :] + sums[..., 2:, :]
+    halves = (sums[..., 0, :] + sums[..., 1, :]).view(torch.uint8)  # of the square's halves, at most 96
+    whole: Tensor = halves[..., ::2] + halves[..., 1::2]
+    return whole
 
 
 class Moments(nn.Module):
@@ -103,7 +105,7 @@ class Rnd:
         self.config = config
         self.device = torch.device(device)
         self.updates = 0
-        size = _TILES + len(spec.place_slots)
+        size = _SQUARES + len(spec.place_slots)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.target = _network(size, hidden_layers=1).to(self.device).requires_grad_(False)
@@ -113,8 +115,8 @@ class Rnd:
         self.errors = Moments(1, ERROR_HORIZON_BATCHES if config.rnd_by_counts else None).to(self.device)
         self._slots = torch.tensor(spec.place_slots, dtype=torch.int64, device=self.device)
         self._scales = torch.ones(size, device=self.device)
-        if spec.place_slots:  # the few of them weigh as much as the hundreds of tiles
-            self._scales[_TILES:] = (_TILES / len(spec.place_slots)) ** 0.5
+        if spec.place_slots:  # the few of them weigh as much as the many squares
+            self._scales[_SQUARES:] = (_SQUARES / len(spec.place_slots)) ** 0.5
         self._newest: _Rewarded | None = None
 
     def update(self, batch: Batch, weight: float) -> Batch:
@@ -197,8 +199,8 @@ class Rnd:
 
     def _seen(self, batch: Batch, rows: slice) -> Tensor:
         """What the networks see of some rows, before whitening: [rows, N, size] float32, whole numbers to 255."""
-        tiles = tile_shades(batch.screen_packed[rows]).flatten(-2)
-        return torch.cat([tiles, batch.context[rows].index_select(-1, self._slots)], dim=-1).float()
+        squares = square_shades(batch.screen_packed[rows]).flatten(-2)
+        return torch.cat([squares, batch.context[rows].index_select(-1, self._slots)], dim=-1).float()
 
     def _errors(self, seen: Tensor) -> Tensor:
         """Mean squared difference of the networks' outputs: [..., size] -> [...]."""

@@ -8,11 +8,12 @@ Three loops take turns in one process, on one replay on disk that holds blocks o
   batch, updates, writes priorities, publishes parameters and writes files as they fall due;
 - update: the same updates on one batch that is ready, newly taken in each round;
 - bare: the online network alone on that batch: burn-in without gradient, one encoding of all frames, the recurrent
-  cell, the head, a sum and its backward pass.
+  cell, the head, a sum and its backward pass;
+- curiosity, with `--w_rnd` above 0: what it adds to an update, on the same batch.
 
-update and bare take turns at every update, so that both meet the same load of the machine; the median ratio of the
-rounds counts, in wall time, as the whole learner may use a second core. The ratios in CPU time of the process stand
-beside it: they count the sampling too, and hardly depend on other processes. Exits with 1 if a goal is missed.
+update, bare and curiosity take turns at every update, so that all meet the same load of the machine; the median ratio
+of the rounds counts, in wall time, as the whole learner may use a second core. The ratios in CPU time of the process
+stand beside it: they count the sampling too, and hardly depend on other processes. Exits with 1 if a goal is missed.
 `--synthetic` scrolls over random tiles instead of playing: hard to compress, and no emulator is needed.
 """
 
@@ -47,6 +48,8 @@ GOAL_WHOLE = 0.95
 """Updates a second of the whole learner over those on a ready batch, at least."""
 GOAL_UPDATE = 1.5
 """Time of an update over the bare forward and backward pass, at most."""
+GOAL_CURIOSITY = 0.05
+"""CPU time of curiosity over that of an update, at most."""
 FREE_RUNNING = ["samples_per_insert=1000", "samples_per_insert_tolerance=10", "min_replay_transitions=1"]
 """Nobody inserts while the learner is timed: its rate limiter must not stop it."""
 
@@ -95,8 +98,11 @@ def fill(trainer: Trainer, blocks: list[bytes], transitions: int) -> None:
 def time_rounds(
     trainer: Trainer, wire: WireThread, sampler: SamplerThread, rounds: int, updates: int
 ) -> npt.NDArray[np.float64]:
-    """Seconds of one update, float64 [3, 2, rounds]: whole, update, bare; wall, CPU. A round more warms up before."""
-    seconds = np.zeros((3, 2, rounds + 1))
+    """Seconds of one update, float64 [4, 2, rounds]: whole, update, bare, curiosity (0 without it); wall, CPU.
+
+    A round more warms up before.
+    """
+    seconds = np.zeros((4, 2, rounds + 1))
 
     def train(count: int) -> None:
         for _ in range(count):
@@ -104,7 +110,7 @@ def time_rounds(
                 _raise_error_of(sampler, wire)
 
     for round_ in range(rounds + 1):
-        whole, update, bare = clocks = [_Clock(trainer.device) for _ in range(3)]
+        whole, update, bare, curiosity = clocks = [_Clock(trainer.device) for _ in range(4)]
         train(1)  # on the batch that was got ready while the others had their turn
         whole.time(partial(train, updates))
         while (ready := sampler.next_batch(timeout_sec=0.1)) is None:
@@ -114,6 +120,8 @@ def time_rounds(
             batch = dataclasses.replace(ready.batch)
             update.time(partial(trainer.r2d2.update, batch))
             bare.time(partial(bare_pass, trainer.r2d2, batch))
+            if trainer.rnd is not None:
+                curiosity.time(partial(trainer.rnd.update, batch, trainer.config.w_rnd))
         trainer.update(ready)  # so that the counts of batches stay right
         seconds[:, :, round_] = [clock.seconds / updates for clock in clocks]
     return seconds[:, :, 1:]
@@ -153,15 +161,20 @@ def measure(
         "transitions": trainer.replay.transitions,
         "frames": config.batch_size * spec.max_positions,
     }
-    for loop, of_loop in zip(("whole", "update", "bare"), seconds, strict=True):
+    whole, update, bare, curiosity = seconds
+    timed = {"whole": whole, "update": update, "bare": bare}
+    if config.w_rnd:
+        timed["curiosity"] = curiosity
+    for loop, of_loop in timed.items():
         for clock, values in zip(("wall", "cpu"), of_loop * 1e3, strict=True):
             figures[f"{loop}_{clock}_ms_min"] = float(values.min())
             figures[f"{loop}_{clock}_ms_median"] = float(np.median(values))
-    whole, update, bare = seconds
     for name, ratios in (("whole_over_update", update / whole), ("update_over_bare", update / bare)):
         figures[name] = float(np.median(ratios[0]))
         figures[f"{name}_lowest"], figures[f"{name}_highest"] = float(ratios[0].min()), float(ratios[0].max())
         figures[f"{name}_cpu"] = float(np.median(ratios[1]))
+    if config.w_rnd:
+        figures["curiosity_over_update_cpu"] = float(np.median(curiosity[1] / update[1]))
     return figures
 
 
@@ -170,6 +183,7 @@ def missed_goals(figures: dict[str, Any]) -> list[str]:
     too_slow = {
         "whole_over_update": figures["whole_over_update"] < GOAL_WHOLE,
         "update_over_bare": figures["update_over_bare"] > GOAL_UPDATE,
+        "curiosity_over_update_cpu": figures.get("curiosity_over_update_cpu", 0.0) > GOAL_CURIOSITY,
     }
     return [name for name, missed in too_slow.items() if missed]
 
@@ -208,7 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Path(folder),
         )
     missed = missed_goals(figures)
-    goals = {"whole_over_update": f">= {GOAL_WHOLE:g}", "update_over_bare": f"<= {GOAL_UPDATE:g}"}
+    goals = {
+        "whole_over_update": f">= {GOAL_WHOLE:g}",
+        "update_over_bare": f"<= {GOAL_UPDATE:g}",
+        "curiosity_over_update_cpu": f"<= {GOAL_CURIOSITY:g}",
+    }
     if options.json:
         print(json.dumps({**figures, "goals": goals, "missed": missed}))
     else:

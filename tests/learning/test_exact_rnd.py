@@ -15,7 +15,7 @@ from learner_fixtures import CONFIG, CPU, SPEC, make, random_arrays
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
-from cluster_rl.exploration.rnd import BATCHES_A_TRAINED_ONE, Moments, Rnd, tile_shades
+from cluster_rl.exploration.rnd import BATCHES_A_TRAINED_ONE, Moments, Rnd, square_shades
 from cluster_rl.learning.batch import Batch
 from cluster_rl.networks.frames import pack_screen, unpack_screen
 
@@ -33,8 +33,8 @@ def batch_of(arrays: dict[str, Any]) -> Batch:
 def seen_of(batch: Batch, row: int, item: int) -> Floats:
     """What is seen of one frame, pixel by pixel."""
     shades = unpack_screen(batch.screen_packed[row, item]).numpy().astype(int)
-    tiles = [shades[4 * y : 4 * y + 4, 4 * x : 4 * x + 4].sum() for y in range(18) for x in range(20)]
-    return np.array([*tiles, *(int(batch.context[row, item, slot]) for slot in PLACES.place_slots)], float)
+    squares = [shades[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].sum() for y in range(9) for x in range(10)]
+    return np.array([*squares, *(int(batch.context[row, item, slot]) for slot in PLACES.place_slots)], float)
 
 
 class Oracle:
@@ -51,7 +51,7 @@ class Oracle:
     def error(self, seen: Floats) -> torch.Tensor:
         mean, deviation = np.mean(self.seen, 0), np.std(self.seen, 0)
         whitened = np.clip((seen - mean) / np.maximum(deviation, 0.2), -5, 5)
-        whitened[360:] *= np.sqrt(360 / 2)
+        whitened[90:] *= np.sqrt(90 / 2)
         inputs = torch.from_numpy(whitened)
         return (self.predictor(inputs) - self.target(inputs)).square().mean()
 
@@ -122,11 +122,11 @@ def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
     assert float(rnd.errors.deviation) == pytest.approx(np.std(oracle.errors), rel=1e-3)
 
 
-def test_tiles_are_sums_of_their_pixels() -> None:
+def test_squares_are_sums_of_their_pixels() -> None:
     screens = np.random.default_rng(0).integers(0, 4, (2, 3, 72, 80), dtype=np.uint8)
     screens[0, 0] = 3
-    sums = screens.reshape(2, 3, 18, 4, 20, 4).sum((3, 5))
-    assert tile_shades(torch.from_numpy(pack_screen(screens))).tolist() == sums.tolist()
+    sums = screens.reshape(2, 3, 9, 8, 10, 8).sum((3, 5))
+    assert square_shades(torch.from_numpy(pack_screen(screens))).tolist() == sums.tolist()
 
 
 def test_moments_are_those_of_all_that_was_not_masked() -> None:

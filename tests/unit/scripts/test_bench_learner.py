@@ -23,18 +23,21 @@ def run_bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_measures_all_loops_and_exits_by_the_goals(tmp_path: Path) -> None:
-    done = run_bench(tmp_path, *TINY, "--json")
+@pytest.mark.parametrize("w_rnd", ["0", "0.01"])
+def test_measures_all_loops_and_exits_by_the_goals(tmp_path: Path, w_rnd: str) -> None:
+    done = run_bench(tmp_path, *TINY, "--json", "--w_rnd", w_rnd)
     figures = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == (1 if figures["missed"] else 0), done.stderr
     missed = {
         "whole_over_update": figures["whole_over_update"] < 0.95,
         "update_over_bare": figures["update_over_bare"] > 1.5,
+        "curiosity_over_update_cpu": figures.get("curiosity_over_update_cpu", 0.0) > 0.05,
     }
     assert figures["missed"] == [name for name, is_missed in missed.items() if is_missed]
     assert figures["transitions"] >= 300
     assert figures["frames"] == 4 * (3 + 6 + 2)
-    for loop in ("whole", "update", "bare"):
+    assert ("curiosity_over_update_cpu" in figures) == (w_rnd != "0")
+    for loop in ("whole", "update", "bare") + ("curiosity",) * (w_rnd != "0"):
         for clock in ("wall", "cpu"):
             assert 0 < figures[f"{loop}_{clock}_ms_min"] <= figures[f"{loop}_{clock}_ms_median"]
     # An update holds a bare pass and more, whatever the load of the machine.
