@@ -184,7 +184,7 @@ class Config(_Section, frozen=True):
 
     quest_half_life_episodes: Annotated[
         float,
-        _key("an episode's weight in a quest's posterior halves in so many", "episodes", ge=1, le=1e6, opens="Quests"),
+        _key("an episode's weight in a quest's posterior halves in so many", "episodes", ge=10, le=1e6, opens="Quests"),
     ] = 100.0
     quest_budget_steps: Annotated[
         int, _key("a milestone must be reached in so many steps of an episode; 0: in the episode", "env steps", ge=0)

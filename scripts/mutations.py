@@ -322,7 +322,8 @@ MUTATIONS = (
         "no budget", QUESTS, "for name, step in reached if step <= rules.budget_steps}", "for name, step in reached}"
     ),
     Mutation("the budget's last step is late", QUESTS, "if step <= rules.budget_steps", "if step < rules.budget_steps"),
-    Mutation("never is something to fall from", QUESTS, "if self.mean >= NEVER:", "if True:"),
+    Mutation("never is something to fall from", QUESTS, "if self.mean >= NEVER and self", "if self"),
+    Mutation("two successes are a rate", QUESTS, "_LEAST_SUCCESSES = 3", "_LEAST_SUCCESSES = 2"),
     Mutation("the first success is no growth", QUESTS, "self.reached == 1 or low >", "low >"),
     Mutation("an alarm for what is above", QUESTS, "alarm = float(betainc(", "alarm = 1.0 - float(betainc("),
     Mutation("critical only beyond", QUESTS, "alarm >= CRITICAL", "alarm > CRITICAL"),
@@ -333,8 +334,15 @@ MUTATIONS = (
         "zip(self.blocks[:4], self.blocks[4:]",
     ),
     Mutation(
-        "optional quests are a frontier", QUESTS, "if not quest.required or mean > RELIABLY:", "if mean > RELIABLY:"
+        "optional quests are a frontier",
+        QUESTS,
+        "if quest.required and quest.name in records}",
+        "if quest.name in records}",
     ),
+    Mutation(
+        "the prior brings quests near", QUESTS, "record.reached == 0 or record.mean < NEVER", "record.mean < NEVER"
+    ),
+    Mutation("what all starts lie behind ends the way", QUESTS, "if place > furthest or not", "if place >= 0 or not"),
     Mutation("curiosity for what one quest lacks", QUESTS, "waited = min(", "waited = max("),
     Mutation("optional quests are practised", QUESTS, "        if not quest.required:\n            continue\n", ""),
     Mutation("luck is practised", QUESTS, 'LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(', "max("),

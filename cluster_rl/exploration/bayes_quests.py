@@ -41,6 +41,7 @@ WARNING, CRITICAL = 0.8, 0.95
 INTERVAL = (0.025, 0.975)
 LEAST_START_WEIGHT = 0.05
 _BEST_QUANTILE = 0.005  # stricter than the interval: the largest of many bounds is what all later ones are held against
+_LEAST_SUCCESSES = 3  # before a bound is held against later ones: one or two, early by luck, look like a rate
 _GROWTH = 0.05  # of the best bound: less is noise
 _BLOCKS = 8
 _FIRST_BLOCK_TRIALS = 16
@@ -95,8 +96,8 @@ class QuestRecord(msgspec.Struct):
     failures: _Faded = 0.0
     trials: Count = 0
     reached: Count = 0
-    best_low: _Share = 0.0  # lower bound of theta, the best so far, of a quest that was not "never" then
-    grown_low: _Share = 0.0  # that bound when it last grew by more than noise
+    best_low: _Share = 0.0  # lower bound of theta, the best so far, of a quest that was surely not "never" then
+    grown_low: _Share = 0.0  # lower bound of theta, of any quest, when it last grew by more than noise
     grown_at: Count = 0  # trials then
     block_trials: Count = _FIRST_BLOCK_TRIALS
     blocks: list[tuple[Count, Count]] = msgspec.field(default_factory=list)
@@ -129,7 +130,7 @@ class QuestRecord(msgspec.Struct):
         if not success:
             return  # no bound rises by a failure
         low = float(betaincinv(self.alpha, self.beta, _BEST_QUANTILE))
-        if self.mean >= NEVER:
+        if self.mean >= NEVER and self.reached >= _LEAST_SUCCESSES:
             self.best_low = max(self.best_low, low)
         if self.reached == 1 or low > self.grown_low + _GROWTH:
             self.grown_low, self.grown_at = low, self.trials
@@ -255,35 +256,47 @@ def mean_of(records: Mapping[str, QuestRecord], name: str) -> float:
 
 
 def frontier(records: Mapping[str, QuestRecord], rules: QuestRules) -> list[str]:
-    """The first required milestones that are reached neither never nor reliably, in the order of play.
+    """The required milestones that are reached neither never nor reliably, in the order of play.
 
-    Where the first that is not reliable is never reached, that one alone; empty where all are reliable.
+    Where all that are ever reached are so reliably, the first behind them alone; empty where there is none. What no
+    episode tried, as every start had it, is passed over; so is what is never reached though something behind it is, as
+    some starts lie behind it. Before any trial, the first required milestone alone.
     """
-    found: list[str] = []
-    for quest in rules.quests:
-        mean = mean_of(records, quest.name)
-        if not quest.required or mean > RELIABLY:
-            continue
-        if mean < NEVER:
-            return found or [quest.name]
-        found.append(quest.name)
-    return found
+    ahead = _ahead(records, rules)
+    if not ahead:
+        return [quest.name for quest in rules.quests if quest.required][:1]
+    open_ones = [name for name, record in ahead.items() if not _is_never(record) and record.mean <= RELIABLY]
+    return open_ones or [name for name, record in ahead.items() if _is_never(record)][:1]
 
 
 def curiosity_scale(records: Mapping[str, QuestRecord], rules: QuestRules, largest: float) -> float:
-    """What the weight of curiosity is multiplied with: 1 while quests progress.
+    """What the weight of curiosity is multiplied with: 1 while quests progress, and before any trial.
 
     Up to `largest` where no quest of the frontier grows: largest^x, x being how much of `patience_episodes` trials has
-    passed since the newest growth of one. Down towards 0 where all required ones are reached reliably: as the least
-    mean goes from 0.9 to 1.
+    passed since the newest growth of one. Down towards 0 where all required ones are reached reliably, those that the
+    frontier passes over aside: as the least mean goes from 0.9 to 1.
     """
-    required = [records.get(quest.name, _UNTRIED) for quest in rules.quests if quest.required]
-    if not required:
+    ahead = _ahead(records, rules)
+    if not ahead:
         return 1.0
-    ahead = [records.get(name, _UNTRIED) for name in frontier(records, rules)]
-    waited = min((record.trials - record.grown_at for record in ahead), default=0)
-    taper = min(1.0, (1.0 - min(record.mean for record in required)) / (1.0 - RELIABLY))
+    waited = min((ahead[name].trials - ahead[name].grown_at for name in frontier(records, rules)), default=0)
+    taper = min(1.0, (1.0 - min(record.mean for record in ahead.values())) / (1.0 - RELIABLY))
     return float(largest ** min(1.0, waited / rules.patience_episodes) * taper)
+
+
+def _is_never(record: QuestRecord) -> bool:
+    """Few failures leave the mean above `NEVER`, but that is the prior's: nothing was reached."""
+    return record.reached == 0 or record.mean < NEVER
+
+
+def _ahead(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict[str, QuestRecord]:
+    """The required milestones that were tried, in the order of play: those that are never reached all come last, for
+    others are passed over, see `frontier`."""
+    tried = {quest.name: records[quest.name] for quest in rules.quests if quest.required and quest.name in records}
+    furthest = max((place for place, record in enumerate(tried.values()) if not _is_never(record)), default=-1)
+    return {
+        name: record for place, (name, record) in enumerate(tried.items()) if place > furthest or not _is_never(record)
+    }
 
 
 def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict[str, float]:

@@ -15,6 +15,8 @@ from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.bayes_quests import (
     LEAST_START_WEIGHT,
+    NEVER,
+    RELIABLY,
     Quest,
     QuestRecord,
     QuestRules,
@@ -167,7 +169,7 @@ def test_where_success_ends_an_episode_the_bias_is_below_the_share_that_is_cut(s
     assert abs(records["a"].mean - 0.4) < share
 
 
-# Simulated runs: four quests are impossible, two luck, six learnable, one gets worse.
+# Simulated runs: four quests are impossible, four luck, six learnable, one gets worse.
 
 EPISODES = 1500
 FALL_AT = 900
@@ -185,6 +187,8 @@ def constant(theta: float) -> Theta:
 
 THETAS: dict[str, Theta] = {
     **{f"impossible_{number}": constant(0.0) for number in range(4)},
+    "luck_rarest": constant(0.03),
+    "luck_rarer": constant(0.05),
     "luck_rare": constant(0.15),
     "luck_often": constant(0.5),
     **{
@@ -267,6 +271,10 @@ def test_a_fall_is_found_soon_and_nothing_else_falls(traces: list[Trace]) -> Non
         if name != "worse"
     ]
     assert max(per_quest) < 0.05
+    rare = [
+        [state.level != "ok" for trace in traces for state in trace.states[f"luck_{n}"]] for n in ("rarest", "rarer")
+    ]
+    assert np.mean(rare) < 0.02
 
 
 def test_kinds_of_quests_are_told_apart(traces: list[Trace]) -> None:
@@ -301,9 +309,14 @@ def test_the_best_bound_never_falls_and_is_of_quests_that_were_not_never() -> No
     assert all(later >= earlier for earlier, later in pairwise(bests))
     assert bests[-1] == bests[39] == pytest.approx(0.005 ** (1 / record_of(*[True] * 40, half_life=20.0).alpha))
     assert record.mean < 0.3
-    rare = record_of(*[False] * 30, True)
+    rare = record_of(*[False] * 30, True, *[False] * 30, True, *[False] * 30, True)
     assert rare.mean < 0.1
     assert rare.best_low == 0.0
+
+
+def test_one_or_two_early_successes_are_no_rate_to_fall_from() -> None:
+    assert record_of(True, True).best_low == 0.0
+    assert record_of(True, True, True).best_low == pytest.approx(0.005**0.25)  # of Beta(4, 1)
 
 
 def test_a_quest_stagnates_where_it_has_not_grown_for_all_its_patience() -> None:
@@ -344,21 +357,50 @@ def test_few_trials_decide_nothing() -> None:
 
 def means(**share: float) -> Records:
     """Records of 1000 trials with these means."""
-    return {name: QuestRecord(successes=998 * m, failures=998 * (1 - m), trials=1000) for name, m in share.items()}
+    return {
+        name: QuestRecord(successes=998 * m, failures=998 * (1 - m), trials=1000, reached=round(998 * m))
+        for name, m in share.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("shares", "expected"),
     [
-        ({"a": 0.5, "b": 0.5, "c": 0.5}, ["a", "b", "c"]),
-        ({"a": 0.95, "b": 0.5, "c": 0.05, "d": 0.5}, ["b"]),
-        ({"a": 0.95, "b": 0.05, "c": 0.5}, ["b"]),
+        ({"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}, ["a", "b", "c", "d"]),
+        ({"a": 0.95, "b": 0.5, "c": 0.05, "d": 0.05}, ["b"]),
+        ({"a": 0.95, "b": 0.05, "c": 0.0}, ["b"]),
+        ({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, ["a"]),
         ({"a": 0.95, "b": 0.95, "c": 0.95, "d": 0.95}, []),
-        ({"a": 0.95}, ["b", "c", "d"]),
+        ({"a": 0.95}, []),  # each start had the others
+        ({"b": 0.95, "c": 0.4}, ["c"]),  # each start had a
+        ({"c": 0.0}, ["c"]),
+        ({"a": 0.4, "b": 0.05, "c": 0.5, "d": 0.0}, ["a", "c"]),  # some starts lie behind b
+        ({"a": 0.0, "b": 0.05, "c": 0.95, "d": 0.0}, ["d"]),
+        ({"a": 0.0, "b": 0.95, "c": 0.95}, []),
+        ({}, ["a"]),
     ],
 )
 def test_frontier(shares: dict[str, float], expected: list[str]) -> None:
-    assert frontier(means(**shares), rules("a", "b", "c", "d"))[: len(expected) or 4] == expected
+    assert frontier(means(**shares), rules("a", "b", "c", "d")) == expected
+
+
+def test_few_failures_bring_no_quest_near() -> None:
+    records = {name: record_of(*[False] * 5) for name in "abcd"}
+    assert all(record.mean > 0.1 for record in records.values())  # by the prior
+    assert frontier(records, rules(*"abcd")) == ["a"]
+    records["b"] = record_of(True, *[False] * 4)
+    assert frontier(records, rules(*"abcd")) == ["b"]
+
+
+def test_a_late_start_has_the_quest_that_is_ahead_of_it_as_frontier() -> None:
+    """All starts had `home`, and lie behind `mire`, where nobody goes back to."""
+    rng, records, monitor = np.random.default_rng(0), {}, rules("home", "mire", "spark", "tunnel")
+    for _ in range(800):
+        episode(records, monitor, {"spark": 9} if rng.random() < 0.4 else {}, start=("home",))
+    assert frontier(records, monitor) == ["spark"]
+    waited = records["spark"].trials - records["spark"].grown_at
+    assert waited > PATIENCE
+    assert curiosity_scale(records, monitor, 4.0) == 4.0
 
 
 def test_the_frontier_is_of_required_quests() -> None:
@@ -377,6 +419,15 @@ def test_curiosity_grows_with_waiting_and_ends_with_success() -> None:
     assert curiosity_scale(done, monitor, 4.0) == pytest.approx(0.5, abs=0.01)
     assert curiosity_scale({}, monitor, 4.0) == 1.0
     assert curiosity_scale(stuck, rules("b", optional="b"), 4.0) == 1.0
+
+
+def test_curiosity_tapers_by_the_quests_that_are_on_the_way() -> None:
+    """Untried ones, which each start had, and one that every start lies behind, are not."""
+    records = means(b=0.0, c=0.95)
+    assert curiosity_scale(records, rules("a", "b", "c"), 4.0) == pytest.approx(0.5, abs=0.01)
+    records = means(b=0.95, c=0.0)
+    records["c"].grown_at = 1000
+    assert curiosity_scale(records, rules("a", "b", "c"), 4.0) == 1.0
 
 
 def test_one_quest_of_the_frontier_that_grows_is_progress() -> None:
@@ -409,9 +460,19 @@ def test_a_quest_that_training_does_not_move_is_worth_least() -> None:
 def test_rules_of_a_config() -> None:
     config = load_config(None, ["episode_max_steps=700"])
     assert QuestRules.from_config(config, [Quest("a", True, 0)]) == rules(budget_steps=700)
-    config = load_config(None, ["quest_budget_steps=50", "quest_target=0.5", "quest_half_life_episodes=7"])
+    config = load_config(None, ["quest_budget_steps=50", "quest_target=0.5", "quest_half_life_episodes=70"])
     assert QuestRules.from_config(config, [Quest("a", True, 0)]) == rules(
-        budget_steps=50, target=0.5, half_life_episodes=7.0
+        budget_steps=50, target=0.5, half_life_episodes=70.0
     )
     with pytest.raises(UserError, match="quest_budget_steps"):
         load_config(None, ["episode_max_steps=100", "quest_budget_steps=101"])
+
+
+def test_the_shortest_half_life_lets_a_quest_be_out_of_reach_and_done() -> None:
+    """With a shorter one the prior keeps every mean away from 0 and 1."""
+    shortest = load_config(None, ["quest_half_life_episodes=10"]).quest_half_life_episodes
+    assert record_of(*[True] * 100, half_life=shortest).mean > RELIABLY
+    assert record_of(*[False] * 100, half_life=shortest).mean < NEVER
+    assert record_of(*[True] * 100, half_life=shortest / 2).mean < RELIABLY
+    with pytest.raises(UserError, match="quest_half_life_episodes"):
+        load_config(None, ["quest_half_life_episodes=9.9"])
