@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from plan_player import play_game
+from plan_way import gift_distances
 
 from cluster_rl.cartridge.closure import Closure
 from cluster_rl.cartridge.compile_content import read_world
-from cluster_rl.cartridge.solver import all_secrets, check_gates, check_order, plan
+from cluster_rl.cartridge.solver import all_secrets, check_gates, check_order, few_secrets, plan
 from cluster_rl.cartridge.story import Cell, Story
 from cluster_rl.errors import UserError
 
@@ -45,7 +46,7 @@ def test_plan_is_played_from_a_new_game_to_the_great_lantern() -> None:
     for gate in gates():
         if "told" in gate:
             assert came[gate["event"]] - came[gate["told"]] >= FORGET_STEPS
-    assert came["FOREST"] - came["on FIREFLY WOOD"] >= 100
+    assert came["FOREST"] - came["on FIREFLY WOOD"] >= 150
     assert came["CAVE"] - came["on DEEP UPPER"] >= 150
 
 
@@ -129,6 +130,13 @@ def distances(start: Cell) -> dict[Cell, int]:
                 found[beside] = found[cell] + 1
                 todo.append(beside)
     return found
+
+
+def test_gifts_lie_beside_the_way() -> None:
+    for secrets in few_secrets(story()):
+        distances = gift_distances(story(), secrets)
+        assert set(distances) == {"CHARM", "HONEY"}
+        assert all(10 <= cells <= 30 for cells in distances.values()), distances
 
 
 def test_flint_is_far_down_the_list_and_costs_a_prize() -> None:

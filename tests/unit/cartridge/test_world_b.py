@@ -7,9 +7,10 @@ import functools
 
 import pytest
 from plan_player import play_game
+from plan_way import gift_distances
 
 from cluster_rl.cartridge.compile_content import read_world
-from cluster_rl.cartridge.solver import all_secrets, check_gates, check_order, plan
+from cluster_rl.cartridge.solver import all_secrets, check_gates, check_order, few_secrets, plan
 from cluster_rl.cartridge.story import Story
 from cluster_rl.errors import UserError
 
@@ -79,6 +80,13 @@ def test_every_school_leads_on_to_the_end(number: int) -> None:
     assert all(earlier["event"] in state.flags for earlier in gates[:number])
     _, after = plan(story(), state, all_secrets(story())[5], "DAWN")
     assert "DAWN" in after.flags
+
+
+def test_its_gift_lies_beside_the_way() -> None:
+    for secrets in few_secrets(story()):
+        distances = gift_distances(story(), secrets)
+        assert set(distances) == {"PLUME"}
+        assert 10 <= distances["PLUME"] <= 30
 
 
 def test_it_is_another_world_than_lanternvale() -> None:
