@@ -56,7 +56,7 @@ def test_check_on_a_terminal_says_what_it_looks_at(home: Path) -> None:
         (["--sbatch=--gres=gpumem:1G"], r"needs about [\d.]+ GB of GPU memory and slurm/train_gpu.sbatch asks for 1"),
         (
             ["--script", "train_cpu", "--num_actors", "100"],
-            r"memory: about 19\.5 GB: 100 actors .* 17\.2 GB is there \(what slurm/train_cpu\.sbatch asks for\); "
+            r"memory: about 19\.4 GB: 100 actors .* 17\.2 GB is there \(what slurm/train_cpu\.sbatch asks for\); "
             r"give at most --num_actors \d+, or --sbatch=--mem=20G",
         ),
         (["--script", "train_cpu", "--sbatch=--mem=800M"], r"839 MB is there .*; every job takes 845 MB, or"),

@@ -49,7 +49,7 @@ def test_real_processes_take_what_was_reckoned() -> None:
 
 def test_too_many_actors() -> None:
     words = refusal(config("num_actors=100"), 16e9)
-    assert words.startswith("memory: about 19.5 GB: 100 actors of 188 MB, the learner ")
+    assert words.startswith("memory: about 19.4 GB: 100 actors of 187 MB, the learner ")
     assert "; 16.0 GB is there (SLURM_MEM_PER_NODE); give at most --num_actors 81" in words
     fitting = config("num_actors=81")
     check_memory(host_needs(fitting, observation_spec(fitting), "cpu"), Limit(16e9, ""), NONE)
@@ -120,7 +120,7 @@ def test_slurms_word_refuses_before_anything_is_made(
     # In one process there are no actors of their own.
     capsys.readouterr()
     dry_run(config(), run_dir, serial=True)
-    assert "2 actors of 13 MB, the learner" in capsys.readouterr().out
+    assert "2 actors of 12 MB, the learner" in capsys.readouterr().out
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "8000")
     dry_run(config(), run_dir)

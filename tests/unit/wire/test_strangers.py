@@ -35,7 +35,7 @@ def test_a_stranger_is_refused_in_words(desk: Desk, run: str, schema: str, says:
         pytest.raises(UserError, match=f"the learner refused actor 0: .*{says}"),
     ):
         until(lambda: False, lambda: stranger.poll(5), desk.poll)
-    assert desk.channel.refused == 1
+    assert desk.channel.refused >= 1  # on a busy machine it says Hello again before it reads the answer
     assert not desk.channel.actors
 
 
