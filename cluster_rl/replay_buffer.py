@@ -194,7 +194,9 @@ class Replay:
             return self._log.totals.to_plain()
 
     def adopt_totals(self, saved: dict[str, Any]) -> bool:
-        """Raises the log's totals to those of `totals()` in a checkpoint, where it has lost records; whether it had.
+        """Raises the log's totals to those of `totals()` in a checkpoint, where it has lost records.
+
+        Says whether a counter rose.
 
         Env steps and episodes so never fall back, no sequence's id is given twice, and the totals are at once on disk.
         Raises `UserError` for data that is not from `totals()`, and `StorageError` if the disk is full or fails.

@@ -95,6 +95,7 @@ PEERS = "cluster_rl/wire/peers.py"
 QUESTS = "cluster_rl/exploration/bayes_quests.py"
 SHAPING = "cluster_rl/exploration/shaping.py"
 TOTALS = "cluster_rl/replay/totals.py"
+REPLAY_LOG = "cluster_rl/replay/log.py"
 QUEST_ROWS = "cluster_rl/training/quest_rows.py"
 PROBES = "cluster_rl/training/probes.py"
 MODEL = "cluster_rl/model.py"
@@ -108,7 +109,6 @@ WHEREABOUTS = "cluster_rl/game/whereabouts.py"
 FLAGS = "cluster_rl/game/flags.py"
 WORLD = "cluster_rl/game/world.py"
 ENV = "cluster_rl/emulator/env.py"
-TOTALS = "cluster_rl/replay/totals.py"
 EPISODE_LOG = "cluster_rl/runs/episode_log.py"
 CURRICULUM = "cluster_rl/exploration/curriculum.py"
 ARCHIVE = "cluster_rl/exploration/archive.py"
@@ -361,6 +361,20 @@ MUTATIONS = (
     Mutation(
         "the fewer trials of two logs", TOTALS, "key=lambda record: record.trials", "key=lambda record: -record.trials"
     ),
+    Mutation(
+        "quests of two rules are one count",
+        REPLAY_LOG,
+        "header.before.quests_counted_by != self._quests.counting",
+        "False",
+    ),
+    Mutation(
+        "new counts without a header",
+        REPLAY_LOG,
+        "self._begin_segment()  # whose header has the new counts",
+        "pass  # the new counts",
+    ),
+    Mutation("counts by a checkpoint's other rules", TOTALS, "other.quests if alike else {}", "other.quests"),
+    Mutation("the first hour begins with the job", QUEST_ROWS, "_Newest()\n", "_Newest(time=time.time())\n"),
     Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
     Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
     Mutation("half a quest row stays", QUEST_ROWS, "            cut_torn_line(self._path)\n", ""),

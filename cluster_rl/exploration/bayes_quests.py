@@ -62,6 +62,13 @@ class Quest(NamedTuple):
     slot: int
 
 
+class Counting(NamedTuple):
+    """How an episode counts. Counts by other rules cannot be gone on with."""
+
+    budget_steps: Count = 0
+    half_life_episodes: _Faded = 0.0
+
+
 @dataclass(frozen=True)
 class QuestRules:
     """What is monitored, `quests` in the order of play, and how. `target` 0: what the run itself had reached."""
@@ -71,6 +78,10 @@ class QuestRules:
     half_life_episodes: float
     target: float
     patience_episodes: int
+
+    @property
+    def counting(self) -> Counting:
+        return Counting(self.budget_steps, self.half_life_episodes)
 
     @classmethod
     def from_config(cls, config: Config, quests: Iterable[Quest]) -> QuestRules:

@@ -20,8 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from cluster_rl.errors import StorageError, UserError, is_of_storage, read_error
-from cluster_rl.exploration.bayes_quests import NO_QUESTS, QuestRules
+from cluster_rl.exploration.bayes_quests import NO_QUESTS, Counting, QuestRules
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.replay.segments import (
@@ -85,7 +87,7 @@ class ReplayLog:
         on_record: Callable[[LogEntry], None] | None = None,
     ) -> None:
         self.folder = folder
-        self.totals = Totals()
+        self.totals = Totals(quests_counted_by=quests.counting) if quests.quests else Totals()
         self.damaged = 0  # damaged stretches, segment headers and records of no use that were found on opening
         self.notes: list[str] = []  # what was damaged and where it is now, or is missing, one line each
         self.evicted = (0, 0)  # sequences and env steps that lay in files before the oldest one
@@ -99,6 +101,7 @@ class ReplayLog:
         self._max_block_bytes = max_block_bytes(spec)
         self._segment_bytes = segment_bytes
         self._segment_transitions = segment_transitions
+        self._other_rules: Totals | None = None  # of the newest header, if its quests were counted by other rules
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
@@ -200,16 +203,17 @@ class ReplayLog:
         self.prepare_sync()()
 
     def adopt(self, saved: Totals) -> bool:
-        """Raises the totals to those `saved` elsewhere, where the log has lost records; whether it had.
+        """Raises the totals to those `saved` elsewhere, where the log has lost records; whether a counter rose.
 
         They are at once on disk, in a new segment's header.
         """
-        merged = self.totals.merged(saved)
-        if merged == self.totals:
-            return False
-        self.totals = merged
-        self._begin_segment()
-        return True
+        before, merged = self.totals, self.totals.merged(saved)
+        if saved.quests and not merged.quests:
+            self._note_recount(saved.quests_counted_by)
+        if merged != before:
+            self.totals = merged
+            self._begin_segment()
+        return merged.counters != before.counters
 
     def evict_oldest(self) -> Segment:
         """Takes the oldest segment out of the log; its file is deleted by `delete_evicted`.
@@ -332,6 +336,10 @@ class ReplayLog:
         if self.segments and self.segments[-1].number == previous:
             self.segments[-1].write_again(content[: self.segments[-1].size_bytes])
         sync_folder(self.folder)
+        if self._other_rules is not None:
+            if self._other_rules.quests or self.totals.quests:
+                self._note_recount(self._other_rules.quests_counted_by)
+            self._begin_segment()  # whose header has the new counts, whatever is evicted
 
     def _cut_tail(self, segment: Segment, content: bytes, end: int, damaged: list[tuple[int, int]]) -> None:
         """Makes the newest segment end with its last good record, so that new ones can follow."""
@@ -359,6 +367,15 @@ class ReplayLog:
             words = f"{sequences} sequences ({env_steps} env steps) that lay before it are missing, with their files"
             self._note(path, words)
 
+    def _note_recount(self, before: Counting) -> None:
+        now = self._quests.counting
+        self._note(
+            self.folder,
+            f"quests were counted by quest_budget_steps {before.budget_steps} and quest_half_life_episodes "
+            f"{before.half_life_episodes:g}, now {now.budget_steps} and {now.half_life_episodes:g}: they are counted "
+            "anew, from the episodes that the log still has",
+        )
+
     def _note(self, path: Path, words: str) -> None:
         self.notes.append(f"replay log {path}: {words}")
 
@@ -382,6 +399,12 @@ class ReplayLog:
         scanned, self.totals = self.totals, header.before
         # Logs of earlier versions have none in their headers.
         self.totals.frontiers = merged_frontiers(self.totals.next_seq, scanned.frontiers, self.totals.frontiers)
+        self._other_rules = None
+        if self._quests.quests and header.before.quests_counted_by != self._quests.counting:
+            self._other_rules = header.before
+            self.totals = msgspec.structs.replace(
+                header.before, quests=scanned.quests, quests_counted_by=self._quests.counting
+            )
         return start
 
     def _scan_records(

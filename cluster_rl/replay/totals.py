@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cluster_rl.errors import UserError
-from cluster_rl.exploration.bayes_quests import QuestRules, Records, count_episode
+from cluster_rl.exploration.bayes_quests import Counting, QuestRules, Records, count_episode
 from cluster_rl.runs.small_file import Count
 from cluster_rl.wire.codec import MAX_GAP_SEQUENCES, BlockError, SequenceHeader
 
@@ -40,6 +40,12 @@ class Totals(msgspec.Struct):
     frontiers: Frontiers = msgspec.field(default_factory=dict)  # of the incarnations in `next_seq`
     milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of the other episodes
     quests: Records = msgspec.field(default_factory=dict)  # by name of the milestone
+    quests_counted_by: Counting = Counting()
+
+    @property
+    def counters(self) -> tuple[int, ...]:
+        """Those that never fall."""
+        return self.env_steps, self.sequences, self.episodes, self.gaps, self.next_id
 
     def check_next(self, actor: int, incarnation: int, seq: int, header: SequenceHeader) -> None:
         """Raises `BlockError` unless the record comes behind all that was counted of its actor.
@@ -89,7 +95,11 @@ class Totals(msgspec.Struct):
             self.frontiers[actor].pop(oldest, None)
 
     def merged(self, other: Totals) -> Totals:
-        """Element-wise the further one of both: the larger counts, the earlier milestones, the quests tried more."""
+        """Element-wise the further one of both: the larger counts, the earlier milestones, the quests tried more.
+
+        Quests that `other` counted by other rules than these are left out.
+        """
+        alike = other.quests_counted_by == self.quests_counted_by
         older, newer = sorted((self, other), key=lambda totals: totals.next_id)
         next_seq = {
             actor: _merged_next_seq(older.next_seq.get(actor, {}), newer.next_seq.get(actor, {}))
@@ -102,13 +112,8 @@ class Totals(msgspec.Struct):
             gaps=max(self.gaps, other.gaps),
             next_id=newer.next_id,
             milestones=_earlier(self.milestones, other.milestones),
-            quests={
-                name: max(
-                    (totals.quests[name] for totals in (self, other) if name in totals.quests),
-                    key=lambda record: record.trials,
-                )
-                for name in self.quests | other.quests
-            },
+            quests=_tried_more(self.quests, other.quests if alike else {}),
+            quests_counted_by=self.quests_counted_by,
             next_seq=next_seq,
             frontiers=merged_frontiers(next_seq, older.frontiers, newer.frontiers),
             milestones_elsewhere=_earlier(self.milestones_elsewhere, other.milestones_elsewhere),
@@ -121,6 +126,7 @@ class Totals(msgspec.Struct):
         plain["milestones"] = dict(self.milestones)
         plain["milestones_elsewhere"] = dict(self.milestones_elsewhere)
         plain["quests"] = msgspec.to_builtins(self.quests)
+        plain["quests_counted_by"] = list(self.quests_counted_by)
         plain["next_seq"] = [
             [actor, incarnation, number]
             for actor, known in self.next_seq.items()
@@ -155,6 +161,13 @@ class Totals(msgspec.Struct):
 
 def _earlier(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {name: min(one.get(name, step), step) for name, step in {**one, **other}.items()}
+
+
+def _tried_more(one: Records, other: Records) -> Records:
+    return {
+        name: max(one.get(name, record), record, key=lambda record: record.trials)
+        for name, record in {**one, **other}.items()
+    }
 
 
 def _merged_next_seq(older: dict[int, int], newer: dict[int, int]) -> dict[int, int]:

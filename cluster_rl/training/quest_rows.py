@@ -1,4 +1,4 @@
-"""`quests.jsonl`: what is known of each quest, a row an hour or a hundred episodes.
+"""`quests.jsonl`: what is known of each quest, a row with the first episode and every hour or hundred episodes.
 
 The learner writes it. In: the records of quests, as the replay log has counted them. Out: rows. The newest row in the
 file says when the next is due, so none is there twice or missing after a crash: no other file need agree with it.
@@ -34,7 +34,7 @@ class QuestRows:
         """Raises `UserError` if the file cannot be written."""
         self._path = run_dir.quests
         self.damage = ""
-        self._newest = _Newest(time=time.time())  # before the first row, the hour begins with the job
+        self._newest = _Newest()
         try:
             cut_torn_line(self._path)
             self._rows = GrowingFile(self._path)

@@ -500,9 +500,11 @@ class Trainer:
             return f"restored env_steps {self.replay.env_steps}, {log}; no checkpoint was there, weights start anew"
         self._checkpoints.newest_number = found.number
         state: dict[str, Any] = unflatten_state(found.tensors, found.meta["state"])
-        logged = self.replay.logged_sequences
+        logged, told = self.replay.logged_sequences, len(self.replay.notes)
         behind = self.replay.adopt_totals(state["totals"])
         lost = self.replay.logged_sequences - logged
+        for note in self.replay.notes[told:]:
+            print(note, flush=True)
         crash_point("restore.totals_adopted")
         self.r2d2.load_state_dict(state["r2d2"])
         is_newly_curious = self.rnd is not None and "rnd" not in state
@@ -519,7 +521,7 @@ class Trainer:
             f"{self.replay.episodes}, updates {self.r2d2.updates}), {log}, priorities "
             f"({len(state['replay']['ids'])}), RNG, limiter (sampled {self.limiter.sampled})"
             + ("; w_rnd was 0, curiosity starts anew" if is_newly_curious else "")
-            + (f"; the replay log had lost {lost} sequences, counters are the checkpoint's" if behind else "")
+            + (f"; the replay log had lost {lost or 'some'} sequences, counters are the checkpoint's" if behind else "")
         )
 
     def _open_archive(self) -> Archive:
