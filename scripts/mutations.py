@@ -354,6 +354,8 @@ MUTATIONS = (
     Mutation("shaping without discount", SHAPING, "gamma * phi[1:]", "phi[1:]"),
     Mutation("shaping the replay's own rewards", SHAPING, "batch.reward.clone()", "batch.reward"),
     Mutation("the certain weighs most", SHAPING, "1.0 - mean_of(records, quest.name)", "mean_of(records, quest.name)"),
+    Mutation("curiosity learns what is not finite", RND, "= (~good).float()", "= torch.zeros(())"),
+    Mutation("usual errors that are not finite", RND, "learned = mask & good", "learned = mask"),
     Mutation("curiosity unscaled", TRAINER, "self.config.w_rnd * self.quests.curiosity_scale()", "self.config.w_rnd"),
     Mutation("batches without shaping", TRAINER, "self.quests.shape(Batch", "(Batch"),
     Mutation("a step limit ends the game", TOTALS, 'summary.reason == "terminated"', "summary.is_whole"),

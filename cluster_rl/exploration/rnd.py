@@ -117,6 +117,7 @@ class Rnd:
         self._scales = torch.ones(size, device=self.device)
         if spec.place_slots:  # the few of them weigh as much as the many squares
             self._scales[_SQUARES:] = (_SQUARES / len(spec.place_slots)) ** 0.5
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self.device)
         self._newest: _Rewarded | None = None
 
     def update(self, batch: Batch, weight: float) -> Batch:
@@ -147,7 +148,8 @@ class Rnd:
         return replace(batch, reward=reward)
 
     def metrics(self) -> dict[str, float]:
-        """Of the trained steps of the newest batch that was rewarded; empty before the first. See docs/metrics.md."""
+        """Of the trained steps of the newest batch that was rewarded, and how many steps of the optimiser were skipped
+        since this object was made; empty before the first batch. See docs/metrics.md."""
         if self._newest is None:
             return {}
         errors, bonus, weight, reward, mask = self._newest
@@ -160,6 +162,7 @@ class Rnd:
             "bonus_mean": float(bonus.mean()),
             "bonus_std": float(bonus.std(correction=0)),
             "reward_share": float(paid.sum() / whole) if whole > 0 else 0.0,
+            "skipped_steps": float(self._skipped),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,11 +194,20 @@ class Rnd:
         return {"target": self.target, "predictor": self.predictor, "inputs": self.inputs, "errors": self.errors}
 
     def _learn(self, errors: Tensor, mask: Tensor) -> None:
-        """One step of the optimiser against errors with gradient, [T, N], where mask is set, and their statistics."""
+        """One step of the optimiser against errors with gradient, [T, N], where mask is set, and their statistics.
+
+        Neither, if the gradient is not finite: what is not finite would be in every later checkpoint.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         (torch.where(mask, errors, 0.0).sum() / mask.sum()).backward()
+        gradients = [parameter.grad for parameter in self.predictor.parameters() if parameter.grad is not None]
+        good = torch.nn.utils.get_total_norm(gradients).isfinite()
+        # The fused step's own way to leave all as it was without waiting for the device: 1 where it should.
+        self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.errors.add(errors.detach().view(-1, 1), mask.flatten())
+        self._skipped += ~good
+        learned = mask & good
+        self.errors.add(torch.where(learned, errors.detach(), 0.0).view(-1, 1), learned.flatten())
 
     def _seen(self, batch: Batch, rows: slice) -> Tensor:
         """What the networks see of some rows, before whitening: [rows, N, size] float32, whole numbers to 255."""

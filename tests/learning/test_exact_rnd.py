@@ -237,6 +237,30 @@ def test_torchs_own_generator_is_left_alone() -> None:
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
+@CONFIGS
+def test_a_step_that_is_not_finite_leaves_all_that_is_saved_as_it_was(config: Config) -> None:
+    rnd = Rnd(config, PLACES, CPU, seed=3)
+    batches = [batch_of(random_arrays(config, 6, number)) for number in range(4 * BATCHES_A_TRAINED_ONE)]
+    for batch in batches[:BATCHES_A_TRAINED_ONE]:
+        rnd.update(batch, 1.0)
+    weight = next(rnd.predictor.parameters())
+    usual = weight.detach().clone()
+    weight.data.fill_(1e30)  # finite, and its errors are not
+    before = rnd.state_dict()["tensors"]
+    for batch in batches[BATCHES_A_TRAINED_ONE : 2 * BATCHES_A_TRAINED_ONE]:
+        rnd.update(batch, 1.0)
+    after = rnd.state_dict()["tensors"]
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name for name in changed if not name.startswith("inputs.")} == set()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert rnd.metrics()["skipped_steps"] == 1
+    weight.data.copy_(usual)
+    for batch in batches[2 * BATCHES_A_TRAINED_ONE :]:
+        rnd.update(batch, 1.0)
+    assert rnd.metrics()["skipped_steps"] == 1
+    assert not torch.equal(weight, usual)
+
+
 def test_the_learner_refuses_what_is_not_finite() -> None:
     rnd, learner, batch = Rnd(ALONE, PLACES, CPU, seed=3), make(), batch_of(random_arrays(CONFIG, 6, 0))
     with torch.no_grad():

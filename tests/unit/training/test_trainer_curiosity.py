@@ -57,4 +57,4 @@ def test_the_learner_trains_on_rewards_with_the_bonus(tmp_path: Path, monkeypatc
     row = read_metrics(trainer.run_dir.metrics)[-1]
     found = {name.removeprefix("rnd/"): value for name, value in row.items() if name.startswith("rnd/")}
     assert found == same.metrics()
-    assert set(found) == {"error_mean", "error_std", "bonus_mean", "bonus_std", "reward_share"}
+    assert set(found) == {"error_mean", "error_std", "bonus_mean", "bonus_std", "reward_share", "skipped_steps"}
