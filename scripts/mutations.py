@@ -379,7 +379,7 @@ MUTATIONS = (
     Mutation("the first hour begins with the job", QUEST_ROWS, "_Newest()\n", "_Newest(time=time.time())\n"),
     Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
     Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
-    Mutation("half a quest row stays", QUEST_ROWS, "            cut_torn_line(self._path)\n", ""),
+    Mutation("half a quest row stays", QUEST_ROWS, "self.notes = cut_torn_line(self._path)", "self.notes = []"),
     Mutation("initial priorities without cuts", PRIORITIES, "(config.return_cut, greedy,", '("none", greedy,'),
     Mutation(
         "actors forget what was the policy's",

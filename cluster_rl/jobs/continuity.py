@@ -21,12 +21,13 @@ from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
 from cluster_rl.replay import segments
 from cluster_rl.runs import checkpoint
+from cluster_rl.runs.aside import damaged_path
 from cluster_rl.runs.episode_log import log_paths
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import newest_start
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import newest_point
-from cluster_rl.runs.progress import damaged_path, readable_progress
+from cluster_rl.runs.progress import readable_progress
 
 
 class _Told(NamedTuple):

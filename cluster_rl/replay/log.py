@@ -31,7 +31,6 @@ from cluster_rl.replay.segments import (
     Segment,
     SegmentHeader,
     create_segment,
-    damaged_path,
     is_torn_record,
     next_record,
     numbered_segments,
@@ -42,6 +41,7 @@ from cluster_rl.replay.segments import (
     set_aside,
 )
 from cluster_rl.replay.totals import Totals, merged_frontiers
+from cluster_rl.runs.aside import free_damaged_path
 from cluster_rl.runs.atomic import sync_folder, write_atomic
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.wire.codec import BlockError, SequenceHeader, decode_header, max_block_bytes
@@ -346,7 +346,7 @@ class ReplayLog:
         if damaged[-1] == (end, len(content)) and is_torn_record(content[end:]):
             damaged.pop()
         else:
-            path = damaged_path(segment.path)
+            path = free_damaged_path(segment.path)
             write_atomic(path, content[end:])
             self._note(segment.path, f"damaged from byte {end} to its end; these bytes were moved to {path.name}")
         os.ftruncate(segment.fd, end)

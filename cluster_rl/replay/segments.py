@@ -26,6 +26,7 @@ import msgspec
 
 from cluster_rl.errors import StorageError, UserError, is_of_storage, read_error
 from cluster_rl.replay.totals import Totals
+from cluster_rl.runs.aside import free_damaged_path
 from cluster_rl.runs.atomic import append_whole, sync_folder, write_at, write_atomic
 from cluster_rl.runs.crash_points import crash_half_way
 from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_msgpack
@@ -217,18 +218,9 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"segment-{number:08d}.log"
 
 
-def damaged_path(path: Path) -> Path:
-    """A free name for what is taken out of a segment."""
-    number, free = 1, path.with_name(f"{path.name}.damaged")
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}.damaged-{number}")
-    return free
-
-
 def set_aside(path: Path) -> Path:
     """Renames a segment that holds nothing; returns its new path."""
-    new_path = path.rename(damaged_path(path))
+    new_path = path.rename(free_damaged_path(path))
     sync_folder(path.parent)
     return new_path
 

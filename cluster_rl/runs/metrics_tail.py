@@ -18,6 +18,9 @@ from cluster_rl.runs.small_file import Count, UnreadableError, damaged, decode_j
 MAX_ROW_BYTES = 1 << 20
 """Far above any row of metrics: those of a full run have some 10 kB."""
 
+_SEARCHED_BYTES = 1 << 26
+"""How far back from the end of a file a line's end is looked for: more is no row and what a crash added to it."""
+
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -69,11 +72,11 @@ def last_row(path: Path) -> bytes:
 
 
 def line_start(file: BinaryIO, end: int) -> int:
-    """Where the line begins that the bytes before `end` lie in. Raises `UnreadableError` where that is no row."""
+    """Where the line begins that the bytes before `end` lie in. Raises `UnreadableError` where that is nowhere near."""
     position = end
     while position > 0:
-        if end - position > MAX_ROW_BYTES:
-            raise damaged(file.name, f"a row of more than {MAX_ROW_BYTES} bytes")
+        if end - position > _SEARCHED_BYTES:
+            raise damaged(file.name, f"no line's end in its last {_SEARCHED_BYTES} bytes")
         start = max(0, position - _CHUNK_BYTES)
         file.seek(start)
         newline = file.read(position - start).rfind(b"\n")

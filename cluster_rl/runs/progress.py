@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from cluster_rl.errors import UserError
+from cluster_rl.runs.aside import free_damaged_path
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.slurm_job import slurm_job_id
 from cluster_rl.runs.small_file import (
@@ -219,11 +220,6 @@ def recover_progress(path: Path) -> tuple[Progress | None, str]:
     try:
         return read_progress(path), ""
     except DamagedProgressError:
-        aside = damaged_path(path)
+        aside = free_damaged_path(path)
         path.replace(aside)
         return None, f"{path.name} was damaged; moved to {aside.name} and rebuilt, without the history of jobs"
-
-
-def damaged_path(path: Path) -> Path:
-    """Where a damaged progress.json is moved to."""
-    return path.with_name(f"{path.name}.damaged")

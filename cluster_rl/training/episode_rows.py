@@ -3,13 +3,13 @@
 The learner writes it. In: the last sequence of each episode, with its number in the replay log. Out: rows, and how many
 bytes of the file they take, by which others know what they have counted. The log is the truth: a row is written only
 once its sequence is synced there, rows come in the log's order, and a start writes those that are missing behind the
-last one. So a death costs no row and doubles none.
+last one. So a death doubles no row, and costs none of what the log still has.
 """
 
 from __future__ import annotations
 
 import collections
-import os
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +20,10 @@ from cluster_rl.errors import UserError, read_error
 from cluster_rl.learning.sequences import EndReason, EpisodeSummary, StartTag
 from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.crash_points import crash_half_way, crash_point
-from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
+from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line, move_end_aside
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES, last_row
 from cluster_rl.runs.small_file import Count, UnreadableError, decode_json
 from cluster_rl.wire.codec import SequenceHeader
-
-_TAIL_BYTES = 1 << 20
-"""Far above any row: that of an episode with all milestones of the real game has 10 kB."""
 
 
 class UnreadableRowError(UserError):
@@ -91,26 +89,25 @@ class EpisodeRow(msgspec.Struct, kw_only=True, frozen=True):
 class EpisodeRows:
     """The file. `offer` may be called by one thread and the rest by another.
 
-    A file whose end cannot be read, or is of records that the log never had (a run that started over), is moved to
-    `episodes.jsonl.damaged` and begun anew with what the log has; a line in `notes` says so.
+    What cannot be read at the file's end, or is of records that the log has lost or never had (a run that started
+    over), is moved to `episodes.jsonl.damaged`, and rows go on with what the log has; a line in `notes` says so.
     """
 
     def __init__(self, path: Path, next_record: int) -> None:
         """`next_record` is the number that the log gives next. Raises `UserError` if the file cannot be written."""
-        self.notes: list[str] = []
         self._path = path
         self._waiting: collections.deque[tuple[int, int, SequenceHeader]] = collections.deque()
         try:
-            cut_torn_line(path)
+            self.notes = cut_torn_line(path)
             try:
                 self._newest = _last_record(path)
                 if self._newest >= next_record:
                     raise UnreadableError(path, f"tells of record {self._newest}, and the log had only {next_record}")
             except UnreadableError as error:
-                aside = path.with_name(f"{path.name}.damaged")
-                path.replace(aside)
-                self.notes.append(f"{error}; moved to {aside.name}, and begun anew with what the replay log has")
-                self._newest = -1
+                self._newest, end = _last_before(path, next_record)
+                aside = move_end_aside(path, end)
+                words = f"all from byte {end} on is moved to {aside.name}, rows go on with what the replay log has"
+                self.notes.append(f"{error}; {words}")
             self._file = GrowingFile(path)
         except OSError as error:
             raise explain_os_error(error, path) from None
@@ -119,11 +116,6 @@ class EpisodeRows:
     def size_bytes(self) -> int:
         """How long the file is."""
         return self._file.size_bytes
-
-    @property
-    def waiting(self) -> int:
-        """Episodes without a row yet."""
-        return len(self._waiting)
 
     def offer(self, record: int, env_steps: int, header: SequenceHeader) -> None:
         """Takes note of a logged sequence; it makes a row if it ends an episode that has none."""
@@ -191,10 +183,20 @@ class _Record(msgspec.Struct):
 def _last_record(path: Path) -> int:
     """`record` of the last row, -1 without any. Raises `UnreadableError` where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            size_bytes = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size_bytes - _TAIL_BYTES))
-            lines = file.read().splitlines()
+        row = last_row(path)
     except FileNotFoundError:
         return -1
-    return decode_json(lines[-1], _Record, path).record if lines else -1
+    return decode_json(row, _Record, path).record if row else -1
+
+
+def _last_before(path: Path, next_record: int) -> tuple[int, int]:
+    """`record` of the last row of one below `next_record`, and the byte behind that row; (-1, 0) without any."""
+    newest, end, position = -1, 0, 0
+    with path.open("rb") as file:
+        while line := file.readline(MAX_ROW_BYTES):
+            position += len(line)
+            with contextlib.suppress(UnreadableError):  # it is moved aside, unless a good row follows
+                record = decode_json(line, _Record, path).record
+                if record < next_record:
+                    newest, end = record, position
+    return newest, end

@@ -38,6 +38,8 @@ Distributions = Mapping[str, npt.NDArray[Any]]
 class MetricsWriter:
     """Appends rows to a run's metrics. A line cut short by a crash is cut off when the file is opened again.
 
+    `notes` says what was damaged there, one line each.
+
     No point is there twice: `grown` says whether a row would lie behind the last one, of this job or an earlier one.
     """
 
@@ -47,7 +49,7 @@ class MetricsWriter:
         self._events_dir = run_dir.tensorboard
         self._events: _EventFile | None = None
         try:
-            cut_torn_line(self._path)
+            self.notes = cut_torn_line(self._path)
             self._newest = newest_point(self._path)[:2]  # (env_steps, updates)
             self._rows = GrowingFile(self._path)
         except OSError as error:

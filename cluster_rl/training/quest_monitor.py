@@ -37,7 +37,7 @@ class QuestMonitor:
         self._rules = rules
         self._slots = torch.tensor([quest.slot for quest in rules.quests], dtype=torch.int64, device=device)
         self._rows = QuestRows(run_dir)
-        self.notes = [f"{self._rows.damage}; rows go on behind it"] if self._rows.damage else []
+        self.notes = self._rows.notes
 
     def progress(self) -> QuestProgress:
         """For `progress.json`."""

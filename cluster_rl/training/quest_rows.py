@@ -28,21 +28,20 @@ class _Newest(msgspec.Struct):
 
 
 class QuestRows:
-    """Appends rows to a run's `quests.jsonl`. `damage` says why the newest row that was there could not be read."""
+    """Appends rows to a run's `quests.jsonl`. `notes` says what was damaged there, one line each."""
 
     def __init__(self, run_dir: RunDir) -> None:
         """Raises `UserError` if the file cannot be written."""
         self._path = run_dir.quests
-        self.damage = ""
         self._newest = _Newest()
         try:
-            cut_torn_line(self._path)
+            self.notes = cut_torn_line(self._path)
             self._rows = GrowingFile(self._path)
             try:
                 row = last_row(self._path)
                 self._newest = decode_json(row, _Newest, self._path) if row else self._newest
             except UnreadableError as error:
-                self.damage = str(error)
+                self.notes.append(f"{error}; rows go on behind it")
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 

@@ -490,7 +490,8 @@ class Trainer:
 
     def _restore_newest(self) -> str:
         found = load_checkpoint(self.run_dir.checkpoint)
-        for note in self.replay.notes + (found.notes if found is not None else []) + self.quests.notes:
+        of_checkpoint = found.notes if found is not None else []
+        for note in self.replay.notes + of_checkpoint + self.metrics.notes + self.quests.notes:
             print(note, flush=True)
         log = f"replay ({self.replay.sequences} sequences, {self.replay.transitions} transitions)"
         if found is None:

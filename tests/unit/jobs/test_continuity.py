@@ -16,10 +16,11 @@ from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.opening import begin_job, check_config
+from cluster_rl.runs.aside import damaged_path
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
-from cluster_rl.runs.progress import REASON_UNKNOWN, damaged_path, read_progress, save_progress
+from cluster_rl.runs.progress import REASON_UNKNOWN, read_progress, save_progress
 from cluster_rl.training.trainer import Trainer
 
 QUICKSTART = load_config("quickstart")
@@ -183,9 +184,10 @@ def test_a_damaged_progress_file_says_nothing(tmp_path: Path, aside: bool) -> No
         [line] = check_whole(run_dir, run_dir.replay)
         assert line.startswith(f"{run_dir.metrics}: damaged (")
         assert line.endswith("; its last row tells nothing: delete it, or reports refuse the file")
-    run_dir.metrics.write_bytes(whole + b'{"env_st')
-    with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by metrics.jsonl.* the run was"):
-        check_whole(run_dir, run_dir.replay)
+    for tail in (b'{"env_st', bytes(MAX_ROW_BYTES + 1)):  # the learner cuts the one off and moves the other aside
+        run_dir.metrics.write_bytes(whole + tail)
+        with pytest.raises(UserError, match=r"missing or empty: .*checkpoint; by metrics.jsonl.* the run was"):
+            check_whole(run_dir, run_dir.replay)
 
 
 def test_another_nodes_scratch_may_be_empty(run_dir: RunDir, tmp_path: Path) -> None:

@@ -119,6 +119,10 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path, damage: bytes) -
     assert not path.exists()
     assert (tmp_path / "progress.json.damaged").read_bytes() == damage
     assert recover_progress(path) == (None, "")
+    path.write_bytes(b"{")  # a second time: the first one stays
+    assert "moved to progress.json.damaged-2" in recover_progress(path)[1]
+    assert (tmp_path / "progress.json.damaged").read_bytes() == damage
+    assert (tmp_path / "progress.json.damaged-2").read_bytes() == b"{"
 
 
 def test_the_file_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:

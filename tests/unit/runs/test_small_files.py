@@ -49,8 +49,8 @@ def _segment_header(run_dir: RunDir) -> object:
 def _rows_that_say_damage(run_dir: RunDir) -> None:
     rows = QuestRows(run_dir)
     rows.close()
-    if rows.damage:
-        raise UserError(rows.damage)
+    if rows.notes:
+        raise UserError(*rows.notes)
 
 
 READERS: dict[str, Callable[[RunDir], object]] = {

@@ -9,13 +9,14 @@ import msgspec
 import pytest
 from sequence_fixtures import make_builder, play, start_at, summary_of
 from small_disk import SmallDisk
-from trainer_fixtures import BLOCK, ingest, open_trainer
+from trainer_fixtures import BLOCK, changed, ingest, open_trainer
 
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.learning.sequences import Sequence
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 from cluster_rl.training.episode_rows import EpisodeRow, EpisodeRows, read_episode_rows
-from cluster_rl.wire.codec import decode_header, encode_block
+from cluster_rl.wire.codec import SequenceHeader, decode_header, encode_block
 
 LENGTH = 18
 
@@ -25,6 +26,13 @@ def ended(*episodes: int) -> list[Sequence]:
     builder = make_builder(BLOCK)
     summaries = {number: summary_of(LENGTH, episode_return=float(number)) for number in episodes}
     return [s for number in episodes for s in play(builder, number, LENGTH, summary=summaries[number])]
+
+
+def ending() -> SequenceHeader:
+    """That of an episode's last sequence."""
+    header = decode_header(encode_block(ended(0)[-1]))
+    assert header.summary is not None
+    return header
 
 
 def rows_of(folder: Path) -> list[EpisodeRow]:
@@ -93,6 +101,7 @@ def test_rows_come_once_over_jobs_and_lost_ends(tmp_path: Path) -> None:
         resumed = open_trainer(tmp_path)
         resumed.close("test")
         found = rows_of(tmp_path)
+        assert not list(path.parent.glob("*.damaged*"))  # a death tears a line, and that is no damage
         assert [row.episode for row in found] == [0, 1, 2]
         assert [row.env_steps for row in found] == [LENGTH, 2 * LENGTH, 3 * LENGTH]
     resumed = open_trainer(tmp_path)
@@ -101,18 +110,133 @@ def test_rows_come_once_over_jobs_and_lost_ends(tmp_path: Path) -> None:
     assert [row.episode for row in rows_of(tmp_path)] == [0, 1, 2, 3]
 
 
-def test_a_file_without_a_readable_end_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read_at_the_end_is_moved_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = open_trainer(tmp_path)
     ingest(trainer, ended(0, 1))
     trainer.close("test")
     path = RunDir(tmp_path, "run").episodes
-    path.write_bytes(path.read_bytes() + b"not a row\n")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"not a row\n")
     with pytest.raises(UserError, match=r"episodes\.jsonl: the row before byte \d+: damaged .*; delete that line"):
         rows_of(tmp_path)
     open_trainer(tmp_path).close("test")
+    words = f"all from byte {len(whole)} on is moved to episodes.jsonl.damaged, rows go on"
+    assert words in capsys.readouterr().out
+    assert path.read_bytes() == whole
+    assert path.with_name("episodes.jsonl.damaged").read_bytes() == b"not a row\n"
+
+
+def test_what_is_moved_aside_takes_no_earlier_ones_place(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    for words in (b"first\n", b"second\n"):
+        path.write_bytes(words)
+        EpisodeRows(path, 0).close()
+        assert path.read_bytes() == b""
+    assert (tmp_path / "episodes.jsonl.damaged").read_bytes() == b"first\n"
+    assert (tmp_path / "episodes.jsonl.damaged-2").read_bytes() == b"second\n"
+
+
+@pytest.mark.parametrize("next_record", range(6))
+def test_rows_of_lost_records_are_moved_aside_and_no_others(tmp_path: Path, next_record: int) -> None:
+    """As after an unclean end, whose newest checkpoint is older than the rows, and with the log emptied."""
+    header = ending()
+    path = tmp_path / "episodes.jsonl"
+    rows = EpisodeRows(path, 0)
+    for record in (1, 2, 4):
+        rows.offer(record, record * LENGTH, header)
+    rows.write(lambda: None)
+    rows.close()
+    before = path.read_bytes()
+    again = EpisodeRows(path, next_record)
+    kept = [record for record in (1, 2, 4) if record < next_record]
+    assert [row.record for row, _ in read_episode_rows(path)] == kept
+    moved = path.with_name("episodes.jsonl.damaged")
+    assert path.read_bytes() + (moved.read_bytes() if moved.exists() else b"") == before
+    assert len(again.notes) == moved.exists() == (kept != [1, 2, 4])
+    for record in (1, 2, 4, 6):
+        again.offer(record, record * LENGTH, header)
+    again.write(lambda: None)
+    again.close()
+    assert [row.record for row, _ in read_episode_rows(path)] == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_a_long_tail_without_a_lines_end_is_moved_aside(tmp_path: Path, whole: int) -> None:
+    """A row is never so long: it is damage, such as the zeros that a file system leaves after a power cut."""
+    path = tmp_path / "episodes.jsonl"
+    rows = EpisodeRows(path, 0)
+    for record in range(whole):
+        rows.offer(record, LENGTH, ending())
+    rows.write(lambda: None)
+    rows.close()
+    before, tail = path.read_bytes(), bytes(MAX_ROW_BYTES + 1)
+    path.write_bytes(before + tail)
+    again = EpisodeRows(path, whole)
+    again.close()
+    assert path.read_bytes() == before
+    assert path.with_name("episodes.jsonl.damaged").read_bytes() == tail
+    words = f"what lies in it from byte {len(before)} on is no row; moved to episodes.jsonl.damaged"
+    assert again.notes == [f"{path}: {words}"]
+
+
+def test_something_else_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    path.mkdir()
+    with pytest.raises(UserError, match=r"episodes\.jsonl: something else lies where a file was expected"):
+        EpisodeRows(path, 0)
+    assert path.is_dir()
+
+
+def test_an_emptied_replay_dir_takes_no_row_that_the_checkpoint_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/run_directory.md tells to go on where a log does not fit, after an end that wrote no last checkpoint."""
+    trainer = open_trainer(tmp_path / "one")
+    ingest(trainer, ended(0, 1))
+    trainer.checkpoint()
+    ingest(trainer, ended(2))
+    trainer.write_episodes()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")  # as SIGKILL would leave it
+    trainer.close("test")
+    shutil.rmtree(RunDir(tmp_path / "two", "run").replay)
+    resumed = open_trainer(tmp_path / "two", changed(replay_dir=str(tmp_path / "empty")))
     assert "moved to episodes.jsonl.damaged" in capsys.readouterr().out
+    assert [row.episode for row in rows_of(tmp_path / "two")] == [0, 1]
+    ingest(resumed, ended(5))
+    resumed.close("test")
+    found = rows_of(tmp_path / "two")
+    assert [row.episode for row in found] == [0, 1, 5]
+    assert [row.env_steps for row in found] == [LENGTH, 2 * LENGTH, 3 * LENGTH]
+
+
+def test_a_torn_last_line_is_left_out_and_reading_begins_where_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    rows = EpisodeRows(path, 0)
+    for record in range(3):
+        rows.offer(record, LENGTH, ending())
+    rows.write(lambda: None)
+    rows.close()
+    whole = path.read_bytes()
+    ends = [end for _, end in read_episode_rows(path)]
+    assert ends[-1] == rows.size_bytes == len(whole)
+    path.write_bytes(whole[:-1])
+    assert [(row.record, end) for row, end in read_episode_rows(path)] == [(0, ends[0]), (1, ends[1])]
+    assert [(row.record, end) for row, end in read_episode_rows(path, ends[0])] == [(1, ends[1])]
+
+
+def test_a_tick_writes_rows_of_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise StorageError("no", tmp_path, None)
+
+    trainer = open_trainer(tmp_path, changed(progress_interval_seconds=1e-6))
+    ingest(trainer, ended(0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.replay, "sync", refused)
+        trainer.tick()
+        assert rows_of(tmp_path) == []
+    trainer.tick()
     assert [row.episode for row in rows_of(tmp_path)] == [0, 1]
-    assert path.with_name("episodes.jsonl.damaged").read_bytes().endswith(b"not a row\n")
+    trainer.close("test")
 
 
 def test_a_run_that_started_over_has_rows_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,18 +260,15 @@ def test_no_row_before_its_sequence_is_on_disk(disk: SmallDisk) -> None:
         raise StorageError("no", disk.folder, None)
 
     rows = EpisodeRows(disk.folder / "episodes.jsonl", 0)
-    header = decode_header(encode_block(ended(0)[-1]))
-    assert header.summary is not None
+    header = ending()
     rows.offer(1, LENGTH, header)
     rows.offer(2, 2 * LENGTH, header)
     rows.offer(3, 2 * LENGTH, msgspec.structs.replace(header, summary=None))
     with pytest.raises(StorageError):
         rows.write(refused)
-    assert (rows.size_bytes, rows.waiting) == (0, 2)
+    assert rows.size_bytes == 0
     with disk.full(), pytest.raises(StorageError, match=r"episodes\.jsonl"):
         rows.write(lambda: None)
-    assert rows.waiting == 2
     rows.write(lambda: None)
     rows.close()
-    assert rows.waiting == 0
     assert [row.record for row, _ in read_episode_rows(disk.folder / "episodes.jsonl")] == [1, 2]

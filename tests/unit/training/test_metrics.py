@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from small_disk import SmallDisk
 
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 from cluster_rl.training.metrics import MetricsWriter, RateMeter, read_metrics, summarise
 
 
@@ -123,6 +125,47 @@ def test_a_torn_last_line_is_cut_off_at_the_next_start(run_dir: RunDir, torn: by
     writer.write(200, 6, {})
     writer.close()
     assert [row["env_steps"] for row in read_metrics(run_dir.metrics)] == [100, 200]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_long_tail_without_a_lines_end_is_moved_aside(run_dir: RunDir, rows: int) -> None:
+    writer = MetricsWriter(run_dir)
+    for _ in range(rows):
+        writer.write(100, 5, {})
+    writer.close()
+    whole = run_dir.metrics.read_bytes()
+    for tail, aside in ((bytes(MAX_ROW_BYTES), 0), (bytes(MAX_ROW_BYTES + 1), 1), (b"x" * 3 * MAX_ROW_BYTES, 2)):
+        run_dir.metrics.write_bytes(whole + tail)
+        writer = MetricsWriter(run_dir)
+        writer.close()
+        assert run_dir.metrics.read_bytes() == whole
+        moved = sorted(run_dir.path.glob("metrics.jsonl.damaged*"))
+        assert len(moved) == aside
+        assert len(writer.notes) == bool(aside)
+        if aside:
+            assert moved[-1].read_bytes() == tail
+            words = f"what lies in it from byte {len(whole)} on is no row; moved to {moved[-1].name}"
+            assert writer.notes == [f"{run_dir.metrics}: {words}"]
+        assert writer.newest_env_steps == (100 if rows else -1)
+
+
+def test_a_file_whose_last_line_has_no_end_far_and_wide_is_moved_aside_whole(run_dir: RunDir) -> None:
+    run_dir.metrics.write_bytes(b"{}\n")
+    os.truncate(run_dir.metrics, 1 << 40)
+    writer = MetricsWriter(run_dir)
+    assert (run_dir.metrics.read_bytes(), len(writer.notes)) == (b"", 1)
+    writer.close()
+    assert run_dir.metrics.with_name("metrics.jsonl.damaged").stat().st_size == 1 << 40
+
+
+def test_a_tail_that_a_full_disk_lets_nobody_move_stays(disk: SmallDisk) -> None:
+    run_dir = RunDir(disk.folder, "run").create()
+    run_dir.metrics.write_bytes(b"{}\n" + bytes(MAX_ROW_BYTES + 1))
+    before = run_dir.metrics.read_bytes()
+    with disk.full(), pytest.raises(StorageError, match=r"metrics\.jsonl"):
+        MetricsWriter(run_dir)
+    assert run_dir.metrics.read_bytes() == before
+    assert not list(run_dir.path.glob("*.damaged*"))
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(run_dir: RunDir) -> None:

@@ -31,6 +31,7 @@ from cluster_rl.exploration.bayes_quests import QuestRecord, QuestRules, assess_
 from cluster_rl.exploration.shaping import potential_weights, shaped
 from cluster_rl.learning.batch import Batch
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 from cluster_rl.runs.progress import QuestAlarm
 from cluster_rl.training import quest_rows
 from cluster_rl.training.metrics import read_metrics
@@ -108,12 +109,26 @@ def test_an_older_copy_of_the_log_waits_for_where_the_rows_are(run_dir: RunDir) 
 def test_a_damaged_row_is_told_and_rows_go_on(run_dir: RunDir) -> None:
     run_dir.quests.write_text('{"episodes": "many"}\n')
     rows = QuestRows(run_dir)
-    assert str(run_dir.quests) in rows.damage
-    assert "damaged" in rows.damage
+    [note] = rows.notes
+    assert note.startswith(f"{run_dir.quests}: damaged (")
+    assert note.endswith("; rows go on behind it")
     assert write(rows, 100)
     rows.close()
     rows = QuestRows(run_dir)
-    assert (rows.damage, write(rows, 150)) == ("", False)
+    assert (rows.notes, write(rows, 150)) == ([], False)
+    rows.close()
+
+
+def test_a_long_tail_without_a_lines_end_is_moved_aside(run_dir: RunDir) -> None:
+    rows = QuestRows(run_dir)
+    write(rows, 100)
+    rows.close()
+    whole = run_dir.quests.read_bytes()
+    run_dir.quests.write_bytes(whole + bytes(MAX_ROW_BYTES + 1))
+    rows = QuestRows(run_dir)
+    assert [note.endswith("moved to quests.jsonl.damaged") for note in rows.notes] == [True]
+    assert run_dir.quests.read_bytes() == whole
+    assert not write(rows, 150)
     rows.close()
 
 
