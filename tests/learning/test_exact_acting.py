@@ -236,6 +236,31 @@ def test_the_actors_count_of_steps_is_that_of_the_trained_ones_it_sends() -> Non
     assert counts[-1] == actor.env_steps == sum(header.train_length for header in headers) == 120
 
 
+def test_an_episodes_entropy_is_the_mean_over_its_steps() -> None:
+    """Of two emulators whose episodes end apart from each other, one after the other; by the values acted on."""
+    config = load_config("slim_cpu", [*SMALL, "initial_state=school:password", "model.noisy_sigma=0.0"])
+    made = build_model(config, observation_spec(config))
+    with torch.no_grad():
+        made.head_advantage.weight.mul_(10.0)
+    blocks = play(config, params_to_bytes(made), 160)
+    whole = 0
+    for episode in by_episode(blocks):
+        summary = episode[-1][0].summary
+        assert summary is not None
+        entropies: list[float] = []
+        with torch.no_grad():
+            for block in episode:
+                quantiles = made.head(unroll(block, made)[:, 0], noise=False)
+                values = targets.h_inv(quantiles).mean(-1).double()
+                logits = values.masked_fill(~torch.from_numpy(block[1].mask.copy()), -1e9)
+                entropy = torch.distributions.Categorical(logits=logits).entropy()
+                entropies += entropy[trained_rows(block)].tolist()
+        assert len(entropies) == summary.episode_steps
+        assert summary.entropy == pytest.approx(np.mean(entropies), rel=2e-2)
+        whole += summary.reason != "stopped"
+    assert whole >= 3
+
+
 @pytest.mark.parametrize("game", GAMES)
 def test_every_action_is_a_valid_one(game: str) -> None:
     refused = 0
