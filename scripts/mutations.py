@@ -70,6 +70,7 @@ TEST_FILES = (
     "tests/unit/exploration/test_roaming.py",
     "tests/unit/emulator/test_starts.py",
     "tests/unit/training/test_episode_rows.py",
+    "tests/unit/training/test_metrics.py",
     "tests/unit/training/test_start_archive.py",
     "tests/learning/test_acting_from_states.py",
 )
@@ -114,6 +115,8 @@ CURRICULUM = "cluster_rl/exploration/curriculum.py"
 ARCHIVE = "cluster_rl/exploration/archive.py"
 ROAMING = "cluster_rl/exploration/roaming.py"
 EPISODE_ROWS = "cluster_rl/training/episode_rows.py"
+GROWING_FILE = "cluster_rl/runs/growing_file.py"
+ASIDE = "cluster_rl/runs/aside.py"
 
 
 @dataclass(frozen=True)
@@ -377,6 +380,46 @@ MUTATIONS = (
     ),
     Mutation("counts by a checkpoint's other rules", TOTALS, "other.quests if alike else {}", "other.quests"),
     Mutation("the first hour begins with the job", QUEST_ROWS, "_Newest()\n", "_Newest(time=time.time())\n"),
+    Mutation("half a row of an episode stays", EPISODE_ROWS, "self.notes = cut_torn_line(path)", "self.notes = []"),
+    Mutation(
+        "a row of the log's next record stays",
+        EPISODE_ROWS,
+        "self._newest >= next_record",
+        "self._newest > next_record",
+    ),
+    Mutation("a lost log takes all rows away", EPISODE_ROWS, "_last_before(path, next_record)", "-1, 0"),
+    Mutation("rows of lost records stay", EPISODE_ROWS, "if record < next_record:", "if True:"),
+    Mutation(
+        "a row is written again and again", EPISODE_ROWS, "            self._waiting.popleft()\n", "            pass\n"
+    ),
+    Mutation(
+        "a torn row is read",
+        EPISODE_ROWS,
+        "                return\n            begin",
+        "                pass\n            begin",
+    ),
+    Mutation("rows are read from the file's beginning", EPISODE_ROWS, "        file.seek(begin)\n", ""),
+    Mutation(
+        "rows are written without a sync",
+        TRAINER,
+        "self.episode_rows.write(self.replay.sync)",
+        "self.episode_rows.write(lambda: None)",
+    ),
+    Mutation("rows of episodes wait for the end", TRAINER, "if self._episodes_writer.is_due:", "if False:"),
+    Mutation("a damaged file takes an earlier one's place", ASIDE, "while free.exists():", "while False:"),
+    Mutation(
+        "damage at a file's end is cut off untold",
+        GROWING_FILE,
+        "position < end <= position + MAX_ROW_BYTES",
+        "position < end",
+    ),
+    Mutation(
+        "an episode's entropy is its length",
+        ACTOR,
+        "self._entropy += softmax_entropy(values, play.mask)",
+        "self._entropy += 1.0",
+    ),
+    Mutation("entropy outlives the episode", ACTOR, "        self._entropy[row] = 0.0\n", ""),
     Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
     Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
     Mutation("half a quest row stays", QUEST_ROWS, "self.notes = cut_torn_line(self._path)", "self.notes = []"),
