@@ -238,7 +238,7 @@ def _write_archive(run_dir: RunDir) -> None:
     StartStates(run_dir.archive, 3, 0.5, proposes=True).propose(header, b"memory", STATE)
     archive.admit()
     archive.count(header.key, header.episode, reached=True)
-    archive.episodes_counted = 500
+    archive.next_record = 500
     archive.publish()
 
 

@@ -34,6 +34,7 @@ import numpy as np
 from cluster_rl.config import Weighting
 from cluster_rl.errors import StorageError, UserError, is_of_storage
 from cluster_rl.exploration.curriculum import CLEARLY_FEWER, Entry, draw, weights_of
+from cluster_rl.exploration.entries import Entries
 from cluster_rl.learning.sequences import Name, Names, StartTag
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.crash_points import crash_point
@@ -50,7 +51,7 @@ from cluster_rl.runs.small_file import (
 )
 
 FORMAT_VERSION = 1
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUFFIX = ".start"
 PENDING_OF_ACTOR = 8
 MOST_TAKEN_AT_ONCE = 32
@@ -86,11 +87,11 @@ class StateHeader(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Index(msgspec.Struct, kw_only=True):
-    """What the learner publishes. `episodes_counted`: bytes of `episodes.jsonl` that the entries' counts are of."""
+    """What the learner publishes. The entries' counts are of the episodes whose `record` is below `next_record`."""
 
     schema_version: int = SCHEMA_VERSION
     rom_sha1: str
-    episodes_counted: Count = 0
+    next_record: Count = 0
     entries: list[Entry] = msgspec.field(default_factory=list)
 
 
@@ -283,10 +284,11 @@ class Archive:
         self._weighting = weighting
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._say = say
-        self._entries: dict[str, Entry] = {}
+        self._entries = Entries()
         self._fruitful: set[EpisodeId] = set()  # open episodes from which a state was let in
         self._quest_weights: dict[str, float] = {}
-        self.episodes_counted = 0
+        self.next_record = 0
+        """The first record of the run whose episode `count` has not been told of."""
         self._changed = True
         self.admitted = self.evicted = 0
         self._open()
@@ -294,12 +296,12 @@ class Archive:
     @property
     def entries(self) -> list[Entry]:
         """All that episodes may begin at."""
-        return list(self._entries.values())
+        return list(self._entries)
 
     @property
     def size_bytes(self) -> int:
         """Of the archived states; a user's own do not count."""
-        return sum(entry.size_bytes for entry in self._archived())
+        return self._entries.archived_bytes
 
     @property
     def unfit(self) -> int:
@@ -312,7 +314,7 @@ class Archive:
         self._fruitful.discard(episode)
         entry = self._entries.get(start_id)
         if entry is not None:  # else evicted meanwhile
-            self._entries[start_id] = entry.after(reached, followed)
+            self._entries.put(entry.after(reached, followed))
         self._changed = True
 
     def weigh_by(self, quest_weights: Mapping[str, float]) -> None:
@@ -341,8 +343,8 @@ class Archive:
         entries = self.entries
         weights = weights_of(entries, self._weighting, self._quest_weights)
         for entry, weight in zip(entries, weights, strict=True):
-            self._entries[entry.key] = msgspec.structs.replace(entry, weight=weight)
-        index = Index(rom_sha1=self._rom_sha1, episodes_counted=self.episodes_counted, entries=self.entries)
+            self._entries.put(msgspec.structs.replace(entry, weight=weight))
+        index = Index(rom_sha1=self._rom_sha1, next_record=self.next_record, entries=self.entries)
         write_atomic(self._dir.index, msgspec.json.encode(index) + b"\n")
         self._changed = False
 
@@ -382,35 +384,30 @@ class Archive:
         if known is not None:
             changes = {name: getattr(entry, name) for name in ("milestones", "map_id", "steps", "size_bytes")}
             entry = msgspec.structs.replace(known, **changes)
-        self._entries[entry.key] = entry
+        self._entries.put(entry)
         self._changed = True
 
     def _make_room(self, entry: Entry, known: Entry | None) -> bool:
         """Evicts what is worth least until the entry fits; False if it is larger than all room."""
         if entry.size_bytes > self._max_bytes or self._max_entries < 1:
             return False
-        own = known.size_bytes if known is not None else 0
+        entries, own = self._entries, known.size_bytes if known is not None else 0
         while (
-            len(self._archived()) + (known is None) > self._max_entries
-            or self.size_bytes - own + entry.size_bytes > self._max_bytes
+            entries.archived + (known is None) > self._max_entries
+            or entries.archived_bytes - own + entry.size_bytes > self._max_bytes
         ):
             self._evict_worst(besides=entry.key)
         return True
 
     def _evict_worst(self, besides: str = "") -> None:
         """Evicts the state of the least weight when the index was made last, and of those the most drawn."""
-        others = [one for one in self._archived() if one.key != besides]
-        self._evict(min(others, key=lambda one: (one.weight, -one.drawn)))
-
-    def _evict(self, entry: Entry) -> None:
+        entry = self._entries.worst(besides)
+        assert entry is not None
         self._dir.state(entry.tag, entry.key).unlink(missing_ok=True)
         crash_point("archive.evicted")
-        del self._entries[entry.key]
+        self._entries.remove(entry.key)
         self.evicted += 1
         self._changed = True
-
-    def _archived(self) -> list[Entry]:
-        return [entry for entry in self._entries.values() if entry.tag == "archive"]
 
     def _check_game(self, found: StartState) -> None:
         if found.header.rom_sha1 != self._rom_sha1:
@@ -430,7 +427,7 @@ class Archive:
                 path = self._dir.state(entry.tag, entry.key)
                 if path.name not in there:
                     continue
-                self._entries[entry.key] = entry
+                self._entries.put(entry)
                 if path.stat().st_size == entry.size_bytes:  # else another one has come into its place
                     del there[path.name]
             for path in there.values():
@@ -452,7 +449,7 @@ class Archive:
             return []
         if index.rom_sha1 != self._rom_sha1:
             return []  # each file is then looked at, and set aside by its name
-        self.episodes_counted = index.episodes_counted
+        self.next_record = index.next_record
         return index.entries
 
     def _find(self, path: Path) -> None:
@@ -473,7 +470,8 @@ class Archive:
 
     def _keep_bounds(self) -> None:
         """Evicts what a smaller bound has no room for."""
-        while self._archived() and (len(self._archived()) > self._max_entries or self.size_bytes > self._max_bytes):
+        entries = self._entries
+        while entries.archived > self._max_entries or entries.archived_bytes > self._max_bytes:
             self._evict_worst()
 
 

@@ -1,7 +1,7 @@
 """`episodes.jsonl`: a row for each episode of the run, exactly once, whatever kills the learner.
 
-The learner writes it. In: the last sequence of each episode, with its number in the replay log. Out: rows, and how many
-bytes of the file they take, by which others know what they have counted. The log is the truth: a row is written only
+The learner writes it. In: the last sequence of each episode, with its number in the replay log. Out: rows, and which
+records they are of, by which others know what they have counted. The log is the truth: a row is written only
 once its sequence is synced there, rows come in the log's order, and a start writes those that are missing behind the
 last one. So a death doubles no row, and costs none of what the log still has.
 """
@@ -117,10 +117,22 @@ class EpisodeRows:
         """How long the file is."""
         return self._file.size_bytes
 
+    @property
+    def next_record(self) -> int:
+        """All rows in the file are of records below it, and all later ones of this or higher ones."""
+        return self._newest + 1
+
     def offer(self, record: int, env_steps: int, header: SequenceHeader) -> None:
         """Takes note of a logged sequence; it makes a row if it ends an episode that has none."""
         if header.summary is not None and record > self._newest:
             self._waiting.append((record, env_steps, header))
+
+    def end_before(self, record: int) -> int:
+        """The byte behind the last row of a record below this one. Raises `UserError` if the file cannot be read."""
+        try:
+            return _last_before(self._path, record)[1]
+        except OSError as error:
+            raise read_error(error, self._path) from None
 
     def write(self, sync: Callable[[], None]) -> None:
         """Writes the rows of all episodes that wait, once `sync` has put their sequences on disk.
@@ -190,12 +202,15 @@ def _last_record(path: Path) -> int:
 
 
 def _last_before(path: Path, next_record: int) -> tuple[int, int]:
-    """`record` of the last row of one below `next_record`, and the byte behind that row; (-1, 0) without any."""
+    """`record` of the last row of one below `next_record`, and the byte behind that row; (-1, 0) without any.
+
+    Damaged rows are passed over. Raises `OSError`.
+    """
     newest, end, position = -1, 0, 0
     with path.open("rb") as file:
         while line := file.readline(MAX_ROW_BYTES):
             position += len(line)
-            with contextlib.suppress(UnreadableError):  # it is moved aside, unless a good row follows
+            with contextlib.suppress(UnreadableError):
                 record = decode_json(line, _Record, path).record
                 if record < next_record:
                     newest, end = record, position

@@ -104,6 +104,7 @@ class Trainer:
         self.episode_rows = EpisodeRows(run_dir.episodes, self.replay.next_id)
         for note in self.episode_rows.notes:
             print(note, flush=True)
+        self._counted_bytes = 0  # of `episodes.jsonl`, whose episodes the archive has counted
         self._arrivals = Arrivals()
         for ending in self.replay.found_endings:
             self.episode_rows.offer(*ending)
@@ -346,19 +347,21 @@ class Trainer:
         """Counts what followed from its states, lets in what waits, and publishes its index. Raises `StorageError`."""
         archive = self.archive
         assert archive is not None
-        # A file that was begun anew has rows that may be counted already.
-        archive.episodes_counted = min(archive.episodes_counted, self.episode_rows.size_bytes)
         archive.admit()  # first: what an episode found comes before its end
         try:
-            for row, end in read_episode_rows(self.run_dir.episodes, archive.episodes_counted):
-                archive.episodes_counted = end
+            for row, end in read_episode_rows(self.run_dir.episodes, self._counted_bytes):
+                self._counted_bytes = end
+                if row.record < archive.next_record:
+                    continue  # the file was begun anew
+                archive.next_record = row.record + 1
                 # One that a job's end broke off tells only what it had reached by then.
                 if is_elsewhere(row.start_tag) and (row.milestones or row.reason != "stopped"):
                     episode = (row.actor, row.incarnation, row.emulator, row.episode)
                     archive.count(row.start_id, episode, reached=bool(row.milestones))
         except UnreadableRowError as error:
             print(f"{error}; start states are weighed without the rows before the newest", flush=True)
-            archive.episodes_counted = self.episode_rows.size_bytes
+            self._counted_bytes = self.episode_rows.size_bytes
+            archive.next_record = max(archive.next_record, self.episode_rows.next_record)
         archive.weigh_by(self.quests.start_weights())
         archive.publish()
 
@@ -527,7 +530,7 @@ class Trainer:
 
     def _open_archive(self) -> Archive:
         identity = read_identity(self.run_dir.identity)
-        return Archive(
+        archive = Archive(
             self.run_dir.archive,
             identity.rom_sha1 if identity is not None else "",
             self.config.start_weighting,
@@ -535,6 +538,10 @@ class Trainer:
             self.config.archive_megabytes * 10**6,
             say=lambda line: print(line, flush=True),
         )
+        # A log that was lost and begun anew gives numbers again.
+        archive.next_record = min(archive.next_record, self.replay.next_id)
+        self._counted_bytes = self.episode_rows.end_before(archive.next_record)
+        return archive
 
     def _start_job(self, job_token: str) -> Progress:
         """The run's progress with this job as its last; a learner that was restarted goes on with its job."""

@@ -106,14 +106,14 @@ def test_what_followed_is_of_the_cell_and_outlives_jobs(tmp_path: Path) -> None:
     archive.count("gone", (0, 1, 2, 6), reached=True)
     starts.propose(header_of("old", 50), b"", SNAPSHOT)
     archive.admit()
-    archive.episodes_counted = 777
+    archive.next_record = 777
     archive.publish()
     again = open_archive(tmp_path)
     old = next(entry for entry in again.entries if entry.key == "old")
     assert (old.drawn, old.reached, old.steps) == (3, 1.0, 50)
     assert old.followed == pytest.approx(1 + 0.98**2)
     assert old.episodes == pytest.approx(1 + 0.98 + 0.98**2)
-    assert (again.episodes_counted, keys(again)) == (777, ["new", "old"])
+    assert (again.next_record, keys(again)) == (777, ["new", "old"])
 
 
 def _propose_many(folder: Path, actor: int, states: int) -> None:

@@ -79,7 +79,7 @@ def test_what_people_and_programs_look_at(run_dir: RunDir) -> None:
     assert end == run_dir.episodes.stat().st_size
     index = read_index(run_dir.archive / "index.json")
     (entry,) = index.entries
-    assert (index.rom_sha1, index.episodes_counted) == (ROM.sha1, 500)
+    assert (index.rom_sha1, index.next_record) == (ROM.sha1, 500)
     assert (entry.key, entry.steps, entry.drawn, entry.reached) == ("0123456789abcdef", 640, 1, 1.0)
     assert entry.weight == pytest.approx(8 / 9)
     state = read_state(run_dir.archive / "states" / f"{entry.key}.start")

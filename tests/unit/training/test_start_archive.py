@@ -72,18 +72,46 @@ def test_what_followed_is_counted_once_through_jobs(trainer: Trainer, tmp_path: 
     again.close("test")
 
 
-def test_rows_that_were_begun_anew_are_not_counted_twice(trainer: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written_first", [True, False])
+def test_rows_that_were_begun_anew_are_not_counted_twice(
+    trainer: Trainer, tmp_path: Path, written_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the new ones are there when the archive is tended, and whatever their lengths."""
     propose(trainer.run_dir, "archive")
     trainer.tend_archive()
     episode(trainer, 0)
     episode(trainer, 1)
     trainer.close("test")
     trainer.run_dir.episodes.unlink()
+    monkeypatch.setattr("cluster_rl.training.episode_rows.time.time", lambda: 12.0)
     resumed = open_trainer(tmp_path, CONFIG)
+    if written_first:
+        resumed.write_episodes()
+    resumed.tend_archive()
     resumed.write_episodes()
     resumed.tend_archive()
     assert only_entry(resumed).drawn == 2
+    episode(resumed, 2)
     resumed.close("test")
+    assert only_entry(resumed).drawn == 3
+
+
+def test_a_log_that_was_lost_gives_numbers_again_and_their_episodes_count(trainer: Trainer, tmp_path: Path) -> None:
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    episode(trainer, 0)
+    trainer.checkpoint()
+    for number in (1, 2):
+        episode(trainer, number)
+    trainer.write_episodes()
+    trainer.tend_archive()
+    trainer.replay.close()  # and a death
+    assert only_entry(trainer).drawn == 3
+    anew = open_trainer(tmp_path, changed(archive_entries=10, replay_dir=str(tmp_path / "empty")))
+    assert anew.replay.next_id < trainer.replay.next_id
+    episode(anew, 3)
+    anew.close("test")
+    assert only_entry(anew).drawn == 4
 
 
 def test_a_damaged_row_is_told_and_passed_over(
@@ -102,6 +130,11 @@ def test_a_damaged_row_is_told_and_passed_over(
     episode(trainer, 3)
     trainer.close("test")
     assert only_entry(trainer).drawn == 2
+    resumed = open_trainer(tmp_path, CONFIG)  # it begins behind what is counted, the damaged row too
+    episode(resumed, 4)
+    resumed.close("test")
+    assert "start states" not in capsys.readouterr().out
+    assert only_entry(resumed).drawn == 3
 
 
 def test_the_mixture_and_the_archive_are_told(trainer: Trainer) -> None:
