@@ -162,6 +162,40 @@ def softmax_entropy(values: NDArray[np.float32], masks: NDArray[np.bool_]) -> ND
     return np.maximum(entropy, 0.0)
 
 
+class EntropySums:
+    """Sums of `softmax_entropy` over the open episode of each of `count` emulators, in nats.
+
+    Worked out of `kept_steps` steps at once: of a few rows, entropies would cost what starting numpy's operations does.
+    """
+
+    def __init__(self, count: int, actions: int, kept_steps: int) -> None:
+        self._values = np.zeros((kept_steps, count, actions), np.float32)
+        self._masks = np.ones((kept_steps, count, actions), np.bool_)
+        self._kept = 0
+        self._firsts = np.zeros(count, np.int64)  # of the kept steps, the first of each open episode
+        self._sums = np.zeros(count)
+
+    def begin(self, row: int) -> None:
+        """A row's next episode begins with the next step."""
+        self._firsts[row], self._sums[row] = self._kept, 0.0
+
+    def add(self, values: NDArray[np.float32], masks: NDArray[np.bool_]) -> None:
+        """Takes in one step of all emulators: values [N, A] and masks [N, A] as `softmax_entropy` does."""
+        if self._kept == len(self._values):
+            counts = np.arange(self._kept)[:, np.newaxis] >= self._firsts
+            flat = softmax_entropy(self._values.reshape(-1, values.shape[1]), self._masks.reshape(-1, values.shape[1]))
+            self._sums += np.where(counts, flat.reshape(counts.shape), 0.0).sum(axis=0)
+            self._firsts[:] = self._kept = 0
+        self._values[self._kept] = values
+        self._masks[self._kept] = masks
+        self._kept += 1
+
+    def of(self, row: int) -> float:
+        """The sum over a row's open episode so far."""
+        steps = slice(self._firsts[row], self._kept)
+        return float(self._sums[row] + softmax_entropy(self._values[steps, row], self._masks[steps, row]).sum())
+
+
 def _draws(
     values: NDArray[np.float32], masks: NDArray[np.bool_], epsilons: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

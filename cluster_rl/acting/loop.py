@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.acting.exploration import Exploration, acting_epsilons, acting_values, actor_epsilons, softmax_entropy
+from cluster_rl.acting.exploration import EntropySums, Exploration, acting_epsilons, acting_values, actor_epsilons
 from cluster_rl.acting.policy import multiplies_bfloat16
 from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
@@ -93,7 +93,7 @@ class Actor:
         if config.starts_elsewhere and archive_dir is not None:
             starts = StartStates(archive_dir, index, config.start_share, config.archive_entries > 0)
         self._ids = (index, incarnation)
-        self._entropy = np.zeros(config.envs_per_actor)  # sums over each emulator's open episode, in nats
+        self._entropy = EntropySums(config.envs_per_actor, NUM_BUTTONS, config.unroll_length)
         self.slots: list[_Slot] = []
         for emulator, seed in enumerate(env_seeds):
             recorder = None
@@ -169,7 +169,7 @@ class Actor:
         state_h, state_c = play.state
         noisy, quantiles = play.act()
         values = acting_values(noisy, self.config.value_rescaling)
-        self._entropy += softmax_entropy(values, play.mask)
+        self._entropy.add(values, play.mask)
         self.last_actions = self._exploration.select(
             values,
             play.mask,
@@ -201,7 +201,7 @@ class Actor:
         slot.env.episode_id = (*self._ids, row, slot.episode)
         self._rollout.start(row)
         slot.builder.begin(slot.episode, slot.env.episode_start.tag)
-        self._entropy[row] = 0.0
+        self._entropy.begin(row)
         slot.playing = True
 
     def _end(
@@ -217,7 +217,7 @@ class Actor:
         slot.episode += 1
         slot.playing = False
         if summary is not None and summary.episode_steps:
-            entropy = float(self._entropy[row]) / summary.episode_steps
+            entropy = self._entropy.of(row) / summary.episode_steps
             summary = msgspec.structs.replace(summary, entropy=entropy)
         return slot.builder.end(
             self._rollout.packed[row],

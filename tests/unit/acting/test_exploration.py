@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cluster_rl.acting.exploration import (
+    EntropySums,
     Exploration,
     acting_epsilons,
     acting_values,
@@ -197,3 +198,22 @@ def test_entropy_of_the_valid_actions() -> None:
     np.testing.assert_allclose(softmax_entropy(values, masks), [np.log(2), np.log(3), quarters, 0.0], atol=1e-6)
     alone = softmax_entropy(values, np.array([[0, 0, 1]] * 4, np.bool_))
     assert alone.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("kept_steps", [1, 5, 80])
+def test_entropies_of_an_episode_add_up_wherever_it_begins_and_ends(kept_steps: int) -> None:
+    rng = np.random.default_rng(kept_steps)
+    sums, plain = EntropySums(3, 7, kept_steps), np.zeros(3)
+    for _ in range(400):
+        values = rng.normal(0, 3, (3, 7)).astype(np.float32)
+        masks = rng.random((3, 7)) < 0.7
+        masks[np.arange(3), rng.integers(7, size=3)] = True
+        sums.add(values, masks)
+        plain += softmax_entropy(values, masks)
+        for row in range(3):
+            if rng.random() < 0.3:
+                assert sums.of(row) == pytest.approx(plain[row], rel=1e-12, abs=1e-12)
+            if rng.random() < 0.1:
+                sums.begin(row)
+                plain[row] = 0.0
+                assert sums.of(row) == 0.0
