@@ -189,6 +189,10 @@ class Config(_Section, frozen=True):
     quest_budget_steps: Annotated[
         int, _key("a milestone must be reached in so many steps of an episode; 0: in the episode", "env steps", ge=0)
     ] = 0
+    quest_budgets: Annotated[
+        dict[str, Annotated[int, msgspec.Meta(ge=1)]],
+        _key("milestones that have another such budget, by name, as in --quest_budgets.FERN_BADGE 500", "env steps"),
+    ] = msgspec.field(default_factory=dict)
     quest_target: Annotated[
         float,
         _key("an alarm tells how surely a quest is below this chance; 0: below its best so far", "chance", ge=0, lt=1),
@@ -507,11 +511,13 @@ def _check_together(config: Config, source: str) -> None:
             f"{source}: min_replay_transitions ({config.min_replay_transitions}) is larger than "
             f"replay_capacity_transitions ({config.replay_capacity_transitions})"
         )
-    if config.quest_budget_steps > config.episode_max_steps:
-        raise UserError(
-            f"{source}: quest_budget_steps ({config.quest_budget_steps}) is larger than episode_max_steps "
-            f"({config.episode_max_steps}), the longest that an episode lasts"
-        )
+    budgets = {f"quest_budgets.{name}": steps for name, steps in config.quest_budgets.items()}
+    for key, steps in {"quest_budget_steps": config.quest_budget_steps, **budgets}.items():
+        if steps > config.episode_max_steps:
+            raise UserError(
+                f"{source}: {key} ({steps}) is larger than episode_max_steps ({config.episode_max_steps}), the longest "
+                "that an episode lasts"
+            )
     begins = [env_steps for env_steps, _ in config.samples_per_insert_schedule]
     if begins != sorted(set(begins)) or not all(isfinite(rate) for _, rate in config.samples_per_insert_schedule):
         raise UserError(

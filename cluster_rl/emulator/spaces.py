@@ -41,8 +41,12 @@ def milestone_names(run_dir: RunDir) -> frozenset[str]:
 
 
 def quests_of(run_dir: RunDir, initial_state: str) -> tuple[Quest, ...]:
-    """The milestones of the part of the game that a run plays, in the order of play."""
-    world = _world(run_dir)
+    """`quests_in` the game of a run."""
+    return quests_in(_world(run_dir), initial_state)
+
+
+def quests_in(world: World, initial_state: str) -> tuple[Quest, ...]:
+    """The milestones of the part of a game that is played from `initial_state`, in the order of play."""
     slots = {milestone.name: SLOT_INDEX[f"milestone_{index}"] for index, milestone in enumerate(world.milestones)}
     played = world.milestones_from(initial_state.removeprefix(SCHOOL_PREFIX))
     return tuple(Quest(milestone.name, milestone.required, slots[milestone.name]) for milestone in played)

@@ -3,11 +3,14 @@
 The learner's process and serial mode use it. In: how each episode went, as it is logged. Out: a Beta posterior for each
 milestone, alarms, the frontier. Pure: no file, no game, no network.
 
-theta_m is the chance that an episode that starts without milestone m reaches it within a budget of T steps, under the
-mixture of epsilons and start states that the actors play. With a uniform prior and s successes and f failures it is
-Beta(1 + s, 1 + f) distributed. Training moves theta, so old episodes fade: each trial of m multiplies both counts by
-2^(-1 / half-life), and the prior stays whole. At most half-life / ln 2 trials count so; where theta stands still, the
-interval is wider than it need be, by the root of 2, and where it moves, the mean lags by that many trials.
+theta_m is the chance that an episode that starts without milestone m reaches it within its budget of T steps, under the
+mixture of epsilons and start states that the actors play. T is given, the same for all or m's own: learned from how
+long m takes, it would grow as the agent gets slower, and hide it.
+
+With a uniform prior and s successes and f failures theta is Beta(1 + s, 1 + f) distributed. Training moves it, so old
+episodes fade: each trial of m multiplies both counts by 2^(-1 / half-life), and the prior stays whole. At most
+half-life / ln 2 trials count so; where theta stands still, the interval is wider than it need be, by the root of 2, and
+where it moves, the mean lags by that many trials.
 
 Which episodes are trials (`count_episode`) must not depend on how they went, or the estimate is biased:
 
@@ -23,15 +26,17 @@ episode early, theta so looks too large, by less than the share of episodes that
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from scipy.special import betainc, betaincinv, betaln
 
 from cluster_rl.config import Config
+from cluster_rl.errors import UserError
 from cluster_rl.runs.small_file import Count
 
 NEVER, RELIABLY = 0.1, 0.9
@@ -67,28 +72,41 @@ class Counting(NamedTuple):
 
     budget_steps: Count = 0
     half_life_episodes: _Faded = 0.0
+    budgets: tuple[tuple[str, Count], ...] = ()  # by name, of quests with another than `budget_steps`
 
 
 @dataclass(frozen=True)
 class QuestRules:
-    """What is monitored, `quests` in the order of play, and how. `target` 0: what the run itself had reached."""
+    """What is monitored, `quests` in the order of play, and how. `target` 0: what the run itself had reached.
+
+    `budgets` are of the quests that have another than `budget_steps`.
+    """
 
     quests: tuple[Quest, ...]
     budget_steps: int
     half_life_episodes: float
     target: float
     patience_episodes: int
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counting(self) -> Counting:
-        return Counting(self.budget_steps, self.half_life_episodes)
+        return Counting(self.budget_steps, self.half_life_episodes, tuple(sorted(self.budgets.items())))
 
     @classmethod
     def from_config(cls, config: Config, quests: Iterable[Quest]) -> QuestRules:
-        """The rules of a run."""
+        """The rules of a run. Raises `UserError` for a budget of what is none of its quests."""
+        quests, budget_steps = tuple(quests), config.quest_budget_steps or config.episode_max_steps
+        names = [quest.name for quest in quests]
+        for name in config.quest_budgets:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
+                words = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+                raise UserError(f"quest_budgets: no milestone of the part that is played has the name {name}; {words}")
         return cls(
-            quests=tuple(quests),
-            budget_steps=config.quest_budget_steps or config.episode_max_steps,
+            quests=quests,
+            budget_steps=budget_steps,
+            budgets={name: steps for name, steps in config.quest_budgets.items() if steps != budget_steps},
             half_life_episodes=config.quest_half_life_episodes,
             target=config.quest_target,
             patience_episodes=config.quest_patience_episodes,
@@ -198,13 +216,12 @@ def count_episode(
 
     `start` are the milestones reached before it began, `reached` those reached in it, with their steps from 1 on.
     """
-    if steps < rules.budget_steps and not ended_by_game:
-        return
-    within = {name for name, step in reached if step <= rules.budget_steps}
+    steps_to = dict(reached)
     for quest in rules.quests:
-        if quest.name not in start:
+        budget = rules.budgets.get(quest.name, rules.budget_steps)
+        if quest.name not in start and (steps >= budget or ended_by_game):
             record = records.setdefault(quest.name, QuestRecord())
-            record.count(quest.name in within, rules.half_life_episodes)
+            record.count(steps_to.get(quest.name, math.inf) <= budget, rules.half_life_episodes)
 
 
 def assess(record: QuestRecord, rules: QuestRules) -> QuestState:

@@ -22,9 +22,11 @@ from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.given_states import place_given_states, read_given_states
 from cluster_rl.emulator.school import start_snapshot
-from cluster_rl.emulator.spaces import observation_spec
+from cluster_rl.emulator.spaces import observation_spec, quests_in
 from cluster_rl.errors import StorageError, UserError, is_of_storage
 from cluster_rl.exploration.archive import ArchiveDir
+from cluster_rl.exploration.bayes_quests import QuestRules
+from cluster_rl.game.world import World
 from cluster_rl.jobs import fresh as fresh_start
 from cluster_rl.jobs.continuity import check_whole, run_id_of
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
@@ -122,6 +124,7 @@ def check_config(config: Config) -> Rom:
         with Console(rom, config.frame_skip) as console:
             console.load(snapshot, f"initial_state {config.initial_state}")
     read_given_states(config, rom)
+    QuestRules.from_config(config, quests_in(World.for_rom(rom.sha1), config.initial_state))
     with torch.device("meta"):
         build_model(config, observation_spec(config))
     resolve_bind_host(listening_host(config.bind_host, config.actor_jobs > 0))

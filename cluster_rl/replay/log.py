@@ -369,11 +369,12 @@ class ReplayLog:
 
     def _note_recount(self, before: Counting) -> None:
         now = self._quests.counting
+        budgets = "" if now.budgets == before.budgets else ", and by other quest_budgets"
         self._note(
             self.folder,
             f"quests were counted by quest_budget_steps {before.budget_steps} and quest_half_life_episodes "
-            f"{before.half_life_episodes:g}, now {now.budget_steps} and {now.half_life_episodes:g}: they are counted "
-            "anew, from the episodes that the log still has",
+            f"{before.half_life_episodes:g}, now {now.budget_steps} and {now.half_life_episodes:g}{budgets}: they are "
+            "counted anew, from the episodes that the log still has",
         )
 
     def _note(self, path: Path, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +38,10 @@ HALF_LIFE = 100.0
 PATIENCE = 500
 
 
-def rules(*names: str, optional: str = "", **changes: float) -> QuestRules:
+def rules(*names: str, optional: str = "", **changes: Any) -> QuestRules:
     quests = tuple(Quest(name, name not in optional.split(), slot) for slot, name in enumerate(names or ("a",)))
     values = {"budget_steps": 100, "half_life_episodes": HALF_LIFE, "target": 0.0, "patience_episodes": PATIENCE}
-    return QuestRules(quests, **{**values, **changes})  # type: ignore[arg-type]
+    return QuestRules(quests, **{**values, **changes})
 
 
 def record_of(*outcomes: bool, half_life: float = 1e6) -> QuestRecord:
@@ -134,6 +134,17 @@ def test_an_episode_cut_before_the_budget_is_no_trial_whatever_it_reached() -> N
 def test_a_game_that_is_over_sooner_is_a_trial_of_all() -> None:
     records: Records = {}
     assert episode(records, rules("a", "b"), {"a": 5}, steps=9, ended_by_game=True) == {"a": (1, 1), "b": (0, 1)}
+
+
+def test_a_quest_may_have_a_budget_of_its_own() -> None:
+    records, own = {}, rules("a", "b", budgets={"a": 10})
+    assert episode(records, own, {"a": 10, "b": 11}) == {"a": (1, 1), "b": (1, 1)}
+    assert episode(records, own, {"a": 11, "b": 11}) == {"a": (1, 2), "b": (2, 2)}
+    assert episode(records, own, {"a": 10}, steps=10) == {"a": (2, 3), "b": (2, 2)}  # cut: b was not seen out
+    assert episode(records, own, {"a": 9}, steps=9) == {"a": (2, 3), "b": (2, 2)}
+    assert episode(records, own, steps=9, ended_by_game=True) == {"a": (2, 4), "b": (2, 3)}
+    later = rules("a", "b", budgets={"b": 300})
+    assert episode(records, later, {"a": 100, "b": 300}, steps=300) == {"a": (3, 5), "b": (3, 4)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -476,6 +487,25 @@ def test_rules_of_a_config() -> None:
     )
     with pytest.raises(UserError, match="quest_budget_steps"):
         load_config(None, ["episode_max_steps=100", "quest_budget_steps=101"])
+
+
+def test_budgets_of_a_config() -> None:
+    quests = [Quest("TOWN", True, 0), Quest("BADGE", True, 1)]
+    config = load_config(None, ["quest_budgets.TOWN=50", "quest_budgets.BADGE=700", "quest_budget_steps=700"])
+    assert config == load_config(None, ['quest_budgets={"TOWN": 50, "BADGE": 700}', "quest_budget_steps=700"])
+    given = QuestRules.from_config(config, quests)
+    assert (given.budget_steps, given.budgets) == (700, {"TOWN": 50})
+    assert given.counting == (700, 100.0, (("TOWN", 50),))
+    with pytest.raises(UserError, match=r"quest_budgets\.TOWN \(101\) is larger than episode_max_steps"):
+        load_config(None, ["episode_max_steps=100", "quest_budgets.TOWN=101"])
+    with pytest.raises(UserError, match=r"quest_budgets: .*`int` >= 1"):
+        load_config(None, ["quest_budgets.TOWN=0"])
+    for name, words in (("TOWM", "did you mean TOWN?"), ("SOMEWHERE", "there are: TOWN, BADGE")):
+        with pytest.raises(UserError) as refused:
+            QuestRules.from_config(load_config(None, [f"quest_budgets.{name}=5"]), quests)
+        assert str(refused.value) == (
+            f"quest_budgets: no milestone of the part that is played has the name {name}; {words}"
+        )
 
 
 def test_the_shortest_half_life_lets_a_quest_be_out_of_reach_and_done() -> None:

@@ -51,6 +51,14 @@ def _begin(run_dir: RunDir, config: Config, with_data: bool = True) -> None:
         (run_dir.replay / "segment-00000001.log").touch()
 
 
+def test_budgets_of_quests_that_the_game_has_not_are_refused_before_a_start(run_dir: RunDir) -> None:
+    check_job(_config("quest_budgets.FERN_BADGE=500"), run_dir)
+    with pytest.raises(UserError, match=r"quest_budgets: .* the name FERN_BADG; did you mean FERN_BADGE\?"):
+        check_job(_config("quest_budgets.FERN_BADG=500"), run_dir)
+    with pytest.raises(UserError, match=r"FERN_BADGE; there are: .*PASSWORD"):
+        check_job(_config("quest_budgets.FERN_BADGE=500", "initial_state=school:password"), run_dir)
+
+
 def test_rom_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> None:
     one, two, other = (tmp_path / name for name in ("one.gb", "two.gb", "other.gb"))
     shutil.copy(cartridge.rom_path(), one)

@@ -94,7 +94,7 @@ def test_evicted_segments_have_counted(tmp_path: Path) -> None:
 def test_a_lost_log_takes_the_counts_of_a_checkpoint(tmp_path: Path) -> None:
     log = open_quests(tmp_path / "lost")
     log_episodes(log, 0, 30)
-    saved = log.totals.to_plain()
+    saved = json.loads(json.dumps(log.totals.to_plain()))
     assert Totals.from_plain(saved) == log.totals
     other = open_quests(tmp_path / "empty")
     assert other.adopt(Totals.from_plain(saved))
@@ -112,7 +112,14 @@ def test_of_two_counts_the_one_of_more_trials_is_kept(tmp_path: Path) -> None:
     assert saved.merged(log.totals).quests == log.totals.merged(saved).quests == counted(30)
 
 
-@pytest.mark.parametrize("changed", [replace(RULES, budget_steps=4), replace(RULES, half_life_episodes=10.0)])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(RULES, budget_steps=4),
+        replace(RULES, half_life_episodes=10.0),
+        replace(RULES, budgets={"second": 5}),
+    ],
+)
 def test_other_rules_count_anew_what_the_log_has_once_and_for_all(tmp_path: Path, changed: QuestRules) -> None:
     log = open_quests(tmp_path)
     log_episodes(log, 0, 33)  # in many segments, the newest begun
@@ -120,7 +127,8 @@ def test_other_rules_count_anew_what_the_log_has_once_and_for_all(tmp_path: Path
     log = open_quests(tmp_path, changed)
     assert log.totals.quests == counted(33, changed) != counted(33)
     [note] = log.notes
-    words = f"now {changed.budget_steps} and {changed.half_life_episodes:g}: they are counted anew"
+    others = ", and by other quest_budgets" if changed.budgets else ""
+    words = f"now {changed.budget_steps} and {changed.half_life_episodes:g}{others}: they are counted anew"
     assert f"{tmp_path}: quests were counted by quest_budget_steps 7 and quest_half_life_episodes 20, {words}" in note
     log_episodes(log, 33, 36)
     while len(log.segments) > 1:
@@ -171,3 +179,16 @@ def test_a_log_that_is_opened_without_quests_keeps_its_counts(tmp_path: Path) ->
     assert (log.notes, sorted(tmp_path.glob("*.log"))) == ([], files)
     log.close()
     assert open_quests(tmp_path).totals.quests == counted(10)
+
+
+def test_counts_of_a_budget_of_its_own_are_gone_on_with_and_those_of_older_programs_are_read(tmp_path: Path) -> None:
+    own = replace(RULES, budgets={"second": 5, "first_badge": 2})
+    log = open_quests(tmp_path, own)
+    log_episodes(log, 0, 20)
+    plain = json.loads(json.dumps(log.totals.to_plain()))
+    log.close()
+    assert Totals.from_plain(plain).quests_counted_by == own.counting
+    log = open_quests(tmp_path, replace(own, budgets={"first_badge": 2, "second": 5}))
+    assert (log.notes, log.totals.quests) == ([], counted(20, own))
+    plain["quests_counted_by"] = [7, 20.0]
+    assert Totals.from_plain(plain).quests_counted_by == RULES.counting

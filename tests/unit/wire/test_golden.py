@@ -189,7 +189,7 @@ def test_replay_segment(source: dict[str, bytes]) -> None:
             "frontiers": {3: {INCARNATION: {1: [5, 2]}}},
             "milestones_elsewhere": {"TALKED_ELDER": 2},
             "quests": {},
-            "quests_counted_by": [0, 0.0],
+            "quests_counted_by": [0, 0.0, []],
         },
     }
     block = source["sequence-block.bin"]
