@@ -66,6 +66,7 @@ TEST_FILES = (
     "tests/unit/training/test_trainer_metrics.py",
     "tests/unit/training/test_quest_monitor.py",
     "tests/unit/exploration/test_curriculum.py",
+    "tests/unit/exploration/test_entries.py",
     "tests/unit/exploration/test_archive.py",
     "tests/unit/exploration/test_roaming.py",
     "tests/unit/emulator/test_starts.py",
@@ -113,6 +114,7 @@ ENV = "cluster_rl/emulator/env.py"
 EPISODE_LOG = "cluster_rl/runs/episode_log.py"
 CURRICULUM = "cluster_rl/exploration/curriculum.py"
 ARCHIVE = "cluster_rl/exploration/archive.py"
+ENTRIES = "cluster_rl/exploration/entries.py"
 ROAMING = "cluster_rl/exploration/roaming.py"
 EPISODE_ROWS = "cluster_rl/training/episode_rows.py"
 GROWING_FILE = "cluster_rl/runs/growing_file.py"
@@ -159,7 +161,32 @@ MUTATIONS = (
     Mutation("counts do not fade", CURRICULUM, "self.episodes * FORGET + 1", "self.episodes + 1"),
     Mutation("any state replaces that of its cell", ARCHIVE, "not entry.steps <= CLEARLY_FEWER * known.steps", "False"),
     Mutation("the number of states has no bound", ARCHIVE, "+ (known is None) > self._max_entries", "< 0"),
-    Mutation("the bytes of states have no bound", ARCHIVE, "self.size_bytes - own + entry.size_bytes >", "0 >"),
+    Mutation("the bytes of states have no bound", ARCHIVE, "entries.archived_bytes - own + entry.size_bytes >", "0 >"),
+    Mutation(
+        "what is evicted keeps its bytes", ENTRIES, "self._count(self._entries.pop(key), -1)", "del self._entries[key]"
+    ),
+    Mutation("what gives way keeps its bytes", ENTRIES, "self._count(self._entries.get(entry.key), -1)", "pass"),
+    Mutation(
+        "a user's states count for the bound",
+        ENTRIES,
+        'entry is not None and entry.tag == "archive"',
+        "entry is not None",
+    ),
+    Mutation("states are evicted by what they were", ENTRIES, " or self._rank(entry) != rank:", ":"),
+    Mutation("a spared state is never evicted", ENTRIES, "if spared is not None:", "if False:"),
+    Mutation("rows are counted again", TRAINER, "if row.record < archive.next_record:", "if False:"),
+    Mutation(
+        "rows of numbers given again do not count",
+        TRAINER,
+        "archive.next_record = min(archive.next_record, self.replay.next_id)",
+        "pass",
+    ),
+    Mutation(
+        "a damaged row is met at each start",
+        TRAINER,
+        "max(archive.next_record, self.episode_rows.next_record)",
+        "archive.next_record",
+    ),
     Mutation("states of another ROM are let in", ARCHIVE, "found.header.rom_sha1 != self._rom_sha1", "False"),
     Mutation("all episodes begin elsewhere", ARCHIVE, "rng.random() >= self._share", "False"),
     Mutation("a state is proposed again and again", ARCHIVE, "        self._proposed[header.key] = header.steps\n", ""),
@@ -311,20 +338,15 @@ MUTATIONS = (
     Mutation("cut by the actions of other rows", R2D2, "batch.greedy[unroll],", "batch.greedy[unroll].roll(1, 0),"),
     Mutation("quests never forget", QUESTS, "keep = 0.5 ** (1.0 / half_life_episodes)", "keep = 1.0"),
     Mutation("half a prior", QUESTS, "return 1.0 + self.failures", "return 0.5 + self.failures"),
-    Mutation("what a start had reached is tried", QUESTS, "if quest.name not in start:", "if True:"),
+    Mutation("what a start had reached is tried", QUESTS, "if quest.name not in start and (", "if ("),
+    Mutation("episodes that were cut are trials", QUESTS, "(steps >= budget or ended_by_game):", "True:"),
+    Mutation("a game that is over is no trial", QUESTS, "(steps >= budget or ended_by_game):", "steps >= budget:"),
+    Mutation("no budget", QUESTS, "steps_to.get(quest.name, math.inf) <= budget", "quest.name in steps_to"),
+    Mutation("the budget's last step is late", QUESTS, "math.inf) <= budget", "math.inf) < budget"),
     Mutation(
-        "episodes that were cut are trials", QUESTS, "if steps < rules.budget_steps and not ended_by_game:", "if False:"
+        "all quests have one budget", QUESTS, "rules.budgets.get(quest.name, rules.budget_steps)", "rules.budget_steps"
     ),
-    Mutation(
-        "a game that is over is no trial",
-        QUESTS,
-        "< rules.budget_steps and not ended_by_game:",
-        "< rules.budget_steps:",
-    ),
-    Mutation(
-        "no budget", QUESTS, "for name, step in reached if step <= rules.budget_steps}", "for name, step in reached}"
-    ),
-    Mutation("the budget's last step is late", QUESTS, "if step <= rules.budget_steps", "if step < rules.budget_steps"),
+    Mutation("counts by other budgets are gone on with", QUESTS, ", tuple(sorted(self.budgets.items())))", ")"),
     Mutation("never is something to fall from", QUESTS, "if self.mean >= NEVER and self", "if self"),
     Mutation("two successes are a rate", QUESTS, "_LEAST_SUCCESSES = 3", "_LEAST_SUCCESSES = 2"),
     Mutation("the first success is no growth", QUESTS, "self.reached == 1 or low >", "low >"),
@@ -414,12 +436,19 @@ MUTATIONS = (
         "position < end",
     ),
     Mutation(
-        "an episode's entropy is its length",
+        "an episode's entropy is its sum",
         ACTOR,
-        "self._entropy += softmax_entropy(values, play.mask)",
-        "self._entropy += 1.0",
+        "entropy = self._entropy.of(row) / summary.episode_steps",
+        "entropy = self._entropy.of(row)",
     ),
-    Mutation("entropy outlives the episode", ACTOR, "        self._entropy[row] = 0.0\n", ""),
+    Mutation("entropy outlives the episode", ACTOR, "        self._entropy.begin(row)\n", ""),
+    Mutation(
+        "steps before the episode have entropy",
+        EXPLORATION,
+        "np.where(counts, flat.reshape(counts.shape), 0.0)",
+        "flat.reshape(counts.shape)",
+    ),
+    Mutation("entropies are added twice", EXPLORATION, "self._firsts[:] = self._kept = 0", "self._kept = 0"),
     Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
     Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
     Mutation("half a quest row stays", QUEST_ROWS, "self.notes = cut_torn_line(self._path)", "self.notes = []"),
