@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster_rl.cartridge.solver import check_order
+from cluster_rl.cartridge.solver import all_secrets, check_order, plan
 from cluster_rl.cartridge.story import Story
 from cluster_rl.errors import UserError
 
@@ -35,3 +35,14 @@ def check_needs_guard(world: dict[str, Any], guard: str, gate: str, earlier: str
         entry["object"] = [person for person in entry.get("object", []) if person.get("name") != guard]
     with pytest.raises(UserError, match=f"gate {gate} can be opened without {earlier}"):
         check_order(Story(world), world["gate"])
+
+
+def check_lesson(story: Story, school: str, gate_name: str) -> None:
+    """From this start what a gate asks for is told within ten cells of walking, and asked for 150 cells later."""
+    gate = next(gate for gate in story.world["gate"] if gate["name"] == gate_name)
+    state = story.school(next(entry for entry in story.world["school"] if entry["name"] == school))
+    assert state.flags.isdisjoint({gate["told"], gate["event"]})
+    to_told, told = plan(story, state, all_secrets(story)[3], gate["told"])
+    to_gate, _ = plan(story, told, all_secrets(story)[3], gate["event"])
+    assert sum(len(act.route) for act in to_told) <= 10
+    assert sum(len(act.route) for act in to_gate) >= 150

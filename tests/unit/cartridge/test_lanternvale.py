@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from plan_player import play_game
 from plan_way import gift_distances
-from whole_worlds import check_needs_guard, check_pace
+from whole_worlds import check_lesson, check_needs_guard, check_pace
 
 from cluster_rl.cartridge.closure import Closure
 from cluster_rl.cartridge.compile_content import read_world
@@ -150,6 +150,11 @@ def test_world_has_the_size_that_it_should() -> None:
     assert all(required.count(gate["event"]) == 1 for gate in gates())
     bits = [story().world["flags"][gate["event"]] for gate in gates()]
     assert bits == list(range(8, 20))
+
+
+@pytest.mark.parametrize(("school", "gate"), [("miller", "LEVERS"), ("bells", "PASSWORD_DOOR")])
+def test_what_is_told_counts_much_later(school: str, gate: str) -> None:
+    check_lesson(story(), school, gate)
 
 
 @pytest.mark.parametrize("number", range(1, 12))

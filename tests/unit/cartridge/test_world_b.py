@@ -7,7 +7,7 @@ import functools
 import pytest
 from plan_player import play_game
 from plan_way import gift_distances
-from whole_worlds import check_needs_guard, check_pace
+from whole_worlds import check_lesson, check_needs_guard, check_pace
 
 from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.cartridge.solver import all_secrets, check_gates, few_secrets, plan
@@ -55,6 +55,11 @@ def test_plan_is_played_for_all_that_can_be_drawn(number: int) -> None:
 )
 def test_a_guard_taken_away_opens_a_gate_early(guard: str, gate: str, earlier: str) -> None:
     check_needs_guard(story().world, guard, gate, earlier)
+
+
+@pytest.mark.parametrize(("school", "gate"), [("word", "ARCHIVE"), ("order", "LOCK")])
+def test_what_is_told_counts_much_later(school: str, gate: str) -> None:
+    check_lesson(story(), school, gate)
 
 
 @pytest.mark.parametrize("number", range(1, GATES))
