@@ -1,8 +1,9 @@
 """Curiosity by random network distillation (RND, Burda et al. 2018): a reward for what has hardly been trained on.
 
-Runs in the learner. In: batches as they are sampled. Out: the same batches with the bonus in their rewards, computed
-from the stored frames each time a sequence is drawn: what was new when it was played pays less once it has been seen
-often. Actors know none of it, so initial priorities and the previous reward that networks see are without it.
+Runs in the learner, and in `debug_rollout`, which only scores. In: batches as they are sampled. Out: the same batches
+with the bonus in their rewards, computed from the stored frames each time a sequence is drawn: what was new when it was
+played pays less once it has been seen often. Actors know none of it, so initial priorities and the previous reward that
+networks see are without it.
 
 A fixed random network and a trained one look at the same frame; the mean squared difference of their outputs, the
 error, is small where the trained one has been often. Both see what changes with the place alone: the mean shade of each
@@ -129,7 +130,10 @@ class Rnd:
         `R2D2.update` then refuses.
         """
         first, length = self.config.burn_in, self.config.unroll_length
-        seen = self._seen(batch, slice(first + 1, None))  # row t: what the step of the t-th trained row led to
+        led_to = slice(first + 1, None)
+        seen = self._seen(
+            batch.screen_packed[led_to], batch.context[led_to]
+        )  # row t: what the step of the t-th trained row led to
         trained = loss_mask(batch.train_length, length)  # [T, N]; each step of the replay is trained at one place
         learns = self.updates % BATCHES_A_TRAINED_ONE == 0  # the first one too: there are statistics from then on
         if learns:
@@ -146,6 +150,20 @@ class Rnd:
         reward[first:-1] += weight * bonus
         self._newest = _Rewarded(errors[:length], bonus[:length], weight, reward[first : first + length], trained)
         return replace(batch, reward=reward)
+
+    def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> tuple[Tensor, Tensor]:
+        """Error and bonus, float32 [M] each, of M steps by what they led to: uint8 [M, 72, 20], [M, C] and [M].
+
+        Nothing is learned. Before the first update there are no statistics, and these very steps give them.
+        """
+        seen = self._seen(screen_packed, context)
+        if not self.inputs.count:
+            self.inputs.add(seen, torch.ones(len(seen), dtype=torch.bool, device=self.device))
+        with torch.no_grad():
+            errors = self._errors(seen)
+        if not self.errors.count:
+            self.errors.add(errors.unsqueeze(1), torch.ones_like(errors, dtype=torch.bool))
+        return errors, self._bonus(errors, visits)
 
     def metrics(self) -> dict[str, float]:
         """Of the trained steps of the newest batch that was rewarded, and how many steps of the optimiser were skipped
@@ -209,10 +227,10 @@ class Rnd:
         learned = mask & good
         self.errors.add(torch.where(learned, errors.detach(), 0.0).view(-1, 1), learned.flatten())
 
-    def _seen(self, batch: Batch, rows: slice) -> Tensor:
-        """What the networks see of some rows, before whitening: [rows, N, size] float32, whole numbers to 255."""
-        squares = square_shades(batch.screen_packed[rows]).flatten(-2)
-        return torch.cat([squares, batch.context[rows].index_select(-1, self._slots)], dim=-1).float()
+    def _seen(self, screen_packed: Tensor, context: Tensor) -> Tensor:
+        """What the networks see, before whitening: [..., size] float32, whole numbers to 255."""
+        squares = square_shades(screen_packed).flatten(-2)
+        return torch.cat([squares, context.index_select(-1, self._slots)], dim=-1).float()
 
     def _errors(self, seen: Tensor) -> Tensor:
         """Mean squared difference of the networks' outputs: [..., size] -> [...]."""

@@ -17,6 +17,7 @@ from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.rnd import BATCHES_A_TRAINED_ONE, Moments, Rnd, square_shades
 from cluster_rl.learning.batch import Batch
+from cluster_rl.learning.targets import loss_mask
 from cluster_rl.networks.frames import pack_screen, unpack_screen
 
 PLACES = replace(SPEC, place_slots=(1, 4))
@@ -120,6 +121,50 @@ def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
     assert metrics["error_mean"] > np.mean(oracle.errors) + 5 * np.std(oracle.errors)  # of the newest batch alone
     torch.testing.assert_close(rnd.inputs.mean.numpy(), np.mean(oracle.seen, 0), rtol=1e-5, atol=1e-5)
     assert float(rnd.errors.deviation) == pytest.approx(np.std(oracle.errors), rel=1e-3)
+
+
+@CONFIGS
+def test_scores_are_the_bonuses_that_would_be_paid_and_teach_nothing(config: Config) -> None:
+    rnd = Rnd(config, PLACES, CPU, seed=3)
+    rnd.update(batch_of(random_arrays(config, 6, 0)), 1.0)
+    batch = batch_of(random_arrays(config, 6, 1))
+    first = config.burn_in
+    led_to, steps = slice(first + 1, None), slice(first, -1)
+    before = copy.deepcopy(rnd.state_dict())
+    errors, bonuses = rnd.score(
+        batch.screen_packed[led_to].flatten(0, 1), batch.context[led_to].flatten(0, 1), batch.visits[steps].flatten()
+    )
+    torch.testing.assert_close(rnd.state_dict(), before, rtol=0, atol=0)
+    paid = (rnd.update(batch, 1.0).reward - batch.reward)[steps]  # the second batch does not train
+    recorded = torch.arange(len(paid)).unsqueeze(1) < batch.last
+    assert bonuses.dtype == torch.float32
+    torch.testing.assert_close(bonuses.view(paid.shape)[recorded], paid[recorded])
+    assert rnd.metrics()["error_mean"] == pytest.approx(
+        float(
+            errors.view(paid.shape)[: config.unroll_length][loss_mask(batch.train_length, config.unroll_length)].mean()
+        )
+    )
+
+
+@CONFIGS
+def test_before_any_update_the_scored_steps_are_the_statistics(config: Config) -> None:
+    batch = batch_of(random_arrays(config, 6, 0))
+    rnd = Rnd(config, PLACES, CPU, seed=3)
+    oracle = Oracle(rnd)
+    count = batch.size
+    visits = torch.arange(count) % 3
+    errors, bonuses = rnd.score(batch.screen_packed[4], batch.context[4], visits)
+    counts = visits.numpy()
+    oracle.seen = [seen_of(batch, 4, item) for item in range(count)]
+    expected = np.array([float(oracle.error(seen).detach()) for seen in oracle.seen])
+    np.testing.assert_allclose(errors.numpy(), expected, rtol=1e-4)
+    factors = np.clip(1 + (expected - expected.mean()) / expected.std(), 1, 5)
+    by_counts = np.where(counts > 0, factors / np.maximum(counts, 1), 0.0)
+    paid = by_counts if config.rnd_by_counts else np.minimum(expected / expected.std(), 5)
+    np.testing.assert_allclose(bonuses.numpy(), paid, rtol=1e-3)
+    again = rnd.score(batch.screen_packed[5], batch.context[5], visits)
+    assert torch.equal(rnd.score(batch.screen_packed[5], batch.context[5], visits)[0], again[0])
+    assert float(rnd.inputs.count) == float(rnd.errors.count) == count
 
 
 def test_squares_are_sums_of_their_pixels() -> None:
