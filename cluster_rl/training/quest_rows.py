@@ -1,7 +1,8 @@
 """`quests.jsonl`: what is known of each quest, a row with the first episode and every hour or hundred episodes.
 
-The learner writes it. In: the records of quests, as the replay log has counted them. Out: rows. The newest row in the
-file says when the next is due, so none is there twice or missing after a crash: no other file need agree with it.
+The learner writes it, `debug_rollout` reads it. In: the records of quests, as the replay log has counted them. Out:
+rows. The newest row in the file says when the next is due, so none is there twice or missing after a crash: no other
+file need agree with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cluster_rl.exploration.bayes_quests import QuestRecord, QuestRules, assess_all, frontier
+from cluster_rl.exploration.bayes_quests import QuestRecord, QuestRules, QuestState, assess_all, frontier
 from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.crash_points import crash_half_way, crash_point
 from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
@@ -20,6 +21,25 @@ from cluster_rl.runs.metrics_tail import last_row
 from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, decode_json
 
 ROW_EPISODES, ROW_SEC = 100, 3600.0
+
+
+class QuestRow(msgspec.Struct, kw_only=True):
+    """A row: what was known of each quest that was tried, in the order of play, after so many episodes of the run."""
+
+    time: UnixSeconds
+    episodes: Count
+    env_steps: Count
+    frontier: list[str]
+    quests: dict[str, QuestState]
+
+
+def newest_quests(run_dir: RunDir) -> QuestRow | None:
+    """What a run has told of its quests last; None if it has none yet. Raises `UnreadableError` for a damaged row."""
+    try:
+        row = last_row(run_dir.quests)
+    except FileNotFoundError:
+        return None
+    return decode_json(row, QuestRow, run_dir.quests) if row else None
 
 
 class _Newest(msgspec.Struct):
@@ -51,18 +71,15 @@ class QuestRows:
         return new >= ROW_EPISODES or (new > 0 and time.time() - self._newest.time >= ROW_SEC)
 
     def write(self, episodes: int, env_steps: int, records: Mapping[str, QuestRecord], rules: QuestRules) -> None:
-        """One row: `time` (Unix seconds), `episodes`, `env_steps`, `frontier` (names), `quests` (name: `QuestState`).
-
-        Raises `StorageError` for a full disk; the row is not there then.
-        """
+        """One row. Raises `StorageError` for a full disk; the row is not there then."""
         now = round(time.time(), 3)
-        row = {
-            "time": now,
-            "episodes": episodes,
-            "env_steps": env_steps,
-            "frontier": frontier(records, rules),
-            "quests": assess_all(records, rules),
-        }
+        row = QuestRow(
+            time=now,
+            episodes=episodes,
+            env_steps=env_steps,
+            frontier=frontier(records, rules),
+            quests=assess_all(records, rules),
+        )
         line = msgspec.json.encode(row) + b"\n"
         crash_half_way("quests.half_a_row", self._rows.append, line)
         try:
