@@ -166,6 +166,16 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         """What this episode has reached."""
         return self._latch
 
+    @property
+    def reward_terms(self) -> dict[str, float]:
+        """Each reward term's weighted sum over this episode so far."""
+        return dict(self._rewards.terms)
+
+    @property
+    def episode_return(self) -> float:
+        """The sum of those terms that count for the return, so far."""
+        return self._rewards.episode_return
+
     def start(self) -> Observation:
         """Begins the next episode, ending one that is still open as `stopped`.
 

@@ -1,9 +1,9 @@
 """Frames in, a video out: MP4 (H.264) or GIF, playable everywhere, whole or not there at all.
 
-The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3]. Out: one file,
-scaled up by whole pixels, under its final name only once it is complete. An MP4 is yuv420p with its index in front
-(+faststart), a GIF has the exact greys. The encoder is the ffmpeg that the imageio-ffmpeg package brings, or the one
-that `IMAGEIO_FFMPEG_EXE` names.
+The replayer's worker processes and `debug_rollout` use it. In: Game Boy frames as uint8 [144, 160, 3], or pictures with
+a panel. Out: one file, scaled up by whole pixels, under its final name only once it is complete. An MP4 is yuv420p with
+its index in front (+faststart), a GIF has the exact greys, or the colours of a palette. The encoder is the ffmpeg that
+the imageio-ffmpeg package brings, or the one that `IMAGEIO_FFMPEG_EXE` names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import numpy.typing as npt
 from cluster_rl.errors import UserError, describe_exit, mend
 
 HEIGHT, WIDTH = 144, 160
+SCALE = 3
+"""Pixels of a video, by default, per pixel of the Game Boy."""
 
 # The Game Boy's clock is 2^22 Hz and a frame takes 70,224 ticks of it: 59.7275 frames a second, exactly this fraction.
 _CLOCK_HZ = 1 << 22
@@ -79,8 +81,16 @@ class VideoWriter:
     Until `close` the file has the name `.<name>.partial`, so a killed render leaves nothing that looks finished.
     """
 
-    def __init__(self, path: Path, fps: float, scale: int = 3) -> None:
-        """`fps` is frames a second, `scale` video pixels per Game Boy pixel (even sizes come out for every scale).
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        scale: int = SCALE,
+        size: tuple[int, int] = (HEIGHT, WIDTH),
+        palette: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """`fps` is frames a second, `scale` video pixels per pixel of a frame, `size` a frame's height and width (even
+        ones, so that they come out even for every scale). A GIF has the colours of `palette`, uint8 [256, 3], or greys.
 
         `path` ends as one of `ENCODERS`. A GIF counts in hundredths of a second, and viewers slow down above 50 fps.
         Raises `UserError` if there is no encoder.
@@ -88,28 +98,46 @@ class VideoWriter:
         ffmpeg = find_encoder(path.suffix)
         self.path = path
         self.frames = 0
+        self._shape = (*size, 3)
+        height, width = size
         self._partial = path.with_name(f".{path.name}.partial")
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
-        command = [
-            *(ffmpeg, "-hide_banner", "-loglevel", "error", "-y"),
-            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", f"{fps:g}", "-i", "pipe:0"),
-            # Workers are processes, one a core: a second encoder thread each would only make them wait for each other.
-            *("-vf", f"scale={WIDTH * scale}:{HEIGHT * scale}:flags=neighbor", "-threads", "1"),
-            *(*ENCODERS[path.suffix], "-f", path.suffix.removeprefix("."), f"file:{self._partial}"),
-        ]
+        with tempfile.TemporaryFile() as colours:
+            filters = f"scale={width * scale}:{height * scale}:flags=neighbor"
+            coding: tuple[str, ...] = ("-vf", filters, *ENCODERS[path.suffix])
+            if path.suffix == ".gif" and palette is not None:
+                colours.write(palette.tobytes())
+                colours.seek(0)
+                coding = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16", "-i", f"pipe:{colours.fileno()}")
+                coding += ("-lavfi", f"[0:v]{filters}[frame];[frame][1:v]paletteuse=dither=none")
+            command = [
+                *(ffmpeg, "-hide_banner", "-loglevel", "error", "-y"),
+                *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "pipe:0"),
+                # One thread: workers are processes, one a core, and a second one would only make them wait.
+                *(*coding, "-threads", "1", "-f", path.suffix.removeprefix("."), f"file:{self._partial}"),
+            ]
+            self._process = self._started(command, colours.fileno())
+
+    def _started(self, command: list[str], descriptor: int) -> subprocess.Popen[bytes]:
+        """The encoder, which inherits an open file."""
         try:
             # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, process_group=0
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=(descriptor,),
+                process_group=0,
             )
         except OSError as error:
             self._errors.close()
-            raise UserError(f"video {path}: {ffmpeg} cannot be started: {error.strerror}") from None
+            raise UserError(f"video {self.path}: {command[0]} cannot be started: {error.strerror}") from None
 
     def write(self, frame: npt.NDArray[np.uint8]) -> None:
-        """Appends a frame, uint8 [144, 160, 3]. Raises `UserError` with ffmpeg's words if it has failed."""
-        assert frame.shape == (HEIGHT, WIDTH, 3), frame.shape
+        """Appends a frame, uint8 [*size, 3]. Raises `UserError` with ffmpeg's words if it has failed."""
+        assert frame.shape == self._shape, frame.shape
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(frame.tobytes())

@@ -26,6 +26,7 @@ class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the picture of the path: 0 where no map was seen, None where it could not be drawn.
 
     Records of older programs leave it out; that the picture is there is then enough."""
+    overlay: bool = False
 
 
 def record_path(video: Path) -> Path:
@@ -38,15 +39,17 @@ def path_picture(video: Path) -> Path:
     return video.with_suffix(".png")
 
 
-def is_finished(video: Path, log_sha256: str, fps: int) -> bool:
-    """Whether a video and the picture of its path are there, whole, and show this very log at this rate."""
+def is_finished(video: Path, log_sha256: str, fps: int, overlay: bool = False) -> bool:
+    """Whether a video and the picture of its path are there, whole, and show this very log at this rate, with or
+    without a panel beside the game."""
     try:
         record = read_json(record_path(video), VideoRecord)
     except UserError:  # rendered anew
         return False
     picture_bytes = _size(path_picture(video))
     has_path = picture_bytes > 0 if record.path_bytes is msgspec.UNSET else record.path_bytes == picture_bytes
-    return has_path and (record.log_sha256, record.fps, record.video_bytes) == (log_sha256, fps, _size(video))
+    wanted = (log_sha256, fps, overlay, _size(video))
+    return has_path and (record.log_sha256, record.fps, record.overlay, record.video_bytes) == wanted
 
 
 def _size(path: Path) -> int:

@@ -31,9 +31,13 @@ def test_the_picture_of_the_path_counts(
     video.write_bytes(b"video")
     record = msgspec.convert(KNOWN | path, VideoRecord)
     record_path(video).write_bytes(msgspec.json.encode(record))
-    assert msgspec.json.decode(record_path(video).read_bytes()) == KNOWN | path
+    assert msgspec.json.decode(record_path(video).read_bytes()) == KNOWN | path | {"overlay": False}
     if picture is not None:
         path_picture(video).write_bytes(picture)
     assert is_finished(video, "ab", 30) == finished
     assert not is_finished(video, "ab", 60)
     assert not is_finished(video, "cd", 30)
+    assert not is_finished(video, "ab", 30, overlay=True)
+    record_path(video).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, overlay=True)))
+    assert not is_finished(video, "ab", 30)
+    assert is_finished(video, "ab", 30, overlay=True) == finished
