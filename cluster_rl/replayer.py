@@ -26,6 +26,7 @@ import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,15 +38,21 @@ from pathlib import Path
 import filelock
 import msgspec
 
+from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import Frame
 from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, exit_code_of, run_command
+from cluster_rl.game.buttons import BUTTONS
+from cluster_rl.game.savestate import ram_image
+from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
+from cluster_rl.report.overlay import Facts, Narrator
 from cluster_rl.report.path import SeenMap, draw_path
 from cluster_rl.report.positions import known_places
-from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
+from cluster_rl.report.recording import Recording
+from cluster_rl.report.video import find_encoder, video_frames
 from cluster_rl.report.video_record import VideoRecord, is_finished, path_picture, record_path
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
@@ -71,6 +78,7 @@ class Job:
     log: Path
     video: Path | None
     fps: int
+    overlay: bool
     frames: int
 
 
@@ -82,26 +90,55 @@ class Outcome:
     line: str
 
 
-def render(log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int) -> SeenMap:
+def render(
+    log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int, with_panel: bool
+) -> SeenMap:
     """Renders an episode to an MP4 at the game's speed. Returns the map as the episode saw it.
 
     Raises as `replay` does, and `UserError` where the encoder fails; the video is then not written.
     """
-    seen = SeenMap(World.for_rom(rom.sha1))
-    with VideoWriter(video, fps) as writer:
-        game_frames = 0
-        last: Frame
+    world = World.for_rom(rom.sha1)
+    seen = SeenMap(world)
+    known = iter(known_places(log.positions).tolist())
+    commentary = _Commentary(log, world, source) if with_panel else None
+    last: Frame
+    with Recording([video], None, fps, sys.maxsize, with_panel) as recording:
 
         def on_frame(frame: Frame) -> None:
-            nonlocal game_frames, last
-            game_frames += 1
+            nonlocal last
             last = frame
-            while writer.frames < video_frames(game_frames, fps):
-                writer.write(frame)
+            recording.on_frame(frame)
 
-        known = iter(known_places(log.positions).tolist())
-        replay(log, rom, source, stopping, on_frame, lambda state: seen.look(state, last) if next(known) else None)
+        def on_step(state: GameState) -> None:
+            recording.step(*(commentary.step(state) if commentary is not None else ()))
+            if next(known):
+                seen.look(state, last)
+
+        replay(log, rom, source, stopping, on_frame, on_step)
     return seen
+
+
+class _Commentary:
+    """What the panel tells of an episode. A log has its rewards' sums only, and no values of a network's."""
+
+    def __init__(self, log: EpisodeLog, world: World, source: str) -> None:
+        header = log.header
+        self._frame_skip = header.frame_skip
+        self._actions = iter(log.actions.tolist())
+        self._milestones: defaultdict[int, list[str]] = defaultdict(list)
+        for milestone in header.milestones:
+            self._milestones[milestone.step].append(milestone.name)
+        self._step = 0
+        kinds = {0.0: "greedy choice", 1.0: "random choice"}
+        self._chosen = kinds.get(header.epsilon, f"{100 * header.epsilon:.2g} % at random")
+        self._narrator = Narrator(world, knows_rewards=False)
+        self._narrator.start(GameState(ram_image(snapshot.unpack(log.snapshot, None, source))))
+
+    def step(self, state: GameState) -> tuple[Facts, Facts]:
+        """The facts during the next step, which led to `state`, and after it."""
+        self._step += 1
+        during = self._narrator.press(BUTTONS[next(self._actions)], self._chosen)
+        return during, self._narrator.look(self._frame_skip, state, self._milestones[self._step])
 
 
 def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
@@ -159,7 +196,7 @@ def _work(job: Job) -> Outcome:
         if job.video is None:
             replay(log, _rom, source, stopping)
             return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
-        seen = render(log, _rom, source, stopping, job.video, job.fps)
+        seen = render(log, _rom, source, stopping, job.video, job.fps, job.overlay)
         record = VideoRecord(
             log_sha256=hashlib.sha256(data).hexdigest(),
             fps=job.fps,
@@ -168,6 +205,7 @@ def _work(job: Job) -> Outcome:
             complete=log.header.complete,
             video_bytes=job.video.stat().st_size,
             path_bytes=None,
+            overlay=job.overlay,
         )
         made = f"{job.video}: {record.steps} steps, {record.frames} frames"
         try:
@@ -200,6 +238,7 @@ class Options:
     logs: Path | list[Path]
     out: Path
     fps: int
+    overlay: bool
     rom: str
     workers: int
     limit: int
@@ -266,10 +305,10 @@ def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Pl
         episodes += 1
         visits.add(log.positions)
         video = None if options.check else options.out / f"{path.stem}.mp4"
-        if video is not None and is_finished(video, hashlib.sha256(data).hexdigest(), options.fps):
+        if video is not None and is_finished(video, hashlib.sha256(data).hexdigest(), options.fps, options.overlay):
             finished += 1
         elif options.videos or options.check:
-            jobs.append(Job(path, video, options.fps, log.header.steps * log.header.frame_skip))
+            jobs.append(Job(path, video, options.fps, options.overlay, log.header.steps * log.header.frame_skip))
     # Newest first: --limit then shows what the agent does now.
     jobs.sort(key=lambda job: job.log.stat().st_mtime_ns, reverse=True)
     return Plan(jobs, visits, episodes, finished, bad)
@@ -345,6 +384,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--out", type=Path, help="folder for videos and maps (default: videos/ of the run)")
     parser.add_argument("--fps", type=whole_number(1, 120), default=30, help="frames a second, 1 to 120 (default: 30)")
     parser.add_argument(
+        "--overlay", action="store_true", help="beside the game: button, place, badges, milestones as they are reached"
+    )
+    parser.add_argument(
         "--rom", default="", help="ROM or embedded world the logs were recorded with; the small world if not given"
     )
     cores = len(os.sched_getaffinity(0))
@@ -361,6 +403,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     given = parser.parse_args(arguments)
     if (given.logs is None) == (given.run_name is None):
         parser.error("give --run-name or --logs: a run, or a folder of episode logs")
+    if given.overlay and (given.maps_only or given.check):
+        parser.error("--overlay is of videos, and none is rendered with --maps-only or --check")
     if given.run_name is not None:
         given.logs = [RunDir(given.runs, given.run_name).require().episode_logs]
     files = len(given.logs) > 1 or given.logs[0].is_file()
@@ -372,6 +416,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         logs=given.logs if files else folder,
         out=out or Path(),
         fps=given.fps,
+        overlay=given.overlay,
         rom=given.rom,
         workers=given.workers,
         limit=given.limit,

@@ -74,7 +74,10 @@ def test_flags_show_the_state_and_what_changes(capsys: pytest.CaptureFixture[str
 def test_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     found = report(capsys, "--steps", "6", "--video", str(path), "--max-frames", "100")
-    assert found["videos"] == [{"path": str(path), "frames": 100, "fps": 60, "bytes": path.stat().st_size}]  # of 6 * 24
+    told = {"path": str(path), "kind": "mp4", "frames": 100, "fps": 60, "seconds": 1.667, "bytes": path.stat().st_size}
+    [video] = found["videos"]
+    assert video.pop("encode_seconds") > 0
+    assert video == told  # of 6 * 24
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert frames == 100
     assert seconds == pytest.approx(100 / 60, abs=0.05)

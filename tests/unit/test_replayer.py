@@ -23,12 +23,15 @@ from processes import session_members
 from recorded_episodes import FRAME_SKIP, STEPS, flipped_direction, record
 from terminals import on_terminal
 
-from cluster_rl.emulator.console import BUTTONS
+from cluster_rl.emulator.console import BUTTONS, Frame
 from cluster_rl.errors import UserError
-from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, run
+from cluster_rl.game.world import World
+from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, render, run
+from cluster_rl.report import recording
+from cluster_rl.report.overlay import Facts, overlay
 from cluster_rl.report.video import find_encoder
 from cluster_rl.rom import Rom, load_rom
-from cluster_rl.runs.episode_log import EpisodeLog, read_log
+from cluster_rl.runs.episode_log import EpisodeLog, Milestone, read_log
 from cluster_rl.runs.layout import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +141,62 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     record_file = msgspec.json.decode(video.with_suffix(".json").read_bytes(), type=VideoRecord)
     assert (record_file.steps, record_file.frames) == (STEPS + 2, expected_video_frames(STEPS + 2, FRAME_SKIP, 30))
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
+
+
+def test_a_panel_tells_of_the_recording_beside_the_game(
+    logs: Path, log: EpisodeLog, rom: Rom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    milestone = World.cartridge().milestones[1]
+    header = msgspec.structs.replace(log.header, milestones=[Milestone(milestone.name, 7)], epsilon=0.04)
+    told = dataclasses.replace(log, header=header)
+    facts: list[Facts] = []
+    frames: list[Frame] = []
+
+    def spy(frame: Frame, fact: Facts) -> Frame:
+        facts.append(fact)
+        frames.append(frame)
+        return overlay(frame, fact)
+
+    monkeypatch.setattr(recording, "overlay", spy)
+    video = logs / "x.mp4"
+    render(told, rom, "x", lambda: False, video, 30, with_panel=True)
+    about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
+    assert re.search(r"Video: h264.*yuv420p.*768x432.* 30 fps", about)
+    expected = expected_video_frames(STEPS, FRAME_SKIP, 30)
+    assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == len(facts) == expected
+    render(log, rom, "x", lambda: False, logs / "plain.mp4", 30, with_panel=False)
+    assert len(facts) == expected
+    for step, (fact, after) in enumerate(itertools.pairwise(facts_of_steps(facts)), start=1):
+        assert fact.button == BUTTONS[log.actions[step - 1]]
+        assert (after.x, after.y) == tuple(log.positions[step - 1, 1:].tolist())
+        assert after.milestones == ((milestone.title,) if 7 <= step < 7 + 8 else ())
+    assert {(fact.chosen, fact.value, fact.rewards) for fact in facts} == {("4 % at random", None, None)}
+
+
+def facts_of_steps(facts: list[Facts]) -> list[Facts]:
+    """The first frame's of each step."""
+    return [next(found) for _, found in itertools.groupby(facts, key=lambda fact: fact.step)]
+
+
+def test_with_another_panel_a_video_is_rendered_anew(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = logs.parent / "videos"
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
+    sizes = []
+    for panel in ([], ["--overlay"], ["--overlay"], []):
+        capsys.readouterr()
+        assert run_here(*arguments, *panel) == 0
+        [video] = out.glob("*.mp4")
+        about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
+        [size] = re.findall(r"Video: h264.*, (\d+x432)", about)
+        sizes.append((size, "finished already" in capsys.readouterr().out))
+    assert sizes == [("480x432", False), ("768x432", False), ("768x432", True), ("480x432", False)]
+
+
+@pytest.mark.parametrize("kind", ["--check", "--maps-only"])
+def test_a_panel_is_of_videos(logs: Path, kind: str) -> None:
+    with pytest.raises(UserError, match="--overlay is of videos"):
+        run_here("--logs", logs, "--out", logs.parent / "out", "--overlay", kind)
+    assert not (logs.parent / "out").exists()
 
 
 def test_a_reader_that_leaves_ends_nothing_and_the_shortest_episodes_have_a_frame(rom: Rom, tmp_path: Path) -> None:
