@@ -13,7 +13,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.small_file import read_json
 
 
-class VideoRecord(msgspec.Struct, frozen=True, kw_only=True):
+class VideoRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The file beside a finished video: what it shows and how long it is."""
 
     log_sha256: str

@@ -31,7 +31,7 @@ def test_the_picture_of_the_path_counts(
     video.write_bytes(b"video")
     record = msgspec.convert(KNOWN | path, VideoRecord)
     record_path(video).write_bytes(msgspec.json.encode(record))
-    assert msgspec.json.decode(record_path(video).read_bytes()) == KNOWN | path | {"overlay": False}
+    assert msgspec.json.decode(record_path(video).read_bytes()) == KNOWN | path
     if picture is not None:
         path_picture(video).write_bytes(picture)
     assert is_finished(video, "ab", 30) == finished
