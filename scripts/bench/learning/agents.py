@@ -7,11 +7,12 @@ belongs to the environment (game, rewards, buttons, masks, episode length, emula
 from __future__ import annotations
 
 import importlib.util
+import json
 from typing import Any
 
 import msgspec
 
-from cluster_rl.config import Config
+from cluster_rl.config import Config, config_to_json
 from cluster_rl.errors import UserError
 from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 
@@ -26,7 +27,8 @@ AGENTS = {
     "explore": "our random actions, no learning",
     "random": "random valid buttons",
 }
-OURS = ("r2d2", "r2d2_feedforward", "r2d2_no_prior")
+OURS = ("r2d2", "r2d2_feedforward", "r2d2_no_prior", "r2d2_unmasked")
+"""The last, which may press every button, is no rival: `scripts.bench.ablations` trains it."""
 PPOS = ("maskable_ppo_prior", "maskable_ppo", "recurrent_ppo")
 """What a user would otherwise pick."""
 UNLEARNED = ("explore", "random")
@@ -93,7 +95,7 @@ def settings(agent: str, config: Config, cpu_sec: float) -> dict[str, Any]:
     `config` comes from `agent_config`. The learner's own keys do not matter to the agents that are not ours.
     `cpu_sec`: processor seconds that a training goes on for, at least.
     """
-    raw: dict[str, Any] = msgspec.to_builtins(config)
+    raw: dict[str, Any] = json.loads(config_to_json(config))  # as it comes back from a record: lists, not tuples
     length = {"cpu_seconds": 0.0 if agent in UNLEARNED else cpu_sec}
     if agent in OURS:
         return {"config": raw, **length}

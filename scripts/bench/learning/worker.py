@@ -38,6 +38,10 @@ from .players import play
 from .record import Recorder
 
 _ACTOR_WAIT_SEC = 10.0
+_PROGRAMS = {
+    "r2d2_no_prior": "scripts.bench.learning.uniform_actor",
+    "r2d2_unmasked": "scripts.bench.learning.unmasked_actor",
+}
 
 
 def train(agent: str, seed: int, config: Config, path: Path, cpu_sec: float) -> bool:
@@ -99,8 +103,9 @@ def _train_ours(agent: str, config: Config, recorder: Recorder, budget: Budget, 
     run_dir.create()
     begin_job(config, run_dir, rom)
     try:
-        program = "scripts.bench.learning.uniform_actor" if agent == "r2d2_no_prior" else "cluster_rl.actor"
-        actors += [_start_actor(program, run_dir, index) for index in range(config.num_actors)]
+        actors += [
+            _start_actor(_PROGRAMS.get(agent, "cluster_rl.actor"), run_dir, index) for index in range(config.num_actors)
+        ]
         recorder.cpu.pids += [process.pid for process in actors]
         with mock.patch.object(learner, "Trainer", RecordedTrainer):
             learner.run_learner(config, run_dir, "", time.monotonic())

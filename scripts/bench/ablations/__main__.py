@@ -1,0 +1,89 @@
+"""What each part of our agent is worth: tasks of Lanternvale, learned with the part and without it.
+
+    python -m scripts.bench.ablations [--tasks ...] [--seeds 1 ... 5] [--env-steps 300000] [--episodes 40] [--out DIR]
+                                      [--key value ...]
+    python -m scripts.bench.ablations --plot-only
+
+From the repository's root, with `pip install 'cluster_rl[bench]'`. `tasks.py` says what is trained; any config key may
+be given as --key value, for all alike. After each training greedy episodes are played with what it learned. Trainings
+go one after another, one seed of everything before the next; each writes DIR/TASK/ARM/raw/, and DIR/TASK/ARM/greedy/
+what was played. What is complete is not done again, so the same command goes on after an interruption. At the end, and
+with --plot-only from the records alone, the table goes to DIR/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cluster_rl.config import Config, split_overrides
+from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.runs.atomic import write_atomic
+
+from ..learning.__main__ import run_trainings
+from ..learning.agents import agent_config
+from ..learning.record import record_path
+from .greedy import play_greedily, read_greedy
+from .report import table
+from .tasks import TASKS, Task
+
+
+def arm_folder(out: Path, task: str, arm: str) -> Path:
+    """Where everything of one arm lies."""
+    return out / task / arm
+
+
+def run_arm(task: Task, arm: str, seed: int, config: Config, env_steps: int, episodes: int, folder: Path) -> bool:
+    """Trains an arm and plays with it, as far as that is not done yet; False if the training failed."""
+    agent = task.arms[arm].agent
+    if not run_trainings([agent], [seed], config, env_steps, 0.0, folder / "raw"):
+        return False
+    path = folder / "greedy" / f"seed{seed}.json"
+    if read_greedy(path, episodes) is None:
+        run_dir = folder / "runs" / record_path(folder, agent, seed).stem
+        play_greedily(agent_config(agent, config, seed, env_steps), run_dir, task, episodes, seed, path)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.ablations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), metavar="TASK")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="of these tasks; all if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="SEED")
+    parser.add_argument("--env-steps", type=int, default=300_000, help="of each training (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=40, help="greedy ones after it (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/ablations"), help="default: %(default)s")
+    parser.add_argument("--plot-only", action="store_true", help="the table from the records that are there")
+    known, rest = parser.parse_known_args()
+    if min(known.env_steps, known.episodes) < 1 or min(known.seeds) < 0:
+        raise UserError("--env-steps and --episodes must be at least 1, --seeds at least 0")
+    unknown = set(known.arms).difference(*(TASKS[name].arms for name in known.tasks))
+    if unknown:
+        raise UserError(f"--arms {' '.join(sorted(unknown))}: no such arm in {', '.join(known.tasks)}")
+    overrides = split_overrides(rest)
+    todo = [
+        (name, arm, TASKS[name].config(arm, overrides))
+        for name in known.tasks
+        for arm in TASKS[name].arms
+        if not known.arms or arm in known.arms
+    ]
+    if not known.plot_only:
+        for seed in known.seeds:
+            for name, arm, config in todo:
+                print(f"{name}, {TASKS[name].arms[arm].title}, seed {seed}", flush=True)
+                folder = arm_folder(known.out, name, arm)
+                if not run_arm(TASKS[name], arm, seed, config, known.env_steps, known.episodes, folder):
+                    return EXIT_FAILURE
+    text = table(known.out, TASKS, known.episodes)
+    write_atomic(known.out / "table.md", text.encode())
+    print(text)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run_command(main)

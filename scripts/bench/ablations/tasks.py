@@ -1,0 +1,96 @@
+"""What is trained to find out what a part of our agent is worth: tasks, and for each the agents with and without it.
+
+Each task begins at a school start of Lanternvale, so that a training of a few hundred thousand env steps tells
+something. The first arm of a task is the whole agent, to which the others are held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from cluster_rl.config import Config, load_config
+
+PRESET = "cpu"
+WHOLE = "whole"
+"""The arm with all parts."""
+SHARED = ("rom=lanternvale", "start_button=true", "gamma=0.99")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One agent of a task: in words, by its name in `scripts.bench.learning`, and in what its config differs."""
+
+    title: str
+    agent: str = "r2d2"
+    overrides: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A start, the milestone that tells of success, and the arms by name.
+
+    `noise` is where a box of flickering pixels stands that leads nowhere, as (map id, x, y): the share of greedy steps
+    that see it is told, for agents that stare.
+    """
+
+    title: str
+    milestone: str
+    overrides: tuple[str, ...]
+    arms: Mapping[str, Arm]
+    noise: tuple[int, int, int] | None = None
+
+    def config(self, arm: str, more: Sequence[str] = ()) -> Config:
+        """What an arm is trained with; `more` is given to all arms alike, as `key=value`."""
+        return load_config(PRESET, [*SHARED, *self.overrides, *self.arms[arm].overrides, *more])
+
+
+def _start(name: str, episode_max_steps: int) -> tuple[str, ...]:
+    return (f"initial_state=school:{name}", f"episode_max_steps={episode_max_steps}")
+
+
+_CURIOSITY = ("w_rnd=0.01",)
+_NO_CURIOSITY = ("w_rnd=0", "rewards.novelty=0", "rewards.talk=0")
+_WHOLE = Arm("the whole agent")
+_FORGETFUL = Arm("no recurrence", overrides=("model.recurrent_cell=none",))
+
+TASKS = {
+    "forest": Task(
+        "through Firefly Wood",
+        "FOREST",
+        (*_start("forest", 1000), *_CURIOSITY),
+        {
+            WHOLE: _WHOLE,
+            "no_rnd": Arm("counts alone, no RND", overrides=("w_rnd=0",)),
+            "no_curiosity": Arm("neither RND nor counts", overrides=_NO_CURIOSITY),
+        },
+    ),
+    "noisy_tv": Task(
+        "past a box that flickers",
+        "CAVE",
+        _start("cave", 1000),
+        {
+            WHOLE: Arm("RND by counts", overrides=_CURIOSITY),
+            "no_counts": Arm("RND alone", overrides=(*_CURIOSITY, "rnd_by_counts=false", "rewards.novelty=0")),
+        },
+        noise=(13, 19, 14),
+    ),
+    "masks": Task(
+        "the first badge",
+        "BADGE_0",
+        (*_start("badge_0", 1000), *_CURIOSITY),
+        {WHOLE: _WHOLE, "no_masks": Arm("no masks", agent="r2d2_unmasked")},
+    ),
+    "password": Task(
+        "the door that the bells named",
+        "PASSWORD_DOOR",
+        (*_start("bells", 1500), *_CURIOSITY),
+        {WHOLE: _WHOLE, "no_memory": _FORGETFUL},
+    ),
+    "levers": Task(
+        "four levers in the order that the miller told",
+        "LEVERS",
+        (*_start("miller", 1500), *_CURIOSITY),
+        {WHOLE: _WHOLE, "no_memory": _FORGETFUL},
+    ),
+}

@@ -1,0 +1,150 @@
+"""The comparison of our agent with and without its parts: its tasks, its table, and a small training of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cluster_rl.cartridge.compile_content import read_world
+from cluster_rl.config import load_config
+from cluster_rl.emulator.env import make_env
+from cluster_rl.errors import UserError
+from cluster_rl.runs.layout import RunDir
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
+
+from scripts.bench.ablations import __main__ as command  # noqa: E402
+from scripts.bench.ablations import greedy, report, tasks  # noqa: E402
+from scripts.bench.learning.record import Recorder  # noqa: E402
+from scripts.bench.learning.unmasked_actor import NoAffordances  # noqa: E402
+
+TINY = ["--num_actors", "1", "--envs_per_actor", "2", "--episode_max_steps", "60", "--unroll_length", "10"]
+TINY += ["--burn_in", "5", "--min_replay_transitions", "100", "--lstm_hidden_size", "16"]
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_each_arm_differs_from_the_whole_agent_in_something(name: str) -> None:
+    task = tasks.TASKS[name]
+    assert next(iter(task.arms)) == tasks.WHOLE
+    made = [(task.arms[arm].agent, task.config(arm)) for arm in task.arms]
+    assert all(one != other for index, one in enumerate(made) for other in made[:index])
+    env = make_env(made[0][1], 0)
+    try:
+        env.start()
+        assert task.milestone in {milestone.name for milestone in env.world.milestones_ahead(env.state)}
+    finally:
+        env.close()
+
+
+def _places(*cells: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.array(cells, np.uint8)
+
+
+def test_noise_is_seen_where_it_is_on_the_screen() -> None:
+    noise = (13, 20, 10)
+    inside = _places((13, 20, 10), (13, 24, 14), (13, 15, 6), (13, 24, 6))
+    outside = _places((12, 20, 10), (13, 25, 10), (13, 14, 10), (13, 20, 15), (13, 20, 5), (13, 0, 0))
+    assert greedy.sees(inside, noise).all()
+    assert not greedy.sees(outside, noise).any()
+
+
+def test_the_flickering_box_is_where_the_task_says() -> None:
+    noise = tasks.TASKS["noisy_tv"].noise
+    assert noise is not None
+    world = read_world("lanternvale")
+    (entry,) = (entry for entry in world["map"] if entry.get("flicker"))
+    rows = entry["cells"].strip("\n").splitlines()
+    static = {cell["key"] for cell in world["cells"] if "static" in cell["tiles"]}
+    found = [(entry["id"], x, y) for y, row in enumerate(rows) for x, key in enumerate(row) if key in static]
+    assert found[0] == noise
+
+
+def _record(folder: Path, seed: int, reached: list[bool], agent: str = "r2d2") -> None:
+    """A training with an episode every 100 steps, and 10 greedy episodes of which as many solved it as the last 10."""
+    recorder = Recorder(folder / "raw" / f"{agent}-seed{seed}.jsonl", agent, seed, {})
+    for number, is_reached in enumerate(reached, start=1):
+        summary = {
+            "episode_return": 1.0,
+            "episode_steps": 100,
+            "terms": {},
+            "milestones": [("CAVE", 7)] if is_reached else [],
+            "reason": "truncated",
+        }
+        recorder.episode(summary, 100 * number)
+    recorder.close(100 * len(reached))
+    path = folder / "greedy" / f"seed{seed}.json"
+    path.parent.mkdir(exist_ok=True)
+    share = 0.25 * seed
+    path.write_bytes(msgspec.json.encode(greedy.Greedy(episodes=10, solved=sum(reached[-10:]), noise_share=share)))
+
+
+def test_the_table_holds_arms_against_the_whole_agent(tmp_path: Path) -> None:
+    folder = tmp_path / "noisy_tv"
+    for seed in (1, 2):
+        _record(folder / tasks.WHOLE, seed, [False] * 10 + [True] * 30)
+        _record(folder / "no_counts", seed, [False] * 31 + [True] * (9 if seed == 1 else 8))
+    lines = report.table(tmp_path, tasks.TASKS, 10).strip().splitlines()
+    assert len(lines) == 4  # tasks without records are left out
+    whole, without = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+    assert whole[1:5] == ["2", "2 of 2", "1,900 [1,900, 1,900]", "1.00"]
+    assert whole[5:] == ["100% [100%, 100%]", "38% [25%, 50%]"]
+    # One seed is there with the last episode, the other never: both count with all the steps of the training.
+    assert without[1:5] == ["2", "1 of 2", "at least 3,950 [3,900, 4,000]", "at least 2.08"]
+    assert without[5] == "85% [80%, 90%]"
+
+
+def test_what_was_played_with_another_number_of_episodes_is_played_again(tmp_path: Path) -> None:
+    _record(tmp_path, 1, [True] * 10)
+    path = tmp_path / "greedy" / "seed1.json"
+    assert greedy.read_greedy(path, 11) is None
+    assert greedy.read_greedy(tmp_path / "none.json", 10) is None
+    assert greedy.read_greedy(path, 10) == greedy.Greedy(episodes=10, solved=10, noise_share=0.25)
+
+
+def test_an_arm_is_trained_and_played_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["ablations", "--tasks", "masks", "noisy_tv", "--arms", "no_masks", "no_counts", "--seeds", "3"]
+    arguments += ["--env-steps", "300", "--episodes", "2", "--out", str(tmp_path), *TINY]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command.main() == 0
+    first = capfd.readouterr().out
+    assert first.count("1 of 1: r2d2") == 2
+    for task, arm, agent in (("masks", "no_masks", "r2d2_unmasked"), ("noisy_tv", "no_counts", "r2d2")):
+        run_dir = RunDir(tmp_path / task / arm / "runs", f"{agent}-seed3")
+        assert load_config(run_dir.config).initial_state == f"school:{'badge_0' if task == 'masks' else 'cave'}"
+        played = greedy.read_greedy(tmp_path / task / arm / "greedy" / "seed3.json", 2)
+        assert played is not None
+        assert (played.noise_share is None) == (task == "masks")
+    table = (tmp_path / "table.md").read_text()
+    assert "no masks | 1 | 0 of 1 | at least " in table
+    assert table in first
+    assert command.main() == 0
+    assert "1 of 1" not in capfd.readouterr().out
+    arguments[arguments.index("no_masks")] = "no_mask"
+    with pytest.raises(UserError, match="no_mask: no such arm in masks, noisy_tv"):
+        command.main()
+
+
+def test_without_masks_every_button_may_be_pressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("cpu", ["start_button=true"])
+    masked = make_env(config, 0)
+    monkeypatch.setattr("cluster_rl.emulator.env.Affordances", NoAffordances)
+    unmasked = make_env(config, 0)
+    try:
+        for env in (masked, unmasked):
+            env.start()
+        for _ in range(12):
+            masked.advance(0)
+            unmasked.advance(0)
+            assert unmasked.observation.mask.all()
+        assert not masked.observation.mask.all()  # or the test could not tell
+    finally:
+        masked.close()
+        unmasked.close()
