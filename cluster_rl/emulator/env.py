@@ -414,7 +414,11 @@ def given_config(config: Config | str | Path) -> Config:
 
 
 def make_env(
-    config: Config | str | Path, index: int, recorder: Recorder | None = None, render_mode: str | None = None
+    config: Config | str | Path,
+    index: int,
+    recorder: Recorder | None = None,
+    render_mode: str | None = None,
+    starts: StartChooser | None = None,
 ) -> Env:
     """The environment number `index` of a run: its ROM, tables and a seed of its own, from `base_seed`.
 
@@ -426,7 +430,7 @@ def make_env(
         raise UserError(f"index {index!r}: give the number of the environment in its run: 0, 1, 2, ...")
     rom = load_rom(config.rom)
     seed = int(np.random.SeedSequence([config.base_seed, operator.index(index)]).generate_state(1)[0]) % _SEED_LIMIT
-    return Env(config, rom, World.for_rom(rom.sha1), seed, recorder, render_mode)
+    return Env(config, rom, World.for_rom(rom.sha1), seed, recorder, render_mode, starts)
 
 
 def _button(action: SupportsIndex) -> int:

@@ -62,6 +62,7 @@ _ENVIRONMENT_KEYS = (
     *("occupancy_crop_radius", "rewards", "num_actors", "envs_per_actor"),
     *("lstm_hidden_size", "use_spatial_attention", "model"),  # the other agents' networks have the same sizes
 )
+_START_KEYS = ("archive_entries", "archive_megabytes", "start_states", "start_share", "start_weighting")
 _EXPLORATION_KEYS = ("epsilon_hold_steps_max", "wander_every_steps", "wander_steps")
 _TABLE_KEYS = (*_EXPLORATION_KEYS, "epsilon_base", "epsilon_alpha", "min_replay_transitions", "gamma")
 
@@ -100,7 +101,8 @@ def settings(agent: str, config: Config, cpu_sec: float) -> dict[str, Any]:
     if agent in OURS:
         return {"config": raw, **length}
     names = [name for name in raw if name in _ENVIRONMENT_KEYS or name.startswith(_ENVIRONMENT_PREFIXES)]
-    kept = {name: raw[name] for name in (*names, "base_seed", "target_total_steps")}
+    starts = _START_KEYS if config.starts_elsewhere else ()
+    kept = {name: raw[name] for name in (*names, *starts, "base_seed", "target_total_steps")}
     if agent in UNLEARNED:
         return {"config": kept | {name: raw[name] for name in _EXPLORATION_KEYS}, **length}
     if agent == "table_q":

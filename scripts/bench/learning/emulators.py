@@ -19,6 +19,7 @@ from cluster_rl.jobs.signals import die_with_parent
 
 from .agents import action_count
 from .record import Recorder
+from .starts import Starts
 
 FORBIDDEN_LOGIT = -1.0e8
 """Of a masked button: far below all others, without the infinities that spoil gradients; sb3-contrib's own."""
@@ -28,11 +29,12 @@ class AsOurs(gymnasium.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int6
     """What else our network and our actors know: the previous action and reward, and how likely each button is.
 
     `log_weights`, float32 [actions]: of valid buttons all 0, or with `prior` the logarithm of the weights of our random
-    actions; `FORBIDDEN_LOGIT` of masked ones.
+    actions; `FORBIDDEN_LOGIT` of masked ones. `info` has the episode that a step was of, as its start states name it.
     """
 
-    def __init__(self, env: Env, config: Config, prior: bool) -> None:
+    def __init__(self, env: Env, config: Config, prior: bool, index: int = 0) -> None:
         super().__init__(env)
+        self._episode = (index, 0, 0, 0)
         self._env, self._prior, self._actions = env, prior, action_count(config)
         self.action_space = gymnasium.spaces.Discrete(self._actions)
         box, spaces = gymnasium.spaces.Box, dict(env.observation_space.items())
@@ -42,12 +44,15 @@ class AsOurs(gymnasium.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int6
         self.observation_space = gymnasium.spaces.Dict(spaces)
 
     def reset(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        *same, number = self._episode
+        self._episode = self._env.episode_id = (*same, number + 1)
         observation, info = self.env.reset(**arguments)
         return self._with_more(observation, NO_ACTION, 0.0), info
 
     def step(self, action: np.int64) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_more(observation, int(action), float(reward)), float(reward), terminated, truncated, info
+        more = self._with_more(observation, int(action), float(reward))
+        return more, float(reward), terminated, truncated, info | {"episode_id": self._episode}
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """The valid buttons, bool [actions]; MaskablePPO asks for it by this name."""
@@ -72,7 +77,7 @@ def log_weights(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.where(valid, np.log(np.where(valid, weights, 1.0)), FORBIDDEN_LOGIT).astype(np.float32)
 
 
-def start_emulators(config: Config, recorder: Recorder, prior: bool = False) -> Any:
+def start_emulators(config: Config, recorder: Recorder, starts: Starts | None, prior: bool = False) -> Any:
     """All emulators of the config, in processes that the recorder's clock knows of."""
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -82,7 +87,8 @@ def start_emulators(config: Config, recorder: Recorder, prior: bool = False) -> 
         def make() -> AsOurs:
             # In the child. Each holds the others' pipes open, so none would see that their owner is gone.
             die_with_parent(parent_pid, signal.SIGKILL)
-            return AsOurs(make_env(config, index), config, prior)
+            env = make_env(config, index, starts=starts.of(index) if starts is not None else None)
+            return AsOurs(env, config, prior, index)
 
         return make
 
@@ -92,8 +98,10 @@ def start_emulators(config: Config, recorder: Recorder, prior: bool = False) -> 
     return env
 
 
-def record_infos(recorder: Recorder, infos: list[Mapping[str, Any]], env_steps: int) -> None:
+def record_infos(recorder: Recorder, starts: Starts | None, infos: list[Mapping[str, Any]], env_steps: int) -> None:
     """Notes what one step of all emulators reached."""
+    if starts is not None:
+        starts.note(infos)
     for info in infos:
         recorder.milestones(info["milestones"], env_steps)
         if "summary" in info:

@@ -16,15 +16,16 @@ from .agents import TABLE_SETTINGS
 from .cpu import Budget
 from .emulators import record_infos, start_emulators
 from .record import Recorder
+from .starts import Starts
 from .table_q import Episode, Move, TableQ, state_key
 
 _TIE_BREAK = 1e-3  # of a value, at most: among buttons that are worth the same, any
 
 
-def play(agent: str, config: Config, recorder: Recorder, budget: Budget) -> int:
+def play(agent: str, config: Config, recorder: Recorder, budget: Budget, starts: Starts | None) -> int:
     """Plays as `random`, `explore` or `table_q` until the budget is spent; returns the env steps."""
     rng = np.random.default_rng([config.base_seed, 2])
-    env = start_emulators(config, recorder)
+    env = start_emulators(config, recorder, starts)
     exploration = Exploration(
         env.num_envs, config.epsilon_hold_steps_max, config.wander_every_steps, config.wander_steps
     )
@@ -50,7 +51,7 @@ def play(agent: str, config: Config, recorder: Recorder, budget: Budget) -> int:
         for row in np.flatnonzero(ended):
             exploration.release(row)
         env_steps += len(infos)
-        record_infos(recorder, infos, env_steps)
+        record_infos(recorder, starts, infos, env_steps)
     env.close()
     return env_steps
 

@@ -26,6 +26,7 @@ from .agents import PPO_SETTINGS
 from .cpu import Budget
 from .emulators import record_infos, start_emulators
 from .record import Recorder
+from .starts import Starts
 
 
 class Features(BaseFeaturesExtractor):
@@ -92,15 +93,15 @@ def build_ppo(agent: str, config: Config, env: Any) -> Any:
     return MaskablePPO("MultiInputPolicy", env, policy_kwargs=policy, **arguments)
 
 
-def train_ppo(agent: str, config: Config, recorder: Recorder, budget: Budget) -> int:
+def train_ppo(agent: str, config: Config, recorder: Recorder, budget: Budget, starts: Starts | None) -> int:
     """Trains until the budget is spent; returns the env steps."""
 
     class Records(BaseCallback):
         def _on_step(self) -> bool:
-            record_infos(recorder, self.locals["infos"], self.num_timesteps)
+            record_infos(recorder, starts, self.locals["infos"], self.num_timesteps)
             return not budget.is_spent(self.num_timesteps, recorder.cpu)
 
-    env = start_emulators(config, recorder, prior=agent == "maskable_ppo_prior")
+    env = start_emulators(config, recorder, starts, prior=agent == "maskable_ppo_prior")
     if config.learner_threads:
         # As our learner. On two busy cores a second one waits, spinning, for what the first would have done by itself:
         # four times the processor time.

@@ -6,7 +6,8 @@ of all its processes since then):
 
     start       settings, the libraries' versions, processor cores
     milestone   name; the first time that this training reached it
-    episode     return, length, terms (weighted, summed), milestones (name: step of the episode), reason; whole episodes
+    episode     return, length, terms (weighted, summed), milestones (name: step of the episode), reason; of whole
+                episodes, but those that began at an archived state
     end         the last line; a file without it is not finished, and its training is done again
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_rl.errors import UserError
+from cluster_rl.learning.sequences import is_elsewhere
 from cluster_rl.runs.atomic import explain_os_error
 
 from .cpu import CpuClock
@@ -58,7 +60,12 @@ class Recorder:
                 self._write("milestone", env_step, name=name)
 
     def episode(self, summary: Mapping[str, Any], env_step: int) -> None:
-        """Notes a whole episode; `summary` is an `EpisodeSummary` as plain data."""
+        """Notes a whole episode, if it began where all do; `summary` is an `EpisodeSummary` as plain data.
+
+        Of one that began at an archived state neither return nor milestones can be held against others'.
+        """
+        if is_elsewhere(summary["start"]["tag"]):
+            return
         self._write(
             "episode",
             env_step,

@@ -36,6 +36,7 @@ from .agents import OURS, PPOS, settings
 from .cpu import Budget
 from .players import play
 from .record import Recorder
+from .starts import Starts
 
 _ACTOR_WAIT_SEC = 10.0
 _PROGRAMS = {
@@ -55,12 +56,14 @@ def train(agent: str, seed: int, config: Config, path: Path, cpu_sec: float) -> 
     budget = Budget(config.target_total_steps, all_settings["cpu_seconds"])
     if agent in OURS:
         env_steps = _train_ours(agent, config, recorder, budget, path)
-    elif agent in PPOS:
-        from .ppo import train_ppo  # sb3-contrib, which the others do without
-
-        env_steps = train_ppo(agent, config, recorder, budget)
     else:
-        env_steps = play(agent, config, recorder, budget)
+        starts = Starts(config, path.parents[1] / "runs" / path.stem / "archive") if config.starts_elsewhere else None
+        if agent in PPOS:
+            from .ppo import train_ppo  # sb3-contrib, which the others do without
+
+            env_steps = train_ppo(agent, config, recorder, budget, starts)
+        else:
+            env_steps = play(agent, config, recorder, budget, starts)
     if not budget.is_spent(env_steps, recorder.cpu):
         return False  # stopped by a signal
     recorder.close(env_steps)

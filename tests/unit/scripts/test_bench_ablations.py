@@ -75,6 +75,7 @@ def _record(folder: Path, seed: int, reached: list[bool], agent: str = "r2d2") -
             "terms": {},
             "milestones": [("CAVE", 7)] if is_reached else [],
             "reason": "truncated",
+            "start": {"id": "cave", "tag": "school", "milestones": []},
         }
         recorder.episode(summary, 100 * number)
     recorder.close(100 * len(reached))

@@ -20,6 +20,7 @@ from processes import session_members
 
 from cluster_rl.config import load_config
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.archive import read_index
 from cluster_rl.rewards import INTRINSIC_TERMS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -140,7 +141,9 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     recorder.milestones(["LEFT_HOME", ROUTE], 8)
     recorder.milestones([ROUTE], 16)
     summary = {"episode_return": 2.5, "episode_steps": 9, "terms": {"event": 2.5, "item": 0.0}, "reason": "truncated"}
-    recorder.episode({**summary, "milestones": [("LEFT_HOME", 1), (ROUTE, 4)]}, 24)
+    start = {"id": "boot", "tag": "beginning", "milestones": []}
+    recorder.episode({**summary, "milestones": [("LEFT_HOME", 1), (ROUTE, 4)], "start": start}, 24)
+    recorder.episode({**summary, "milestones": [], "start": {**start, "tag": "archive"}}, 28)  # is left out
     assert record.read_training(path) is None  # not finished
     recorder.close(32)
     found = record.read_training(path)
@@ -220,6 +223,22 @@ def test_agents_train_and_complete_trainings_are_not_done_again(
     assert capfd.readouterr().out == ""
     with pytest.raises(UserError, match="made with other settings"):
         command.run_trainings([agent], [1], config, ENV_STEPS + 1, cpu_sec, raw)
+
+
+@needs_sb3_contrib
+@pytest.mark.parametrize("agent", ["explore", *(pytest.param(name, marks=[pytest.mark.slow]) for name in agents.PPOS)])
+def test_agents_share_the_archive_of_start_states(agent: str, tmp_path: Path) -> None:
+    given = {**TINY, "archive_entries": 20, "start_share": 0.9, "quest_half_life_episodes": 10}
+    config = load_config("cpu", [f"{name}={value}" for name, value in given.items()])
+    raw = tmp_path / "raw"
+    assert command.run_trainings([agent], [1], config, 6000, 0.0, raw)
+    (found,) = command.read_trainings(raw)
+    assert found.settings["config"]["archive_entries"] == 20
+    index = read_index(tmp_path / "runs" / f"{agent}-seed1" / "archive" / "index.json")
+    assert 0 < len(index.entries) <= 20
+    assert sum(entry.drawn for entry in index.entries) > 10  # episodes began there, ended, and were counted
+    whole = found.env_steps // TINY["episode_max_steps"]
+    assert 0 < len(found.episodes) < 0.6 * whole
 
 
 def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:

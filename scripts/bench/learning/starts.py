@@ -1,0 +1,49 @@
+"""The archive of start states for agents that are not ours: the same states, cells, weights and bounds.
+
+An emulator's process draws from it and proposes, the training's own process lets states in and counts what followed.
+One thing is other: without our quests' posteriors a stage is weighed by the share of its own episodes that got on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster_rl.config import Config
+from cluster_rl.exploration.archive import Archive, StartStates
+from cluster_rl.learning.sequences import is_elsewhere
+from cluster_rl.rom import load_rom
+
+TEND_SEC = 2.0
+
+
+class Starts:
+    """One training's archive, empty as it begins. Raises `UserError` where its folder cannot be made."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._config, self._folder = config, folder
+        bounds = (config.archive_entries, config.archive_megabytes * 10**6)
+        self._archive = Archive(folder, load_rom(config.rom).sha1, config.start_weighting, *bounds)
+        self._tended_at = time.monotonic()
+
+    def of(self, index: int) -> StartStates:
+        """What the emulator of that number draws from."""
+        return StartStates(self._folder, index, self._config.start_share, self._config.archive_entries > 0, TEND_SEC)
+
+    def note(self, infos: list[Mapping[str, Any]]) -> None:
+        """After each step of all emulators: counts the episodes that ended, and now and then lets states in."""
+        ended = [info for info in infos if "summary" in info]
+        if ended or time.monotonic() - self._tended_at >= TEND_SEC:
+            self._archive.admit()  # first: what an episode found comes before its end
+        for info in ended:
+            start = info["summary"]["start"]
+            if is_elsewhere(start["tag"]):
+                self._archive.count(start["id"], info["episode_id"], reached=bool(info["summary"]["milestones"]))
+        if time.monotonic() - self._tended_at >= TEND_SEC:
+            self._archive.publish()
+            self._tended_at = time.monotonic()
