@@ -200,7 +200,7 @@ def _panel(facts: Facts) -> Pixels:
             canvas.text(_LEFT, 298 + 17 * line, text, 13, _PAPER, bold=line > 0 or len(lines) > 1, width=_RIGHT - _LEFT)
     if facts.chances:
         canvas.rule(332)
-        canvas.text(_LEFT, 350, "next: chance in an episode, 95 % band", 12, _DIM)
+        canvas.text(_LEFT, 350, "next goals: chance per episode, 95 % band", 12, _DIM)
     for place, chance in enumerate(facts.chances):
         _draw_chance(canvas, 369 + 34 * place, chance)
     return canvas.pixels
