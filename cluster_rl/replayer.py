@@ -26,7 +26,6 @@ import os
 import signal
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -38,12 +37,11 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import Frame
-from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, replay
+from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, first_state, replay, reward_parts
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, exit_code_of, run_command
 from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.game.savestate import ram_image
+from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
@@ -54,6 +52,7 @@ from cluster_rl.report.positions import known_places
 from cluster_rl.report.recording import Recording
 from cluster_rl.report.video import find_encoder, video_frames
 from cluster_rl.report.video_record import VideoRecord, is_finished, path_picture, record_path
+from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.atomic import write_atomic
@@ -91,18 +90,24 @@ class Outcome:
 
 
 def render(
-    log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool], video: Path, fps: int, with_panel: bool
+    log: EpisodeLog,
+    rom: Rom,
+    source: str,
+    stopping: Callable[[], bool],
+    video: Path,
+    fps: int,
+    commentary: Commentary | None = None,
 ) -> SeenMap:
-    """Renders an episode to an MP4 at the game's speed. Returns the map as the episode saw it.
+    """Renders an episode to an MP4 at the game's speed, with a panel if somebody comments on it.
+
+    Returns the map as the episode saw it.
 
     Raises as `replay` does, and `UserError` where the encoder fails; the video is then not written.
     """
-    world = World.for_rom(rom.sha1)
-    seen = SeenMap(world)
+    seen = SeenMap(World.for_rom(rom.sha1))
     known = iter(known_places(log.positions).tolist())
-    commentary = _Commentary(log, world, source) if with_panel else None
     last: Frame
-    with Recording([video], None, fps, sys.maxsize, with_panel) as recording:
+    with Recording([video], None, fps, sys.maxsize, commentary is not None) as recording:
 
         def on_frame(frame: Frame) -> None:
             nonlocal last
@@ -118,27 +123,33 @@ def render(
     return seen
 
 
-class _Commentary:
-    """What the panel tells of an episode. A log has its rewards' sums only, and no values of a network's."""
+class Commentary:
+    """What the panel tells of an episode. Logs have no values of a network's."""
 
-    def __init__(self, log: EpisodeLog, world: World, source: str) -> None:
-        header = log.header
+    def __init__(self, log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool]) -> None:
+        """Plays the episode to learn what was paid when. Raises as `replay` does."""
+        header, world = log.header, World.for_rom(rom.sha1)
         self._frame_skip = header.frame_skip
-        self._actions = iter(log.actions.tolist())
-        self._milestones: defaultdict[int, list[str]] = defaultdict(list)
-        for milestone in header.milestones:
-            self._milestones[milestone.step].append(milestone.name)
-        self._step = 0
+        parts = reward_parts(log, rom, world, source, stopping)
+        self._steps = zip(log.actions.tolist(), parts, strict=True)
         kinds = {0.0: "greedy choice", 1.0: "random choice"}
         self._chosen = kinds.get(header.epsilon, f"{100 * header.epsilon:.2g} % at random")
-        self._narrator = Narrator(world, knows_rewards=False)
-        self._narrator.start(GameState(ram_image(snapshot.unpack(log.snapshot, None, source))))
+        state = first_state(log, source)
+        reached = header.start.milestones if header.start is not None else []
+        self._latch = ProgressLatch(world.milestones)
+        self._latch.start(state)
+        self._told = set(reached)
+        self._return = 0.0
+        self._narrator = Narrator(world, knows_rewards=any(parts))
+        self._narrator.start(state, reached)
 
     def step(self, state: GameState) -> tuple[Facts, Facts]:
         """The facts during the next step, which led to `state`, and after it."""
-        self._step += 1
-        during = self._narrator.press(BUTTONS[next(self._actions)], self._chosen)
-        return during, self._narrator.look(self._frame_skip, state, self._milestones[self._step])
+        action, parts = next(self._steps)
+        during = self._narrator.press(BUTTONS[action], self._chosen)
+        milestones = [name for name in self._latch.update(state) if name not in self._told]
+        self._return += sum(amount for name, amount in parts.items() if name not in INTRINSIC_TERMS)
+        return during, self._narrator.look(self._frame_skip, state, milestones, parts, self._return)
 
 
 def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
@@ -196,7 +207,8 @@ def _work(job: Job) -> Outcome:
         if job.video is None:
             replay(log, _rom, source, stopping)
             return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
-        seen = render(log, _rom, source, stopping, job.video, job.fps, job.overlay)
+        commentary = Commentary(log, _rom, source, _stop.is_set) if job.overlay else None
+        seen = render(log, _rom, source, stopping, job.video, job.fps, commentary)
         record = VideoRecord(
             log_sha256=hashlib.sha256(data).hexdigest(),
             fps=job.fps,
@@ -384,7 +396,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--out", type=Path, help="folder for videos and maps (default: videos/ of the run)")
     parser.add_argument("--fps", type=whole_number(1, 120), default=30, help="frames a second, 1 to 120 (default: 30)")
     parser.add_argument(
-        "--overlay", action="store_true", help="beside the game: button, place, badges, milestones as they are reached"
+        "--overlay",
+        action="store_true",
+        help="beside the game: button, place, badges, rewards and milestones as they come",
     )
     parser.add_argument(
         "--rom", default="", help="ROM or embedded world the logs were recorded with; the small world if not given"

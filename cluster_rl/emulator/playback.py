@@ -1,7 +1,7 @@
 """An episode log played again in the emulator, each step compared with what was recorded.
 
 The replayer's worker processes and `start_state` use it. In: a log and its ROM. Out: every frame, and the state after
-every step, to whoever draws them; `Diverged` where the replay left its recording.
+every step, to whoever draws them, or what each step was paid for; `Diverged` where the replay left its recording.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
+from cluster_rl.config import RewardWeights
+from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
 from cluster_rl.errors import UserError
+from cluster_rl.game.flags import ProgressLatch
+from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
+from cluster_rl.game.world import World
+from cluster_rl.rewards import TERMS, RewardCalculator
 from cluster_rl.rom import Rom, pyboy_version
 from cluster_rl.runs.episode_log import EpisodeLog
 
@@ -46,6 +52,41 @@ def replay(
                 raise Stopped
             if on_step is not None:
                 on_step(GameState(image))
+
+
+def first_state(log: EpisodeLog, source: str) -> GameState:
+    """The state before the first step. Raises `UserError` for a snapshot that is damaged."""
+    return GameState(ram_image(snapshot.unpack(log.snapshot, None, source)))
+
+
+def reward_parts(
+    log: EpisodeLog, rom: Rom, world: World, source: str, stopping: Callable[[], bool]
+) -> list[dict[str, float]]:
+    """What each step of an episode was paid for, by reward term; the game is played for it, undrawn.
+
+    A log has each term's sum alone, whose weight follows from how much there was of it: none where it has no sums, as
+    of an episode that was not finished, and none of one that began with the memory of another. Raises as `replay` does.
+    """
+    header = log.header
+    if not header.terms or (header.start is not None and header.start.tag == "archive"):
+        return [{} for _ in log.actions]
+    before = first_state(log, source)
+    latch, rewards = ProgressLatch(world.milestones), RewardCalculator(RewardWeights(**dict.fromkeys(TERMS, 1.0)))
+    latch.start(before)
+    rewards.start(before)
+    parts: list[dict[str, float]] = []
+
+    def on_step(state: GameState) -> None:
+        nonlocal before
+        sums = dict(rewards.terms)
+        milestones = latch.update(state)
+        rewards.step(before, state, latch.new_events, milestones)
+        parts.append({name: total - sums[name] for name, total in rewards.terms.items() if total != sums[name]})
+        before = state
+
+    replay(log, rom, source, stopping, on_step=on_step)
+    weights = {name: header.terms.get(name, 0.0) / total for name, total in rewards.terms.items() if total}
+    return [{name: weights[name] * amount for name, amount in step.items()} for step in parts]
 
 
 def state_after(log: EpisodeLog, rom: Rom, source: str, step: int) -> bytes:

@@ -19,19 +19,24 @@ from pathlib import Path
 import imageio_ffmpeg
 import msgspec
 import pytest
+from cartridge_fixtures import play
 from processes import session_members
-from recorded_episodes import FRAME_SKIP, STEPS, flipped_direction, record
+from recorded_episodes import FRAME_SKIP, HASH_INTERVAL_STEPS, STEPS, flipped_direction, identity_of, record
 from terminals import on_terminal
 
+from cluster_rl.config import Config, RewardWeights
 from cluster_rl.emulator.console import BUTTONS, Frame
+from cluster_rl.emulator.env import make_env
+from cluster_rl.emulator.playback import Stopped, first_state, reward_parts
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
-from cluster_rl.replayer import VideoRecord, expected_video_frames, parse_arguments, render, run
+from cluster_rl.replayer import Commentary, VideoRecord, expected_video_frames, parse_arguments, render, run
 from cluster_rl.report import recording
 from cluster_rl.report.overlay import Facts, overlay
 from cluster_rl.report.video import find_encoder
+from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import Rom, load_rom
-from cluster_rl.runs.episode_log import EpisodeLog, Milestone, read_log
+from cluster_rl.runs.episode_log import EpisodeLog, EpisodeRecorder, read_log
 from cluster_rl.runs.layout import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,34 +148,88 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
 
 
-def test_a_panel_tells_of_the_recording_beside_the_game(
-    logs: Path, log: EpisodeLog, rom: Rom, monkeypatch: pytest.MonkeyPatch
+WEIGHTS = RewardWeights(event=0.7, milestone=3.0, novelty=0.25, talk=0.0, step=-0.125)
+
+
+@pytest.fixture
+def paid(tmp_path: Path, rom: Rom) -> tuple[EpisodeLog, list[dict[str, float]], list[list[str]]]:
+    """An episode that reaches a milestone: its log, and what each step was paid for and reached."""
+    recorder = EpisodeRecorder(tmp_path / "paid", identity_of(rom, 1), HASH_INTERVAL_STEPS)
+    recorder.set_context(3, 0.04)
+    env = make_env(Config(rewards=WEIGHTS, start_idle_frames_max=0, episode_max_steps=20), 0, recorder)
+    env.start()
+    parts: list[dict[str, float]] = []
+    reached: list[list[str]] = []
+    for letter in "rA" + "AB" * 4 + "dddl" + "dlrudr":
+        before = env.reward_terms
+        [step] = play(env, letter)
+        parts.append({name: total - before[name] for name, total in env.reward_terms.items() if total != before[name]})
+        reached.append(step.milestones)
+    env.close()
+    assert sum(map(len, reached)) >= 1
+    return read_log(recorder.path), parts, reached
+
+
+def test_what_was_paid_follows_from_a_logs_sums(
+    paid: tuple[EpisodeLog, list[dict[str, float]], list[list[str]]], rom: Rom
 ) -> None:
-    milestone = World.cartridge().milestones[1]
-    header = msgspec.structs.replace(log.header, milestones=[Milestone(milestone.name, 7)], epsilon=0.04)
-    told = dataclasses.replace(log, header=header)
+    log, parts, _ = paid
+    found = reward_parts(log, rom, World.cartridge(), "x", lambda: False)
+    assert {"event", "milestone", "novelty", "step"} <= set().union(*found)
+    for ours, theirs in zip(found, parts, strict=True):
+        assert {name: amount for name, amount in ours.items() if amount} == pytest.approx(theirs)
+    # What began with the memory of another episode would be paid for what that one has seen.
+    assert log.header.start is not None
+    start = msgspec.structs.replace(log.header.start, tag="archive")
+    for header in ({"terms": {}}, {"start": start}):
+        changed = dataclasses.replace(log, header=msgspec.structs.replace(log.header, **header))
+        assert not any(reward_parts(changed, rom, World.cartridge(), "x", lambda: False))
+    with pytest.raises(Stopped):
+        reward_parts(log, rom, World.cartridge(), "x", lambda: True)
+
+
+def test_a_panel_tells_of_the_recording_beside_the_game(
+    paid: tuple[EpisodeLog, list[dict[str, float]], list[list[str]]],
+    rom: Rom,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, parts, reached = paid
     facts: list[Facts] = []
-    frames: list[Frame] = []
 
     def spy(frame: Frame, fact: Facts) -> Frame:
         facts.append(fact)
-        frames.append(frame)
         return overlay(frame, fact)
 
     monkeypatch.setattr(recording, "overlay", spy)
-    video = logs / "x.mp4"
-    render(told, rom, "x", lambda: False, video, 30, with_panel=True)
+    video = tmp_path / "x.mp4"
+    render(log, rom, "x", lambda: False, video, 30, Commentary(log, rom, "x", lambda: False))
     about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p.*768x432.* 30 fps", about)
-    expected = expected_video_frames(STEPS, FRAME_SKIP, 30)
+    expected = expected_video_frames(log.header.steps, FRAME_SKIP, 30)
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == len(facts) == expected
-    render(log, rom, "x", lambda: False, logs / "plain.mp4", 30, with_panel=False)
+    render(log, rom, "x", lambda: False, tmp_path / "plain.mp4", 30)
     assert len(facts) == expected
-    for step, (fact, after) in enumerate(itertools.pairwise(facts_of_steps(facts)), start=1):
-        assert fact.button == BUTTONS[log.actions[step - 1]]
-        assert (after.x, after.y) == tuple(log.positions[step - 1, 1:].tolist())
-        assert after.milestones == ((milestone.title,) if 7 <= step < 7 + 8 else ())
-    assert {(fact.chosen, fact.value, fact.rewards) for fact in facts} == {("4 % at random", None, None)}
+    titles = {milestone.name: milestone.title for milestone in World.cartridge().milestones}
+    told = facts_of_steps(facts)
+    assert len(told) == log.header.steps == 20
+    total = 0.0
+    for step, (fact, after) in enumerate(itertools.pairwise(told)):
+        assert fact.button == BUTTONS[log.actions[step]]
+        assert (after.x, after.y) == tuple(log.positions[step, 1:].tolist())
+        last_three = {name for step_parts in parts[max(0, step - 2) : step + 1] for name in step_parts}
+        assert {name for name, _ in after.rewards or ()} == last_three
+        last_eight = [titles[name] for names in reached[max(0, step - 7) : step + 1] for name in names]
+        assert list(after.milestones) == last_eight
+        total += sum(amount for name, amount in parts[step].items() if name not in INTRINSIC_TERMS)
+        assert after.episode_return == pytest.approx(total)
+    assert {(fact.chosen, fact.value) for fact in facts} == {("4 % at random", None)}
+
+
+def test_an_unfinished_episode_has_a_panel_without_rewards(log: EpisodeLog, rom: Rom) -> None:
+    commentary = Commentary(log, rom, "x", lambda: False)
+    during, after = commentary.step(first_state(log, "x"))
+    assert (during.button, after.rewards, after.episode_return) == (BUTTONS[log.actions[0]], None, None)
 
 
 def facts_of_steps(facts: list[Facts]) -> list[Facts]:
