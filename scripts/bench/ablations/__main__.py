@@ -1,14 +1,15 @@
 """What each part of our agent is worth: tasks of Lanternvale, learned with the part and without it.
 
-    python -m scripts.bench.ablations [--tasks ...] [--seeds 1 ... 5] [--env-steps 300000] [--episodes 40] [--out DIR]
+    python -m scripts.bench.ablations [--tasks ...] [--seeds 1 ... 5] [--env-steps N] [--episodes 40] [--out DIR]
                                       [--key value ...]
     python -m scripts.bench.ablations --plot-only
 
-From the repository's root, with `pip install 'cluster_rl[bench]'`. `tasks.py` says what is trained; any config key may
-be given as --key value, for all alike. After each training greedy episodes are played with what it learned. Trainings
-go one after another, one seed of everything before the next; each writes DIR/TASK/ARM/raw/, and DIR/TASK/ARM/greedy/
-what was played. What is complete is not done again, so the same command goes on after an interruption. At the end, and
-with --plot-only from the records alone, the table goes to DIR/table.md.
+From the repository's root, with `pip install 'cluster_rl[bench]'`. `tasks.py` says what is trained: lessons, which are
+the default, and whole games (`--tasks lanternvale --seeds 1 2 3`). Any config key may be given as --key value, for all
+alike. After each training of ours greedy episodes are played with what it learned, from where the task begins.
+Trainings go one after another, one seed of everything before the next; each writes DIR/TASK/ARM/raw/, and what was
+played goes to DIR/TASK/ARM/greedy/. What is complete is not done again, so the same command goes on after an
+interruption. At the end, and with --plot-only from the records alone, the table goes to DIR/table.md.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.runs.atomic import write_atomic
 
 from ..learning.__main__ import run_trainings
-from ..learning.agents import agent_config
+from ..learning.agents import OURS, agent_config, check_installed
 from ..learning.record import record_path
 from .greedy import play_greedily, read_greedy
 from .report import table
-from .tasks import TASKS, Task
+from .tasks import GAME_STEPS, LESSON_STEPS, LESSONS, TASKS, Task
 
 
 def arm_folder(out: Path, task: str, arm: str) -> Path:
@@ -39,7 +40,7 @@ def run_arm(task: Task, arm: str, seed: int, config: Config, env_steps: int, epi
     if not run_trainings([agent], [seed], config, env_steps, 0.0, folder / "raw"):
         return False
     path = folder / "greedy" / f"seed{seed}.json"
-    if read_greedy(path, episodes) is None:
+    if agent in OURS and read_greedy(path, episodes) is None:
         run_dir = folder / "runs" / record_path(folder, agent, seed).stem
         play_greedily(agent_config(agent, config, seed, env_steps), run_dir, task, episodes, seed, path)
     return True
@@ -52,15 +53,17 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(LESSONS), metavar="TASK")
     parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="of these tasks; all if not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="SEED")
-    parser.add_argument("--env-steps", type=int, default=300_000, help="of each training (default: %(default)s)")
+    parser.add_argument(
+        "--env-steps", type=int, help=f"of each training (default: {LESSON_STEPS:,}, of a game {GAME_STEPS:,})"
+    )
     parser.add_argument("--episodes", type=int, default=40, help="greedy ones after it (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/ablations"), help="default: %(default)s")
     parser.add_argument("--plot-only", action="store_true", help="the table from the records that are there")
     known, rest = parser.parse_known_args()
-    if min(known.env_steps, known.episodes) < 1 or min(known.seeds) < 0:
+    if min(known.env_steps or 1, known.episodes) < 1 or known.env_steps == 0 or min(known.seeds) < 0:
         raise UserError("--env-steps and --episodes must be at least 1, --seeds at least 0")
     unknown = set(known.arms).difference(*(TASKS[name].arms for name in known.tasks))
     if unknown:
@@ -73,11 +76,13 @@ def main() -> int:
         if not known.arms or arm in known.arms
     ]
     if not known.plot_only:
+        check_installed(sorted({TASKS[name].arms[arm].agent for name, arm, _ in todo}))
         for seed in known.seeds:
             for name, arm, config in todo:
                 print(f"{name}, {TASKS[name].arms[arm].title}, seed {seed}", flush=True)
                 folder = arm_folder(known.out, name, arm)
-                if not run_arm(TASKS[name], arm, seed, config, known.env_steps, known.episodes, folder):
+                env_steps = known.env_steps or TASKS[name].env_steps
+                if not run_arm(TASKS[name], arm, seed, config, env_steps, known.episodes, folder):
                     return EXIT_FAILURE
     text = table(known.out, TASKS, known.episodes)
     write_atomic(known.out / "table.md", text.encode())

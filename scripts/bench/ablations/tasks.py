@@ -1,7 +1,8 @@
 """What is trained to find out what a part of our agent is worth: tasks, and for each the agents with and without it.
 
-Each task begins at a school start of Lanternvale, so that a training of a few hundred thousand env steps tells
-something. The first arm of a task is the whole agent, to which the others are held.
+A lesson begins at a school start of Lanternvale, so that a training of a few hundred thousand env steps tells
+something; a game is a whole world from its beginning. The first arm of a task is the whole agent, to which the others
+are held.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.config import Config, load_config
 
 PRESET = "cpu"
 WHOLE = "whole"
 """The arm with all parts."""
 SHARED = ("rom=lanternvale", "start_button=true", "gamma=0.99")
+LESSON_STEPS, GAME_STEPS = 300_000, 3_000_000
+"""Env steps of a training, if nothing else is said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Arm:
 class Task:
     """A start, the milestone that tells of success, and the arms by name.
 
+    `gates` are the milestones of a game in their order; the last one that a training reached tells how far it came.
     `noise` is where a box of flickering pixels stands that leads nowhere, as (map id, x, y): the share of greedy steps
     that see it is told, for agents that stare.
     """
@@ -39,6 +44,12 @@ class Task:
     overrides: tuple[str, ...]
     arms: Mapping[str, Arm]
     noise: tuple[int, int, int] | None = None
+    gates: tuple[str, ...] = ()
+
+    @property
+    def env_steps(self) -> int:
+        """Of a training, if nothing else is said."""
+        return GAME_STEPS if self.gates else LESSON_STEPS
 
     def config(self, arm: str, more: Sequence[str] = ()) -> Config:
         """What an arm is trained with; `more` is given to all arms alike, as `key=value`."""
@@ -53,8 +64,23 @@ _CURIOSITY = ("w_rnd=0.01",)
 _NO_CURIOSITY = ("w_rnd=0", "rewards.novelty=0", "rewards.talk=0")
 _WHOLE = Arm("the whole agent")
 _FORGETFUL = Arm("no recurrence", overrides=("model.recurrent_cell=none",))
+_ARCHIVE = ("archive_entries=500",)
+_PLAYERS = {
+    WHOLE: Arm(_WHOLE.title, overrides=_ARCHIVE),
+    "uniform": Arm("start states drawn alike", overrides=(*_ARCHIVE, "start_weighting=uniform")),
+    "no_archive": Arm("every episode from the beginning"),
+    "ppo": Arm("MaskablePPO with our random actions and the archive", "maskable_ppo_prior", _ARCHIVE),
+    "go_explore": Arm("Go-Explore: the archive and our random actions", "explore", _ARCHIVE),
+}
 
-TASKS = {
+
+def _game(title: str, world: str) -> Task:
+    """From a new game to the end; a player who knows the way into the second gym knows most of what there is."""
+    gates = tuple(gate["name"] for gate in read_world(world)["gate"])
+    return Task(title, "BADGE_1", (f"rom={world}", "episode_max_steps=4000", *_CURIOSITY), _PLAYERS, gates=gates)
+
+
+LESSONS = {
     "forest": Task(
         "through Firefly Wood",
         "FOREST",
@@ -94,3 +120,8 @@ TASKS = {
         {WHOLE: _WHOLE, "no_memory": _FORGETFUL},
     ),
 }
+GAMES = {
+    "lanternvale": _game("the whole of Lanternvale", "lanternvale"),
+    "world_b": _game("the whole of world B", "world_b"),
+}
+TASKS = LESSONS | GAMES

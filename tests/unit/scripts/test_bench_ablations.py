@@ -34,6 +34,7 @@ def test_each_arm_differs_from_the_whole_agent_in_something(name: str) -> None:
     assert next(iter(task.arms)) == tasks.WHOLE
     made = [(task.arms[arm].agent, task.config(arm)) for arm in task.arms]
     assert all(one != other for index, one in enumerate(made) for other in made[:index])
+    assert len({config.rom for _, config in made}) == 1
     env = make_env(made[0][1], 0)
     try:
         env.start()
@@ -98,6 +99,24 @@ def test_the_table_holds_arms_against_the_whole_agent(tmp_path: Path) -> None:
     # One seed is there with the last episode, the other never: both count with all the steps of the training.
     assert without[1:5] == ["2", "1 of 2", "at least 3,950 [3,900, 4,000]", "at least 2.08"]
     assert without[5] == "85% [80%, 90%]"
+
+
+def test_a_game_is_told_gate_by_gate(tmp_path: Path) -> None:
+    folder = tmp_path / "lanternvale"
+    gates = tasks.TASKS["lanternvale"].gates
+    assert len(gates) == 12
+    for seed, came in ((1, 3), (2, 2), (3, 0)):
+        recorder = Recorder(folder / "go_explore" / "raw" / f"explore-seed{seed}.jsonl", "explore", seed, {})
+        for number, gate in enumerate(gates[:came], start=1):
+            recorder.milestones([gate], 1000 * seed * number)
+        recorder.close(9000)
+    _record(folder / tasks.WHOLE, 1, [False] * 40)
+    lines = report.table(tmp_path, tasks.TASKS, 10).strip().splitlines()
+    assert "| Go-Explore: the archive and our random actions | 3 | 0 of 3 |" in lines[3]
+    assert lines[3].endswith("| - |")  # it has no greedy play
+    whole, go_explore = zip(*(line.strip("| ").split(" | ")[1:] for line in lines[7:19]), strict=True)
+    assert set(whole) == {"- (0)"}
+    assert go_explore == ("2,000 (2)", "4,000 (2)", "- (1)", *["- (0)"] * 9)
 
 
 def test_what_was_played_with_another_number_of_episodes_is_played_again(tmp_path: Path) -> None:
