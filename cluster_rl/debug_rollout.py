@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_report(report, options.json)
     bad = report.get("rnd", {}).get("not_finite", 0)
     if bad:
-        print(f"error: {bad} of {report['rnd']['steps']} RND bonuses are not finite", file=sys.stderr)
+        rnd = report["rnd"]
+        print(f"error: {bad} of {rnd['steps']} RND bonuses are not finite, by {rnd['networks']}", file=sys.stderr)
     return EXIT_FAILURE if bad else EXIT_OK
 
 
@@ -337,7 +338,7 @@ class _Curiosity:
         state = unflatten_state(found.tensors, found.meta["state"]) if found is not None else {}
         if "rnd" in state:
             self._rnd.load_state_dict(state["rnd"])
-        self._source = str(found.path) if found is not None and "rnd" in state else "untrained"
+        self._source = str(found.path) if found is not None and "rnd" in state else "untrained networks"
         self._waiting: list[Step] = []
         self._bonuses: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         self._not_finite = 0

@@ -172,16 +172,13 @@ def _panel(facts: Facts) -> Pixels:
     _draw_buttons(canvas, facts.button)
 
     value = "" if facts.value is None else f"value {_number(facts.value)}"
-    canvas.text(_LEFT, 112, facts.chosen, 15, _INK, bold=True, width=_RIGHT - _LEFT - _width(value, 15) - 8)
-    canvas.text(_RIGHT, 112, value, 15, _INK, align="right")
-    canvas.rule(122)
+    canvas.text(_LEFT, 113, facts.chosen, 15, _INK, bold=True, width=_RIGHT - _LEFT - _width(value, 15) - 8)
+    canvas.text(_RIGHT, 113, value, 15, _INK, align="right")
+    canvas.rule(123)
 
-    cell = f"x {facts.x}  y {facts.y}"
-    canvas.text(_RIGHT, 143, cell, 14, _DIM, align="right")
-    canvas.text(_LEFT, 143, facts.place, 15, _INK, bold=True, width=_RIGHT - _LEFT - _width(cell, 14) - 10)
-    canvas.text(_LEFT, 164, f"step {facts.step:,}", 14, _DIM)
-    if facts.episode_return is not None:
-        canvas.text(_RIGHT, 164, f"return {_number(facts.episode_return)}", 14, _DIM, align="right")
+    canvas.text(_LEFT, 144, facts.place, 15, _INK, bold=True, width=_RIGHT - _LEFT)
+    canvas.text(_LEFT, 164, f"x {facts.x}  y {facts.y}", 14, _DIM)
+    canvas.text(_RIGHT, 164, f"step {facts.step:,}", 14, _DIM, align="right")
     canvas.text(_LEFT, 185, f"badges {sum(facts.badges)} of {len(facts.badges)}", 14, _DIM)
     for place, held in enumerate(reversed(facts.badges)):
         canvas.disc(_RIGHT - 6 - 16 * place, 180, 6, _MARK if held else _EDGE)
@@ -189,6 +186,8 @@ def _panel(facts: Facts) -> Pixels:
 
     if facts.rewards is not None:
         canvas.text(_LEFT, 213, "reward of the last second", 12, _DIM)
+        if facts.episode_return is not None:
+            canvas.text(_RIGHT, 213, f"return {_number(facts.episode_return)}", 12, _DIM, align="right")
         for line, (name, amount) in enumerate(facts.rewards[:_REWARDS]):
             colour, base = _GAIN if amount > 0 else _LOSS, 233 + 19 * line
             canvas.text(_LEFT + 66, base, _amount(amount), 15, colour, bold=True, align="right")
@@ -200,7 +199,7 @@ def _panel(facts: Facts) -> Pixels:
             canvas.text(_LEFT, 298 + 17 * line, text, 13, _PAPER, bold=line > 0 or len(lines) > 1, width=_RIGHT - _LEFT)
     if facts.chances:
         canvas.rule(332)
-        canvas.text(_LEFT, 350, "next goals: chance per episode, 95 % band", 12, _DIM)
+        canvas.text(_LEFT, 350, "next: chance per episode, 95 % band", 12, _DIM)
     for place, chance in enumerate(facts.chances):
         _draw_chance(canvas, 369 + 34 * place, chance)
     return canvas.pixels
@@ -220,8 +219,8 @@ def _draw_buttons(canvas: _Canvas, pressed: str) -> None:
         canvas.disc(x, y, 21, _MARK if lit else _EDGE)
         canvas.text(x, y + 6, name.upper(), 17, _PAPER if lit else _DIM, bold=True, align="centre")
     lit = pressed == "start"
-    canvas.box(172, 78, 234, 94, _MARK if lit else _EDGE)
-    canvas.text(203, 90, "START", 11, _PAPER if lit else _DIM, bold=True, align="centre")
+    canvas.box(172, 76, 234, 91, _MARK if lit else _EDGE)
+    canvas.text(203, 88, "START", 11, _PAPER if lit else _DIM, bold=True, align="centre")
 
 
 def _draw_chance(canvas: _Canvas, base: int, chance: Chance) -> None:

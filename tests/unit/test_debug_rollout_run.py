@@ -67,11 +67,11 @@ def known_places(config: Config) -> Rnd:
 
 def test_untrained_networks_score_where_nothing_is_trained(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     found = report(capsys, "--steps", "300", "--rnd")["rnd"]  # more than are scored at once
-    assert (found["networks"], found["steps"], found["not_finite"]) == ("untrained", 300, 0)
+    assert (found["networks"], found["steps"], found["not_finite"]) == ("untrained networks", 300, 0)
     assert 0 == found["bonus_min"] < found["bonus_mean"] < found["bonus_max"] <= 5
     assert "rnd" not in report(capsys, "--steps", "10")
     of_run = report(capsys, "--steps", "10", "--run-name", "one")["rnd"]
-    assert of_run["networks"] == "untrained"
+    assert of_run["networks"] == "untrained networks"
     save(run_dir, None)  # when w_rnd was 0
     assert report(capsys, "--steps", "10", "--run-name", "one")["rnd"] == of_run
 
@@ -93,10 +93,10 @@ def test_a_bonus_that_is_not_finite_is_exit_code_1_and_one_line(
 ) -> None:
     rnd = known_places(config)
     rnd.predictor.get_parameter("4.bias").data.fill_(weight)  # an error that is infinite gives the largest bonus
-    save(run_dir, rnd)
+    path = save(run_dir, rnd)
     assert main(["--steps", "20", "--run-name", "one", "--json"]) == EXIT_FAILURE
     said = capsys.readouterr()
-    assert said.err == "error: 20 of 20 RND bonuses are not finite\n"
+    assert said.err == f"error: 20 of 20 RND bonuses are not finite, by {path}\n"
     found = json.loads(said.out)["rnd"]
     assert found["not_finite"] == 20
     assert found["bonus_max"] == largest  # of the finite ones
