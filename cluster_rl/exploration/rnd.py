@@ -34,8 +34,9 @@ MAX_WHITENED = 5.0
 """Whitened inputs are cut off there (Burda et al. 2018)."""
 MAX_BONUS = 5.0
 """Bonuses too, before their weight: L of NGU (Badia et al. 2020)."""
-BATCHES_A_TRAINED_ONE = 4
-"""Of so many batches one trains the predictor: Burda et al. keep a quarter of the frames with many actors."""
+BATCHES_A_TRAINED_ONE = 8
+"""Of so many batches one trains the predictor. Burda et al. keep a quarter of the frames with 128 actors, to learn no
+faster than with fewer; here a replay gives each frame several times."""
 ERROR_HORIZON_BATCHES = 250
 """Bonuses by count compare an error with those of about so many trained batches: all fall as the predictor learns."""
 
@@ -52,11 +53,10 @@ def square_shades(packed: Tensor) -> Tensor:
     Stored screens have half the console's resolution: two bytes are one row of a square.
     """
     words = packed.contiguous().view(torch.int32).unflatten(-2, (9, 8))  # four bytes at once, none reaching another
-    pairs = (words & 0x33333333) + (words >> 2 & 0x33333333)  # of two pixels of a row, in half bytes: at most 6
-    pairs = pairs[..., :4, :] + pairs[..., 4:, :]  # of four: at most 12
-    sums = (pairs & 0x0F0F0F0F) + (pairs >> 4 & 0x0F0F0F0F)  # of eight, in bytes: at most 24
-    sums = sums[..., :2, :] + sums[..., 2:, :]
-    halves = (sums[..., 0, :] + sums[..., 1, :]).view(torch.uint8)  # of the square's halves, at most 96
+    pairs = (words >> 2).bitwise_and_(0x33333333).add_(words & 0x33333333)  # of a row, in half bytes: at most 6
+    pairs = pairs[..., :4, :] + pairs[..., 4:, :]  # of four pixels: at most 12
+    sums = (pairs >> 4).bitwise_and_(0x0F0F0F0F).add_(pairs.bitwise_and_(0x0F0F0F0F))  # of eight, in bytes: at most 24
+    halves = sums.sum(-2, dtype=torch.int32).view(torch.uint8)  # of the square's halves, at most 96
     whole: Tensor = halves[..., ::2] + halves[..., 1::2]
     return whole
 
@@ -118,7 +118,10 @@ class Rnd:
         self._scales = torch.ones(size, device=self.device)
         if spec.place_slots:  # the few of them weigh as much as the many squares
             self._scales[_SQUARES:] = (_SQUARES / len(spec.place_slots)) ** 0.5
+        self._rows = torch.arange(config.unroll_length + config.n_step - 1, device=self.device).unsqueeze(1)
         self._skipped = torch.zeros((), dtype=torch.int64, device=self.device)
+        # Of the statistics, which change with a trained batch alone.
+        self._whitening, self._usual = self._whitening_now(), self._usual_now()
         self._newest: _Rewarded | None = None
 
     def update(self, batch: Batch, weight: float) -> Batch:
@@ -130,25 +133,24 @@ class Rnd:
         `R2D2.update` then refuses.
         """
         first, length = self.config.burn_in, self.config.unroll_length
-        led_to = slice(first + 1, None)
-        seen = self._seen(
-            batch.screen_packed[led_to], batch.context[led_to]
-        )  # row t: what the step of the t-th trained row led to
-        trained = loss_mask(batch.train_length, length)  # [T, N]; each step of the replay is trained at one place
+        led_to = slice(first + 1, None)  # row t: what the step of the t-th trained row led to
+        seen = self._seen(batch.screen_packed[led_to], batch.context[led_to])
         learns = self.updates % BATCHES_A_TRAINED_ONE == 0  # the first one too: there are statistics from then on
         if learns:
+            trained = loss_mask(batch.train_length, length)  # [T, N]; each step of the replay is trained at one place
             self.inputs.add(seen[:length].flatten(0, 1), trained.flatten())
+            self._whitening = self._whitening_now()
         with torch.set_grad_enabled(learns):
             errors = self._errors(seen)  # [T + n - 1, N]
         if learns:
             self._learn(errors[:length], trained)
+            errors = errors.detach()
+            self._usual = self._usual_now()
         self.updates += 1
-        errors = errors.detach()
-        recorded = torch.arange(len(errors), device=self.device).unsqueeze(1) < batch.last
-        bonus = torch.where(recorded, self._bonus(errors, batch.visits[first:-1]), 0.0)
+        bonus = torch.where(self._rows < batch.last, self._bonus(errors, batch.visits[first:-1]), 0.0)
         reward = batch.reward.clone()
-        reward[first:-1] += weight * bonus
-        self._newest = _Rewarded(errors[:length], bonus[:length], weight, reward[first : first + length], trained)
+        reward[first:-1].add_(bonus, alpha=weight)
+        self._newest = _Rewarded(errors, bonus, weight, reward, batch.train_length)
         return replace(batch, reward=reward)
 
     def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,10 +161,12 @@ class Rnd:
         seen = self._seen(screen_packed, context)
         if not self.inputs.count:
             self.inputs.add(seen, torch.ones(len(seen), dtype=torch.bool, device=self.device))
+            self._whitening = self._whitening_now()
         with torch.no_grad():
             errors = self._errors(seen)
         if not self.errors.count:
             self.errors.add(errors.unsqueeze(1), torch.ones_like(errors, dtype=torch.bool))
+            self._usual = self._usual_now()
         return errors, self._bonus(errors, visits)
 
     def metrics(self) -> dict[str, float]:
@@ -170,8 +174,10 @@ class Rnd:
         since this object was made; empty before the first batch. See docs/metrics.md."""
         if self._newest is None:
             return {}
-        errors, bonus, weight, reward, mask = self._newest
-        errors, bonus, reward = (values[mask].double() for values in (errors, bonus, reward))
+        errors, bonus, weight, reward, train_length = self._newest
+        mask = loss_mask(train_length, self.config.unroll_length)
+        reward = reward[self.config.burn_in :]
+        errors, bonus, reward = (values[: len(mask)][mask].double() for values in (errors, bonus, reward))
         paid = weight * bonus
         whole = paid.sum() + (reward - paid).abs().sum()
         return {
@@ -207,6 +213,7 @@ class Rnd:
         for part, module in self._modules().items():
             copy_tensors(parts[part], module.state_dict(), what)
         self.updates = int(state["updates"])
+        self._whitening, self._usual = self._whitening_now(), self._usual_now()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"target": self.target, "predictor": self.predictor, "inputs": self.inputs, "errors": self.errors}
@@ -216,9 +223,10 @@ class Rnd:
 
         Neither, if the gradient is not finite: what is not finite would be in every later checkpoint.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        (torch.where(mask, errors, 0.0).sum() / mask.sum()).backward()
-        gradients = [parameter.grad for parameter in self.predictor.parameters() if parameter.grad is not None]
+        parameters = list(self.predictor.parameters())
+        gradients = torch.autograd.grad(torch.where(mask, errors, 0.0).sum() / mask.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         good = torch.nn.utils.get_total_norm(gradients).isfinite()
         # The fused step's own way to leave all as it was without waiting for the device: 1 where it should.
         self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
@@ -234,8 +242,8 @@ class Rnd:
 
     def _errors(self, seen: Tensor) -> Tensor:
         """Mean squared difference of the networks' outputs: [..., size] -> [...]."""
-        deviation = self.inputs.deviation.clamp(min=_SMALLEST_DEVIATION).float()
-        whitened = (seen - self.inputs.mean.float()).div_(deviation).clamp_(-MAX_WHITENED, MAX_WHITENED)
+        shift, factor = self._whitening
+        whitened = torch.addcmul(shift, seen, factor).clamp_(-MAX_WHITENED, MAX_WHITENED)
         whitened *= self._scales
         errors: Tensor = (self.predictor(whitened) - self.target(whitened)).square().mean(-1)
         return errors
@@ -248,21 +256,31 @@ class Rnd:
         the player stands pays anything. Alone as in RND: the error in deviations, never less its mean, which would make
         what is known cost something.
         """
-        deviation = self.errors.deviation.clamp(min=_SMALLEST_ERROR).float()
+        usual, deviation = self._usual
         if not self.config.rnd_by_counts:
-            return (errors / deviation).clamp(max=MAX_BONUS)
-        factor = (1.0 + (errors - self.errors.mean.float()) / deviation).clamp(1.0, MAX_BONUS)
-        return torch.where(visits > 0, factor / visits.clamp(min=1), 0.0)
+            return (errors / deviation).clamp_(max=MAX_BONUS)
+        factor = ((errors - usual) / deviation).add_(1.0).clamp_(1.0, MAX_BONUS)
+        return torch.where(visits > 0, factor / visits, 0.0)
+
+    def _whitening_now(self) -> tuple[Tensor, Tensor]:
+        """What is added to inputs that were multiplied, and by what, float32 [size] each: they then have mean 0 and
+        deviation 1."""
+        factor = 1.0 / self.inputs.deviation.clamp(min=_SMALLEST_DEVIATION)
+        return (-self.inputs.mean * factor).float(), factor.float()
+
+    def _usual_now(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of errors, float32 [1] each."""
+        return self.errors.mean.float(), self.errors.deviation.clamp(min=_SMALLEST_ERROR).float()
 
 
 class _Rewarded(NamedTuple):
-    """What metrics tell of a rewarded batch, [T, N] each."""
+    """What metrics tell of a rewarded batch."""
 
-    errors: Tensor
+    errors: Tensor  # [T + n - 1, N], as the bonus
     bonus: Tensor
     weight: float
-    reward: Tensor  # with the bonus
-    mask: Tensor  # bool: which steps are trained
+    reward: Tensor  # [L, N], with the bonus
+    train_length: Tensor  # int64 [N]: how many steps are trained
 
 
 def _network(inputs: int, hidden_layers: int) -> nn.Sequential:

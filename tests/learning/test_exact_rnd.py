@@ -62,7 +62,7 @@ class Oracle:
         trained = [
             (row + 1, item) for item in range(batch.size) for row in range(first, first + int(batch.train_length[item]))
         ]
-        learns = self.updates % 4 == 0
+        learns = self.updates % 8 == 0
         self.updates += 1
         if learns:
             self.seen += [seen_of(batch, *frame) for frame in trained]
@@ -89,14 +89,14 @@ class Oracle:
 
 @CONFIGS
 def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
-    """Over batches of every kind of item, of which the first and the fifth train the predictor."""
+    """Over batches of every kind of item, of which the first and the ninth train the predictor."""
     rnd = Rnd(config, PLACES, CPU, seed=3)
     oracle = Oracle(rnd)
     kinds = set()
-    for number in range(6):
+    for number in range(10):
         arrays = random_arrays(config, 6, number)
         # A slot that never changed until something far off the usual comes.
-        arrays["context"][..., 1] = 7 if number < 5 else 200
+        arrays["context"][..., 1] = 7 if number < 9 else 200
         batch = batch_of(arrays)
         given = batch.reward.clone()
         found = rnd.update(batch, config.w_rnd)
