@@ -495,8 +495,27 @@ MUTATIONS = (
         'self.updates = int(state["updates"])\n        self._whitening, self._usual =',
         'self.updates = int(state["updates"])\n        self._whitening, _ =',
     ),
-    Mutation("whitening never follows", RND, "            self._whitening = self._whitening_now()\n", ""),
-    Mutation("usual errors never follow", RND, "            self._usual = self._usual_now()\n", ""),
+    Mutation(
+        "whitening never follows",
+        RND,
+        "self._whitening = self._whitening_now()\n        with torch.set",
+        "pass\n        with torch.set",
+    ),
+    Mutation(
+        "usual errors never follow",
+        RND,
+        "self._usual = self._usual_now()\n        self.updates",
+        "pass\n        self.updates",
+    ),
+    Mutation(
+        "scores are not whitened",
+        RND,
+        "self._whitening = self._whitening_now()\n        with torch.no",
+        "pass\n        with torch.no",
+    ),
+    Mutation(
+        "scores know no usual error", RND, "self._usual = self._usual_now()\n        return", "pass\n        return"
+    ),
     Mutation("whitened inputs without a bound", RND, ".clamp_(-MAX_WHITENED, MAX_WHITENED)", ""),
     Mutation("scoring moves what is usual of frames", RND, "if not self.inputs.count:", "if True:"),
     Mutation("scoring moves what is usual of errors", RND, "if not self.errors.count:", "if True:"),
