@@ -190,8 +190,8 @@ def _panel(facts: Facts) -> Pixels:
             canvas.text(_RIGHT, 213, f"return {_number(facts.episode_return)}", 12, _DIM, align="right")
         for line, (name, amount) in enumerate(facts.rewards[:_REWARDS]):
             colour, base = _GAIN if amount > 0 else _LOSS, 233 + 19 * line
-            canvas.text(_LEFT + 66, base, _amount(amount), 15, colour, bold=True, align="right")
-            canvas.text(_LEFT + 78, base, name.replace("_", " "), 15, _INK, width=_RIGHT - _LEFT - 78)
+            canvas.text(_LEFT + 72, base, _amount(amount), 15, colour, bold=True, align="right")
+            canvas.text(_LEFT + 84, base, name.replace("_", " "), 15, _INK, width=_RIGHT - _LEFT - 84)
     if facts.milestones:
         canvas.box(_LEFT - 6, 282, _RIGHT + 6, 322, _MARK)
         lines = textwrap.wrap("; ".join(facts.milestones), 32, max_lines=2, placeholder=" …")
