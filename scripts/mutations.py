@@ -132,7 +132,7 @@ class Mutation:
 
 
 _WARM_TARGET = "self.warm_state(self.target, batch, for_target, burn_in_lengths)"
-_CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.config.max_grad_norm)"
+_CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(self._online_weights, self.config.max_grad_norm)"
 _COUNTED = "torch.where(mask, step_losses * weights, torch.zeros_like(step_losses))"
 _MASKED_ARGMAX = 'values.masked_fill(~masks, float("-inf")).argmax(-1)'
 _ACTOR_PUTS = "play.crop, play.mask, quantiles)"
