@@ -669,6 +669,7 @@ MUTATIONS = (
         "fights = context.take(_IN_BATTLE, axis=1).any(1)",
         "fights = masks.all(1) & False",
     ),
+    Mutation("START is as likely as any button", WANDERING, "weights[:, _START] *= _START_WEIGHT", "pass"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(
         "actors act without noise",

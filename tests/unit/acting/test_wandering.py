@@ -19,6 +19,7 @@ DIRECTIONS = ("down", "left", "right", "up")
 ALL = np.ones((1, NUM_BUTTONS), np.bool_)
 ON_MAP = np.zeros((1, CONTEXT_SIZE), np.uint8)  # the context of a player who is in no battle
 CENTRE = 4
+START_WEIGHT = 0.05
 
 
 def empty_crop() -> NDArray[np.uint8]:
@@ -140,10 +141,10 @@ def test_masked_buttons_weigh_nothing_and_directions_keep_their_share() -> None:
     masks[1, : BUTTONS.index("a")] = False
     weights = wander_weights(masks, np.stack([crop] * 3), np.repeat(ON_MAP, 3, axis=0))
     assert ((weights > 0) == masks).all()
-    assert weights[1].tolist() == [0, 0, 0, 0, 1, 1, 1]
-    others = [BUTTONS.index(name) for name in ("down", "left", "up", "b", "start")]
+    assert weights[1].tolist() == [0, 0, 0, 0, 1, 1, START_WEIGHT]
+    others = [BUTTONS.index(name) for name in ("down", "left", "up", "b")]
     np.testing.assert_allclose(weights[0, others], 1.0)  # three directions, all alike, share three
-    np.testing.assert_allclose(weights.sum(1), masks.sum(1))
+    np.testing.assert_allclose(weights.sum(1), masks.sum(1) - 1 + START_WEIGHT)
     assert weights[2].argmax() == BUTTONS.index("right")
 
 
@@ -156,8 +157,8 @@ def test_in_a_battle_it_rather_presses_a_and_the_map_does_not_matter(battle: str
     masks = np.repeat(ALL, 3, axis=0)
     masks[1, [BUTTONS.index("a"), BUTTONS.index("b")]] = False
     weights = wander_weights(masks, np.stack([crop] * 3), context)
-    assert weights[0].tolist() == [4.0 if name == "a" else 1.0 for name in BUTTONS]
-    assert weights[1].tolist() == [0.0 if name in ("a", "b") else 1.0 for name in BUTTONS]
+    assert weights[0].tolist() == [4.0 if name == "a" else START_WEIGHT if name == "start" else 1.0 for name in BUTTONS]
+    assert weights[1].tolist() == [1, 1, 1, 1, 0, 0, START_WEIGHT]
     assert weights[2].tolist() == wander_weights(ALL, crop[None], ON_MAP)[0].tolist()
 
 
