@@ -144,6 +144,10 @@ class Config(_Section, frozen=True):
         int, _key("steps until an actor plays a stretch at random, on average; 0: never", "env steps", ge=0)
     ] = 0
     wander_steps: Annotated[int, _key("length of such a random stretch, on average", "env steps", ge=1)] = 50
+    frontier_weight: Annotated[
+        float,
+        _key("weight of a random step to the nearest map tile not entered yet; others have about 1", ge=0, le=1000),
+    ] = 0.0
 
     start_button: Annotated[
         bool,

@@ -652,16 +652,16 @@ MUTATIONS = (
     Mutation(
         "random actions take no notice of the map",
         ACTOR,
-        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows])",
-        "play.mask[rows].astype(np.float64)",
+        "play.mask[rows], play.crop[rows], play.context[rows], self.config",
+        "play.mask[rows], play.crop[rows] * 0, play.context[rows], self.config",
     ),
     Mutation("random actions are drawn alike", EXPLORATION, "times / np.where(masks, weights, 1.0)", "times"),
     Mutation("what is out of reach draws on", WANDERING, "    in_sight *= np.minimum(", "    np.minimum("),
     Mutation(
         "actors take no notice of battles",
         ACTOR,
-        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows])",
-        "wander_weights(play.mask[rows], play.crop[rows], play.context[rows] * 0)",
+        "play.context[rows], self.config",
+        "play.context[rows] * 0, self.config",
     ),
     Mutation(
         "battles are fought as anything else",
@@ -670,6 +670,16 @@ MUTATIONS = (
         "fights = masks.all(1) & False",
     ),
     Mutation("START is as likely as any button", WANDERING, "weights[:, _START] *= _START_WEIGHT", "pass"),
+    Mutation("actors know no frontier", ACTOR, "play.context[rows], self.config.frontier_weight", "play.context[rows]"),
+    Mutation(
+        "ways to the frontier lead through walls",
+        WANDERING,
+        "if further not in reached and known[further] not in _BARS:",
+        "if further not in reached:",
+    ),
+    Mutation("ways to the frontier lead through doors", WANDERING, "if known[cell] == WARP:", "if False:"),
+    Mutation("ways to the frontier begin anywhere", WANDERING, "if mask[direction] and known", "if known"),
+    Mutation("the frontier is behind what was entered", WANDERING, "if not visited[cell]}", "if visited[cell]}"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(
         "actors act without noise",

@@ -173,7 +173,9 @@ class Actor:
         self.last_actions = self._exploration.select(
             values,
             play.mask,
-            lambda rows: wander_weights(play.mask[rows], play.crop[rows], play.context[rows]),
+            lambda rows: wander_weights(
+                play.mask[rows], play.crop[rows], play.context[rows], self.config.frontier_weight
+            ),
             self._epsilons,
             self._rng,
         )

@@ -51,7 +51,7 @@ def play_at_random(
         masks, crops, contexts = (
             np.stack([getattr(seen, name) for seen in observations]) for name in ("mask", "crop", "context")
         )
-        weights = masks.astype(np.float64) if plain else wander_weights(masks, crops, contexts)
+        weights = masks.astype(np.float64) if plain else wander_weights(masks, crops, contexts, config.frontier_weight)
         actions = exploration.select(values, masks, weights.__getitem__, np.ones(emulators), rng)
         for row, env in enumerate(envs):
             if row not in results:

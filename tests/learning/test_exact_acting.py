@@ -56,9 +56,10 @@ def prefers_low_numbers(config: Config) -> QNetwork:
     return made
 
 
-def random_weights(arrays: BlockArrays, row: int) -> npt.NDArray[np.float64]:
+def random_weights(arrays: BlockArrays, row: int, frontier_weight: float) -> npt.NDArray[np.float64]:
     """How likely each action is as a random one, [A]."""
-    weights = wander_weights(*(part[row : row + 1] for part in (arrays.mask, arrays.crop, arrays.context)))[0]
+    mask, crop, context = (part[row : row + 1] for part in (arrays.mask, arrays.crop, arrays.context))
+    weights = wander_weights(mask, crop, context, frontier_weight)[0]
     return weights / weights.sum()
 
 
@@ -295,7 +296,7 @@ def test_random_stretches_begin_by_chance_and_end_with_the_episode() -> None:
     assert np.mean(at_random) > 0.5
 
 
-@pytest.mark.parametrize("start", ["home", "battle"])
+@pytest.mark.parametrize("start", ["home", "battle", "frontier"])
 def test_random_actions_are_as_likely_as_their_weights(start: str, tmp_path: Path) -> None:
     """Every action is a random one here: how likely the weights called those that were taken, in the mean."""
     options = [*SMALL, "epsilon_base=1.0", "epsilon_alpha=0.0", "epsilon_hold_steps_max=1"]
@@ -305,12 +306,14 @@ def test_random_actions_are_as_likely_as_their_weights(start: str, tmp_path: Pat
         (tmp_path / "battle.state").write_bytes(env.console.save())
         env.close()
         options += [f"initial_state={tmp_path / 'battle.state'}", "episode_max_steps=20"]
+    if start == "frontier":
+        options.append("frontier_weight=12")
     config = load_config("slim_cpu", options)
     taken, by_weights, uniformly = [], [], []
     for block in play(config, params_to_bytes(build_model(config, observation_spec(config))), 1500):
         arrays = block[1]
         for row in trained_rows(block):
-            likely = random_weights(arrays, row)
+            likely = random_weights(arrays, row, config.frontier_weight)
             taken.append(likely[arrays.action[row]])
             by_weights.append((likely**2).sum())
             uniformly.append(1 / arrays.mask[row].sum())
@@ -335,7 +338,7 @@ def test_each_emulator_plays_by_its_own_rung_of_the_ladder() -> None:
             for row in trained_rows(block):
                 first = int(np.flatnonzero(block[1].mask[row])[0])
                 others.append(int(block[1].action[row]) != first)
-                likely.append(epsilon * (1.0 - random_weights(block[1], row)[first]))
+                likely.append(epsilon * (1.0 - random_weights(block[1], row, 0.0)[first]))
         assert len(others) >= 590
         error = np.sqrt(np.mean(likely) / len(likely))
         assert abs(np.mean(others) - np.mean(likely)) < 4 * error

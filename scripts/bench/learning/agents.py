@@ -63,7 +63,7 @@ _ENVIRONMENT_KEYS = (
     *("lstm_hidden_size", "use_spatial_attention", "model"),  # the other agents' networks have the same sizes
 )
 _START_KEYS = ("archive_entries", "archive_megabytes", "start_states", "start_share", "start_weighting")
-_EXPLORATION_KEYS = ("epsilon_hold_steps_max", "wander_every_steps", "wander_steps")
+_EXPLORATION_KEYS = ("epsilon_hold_steps_max", "wander_every_steps", "wander_steps", "frontier_weight")
 _TABLE_KEYS = (*_EXPLORATION_KEYS, "epsilon_base", "epsilon_alpha", "min_replay_transitions", "gamma")
 
 

@@ -34,6 +34,7 @@ class AsOurs(gymnasium.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int6
 
     def __init__(self, env: Env, config: Config, prior: bool, index: int = 0) -> None:
         super().__init__(env)
+        self._frontier_weight = config.frontier_weight
         self._episode = (index, 0, 0, 0)
         self._env, self._prior, self._actions = env, prior, action_count(config)
         self.action_space = gymnasium.spaces.Discrete(self._actions)
@@ -62,7 +63,8 @@ class AsOurs(gymnasium.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int6
         seen = self._env.observation
         weights = seen.mask[np.newaxis].astype(np.float64)
         if self._prior:
-            weights = wander_weights(seen.mask[np.newaxis], seen.crop[np.newaxis], seen.context[np.newaxis])
+            arrays = (part[np.newaxis] for part in (seen.mask, seen.crop, seen.context))
+            weights = wander_weights(*arrays, self._frontier_weight)
         more = {
             "prev_action": np.array([action], np.uint8),
             "prev_reward": np.array([reward], np.float32),

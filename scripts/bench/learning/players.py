@@ -39,7 +39,7 @@ def play(agent: str, config: Config, recorder: Recorder, budget: Budget, starts:
         weights = masks.astype(np.float64)
         if agent != "random":
             crops = np.rint(observations["crop"] * 255).astype(np.uint8)
-            weights = wander_weights(masks, crops, observations["context"])
+            weights = wander_weights(masks, crops, observations["context"], config.frontier_weight)
         if table is not None:
             values = table.values(observations)
             # As our actors: random until there is enough to learn from.

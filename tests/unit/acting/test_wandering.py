@@ -148,6 +148,87 @@ def test_masked_buttons_weigh_nothing_and_directions_keep_their_share() -> None:
     assert weights[2].argmax() == BUTTONS.index("right")
 
 
+FRONTIER_WEIGHT = 6.0
+
+
+def drawn(rows: tuple[str, ...], masked: str = "") -> set[str]:
+    """Directions that a frontier draws in, from a drawn map memory: `.` never entered, `o` entered, `#` a wall, `p` a
+    person, `D` a door and `d` one that was entered; `@` is the player, the rest of the crop is not known."""
+    crop = empty_crop()
+    height, width = len(rows), len(rows[0])
+    (at,) = [(y, x) for y, row in enumerate(rows) for x, letter in enumerate(row) if letter == "@"]
+    codes = {"#": WALL, "p": PERSON, "D": WARP, "d": WARP}
+    for y in range(height):
+        for x in range(width):
+            cell = CENTRE + y - at[0], CENTRE + x - at[1]
+            crop[0][cell] = trodden(1) if rows[y][x] in "o@d" else 0
+            crop[1][cell] = codes.get(rows[y][x], NOTHING_KNOWN)
+    masks = ALL.copy()
+    if masked:
+        masks[0, BUTTONS.index(masked)] = False
+    before = wander_weights(masks, crop[None], ON_MAP)[0, :4]
+    now = wander_weights(masks, crop[None], ON_MAP, FRONTIER_WEIGHT)[0, :4]
+    assert now.sum() == pytest.approx(masks[0, :4].sum())
+    return {name for name, one, other in zip(DIRECTIONS, now, before, strict=True) if one > other}
+
+
+@pytest.mark.parametrize(
+    ("rows", "masked", "expected"),
+    [
+        ((" # ", "#@.", " # "), "", {"right"}),
+        ((" # ", "#@.", " # "), "right", set()),
+        ((" . ", "o@.", " # "), "", {"up", "right"}),
+        (("#####", "#ooo.", "#o###", "#o@##", "#####"), "", {"left"}),  # round the corner, not through the wall
+        (("#####", "#ooo#", "#o###", "#o@##", "#####"), "", set()),
+        (("#######", "#.oo@o.", "#######"), "", {"right"}),  # the nearer one
+        (("#######", "#.o@o.#", "#######"), "", {"left", "right"}),
+        (("####", "#@p.", "####"), "", set()),  # nobody walks through a person
+        (("####", "#@D#", "####"), "", {"right"}),  # a door may be entered
+        (("#####", "#@d.#", "#####"), "", set()),  # what is behind one is on another map
+    ],
+)
+def test_the_frontier_draws_along_the_shortest_known_way(
+    rows: tuple[str, ...], masked: str, expected: set[str]
+) -> None:
+    assert drawn(rows, masked) == expected
+
+
+def test_a_frontier_has_the_weight_that_is_given() -> None:
+    crop = empty_crop()
+    crop[0, CENTRE, CENTRE] = trodden(1)
+    crop[1, CENTRE, CENTRE - 1] = crop[1, CENTRE - 1, CENTRE] = WALL
+    weights = wander_weights(ALL, crop[None], ON_MAP, 3.0)[0, :4] / 4
+    expected = by_hand(right=1.1 + 3, down=1.1 + 3)
+    assert dict(zip(DIRECTIONS, weights, strict=True)) == pytest.approx(expected)
+
+
+def test_nothing_is_drawn_to_where_all_is_known_or_the_edge() -> None:
+    crop = empty_crop()
+    crop[0, CENTRE, CENTRE] = trodden(1)
+    crop[1] = OUTSIDE
+    plain = wander_weights(ALL, crop[None], ON_MAP)
+    np.testing.assert_array_equal(wander_weights(ALL, crop[None], ON_MAP, FRONTIER_WEIGHT), plain)
+
+
+def test_a_frontier_covers_more_of_the_cartridge() -> None:
+    """Two hundred random steps of the same seed, each drawn by the weights."""
+    entered = []
+    for frontier_weight in (0.0, 12.0):
+        env = make_env(load_config("cpu", ["occupancy_crop_radius=8"]), 3)
+        rng = np.random.default_rng(3)
+        env.start()
+        for _ in range(200):
+            seen = env.observation
+            weights = wander_weights(seen.mask[None], seen.crop[None], seen.context[None], frontier_weight)[0]
+            step = env.advance(int(rng.choice(NUM_BUTTONS, p=weights / weights.sum())))
+            assert step.summary is None
+        summary = env.stop()
+        assert summary is not None
+        entered.append(summary.cells)
+        env.close()
+    assert entered[1] > 1.2 * entered[0]
+
+
 @pytest.mark.parametrize("battle", ["battle_wild", "battle_trainer"])
 def test_in_a_battle_it_rather_presses_a_and_the_map_does_not_matter(battle: str) -> None:
     crop = empty_crop()
