@@ -679,7 +679,7 @@ MUTATIONS = (
     ),
     Mutation("ways to the frontier lead through doors", WANDERING, "if known[cell] == WARP:", "if False:"),
     Mutation("ways to the frontier begin anywhere", WANDERING, "if mask[direction] and known", "if known"),
-    Mutation("the frontier is behind what was entered", WANDERING, "if not visited[cell]}", "if visited[cell]}"),
+    Mutation("the frontier is behind what was entered", WANDERING, "if not visited[cell]:", "if visited[cell]:"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
     Mutation(
         "actors act without noise",

@@ -21,7 +21,7 @@ _COLUMN_OFFSETS, _ROW_OFFSETS = np.array(list(STEP_OF.values())).T
 _TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one never entered has 1.1
 _SIGHT_WEIGHT = 12.0  # of a door, sign or person right ahead; measured by scripts/bench/exploration.py
 _FIGHT_WEIGHT = 4.0  # of A in a battle, where another button has 1
-_START_WEIGHT = 0.05  # of START, where another button has 1: its menu costs steps, and leads to little
+_START_WEIGHT = 0.05  # of START, where another button has 1
 _A, _START = BUTTONS.index("a"), BUTTONS.index("start")
 _BARS = frozenset((SIGN, PERSON, WALL, OUTSIDE))  # what cannot be entered
 _IN_BATTLE = np.array([SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]])
@@ -45,12 +45,11 @@ def wander_weights(
     in that direction by a share s of its distance d, 12 s 2^-visits / d more. For those last visits count the door's
     own cell, and the most visited one beside a sign or a person, whose own cannot be entered; and all of it halves with
     each further visit of the player's own cell, so that what is out of reach lets go. Each direction that a shortest
-    known way to a cell never entered begins with weighs `frontier_weight` more: it covers a maze, and passes by signs
-    and people. The valid directions are scaled so that together they
-    are as likely as if all buttons were equal. Beside a sign or a person A weighs
-    1 + 12 2^-visits, any other button 1. In a battle A weighs 4 and any other button 1, wherever it is: A attacks and
-    gets on with the texts, while most of what else can be pressed there opens and closes menus. START weighs 0.05 of
-    what it would: with 1 an episode of 800 steps sees 71 map tiles of Lanternvale, with 0.05 114 of them.
+    known way to a cell never entered begins with weighs `frontier_weight` more: that covers a maze, and passes by signs
+    and people. The valid directions are scaled so that together they are as likely as if all buttons were equal. Beside
+    a sign or a person A weighs 1 + 12 2^-visits, any other button 1. In a battle A weighs 4 and any other button 1,
+    wherever it is: A attacks and gets on with the texts, while most of what else can be pressed there opens and closes
+    menus. START weighs 0.05 of what it would: its menu costs steps, and leads to little.
 
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992), the nearest cell never
     entered is where robots go that map a building (Yamauchi 1997); doors, signs and people are what an episode can be
@@ -90,23 +89,27 @@ def _toward_fresh(crop: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[int]
     visited, known = (plane.tobytes() for plane in crop)
     around = _neighbours(size)
     reached = {centre}
-    here = []  # cells at one distance, each with the direction that its way begins with
-    for direction, cell in enumerate(around[centre]):
-        if mask[direction] and known[cell] not in _BARS:
-            reached.add(cell)
-            here.append((cell, direction))
+    # Cells at one distance, each with the directions that shortest ways to it begin with, a bit each.
+    here = {
+        cell: 1 << direction
+        for direction, cell in enumerate(around[centre])
+        if mask[direction] and known[cell] not in _BARS
+    }
     while here:
-        fresh = {direction for cell, direction in here if not visited[cell]}
+        fresh = 0
+        for cell, firsts in here.items():
+            if not visited[cell]:
+                fresh |= firsts
         if fresh:
-            return sorted(fresh)
-        beyond = []
-        for cell, direction in here:
+            return [direction for direction in range(len(STEP_OF)) if fresh >> direction & 1]
+        reached.update(here)
+        beyond: dict[int, int] = {}
+        for cell, firsts in here.items():
             if known[cell] == WARP:
                 continue
             for further in around[cell]:
                 if further not in reached and known[further] not in _BARS:
-                    reached.add(further)
-                    beyond.append((further, direction))
+                    beyond[further] = beyond.get(further, 0) | firsts
         here = beyond
     return []
 

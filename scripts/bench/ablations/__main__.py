@@ -21,7 +21,7 @@ from cluster_rl.config import Config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.runs.atomic import write_atomic
 
-from ..learning.__main__ import run_trainings
+from ..learning.__main__ import run_trainings, unfinished
 from ..learning.agents import OURS, agent_config, check_installed
 from ..learning.record import record_path
 from .greedy import play_greedily, read_greedy
@@ -37,10 +37,13 @@ def arm_folder(out: Path, task: str, arm: str) -> Path:
 def run_arm(task: Task, arm: str, seed: int, config: Config, env_steps: int, episodes: int, folder: Path) -> bool:
     """Trains an arm and plays with it, as far as that is not done yet; False if the training failed."""
     agent = task.arms[arm].agent
-    if not run_trainings([agent], [seed], config, env_steps, 0.0, folder / "raw"):
-        return False
     path = folder / "greedy" / f"seed{seed}.json"
-    if agent in OURS and read_greedy(path, episodes) is None:
+    if unfinished([agent], [seed], config, env_steps, 0.0, folder / "raw"):
+        path.unlink(missing_ok=True)  # of an earlier training
+        if not run_trainings([agent], [seed], config, env_steps, 0.0, folder / "raw"):
+            return False
+    found = read_greedy(path)
+    if agent in OURS and (found is None or found.episodes != episodes):
         run_dir = folder / "runs" / record_path(folder, agent, seed).stem
         play_greedily(agent_config(agent, config, seed, env_steps), run_dir, task, episodes, seed, path)
     return True
@@ -77,14 +80,18 @@ def main() -> int:
     ]
     if not known.plot_only:
         check_installed(sorted({TASKS[name].arms[arm].agent for name, arm, _ in todo}))
+        for name, arm, config in todo:  # before any training
+            env_steps, folder = known.env_steps or TASKS[name].env_steps, arm_folder(known.out, name, arm)
+            unfinished([TASKS[name].arms[arm].agent], known.seeds, config, env_steps, 0.0, folder / "raw")
         for seed in known.seeds:
             for name, arm, config in todo:
                 print(f"{name}, {TASKS[name].arms[arm].title}, seed {seed}", flush=True)
-                folder = arm_folder(known.out, name, arm)
-                env_steps = known.env_steps or TASKS[name].env_steps
+                env_steps, folder = known.env_steps or TASKS[name].env_steps, arm_folder(known.out, name, arm)
                 if not run_arm(TASKS[name], arm, seed, config, env_steps, known.episodes, folder):
                     return EXIT_FAILURE
-    text = table(known.out, TASKS, known.episodes)
+    text = table(known.out, TASKS)
+    if not text:
+        raise UserError(f"{known.out}: no complete records; run without --plot-only first")
     write_atomic(known.out / "table.md", text.encode())
     print(text)
     return EXIT_OK

@@ -5,7 +5,6 @@ In: a run's parameters. Out: a small JSON file, and the episodes' logs beside it
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import msgspec
@@ -15,10 +14,13 @@ import torch
 
 from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import Config
+from cluster_rl.errors import UserError
 from cluster_rl.evaluate import play_episodes
+from cluster_rl.report.positions import known_places
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.episode_log import read_log
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.small_file import MissingFileError, UnreadableError, read_json
 
 from .tasks import Task
 
@@ -27,7 +29,7 @@ VIEW_LEFT, VIEW_RIGHT, VIEW_UP, VIEW_DOWN = 4, 5, 4, 4
 
 
 class Greedy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Of so many greedy `episodes`, how many `solved` the task, and the share of all steps that saw the noise."""
+    """Of so many greedy `episodes`, how many `solved` the task, and the share of steps on maps that saw the noise."""
 
     episodes: int
     solved: int
@@ -54,15 +56,18 @@ def play_greedily(config: Config, run: Path, task: Task, episodes: int, seed: in
     summaries = play_episodes(config, network, episodes, seed, log_dir=logs)
     share = None
     if task.noise is not None:
-        places = np.concatenate([read_log(log).positions for log in sorted(logs.iterdir())])
-        share = float(sees(places, task.noise).mean())
+        walks = [read_log(log).positions for log in sorted(logs.iterdir())]
+        seen = [sees(positions, task.noise)[known_places(positions)] for positions in walks]
+        share = float(np.concatenate(seen).mean())
     solved = sum(task.milestone in dict(summary.milestones) for summary in summaries)
     write_atomic(path, msgspec.json.encode(Greedy(episodes=episodes, solved=solved, noise_share=share)))
 
 
-def read_greedy(path: Path, episodes: int) -> Greedy | None:
-    """The file's content; None if it is missing or of another number of episodes."""
-    if not path.exists():
+def read_greedy(path: Path) -> Greedy | None:
+    """The file's content; None if it is missing. Raises `UserError` if it is damaged."""
+    try:
+        return read_json(path, Greedy)
+    except MissingFileError:
         return None
-    found = msgspec.convert(json.loads(path.read_bytes()), Greedy)
-    return found if found.episodes == episodes else None
+    except UnreadableError as error:
+        raise UserError(f"{error}; delete it, and the episodes are played again") from None

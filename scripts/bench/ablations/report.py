@@ -32,27 +32,27 @@ def steps_until_often(training: Training, milestone: str) -> tuple[float, bool]:
     return min(env_step, float(training.env_steps)), env_step <= training.env_steps
 
 
-def table(out: Path, tasks: Mapping[str, Task], episodes: int) -> str:
-    """All tasks that have records, one table each."""
+def table(out: Path, tasks: Mapping[str, Task]) -> str:
+    """All tasks that have records, one table each; empty where none has."""
     parts = []
     for name, task in tasks.items():
-        found = {arm: _read(out / name / arm, episodes) for arm in task.arms}
+        found = {arm: _read(out / name / arm) for arm in task.arms}
         lines = _task_table(task, {arm: pairs for arm, pairs in found.items() if pairs})
         parts.append("\n".join(lines))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n".join(f"{part}\n" for part in parts if part)
 
 
-def _read(folder: Path, episodes: int) -> list[Played]:
+def _read(folder: Path) -> list[Played]:
     """The trainings of an arm that are complete, and played with if they are ours, by seed."""
     pairs = []
     for path in sorted((folder / "raw").glob("*.jsonl")):
         training = read_training(path)
         if training is None:
             continue
-        greedy = read_greedy(folder / "greedy" / f"seed{training.seed}.json", episodes)
+        greedy = read_greedy(folder / "greedy" / f"seed{training.seed}.json")
         if greedy is not None or training.agent not in OURS:
             pairs.append((training, greedy))
-    return pairs
+    return sorted(pairs, key=lambda pair: pair[0].seed)
 
 
 def _gate_table(task: Task, found: Mapping[str, list[Played]]) -> list[str]:
@@ -88,7 +88,7 @@ def _task_table(task: Task, found: Mapping[str, list[Played]]) -> list[str]:
             str(len(pairs)),
             f"{often} of {len(pairs)}",
             least + _with_interval(steps, "{:,.0f}"),
-            f"{least}{middle / whole:.2f}",
+            f"{least}{middle / whole:.2f}" if math.isfinite(whole) else "-",
             _with_interval(np.array([greedy.solved / greedy.episodes for _, greedy in pairs if greedy]), "{:.0%}"),
         ]
         if task.noise:

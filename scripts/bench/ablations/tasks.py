@@ -52,8 +52,8 @@ class Task:
         return GAME_STEPS if self.gates else LESSON_STEPS
 
     def config(self, arm: str, more: Sequence[str] = ()) -> Config:
-        """What an arm is trained with; `more` is given to all arms alike, as `key=value`."""
-        return load_config(PRESET, [*SHARED, *self.overrides, *self.arms[arm].overrides, *more])
+        """What an arm is trained with; `more` is given to all arms alike, as `key=value`, but for what makes an arm."""
+        return load_config(PRESET, [*SHARED, *self.overrides, *more, *self.arms[arm].overrides])
 
 
 def _start(name: str, episode_max_steps: int) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ _ARCHIVE = ("archive_entries=500",)
 _PLAYERS = {
     WHOLE: Arm(_WHOLE.title, overrides=_ARCHIVE),
     "uniform": Arm("start states drawn alike", overrides=(*_ARCHIVE, "start_weighting=uniform")),
-    "no_archive": Arm("every episode from the beginning"),
+    "no_archive": Arm("every episode from the beginning", overrides=("archive_entries=0",)),
     "ppo": Arm("MaskablePPO with our random actions and the archive", "maskable_ppo_prior", _ARCHIVE),
     "go_explore": Arm("Go-Explore: the archive and our random actions", "explore", _ARCHIVE),
 }
@@ -105,7 +105,7 @@ LESSONS = {
         "the first badge",
         "BADGE_0",
         (*_start("badge_0", 1000), *_CURIOSITY),
-        {WHOLE: _WHOLE, "no_masks": Arm("no masks", agent="r2d2_unmasked")},
+        {WHOLE: _WHOLE, "no_masks": Arm("no masks, but in greedy play", agent="r2d2_unmasked")},
     ),
     "password": Task(
         "the door that the bells named",

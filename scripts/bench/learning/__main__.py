@@ -34,15 +34,13 @@ from .record import Training, read_training, record_path
 from .report import KEY_MILESTONES, write_report
 
 
-def run_trainings(
+def unfinished(
     agents: list[str], seeds: list[int], config: Config, env_steps: int, cpu_sec: float, folder: Path
-) -> bool:
-    """Does every training that is not complete yet; False if one failed, at once.
+) -> list[tuple[str, int, Config, Path]]:
+    """Agent, seed, config and records of every training that is not complete yet.
 
-    Raises `UserError`, before any training, if complete ones were made with other settings.
+    Raises `UserError` if complete ones were made with other settings.
     """
-    from .worker import worker_command  # torch: --plot-only does without
-
     todo = []
     for seed in seeds:
         for agent in agents:
@@ -52,6 +50,16 @@ def run_trainings(
                 todo.append((agent, seed, own, path))
             elif done.settings != settings(agent, own, cpu_sec):
                 raise UserError(f"{path}: made with other settings; use another --out, or delete that file")
+    return todo
+
+
+def run_trainings(
+    agents: list[str], seeds: list[int], config: Config, env_steps: int, cpu_sec: float, folder: Path
+) -> bool:
+    """Does every training that is not complete yet; False if one failed, at once. Raises as `unfinished` before any."""
+    from .worker import worker_command  # torch: --plot-only does without
+
+    todo = unfinished(agents, seeds, config, env_steps, cpu_sec, folder)
     # glibc gives large blocks back to the kernel at once; keeping them makes training faster. Our learner has it keep
     # them by itself (`prepare_process`); the other agents get the same from here.
     keep = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}

@@ -107,6 +107,8 @@ def settings(agent: str, config: Config, cpu_sec: float) -> dict[str, Any]:
         return {"config": kept | {name: raw[name] for name in _EXPLORATION_KEYS}, **length}
     if agent == "table_q":
         return {"config": kept | {name: raw[name] for name in _TABLE_KEYS}, "table": TABLE_SETTINGS, **length}
+    if agent == "maskable_ppo_prior":
+        kept["frontier_weight"] = raw["frontier_weight"]
     own = {"ppo": PPO_SETTINGS, "actions": action_count(config), "learner_threads": config.learner_threads}
     return {"config": kept, **own, **length}
 

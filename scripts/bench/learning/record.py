@@ -7,7 +7,7 @@ of all its processes since then):
     start       settings, the libraries' versions, processor cores
     milestone   name; the first time that this training reached it
     episode     return, length, terms (weighted, summed), milestones (name: step of the episode), reason; of whole
-                episodes, but those that began at an archived state
+                episodes, but those that began elsewhere
     end         the last line; a file without it is not finished, and its training is done again
 """
 
@@ -62,7 +62,7 @@ class Recorder:
     def episode(self, summary: Mapping[str, Any], env_step: int) -> None:
         """Notes a whole episode, if it began where all do; `summary` is an `EpisodeSummary` as plain data.
 
-        Of one that began at an archived state neither return nor milestones can be held against others'.
+        Of one that began at an archived or a user's state neither return nor milestones can be held against others'.
         """
         if is_elsewhere(summary["start"]["tag"]):
             return

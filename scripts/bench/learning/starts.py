@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_rl.config import Config
+from cluster_rl.emulator.given_states import place_given_states, read_given_states
 from cluster_rl.exploration.archive import Archive, StartStates
 from cluster_rl.learning.sequences import is_elsewhere
 from cluster_rl.rom import load_rom
@@ -21,14 +22,18 @@ TEND_SEC = 2.0
 
 
 class Starts:
-    """One training's archive, empty as it begins. Raises `UserError` where its folder cannot be made."""
+    """One training's archive, at first of the user's own states alone. Raises `UserError` where they are unfit."""
 
     def __init__(self, config: Config, folder: Path) -> None:
+        rom = load_rom(config.rom)
+        given = read_given_states(config, rom)
         if folder.exists():
             shutil.rmtree(folder)
+        place_given_states(given, folder)
         self._config, self._folder = config, folder
         bounds = (config.archive_entries, config.archive_megabytes * 10**6)
-        self._archive = Archive(folder, load_rom(config.rom).sha1, config.start_weighting, *bounds)
+        self._archive = Archive(folder, rom.sha1, config.start_weighting, *bounds)
+        self._archive.publish()
         self._tended_at = time.monotonic()
 
     def of(self, index: int) -> StartStates:

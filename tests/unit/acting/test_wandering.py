@@ -182,6 +182,7 @@ def drawn(rows: tuple[str, ...], masked: str = "") -> set[str]:
         (("#####", "#ooo#", "#o###", "#o@##", "#####"), "", set()),
         (("#######", "#.oo@o.", "#######"), "", {"right"}),  # the nearer one
         (("#######", "#.o@o.#", "#######"), "", {"left", "right"}),
+        (("####", "#o.#", "#@o#", "####"), "", {"up", "right"}),  # ways of one length meet there
         (("####", "#@p.", "####"), "", set()),  # nobody walks through a person
         (("####", "#@D#", "####"), "", {"right"}),  # a door may be entered
         (("#####", "#@d.#", "#####"), "", set()),  # what is behind one is on another map

@@ -91,7 +91,7 @@ def test_the_table_holds_arms_against_the_whole_agent(tmp_path: Path) -> None:
     for seed in (1, 2):
         _record(folder / tasks.WHOLE, seed, [False] * 10 + [True] * 30)
         _record(folder / "no_counts", seed, [False] * 31 + [True] * (9 if seed == 1 else 8))
-    lines = report.table(tmp_path, tasks.TASKS, 10).strip().splitlines()
+    lines = report.table(tmp_path, tasks.TASKS).strip().splitlines()
     assert len(lines) == 4  # tasks without records are left out
     whole, without = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     assert whole[1:5] == ["2", "2 of 2", "1,900 [1,900, 1,900]", "1.00"]
@@ -111,7 +111,7 @@ def test_a_game_is_told_gate_by_gate(tmp_path: Path) -> None:
             recorder.milestones([gate], 1000 * seed * number)
         recorder.close(9000)
     _record(folder / tasks.WHOLE, 1, [False] * 40)
-    lines = report.table(tmp_path, tasks.TASKS, 10).strip().splitlines()
+    lines = report.table(tmp_path, tasks.TASKS).strip().splitlines()
     assert "| Go-Explore: the archive and our random actions | 3 | 0 of 3 |" in lines[3]
     assert lines[3].endswith("| - |")  # it has no greedy play
     whole, go_explore = zip(*(line.strip("| ").split(" | ")[1:] for line in lines[7:19]), strict=True)
@@ -119,12 +119,70 @@ def test_a_game_is_told_gate_by_gate(tmp_path: Path) -> None:
     assert go_explore == ("2,000 (2)", "4,000 (2)", "- (1)", *["- (0)"] * 9)
 
 
-def test_what_was_played_with_another_number_of_episodes_is_played_again(tmp_path: Path) -> None:
+def test_a_task_without_the_whole_agent_has_no_ratio(tmp_path: Path) -> None:
+    for seed in (10, 9):
+        _record(tmp_path / "noisy_tv" / "no_counts", seed, [True] * 20)
+    line = report.table(tmp_path, tasks.TASKS).strip().splitlines()[-1]
+    assert line.split(" | ")[4] == "-"
+    assert "nan" not in line
+
+
+def test_what_greedy_play_left_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
     _record(tmp_path, 1, [True] * 10)
     path = tmp_path / "greedy" / "seed1.json"
-    assert greedy.read_greedy(path, 11) is None
-    assert greedy.read_greedy(tmp_path / "none.json", 10) is None
-    assert greedy.read_greedy(path, 10) == greedy.Greedy(episodes=10, solved=10, noise_share=0.25)
+    assert greedy.read_greedy(tmp_path / "none.json") is None
+    assert greedy.read_greedy(path) == greedy.Greedy(episodes=10, solved=10, noise_share=0.25)
+    for damaged in (path.read_bytes()[:14], b'{"episodes": 10, "solved": 1}', b"", b"\xff" * 9):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"seed1\.json: .*; delete it, and the episodes are played again"):
+            greedy.read_greedy(path)
+
+
+def _call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ablations", *arguments])
+    return command.main()
+
+
+def test_a_table_without_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="no complete records; run without --plot-only first"):
+            _call(monkeypatch, "--plot-only", "--out", str(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_are_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _record(tmp_path / "forest" / "no_curiosity", 2, [True] * 10)
+    monkeypatch.setattr(command, "run_trainings", lambda *_: pytest.fail("trained before"))
+    with pytest.raises(UserError, match=r"r2d2-seed2\.jsonl: made with other settings"):
+        _call(monkeypatch, "--tasks", "forest", "--seeds", "1", "2", "--out", str(tmp_path))
+
+
+def test_greedy_play_of_an_earlier_training_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, played = tasks.TASKS["forest"], []
+    _record(tmp_path, 1, [True] * 10)
+    (tmp_path / "raw" / "r2d2-seed1.jsonl").unlink()
+
+    def play(*given: Any) -> None:
+        played.append(given[-1])
+
+    monkeypatch.setattr(command, "play_greedily", play)
+    monkeypatch.setattr(command, "run_trainings", lambda *_: True)
+    assert command.run_arm(task, tasks.WHOLE, 1, task.config(tasks.WHOLE), 300, 10, tmp_path)
+    assert played == [tmp_path / "greedy" / "seed1.json"]
+    assert not played[0].exists()
+
+
+def test_what_is_given_to_all_does_not_undo_an_arm() -> None:
+    for name, given in (
+        ("forest", "w_rnd=0.05"),
+        ("levers", "model.recurrent_cell=lstm"),
+        ("lanternvale", "w_rnd=0.5"),
+    ):
+        task = tasks.TASKS[name]
+        made = [(task.arms[arm].agent, task.config(arm, [given])) for arm in task.arms]
+        assert all(one != other for index, one in enumerate(made) for other in made[:index])
+    assert tasks.TASKS["lanternvale"].config("no_archive", ["gamma=0.5"]).gamma == 0.5
+    assert tasks.TASKS["lanternvale"].config("no_archive", ["archive_entries=9"]).archive_entries == 0
 
 
 def test_an_arm_is_trained_and_played_once(
@@ -139,11 +197,12 @@ def test_an_arm_is_trained_and_played_once(
     for task, arm, agent in (("masks", "no_masks", "r2d2_unmasked"), ("noisy_tv", "no_counts", "r2d2")):
         run_dir = RunDir(tmp_path / task / arm / "runs", f"{agent}-seed3")
         assert load_config(run_dir.config).initial_state == f"school:{'badge_0' if task == 'masks' else 'cave'}"
-        played = greedy.read_greedy(tmp_path / task / arm / "greedy" / "seed3.json", 2)
+        played = greedy.read_greedy(tmp_path / task / arm / "greedy" / "seed3.json")
         assert played is not None
+        assert played.episodes == 2
         assert (played.noise_share is None) == (task == "masks")
     table = (tmp_path / "table.md").read_text()
-    assert "no masks | 1 | 0 of 1 | at least " in table
+    assert "no masks, but in greedy play | 1 | 0 of 1 | at least " in table
     assert table in first
     assert command.main() == 0
     assert "1 of 1" not in capfd.readouterr().out

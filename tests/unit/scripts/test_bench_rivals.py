@@ -20,8 +20,9 @@ from cluster_rl.game.buttons import BUTTONS, NUM_BUTTONS
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
 
-from scripts.bench.learning.agents import TABLE_SETTINGS  # noqa: E402
+from scripts.bench.learning.agents import TABLE_SETTINGS, settings  # noqa: E402
 from scripts.bench.learning.emulators import FORBIDDEN_LOGIT, AsOurs, log_weights  # noqa: E402
+from scripts.bench.learning.starts import Starts  # noqa: E402
 from scripts.bench.learning.table_q import Episode, Move, TableQ, state_key  # noqa: E402
 from scripts.bench.learning.uniform_actor import uniform_weights  # noqa: E402
 
@@ -174,3 +175,25 @@ def test_episodes_are_swept_again_while_they_are_kept() -> None:
     found.learn(walk((b"new", 0, 0.0)))
     found.learn(walk((b"shared", 2, 20.0)))
     assert found.values([b"old"])[0, 0] == pytest.approx(4.0, rel=0.01)  # of two it is none
+
+
+def test_rivals_begin_at_a_users_own_states_too(tmp_path: Path) -> None:
+    env = make_env("cpu", 0)
+    env.start()
+    for _ in range(20):
+        env.advance(0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "one.state").write_bytes(env.console.save())
+    env.close()
+    config = load_config("cpu", [f"start_states={tmp_path / 'mine'}", "start_share=0.9"])
+    chooser, rng = Starts(config, tmp_path / "archive").of(0), np.random.default_rng(1)
+    drawn = [chooser.choose(rng) for _ in range(40)]
+    assert {start.header.key for start in drawn if start is not None} == {"one.state"}
+    assert 0 < sum(start is None for start in drawn) < 15  # four are expected
+
+
+def test_trainings_with_and_without_a_frontier_are_told_apart() -> None:
+    config, other = load_config("cpu"), load_config("cpu", ["frontier_weight=12"])
+    for agent in ("explore", "table_q", "maskable_ppo_prior", "r2d2"):
+        assert settings(agent, config, 0.0) != settings(agent, other, 0.0)
+    assert settings("maskable_ppo", config, 0.0) == settings("maskable_ppo", other, 0.0)  # has no random actions
