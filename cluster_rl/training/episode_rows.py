@@ -27,7 +27,11 @@ from cluster_rl.wire.codec import SequenceHeader
 
 
 class UnreadableRowError(UserError):
-    """A row that is no row."""
+    """A row that is no row; `end` is the byte behind it."""
+
+    def __init__(self, message: str, end: int) -> None:
+        super().__init__(message)
+        self.end = end
 
 
 class EpisodeRow(msgspec.Struct, kw_only=True, frozen=True):
@@ -112,16 +116,6 @@ class EpisodeRows:
         except OSError as error:
             raise explain_os_error(error, path) from None
 
-    @property
-    def size_bytes(self) -> int:
-        """How long the file is."""
-        return self._file.size_bytes
-
-    @property
-    def next_record(self) -> int:
-        """All rows in the file are of records below it, and all later ones of this or higher ones."""
-        return self._newest + 1
-
     def offer(self, record: int, env_steps: int, header: SequenceHeader) -> None:
         """Takes note of a logged sequence; it makes a row if it ends an episode that has none."""
         if header.summary is not None and record > self._newest:
@@ -184,7 +178,7 @@ def read_episode_rows(path: Path, begin: int = 0) -> Iterator[tuple[EpisodeRow, 
             try:
                 row = decode_json(line, EpisodeRow, f"{path}: the row before byte {begin}")
             except UnreadableError as error:
-                raise UnreadableRowError(f"{error}; delete that line") from None
+                raise UnreadableRowError(f"{error}; delete that line", begin) from None
             yield row, begin
 
 

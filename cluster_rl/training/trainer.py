@@ -348,6 +348,13 @@ class Trainer:
         archive = self.archive
         assert archive is not None
         archive.admit()  # first: what an episode found comes before its end
+        while not self._count_rows(archive):
+            archive.pass_damage()
+        archive.weigh_by(self.quests.start_weights())
+        archive.publish()
+
+    def _count_rows(self, archive: Archive) -> bool:
+        """Counts the rows that came since the last call; False, and a line, where it stopped behind a damaged one."""
         try:
             for row, end in read_episode_rows(self.run_dir.episodes, self._counted_bytes):
                 self._counted_bytes = end
@@ -359,11 +366,10 @@ class Trainer:
                     episode = (row.actor, row.incarnation, row.emulator, row.episode)
                     archive.count(row.start_id, episode, reached=bool(row.milestones))
         except UnreadableRowError as error:
-            print(f"{error}; start states are weighed without the rows before the newest", flush=True)
-            self._counted_bytes = self.episode_rows.size_bytes
-            archive.next_record = max(archive.next_record, self.episode_rows.next_record)
-        archive.weigh_by(self.quests.start_weights())
-        archive.publish()
+            print(f"{error}; start states are weighed without it", flush=True)
+            self._counted_bytes = error.end
+            return False
+        return True
 
     def write_progress(self, reason: str | None = None) -> None:
         """Brings progress.json up to date; with a reason, the job ends here."""
@@ -538,8 +544,12 @@ class Trainer:
             self.config.archive_megabytes * 10**6,
             say=lambda line: print(line, flush=True),
         )
-        # A log that was lost and begun anew gives numbers again.
-        archive.next_record = min(archive.next_record, self.replay.next_id)
+        if self.replay.next_id < archive.next_record:
+            # A log that was lost and begun anew gives numbers again. Published before it does: once it has passed the
+            # old number, a start after a death could not tell.
+            archive.next_record = self.replay.next_id
+            archive.weigh_by(self.quests.start_weights())
+            archive.publish()
         self._counted_bytes = self.episode_rows.end_before(archive.next_record)
         return archive
 

@@ -87,19 +87,19 @@ def test_the_runs_own_curiosity_scores(
     assert found["bonus_max"] == 1.0  # a new tile's own, with nothing for the place
 
 
-@pytest.mark.parametrize(("weight", "largest"), [(float("nan"), 0.0), (1e30, 5.0)])
+@pytest.mark.parametrize("weight", [float("nan"), 1e30])
 def test_a_bonus_that_is_not_finite_is_exit_code_1_and_one_line(
-    run_dir: RunDir, config: Config, capsys: pytest.CaptureFixture[str], weight: float, largest: float
+    run_dir: RunDir, config: Config, capsys: pytest.CaptureFixture[str], weight: float
 ) -> None:
     rnd = known_places(config)
-    rnd.predictor.get_parameter("4.bias").data.fill_(weight)  # an error that is infinite gives the largest bonus
+    rnd.predictor.get_parameter("4.bias").data.fill_(weight)  # 1e30: infinite errors
     path = save(run_dir, rnd)
     assert main(["--steps", "20", "--run-name", "one", "--json"]) == EXIT_FAILURE
     said = capsys.readouterr()
     assert said.err == f"error: 20 of 20 RND bonuses are not finite, by {path}\n"
     found = json.loads(said.out)["rnd"]
     assert found["not_finite"] == 20
-    assert found["bonus_max"] == largest  # of the finite ones
+    assert found["bonus_max"] is None  # of the finite ones
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run_dir: RunDir, config: Config) -> None:

@@ -39,6 +39,12 @@ def episode(trainer: Trainer, number: int, tag: str = "archive", start: str = ""
     ingest(trainer, play(make_builder(BLOCK), number, 9, summary=summary))
 
 
+def damage_newest_row(trainer: Trainer) -> None:
+    trainer.write_episodes()
+    *rows, newest = trainer.run_dir.episodes.read_bytes().splitlines(keepends=True)
+    trainer.run_dir.episodes.write_bytes(b"".join(rows) + b"x" * (len(newest) - 1) + b"\n")
+
+
 def only_entry(trainer: Trainer) -> Entry:
     assert trainer.archive is not None
     (entry,) = trainer.archive.entries
@@ -114,6 +120,28 @@ def test_a_log_that_was_lost_gives_numbers_again_and_their_episodes_count(traine
     assert only_entry(anew).drawn == 4
 
 
+def test_a_lost_log_counts_what_came_before_a_death(trainer: Trainer, tmp_path: Path) -> None:
+    """Before the archive was tended even once, with the new log beyond the old one's numbers."""
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    for number in range(3):
+        episode(trainer, number)
+    trainer.write_episodes()
+    trainer.tend_archive()
+    trainer.replay.close()  # and a death, without a checkpoint
+    config = changed(archive_entries=10, replay_dir=str(tmp_path / "empty"))
+    anew = open_trainer(tmp_path, config)
+    for number in range(3, 8):
+        episode(anew, number)
+    anew.write_episodes()
+    assert anew.replay.next_id > trainer.replay.next_id
+    anew.replay.close()  # and another
+    resumed = open_trainer(tmp_path, config)
+    resumed.tend_archive()
+    assert only_entry(resumed).drawn == 3 + 5
+    resumed.close("test")
+
+
 def test_a_damaged_row_is_told_and_passed_over(
     trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,16 +153,92 @@ def test_a_damaged_row_is_told_and_passed_over(
     rows = trainer.run_dir.episodes.read_bytes().splitlines(keepends=True)
     trainer.run_dir.episodes.write_bytes(rows[0] + b"x" * (len(rows[1]) - 1) + b"\n" + rows[2])
     trainer.tend_archive()
-    assert "start states are weighed without the rows before the newest" in capsys.readouterr().out
-    assert only_entry(trainer).drawn == 1
+    assert capsys.readouterr().out.count("delete that line; start states are weighed without it\n") == 1
+    assert only_entry(trainer).drawn == 2
     trainer.close("test")
     resumed = open_trainer(tmp_path, CONFIG)  # it begins behind the damaged row
     resumed.tend_archive()
-    assert only_entry(resumed).drawn == 1
+    assert only_entry(resumed).drawn == 2
     episode(resumed, 3)
     resumed.close("test")
     assert "start states" not in capsys.readouterr().out
-    assert only_entry(resumed).drawn == 2
+    assert only_entry(resumed).drawn == 3
+
+
+@pytest.mark.parametrize("tended_between", [False, True])
+def test_damage_among_rows_that_count_for_nothing_is_told_once(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str], tended_between: bool
+) -> None:
+    """Nothing but the number of the next record tells the next start of it."""
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    episode(trainer, 0)
+    damage_newest_row(trainer)
+    if tended_between:
+        trainer.tend_archive()
+    for number in (1, 2):
+        episode(trainer, number, tag="beginning")
+    trainer.write_episodes()
+    trainer.tend_archive()
+    assert capsys.readouterr().out.count("start states are weighed without it") == 1
+    assert only_entry(trainer).drawn == 0
+    trainer.replay.close()  # and a death
+    resumed = open_trainer(tmp_path, CONFIG)
+    resumed.tend_archive()
+    resumed.close("test")
+    assert "start states" not in capsys.readouterr().out
+    assert only_entry(resumed).drawn == 0
+
+
+@pytest.mark.parametrize("tended_between", [False, True])
+def test_rows_between_two_damaged_ones_count(trainer: Trainer, tmp_path: Path, tended_between: bool) -> None:
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    for number in range(7):
+        episode(trainer, number, tag="beginning" if number in (1, 5) else "archive")
+        trainer.write_episodes()
+        if number in (0, 4):
+            damage_newest_row(trainer)
+        if tended_between:
+            trainer.tend_archive()
+    trainer.replay.close()  # and a death
+    resumed = open_trainer(tmp_path, CONFIG)
+    resumed.tend_archive()
+    resumed.close("test")
+    assert only_entry(resumed).drawn == 3
+
+
+def test_a_damaged_index_has_what_followed_counted_anew(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    episode(trainer, 0, milestones=[("town", 3)])
+    episode(trainer, 1)
+    trainer.close("test")
+    before = only_entry(trainer)
+    (trainer.run_dir.archive / "index.json").write_bytes(b"{")
+    resumed = open_trainer(tmp_path, CONFIG)
+    words = "made anew from the states, and what followed is counted anew from episodes.jsonl, but for new cells"
+    assert words in capsys.readouterr().out
+    assert only_entry(resumed).drawn == 0
+    resumed.tend_archive()
+    assert only_entry(resumed) == before
+    resumed.close("test")
+
+
+def test_no_index_for_episodes_that_count_for_nothing(trainer: Trainer) -> None:
+    """It may be long, and all actors read a new one."""
+    propose(trainer.run_dir, "archive")
+    trainer.tend_archive()
+    for number in range(2):
+        episode(trainer, number, tag="beginning")
+        trainer.write_episodes()
+        trainer.tend_archive()
+    assert trainer.archive is not None
+    assert trainer.archive.next_record > 0
+    assert read_index(trainer.run_dir.archive / "index.json").next_record == 0
+    trainer.close("test")
 
 
 def test_the_mixture_and_the_archive_are_told(trainer: Trainer) -> None:
