@@ -22,6 +22,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.replay import segments
 from cluster_rl.runs import checkpoint
 from cluster_rl.runs.aside import damaged_path
+from cluster_rl.runs.atomic import real_path
 from cluster_rl.runs.episode_log import log_paths
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import newest_start
@@ -124,7 +125,7 @@ def _told(run_dir: RunDir) -> _Told:
 
 
 def _is_inside(run_dir: RunDir, replay: Path) -> bool:
-    return replay.resolve() == run_dir.replay.resolve()
+    return real_path(replay) == real_path(run_dir.replay)
 
 
 def _replay_dir_before(run_dir: RunDir) -> str:

@@ -16,7 +16,7 @@ from cluster_rl.errors import StorageError, UserError
 from cluster_rl.replay import segments
 from cluster_rl.replay.folder_lock import FolderLock
 from cluster_rl.runs import checkpoint
-from cluster_rl.runs.atomic import explain_os_error, sync_folder
+from cluster_rl.runs.atomic import explain_os_error, real_path, sync_folder
 from cluster_rl.runs.identity import RunIdentity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, holder_path
@@ -47,7 +47,7 @@ def set_aside(run_dir: RunDir, replay: Path) -> Path | None:
     if not has_something(run_dir):
         return None
     stamp = time.strftime("before-%Y%m%d-%H%M%S")
-    path = run_dir.path.resolve()  # it may be a link to a larger disk, where the new run is wanted too
+    path = real_path(run_dir.path)  # it may be a link to a larger disk, where the new run is wanted too
     with RunLock(run_dir):
         try:
             if replay.is_dir():  # a learner outlives a launcher that was killed, and writes until it has ended
@@ -67,7 +67,7 @@ def set_aside(run_dir: RunDir, replay: Path) -> Path | None:
 
 def _moves_along(run_dir: RunDir, replay: Path) -> bool:
     """Whether `replay` is moved with the run's folder: it lies there, or a link to it does."""
-    return replay.absolute() == run_dir.replay.absolute() or replay.resolve().is_relative_to(run_dir.path.resolve())
+    return replay.absolute() == run_dir.replay.absolute() or real_path(replay).is_relative_to(real_path(run_dir.path))
 
 
 def _move_segments(run_dir: RunDir, replay: Path, stamp: str) -> None:
@@ -107,8 +107,8 @@ def _ids(run_dir: RunDir) -> set[str]:
 
 def _same_run(run_dir: RunDir, ids: set[str]) -> list[Path]:
     """Other folders beside the run's that hold a run of these ids, as copies do."""
-    own = run_dir.path.resolve()
-    others = [path for path in sorted(run_dir.root.iterdir()) if path.is_dir() and path.resolve() != own]
+    own = real_path(run_dir.path)
+    others = [path for path in sorted(run_dir.root.iterdir()) if path.is_dir() and real_path(path) != own]
     found = [(path, _identity_in(path / run_dir.identity.name)) for path in others]
     return [path for path, identity in found if identity is not None and identity.run_id in ids]
 

@@ -6,6 +6,8 @@ its name only once it is complete; the pictures are those of a video, pixel by p
 
 from __future__ import annotations
 
+import glob
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.report.video import SCALE
-from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.atomic import explain_os_error, real_path
 
 _FAST: Final[dict[str, Any]] = {"compress_level": 3}  # a third of the time, for half as many bytes again
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What writers of this folder that were killed have left, and what others write now: nothing tells them apart."""
+    whole = real_path(path)
+    return sorted(whole.parent.glob(f".{glob.escape(whole.name)}.????????.partial"))
 
 
 class PngFolder:
     """Writes one folder; a context manager that keeps it only if its block ends without an exception.
 
-    Until `close` the folder has the name `.<name>.partial`. Frames must come in one size.
+    Until `close` the folder has the name `.<name>.<token>.partial`, each writer's its own: of two with one name the
+    first to close gets it. Frames must come in one size.
     """
 
     def __init__(self, path: Path, scale: int = SCALE) -> None:
@@ -35,11 +44,9 @@ class PngFolder:
         self.frames = 0
         self._scale = scale
         # Where it leads: an empty folder that is a link stays one.
-        self._whole = path.resolve()
-        self._partial = self._whole.with_name(f".{self._whole.name}.partial")
+        self._whole = real_path(path)
+        self._partial = self._whole.with_name(f".{self._whole.name}.{secrets.token_hex(4)}.partial")
         try:
-            if self._partial.exists():  # of a process that was killed
-                shutil.rmtree(self._partial)
             self._partial.mkdir()
         except OSError as error:
             raise explain_os_error(error, path) from None
@@ -64,8 +71,8 @@ class PngFolder:
             raise explain_os_error(error, self.path) from None
 
     def abort(self) -> None:
-        """Removes what was written."""
-        shutil.rmtree(self._partial)
+        """Removes what was written, as far as can be: what ended the block is told, and not what hinders this."""
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     def size_bytes(self) -> int:
         """Of all its files; to be asked once it is closed."""

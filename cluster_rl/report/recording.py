@@ -21,6 +21,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.report.overlay import SIZE, Facts, overlay, palette
 from cluster_rl.report.png_folder import PngFolder
 from cluster_rl.report.video import ENCODERS, HEIGHT, SCALE, WIDTH, VideoWriter, video_frames
+from cluster_rl.runs.atomic import real_path
 
 GIF_FPS_MAX = 50
 
@@ -37,9 +38,13 @@ def check_outputs(videos: Sequence[Path], folder: Path | None, fps: int) -> None
         _check_parent(path, f"video {path}")
     if folder is None:
         return
-    whole = folder.resolve()
-    if whole in [path.resolve() for path in videos]:
-        raise UserError(f"--png {folder}: the video has that name; give another")
+    whole = real_path(folder)
+    for path in videos:
+        video = real_path(path)
+        if whole == video:
+            raise UserError(f"--png {folder}: the video has that name; give another")
+        if whole in video.parents:
+            raise UserError(f"--png {folder}: the video {path} would lie in it, and it must be empty; give another")
     if whole.exists() and not whole.is_dir():
         raise UserError(f"--png {folder}: is a file; give the name of a folder")
     _check_parent(whole, f"--png {folder}")
@@ -57,7 +62,7 @@ def _check_parent(path: Path, what: str) -> None:
 class Recording:
     """The first `max_frames` frames, at the game's speed; a context manager that keeps files only if all went well.
 
-    Hand `on_frame` every frame of a step, then call `step`.
+    None gets its name before all are complete. Hand `on_frame` every frame of a step, then call `step`.
     """
 
     def __init__(self, videos: Sequence[Path], folder: Path | None, fps: int, max_frames: int, panel: bool) -> None:
@@ -111,7 +116,12 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        if error is not None:
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:
+            for output in self._outputs:
+                output.finish()
 
 
 class _Output:
@@ -125,6 +135,12 @@ class _Output:
         began = time.perf_counter()
         self._writer.write(picture)
         self._seconds += time.perf_counter() - began
+
+    def finish(self) -> None:
+        if isinstance(self._writer, VideoWriter):
+            began = time.perf_counter()
+            self._writer.finish()
+            self._seconds += time.perf_counter() - began
 
     def report(self, fps: int) -> dict[str, Any]:
         writer = self._writer

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import UserError, describe_exit, mend
+from cluster_rl.runs.atomic import explain_os_error
 
 HEIGHT, WIDTH = 144, 160
 SCALE = 3
@@ -103,10 +104,13 @@ class VideoWriter:
         self._partial = path.with_name(f".{path.name}.partial")
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
-        with tempfile.TemporaryFile() as colours:
+        with contextlib.ExitStack() as inherited:
+            descriptors: tuple[int, ...] = ()
             filters = f"scale={width * scale}:{height * scale}:flags=neighbor"
             coding: tuple[str, ...] = ("-vf", filters, *ENCODERS[path.suffix])
             if path.suffix == ".gif" and palette is not None:
+                colours = inherited.enter_context(tempfile.TemporaryFile())
+                descriptors = (colours.fileno(),)
                 colours.write(palette.tobytes())
                 colours.seek(0)
                 coding = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16", "-i", f"pipe:{colours.fileno()}")
@@ -117,10 +121,10 @@ class VideoWriter:
                 # One thread: workers are processes, one a core, and a second one would only make them wait.
                 *(*coding, "-threads", "1", "-f", path.suffix.removeprefix("."), f"file:{self._partial}"),
             ]
-            self._process = self._started(command, colours.fileno())
+            self._process = self._started(command, descriptors)
 
-    def _started(self, command: list[str], descriptor: int) -> subprocess.Popen[bytes]:
-        """The encoder, which inherits an open file."""
+    def _started(self, command: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        """The encoder, which inherits open files."""
         try:
             # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.
             return subprocess.Popen(
@@ -128,7 +132,7 @@ class VideoWriter:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                pass_fds=(descriptor,),
+                pass_fds=descriptors,
                 process_group=0,
             )
         except OSError as error:
@@ -145,19 +149,24 @@ class VideoWriter:
             raise self._failure() from None
         self.frames += 1
 
-    def close(self) -> None:
-        """Finishes the file and gives it its name. Raises `UserError` with ffmpeg's words if that fails."""
+    def finish(self) -> None:
+        """Completes the file, without its name yet. Raises `UserError` with ffmpeg's words if that fails."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
         except BrokenPipeError:
             raise self._failure() from None
-        if self._process.wait() != 0:
+        if self._process.wait() != 0 or not self._partial.exists():  # it says that it is done, and is no ffmpeg
             raise self._failure()
+
+    def close(self) -> None:
+        """Finishes the file and gives it its name. Raises as `finish`, or as `explain_os_error` says; leaves none."""
+        self.finish()
         try:
             self._partial.replace(self.path)
-        except FileNotFoundError:  # it says that it is done, and is no ffmpeg
-            raise self._failure() from None
+        except OSError as error:
+            self.abort()
+            raise explain_os_error(error, self.path) from None
         self._errors.close()
 
     def abort(self) -> None:

@@ -127,6 +127,23 @@ def nearest_existing(folder: Path) -> Path:
         raise explain_os_error(error, folder) from None
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads, absolute and without links.
+
+    Raises `UserError` where its links go round in a circle, else as `explain_os_error` says.
+    """
+    try:
+        real = path.resolve()
+        circular = real.is_symlink()  # Python 3.13 returns it as it is, where older ones raise
+    except RuntimeError:
+        circular = True
+    except OSError as error:
+        raise explain_os_error(error, path) from None
+    if circular:
+        raise UserError(f"{path}: is a link that leads to itself; remove it, or give another path")
+    return real
+
+
 def explain_os_error(error: OSError, path: Path) -> Exception:
     """A `StorageError` for what storage does not take, a `UserError` for what else a user can mend (permissions), else
     `error` itself."""

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from cluster_rl.errors import UserError
-from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.atomic import explain_os_error, real_path
 
 DEFAULT_ROOT = Path("cluster_runs")
 MAX_RUN_NAME = 100
@@ -106,7 +106,7 @@ class RunDir:
         """
         try:
             if self.path.is_symlink() and not self.path.exists():  # what it led to was moved aside
-                self.path.resolve().mkdir(exist_ok=True)
+                real_path(self.path).mkdir(exist_ok=True)
             for folder in (self.checkpoint, self.replay, self.episode_logs, self.logs, self.tensorboard, self.jobs):
                 folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:

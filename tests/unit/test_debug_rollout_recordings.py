@@ -32,6 +32,7 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.model import build_model
 from cluster_rl.report import recording
 from cluster_rl.report.overlay import SIZE, Facts, overlay
+from cluster_rl.report.png_folder import PngFolder
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.layout import RunDir
 
@@ -207,16 +208,27 @@ def test_the_value_is_the_chosen_buttons(
         (["--png", "full/a.txt"], "is a file"),
         (["--png", "nowhere/x"], "its folder does not exist"),
         (["--png", "x.gif", "--video", "x.gif"], "the video has that name"),
+        (["--png", "empty", "--video", "empty/a.mp4"], "the video empty/a.mp4 would lie in it"),
+        (["--png", "link", "--video", "empty/below/../b.gif"], "would lie in it"),
+        (["--png", "empty", "--video", "link/below/c.mp4"], "would lie in it"),
+        (["--png", "loop"], "loop: is a link that leads to itself"),
+        (["--png", "other_way"], "other_way: is a link that leads to itself"),
+        (["--png", "x", "--video", "loop.mp4"], "loop.mp4: is a link that leads to itself"),
         (["--video", "both", "--video-fps", "60", "--png"], "at most 50 with a GIF"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, arguments: list[str], words: str) -> None:
     (folder / "full").mkdir()
     (folder / "full" / "a.txt").touch()
+    (folder / "empty" / "below").mkdir(parents=True)
+    links = {"link": "empty", "loop": "loop", "other_way": "loop", "loop.mp4": "loop.mp4"}
+    for name, to in links.items():
+        (folder / name).symlink_to(to)
+    before = sorted(path.name for path in folder.rglob("*"))
     with pytest.raises(UserError, match=re.escape(words)) as error:
         main(arguments)
     assert "\n" not in str(error.value)
-    assert sorted(path.name for path in folder.rglob("*")) == ["a.txt", "full"]
+    assert sorted(path.name for path in folder.rglob("*")) == before
 
 
 def test_a_folder_that_may_not_be_written_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +239,22 @@ def test_a_folder_that_may_not_be_written_to(folder: Path, monkeypatch: pytest.M
     assert list(folder.iterdir()) == []
 
 
+def test_what_a_killed_recording_left_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = PngFolder(folder / "x")  # as it is until it is closed
+    report(capsys, "--steps", "1", "--png", "y")
+    assert main(["--steps", "1", "--png", "x"]) == 0
+    said = capsys.readouterr().err
+    [name] = [path.name for path in folder.glob(".x.*")]
+    assert said == f"{folder / name}: of a recording that was killed, or that still goes on; remove it if none does\n"
+    left.abort()
+    assert sorted(path.name for path in folder.iterdir()) == ["x", "y"]
+
+
 def test_an_interrupted_recording_leaves_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "cluster_rl.debug_rollout", "--steps", "5000", "--max-frames", "100000"]
     playing = subprocess.Popen([*command, "--video", "both", "--png", "--overlay"], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not list(folder.glob(".debug_rollout_png.partial/frame-000030.png")):
+    while not list(folder.glob(".debug_rollout_png.*.partial/frame-000030.png")):
         assert time.monotonic() < deadline
         assert playing.poll() is None
         time.sleep(0.05)

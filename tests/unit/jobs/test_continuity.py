@@ -215,6 +215,9 @@ def test_the_runs_own_replay_folder_is_known_however_it_is_written(run_dir: RunD
     for replay in (tmp_path / ".." / tmp_path.name / "run" / "replay", tmp_path / "link" / "replay"):
         with pytest.raises(UserError, match=r"missing or empty: .*replay"):
             check_whole(run_dir, replay)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop: is a link that leads to itself"):
+        check_whole(run_dir, tmp_path / "loop")
 
 
 # The run's id.

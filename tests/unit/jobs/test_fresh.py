@@ -146,6 +146,17 @@ def test_a_replay_elsewhere_is_moved_aside_too(run_dir: RunDir, tmp_path: Path) 
     assert not [*scratch.glob("segment-*")]
 
 
+@pytest.mark.parametrize("link", ["loop", "here"])
+def test_a_replay_that_is_a_link_to_itself_is_one_line(run_dir: RunDir, tmp_path: Path, link: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    (tmp_path / "there").symlink_to("here")
+    before = contents(run_dir.path)
+    with pytest.raises(UserError, match=f"{link}: is a link that leads to itself"):
+        job(run_dir, f"replay_dir={tmp_path / link}")
+    assert contents(run_dir.path) == before
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_another_runs_replay_is_left_alone(run_dir: RunDir, tmp_path: Path, there: bool) -> None:
     scratch = tmp_path / "scratch"

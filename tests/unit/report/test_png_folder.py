@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from cluster_rl.errors import UserError
-from cluster_rl.report.png_folder import PngFolder
+from cluster_rl.report.png_folder import PngFolder, unfinished
 
 
 def frame_of(shade: int) -> np.ndarray:
@@ -46,13 +49,46 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_in_no_folder(tmp_path: Path) -> None:
-    left = PngFolder(tmp_path / "x")
-    left.write(frame_of(0))
-    left.write(frame_of(0))
-    with PngFolder(tmp_path / "x") as folder:
+def test_what_a_killed_process_left_is_in_no_folder_and_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x[1]"
+    assert unfinished(path) == []
+    script = (
+        "import os, pathlib, signal, numpy, cluster_rl.report.png_folder as here\n"
+        f"folder = here.PngFolder(pathlib.Path({str(path)!r}))\n"
+        "for _ in range(2): folder.write(numpy.zeros((144, 160, 3), numpy.uint8))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    [left] = unfinished(path)
+    with PngFolder(path) as folder:
         folder.write(frame_of(9))
-    assert [file.name for file in (tmp_path / "x").iterdir()] == ["frame-000001.png"]
+    assert [file.name for file in path.iterdir()] == ["frame-000001.png"]
+    assert unfinished(path) == [left]
+    assert len(list(left.iterdir())) == 2
+    assert unfinished(tmp_path / "x1") == []
+
+
+def test_two_at_once_leave_each_others_pictures_alone(tmp_path: Path) -> None:
+    first, second = PngFolder(tmp_path / "x"), PngFolder(tmp_path / "x")
+    for shade in range(4):
+        first.write(frame_of(shade))
+        second.write(frame_of(100))
+    first.close()
+    with pytest.raises(OSError, match="not empty"):
+        second.close()
+    assert [round(imread(file)[0, 0, 0] * 255) for file in sorted((tmp_path / "x").iterdir())] == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_what_ended_it_is_told_where_its_pictures_are_gone(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with PngFolder(tmp_path / "x"):
+            for partial in tmp_path.iterdir():
+                partial.rmdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_a_folder_that_was_filled_meanwhile_stays(tmp_path: Path) -> None:
@@ -67,6 +103,6 @@ def test_a_folder_that_was_filled_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_where_none_can_be_made(tmp_path: Path) -> None:
-    with pytest.raises((UserError, OSError)) as error:
+    with pytest.raises(UserError, match="File name too long") as error:
         PngFolder(tmp_path / ("x" * 300))
     assert "\n" not in str(error.value)

@@ -14,6 +14,7 @@ import pytest
 from small_disk import mounted
 
 from cluster_rl.errors import UserError
+from cluster_rl.report.overlay import palette
 from cluster_rl.report.video import VideoWriter, find_encoder, video_frames
 
 
@@ -181,6 +182,25 @@ LISTED = 'case "$*" in *-encoders*) exec $REAL "$@" ;; esac; '
 def test_a_bad_ffmpeg_is_one_line(script: str, words: str, encoder: Encoder, tmp_path: Path) -> None:
     encoder(script)
     assert re.search(words, failure(tmp_path / "videos"))
+
+
+def test_only_a_gif_with_a_palette_inherits_one(encoder: Encoder, tmp_path: Path) -> None:
+    # Temporary files have no name any more; the one that takes ffmpeg's words is always there.
+    listing = tmp_path / "open"
+    encoder(LISTED + f'ls -l /proc/$$/fd | grep -c deleted >> {listing}; exec $REAL "$@"')
+    for name, colours in (("a.mp4", None), ("b.mp4", palette()), ("c.gif", None), ("d.gif", palette())):
+        with VideoWriter(tmp_path / name, fps=30, palette=colours) as video:
+            video.write(frame_of(1))
+    assert listing.read_text().split() == ["1", "1", "1", "2"]
+
+
+def test_where_a_folder_has_its_name_meanwhile_nothing_is_left(tmp_path: Path) -> None:
+    video = VideoWriter(tmp_path / "a.mp4", fps=30)
+    video.write(frame_of(1))
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        video.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_no_ffmpeg_is_one_line(encoder: Encoder, tmp_path: Path) -> None:
