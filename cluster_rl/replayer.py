@@ -38,7 +38,7 @@ import filelock
 import msgspec
 
 from cluster_rl.emulator.console import Frame
-from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, first_state, replay, reward_parts
+from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, first_state, knows_rewards, replay, reward_parts
 from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, exit_code_of, run_command
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.game.flags import ProgressLatch
@@ -132,15 +132,15 @@ class Commentary:
         self._frame_skip = header.frame_skip
         parts = reward_parts(log, rom, world, source, stopping)
         self._steps = zip(log.actions.tolist(), parts, strict=True)
-        kinds = {0.0: "greedy choice", 1.0: "random choice"}
-        self._chosen = kinds.get(header.epsilon, f"{100 * header.epsilon:.2g} % at random")
+        # No more is known of how a button was chosen: epsilon is not the share of random ones (docs/metrics.md).
+        self._chosen = f"epsilon {header.epsilon:.3g}"
         state = first_state(log, source)
         reached = header.start.milestones if header.start is not None else []
         self._latch = ProgressLatch(world.milestones)
         self._latch.start(state)
         self._told = set(reached)
         self._return = 0.0
-        self._narrator = Narrator(world, knows_rewards=any(parts))
+        self._narrator = Narrator(world, knows_rewards=knows_rewards(header))
         self._narrator.start(state, reached)
 
     def step(self, state: GameState) -> tuple[Facts, Facts]:

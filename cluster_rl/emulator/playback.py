@@ -20,7 +20,7 @@ from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.rewards import TERMS, RewardCalculator
 from cluster_rl.rom import Rom, pyboy_version
-from cluster_rl.runs.episode_log import EpisodeLog
+from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeLog
 
 
 class Diverged(Exception):
@@ -59,6 +59,11 @@ def first_state(log: EpisodeLog, source: str) -> GameState:
     return GameState(ram_image(snapshot.unpack(log.snapshot, None, source)))
 
 
+def knows_rewards(header: EpisodeHeader) -> bool:
+    """Whether `reward_parts` can tell what was paid, be it nothing."""
+    return bool(header.terms) and (header.start is None or header.start.tag != "archive")
+
+
 def reward_parts(
     log: EpisodeLog, rom: Rom, world: World, source: str, stopping: Callable[[], bool]
 ) -> list[dict[str, float]]:
@@ -68,7 +73,7 @@ def reward_parts(
     of an episode that was not finished, and none of one that began with the memory of another. Raises as `replay` does.
     """
     header = log.header
-    if not header.terms or (header.start is not None and header.start.tag == "archive"):
+    if not knows_rewards(header):
         return [{} for _ in log.actions]
     before = first_state(log, source)
     latch, rewards = ProgressLatch(world.milestones), RewardCalculator(RewardWeights(**dict.fromkeys(TERMS, 1.0)))

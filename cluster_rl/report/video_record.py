@@ -40,16 +40,16 @@ def path_picture(video: Path) -> Path:
 
 
 def is_finished(video: Path, log_sha256: str, fps: int, overlay: bool = False) -> bool:
-    """Whether a video and the picture of its path are there, whole, and show this very log at this rate, with or
-    without a panel beside the game."""
+    """Whether a video and the picture of its path are there, whole, and show this very log at this rate, with a
+    panel beside the game where one is asked for. Where none is, one with a panel is as good."""
     try:
         record = read_json(record_path(video), VideoRecord)
     except UserError:  # rendered anew
         return False
     picture_bytes = _size(path_picture(video))
     has_path = picture_bytes > 0 if record.path_bytes is msgspec.UNSET else record.path_bytes == picture_bytes
-    wanted = (log_sha256, fps, overlay, _size(video))
-    return has_path and (record.log_sha256, record.fps, record.overlay, record.video_bytes) == wanted
+    same = (record.log_sha256, record.fps, record.video_bytes) == (log_sha256, fps, _size(video))
+    return has_path and same and (record.overlay or not overlay)
 
 
 def _size(path: Path) -> int:

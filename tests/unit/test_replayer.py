@@ -34,7 +34,7 @@ from cluster_rl.replayer import Commentary, VideoRecord, expected_video_frames, 
 from cluster_rl.report import recording
 from cluster_rl.report.overlay import Facts, overlay
 from cluster_rl.report.video import find_encoder
-from cluster_rl.rewards import INTRINSIC_TERMS
+from cluster_rl.rewards import INTRINSIC_TERMS, TERMS
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.episode_log import EpisodeLog, EpisodeRecorder, read_log
 from cluster_rl.runs.layout import RunDir
@@ -223,7 +223,26 @@ def test_a_panel_tells_of_the_recording_beside_the_game(
         assert list(after.milestones) == last_eight
         total += sum(amount for name, amount in parts[step].items() if name not in INTRINSIC_TERMS)
         assert after.episode_return == pytest.approx(total)
-    assert {(fact.chosen, fact.value) for fact in facts} == {("4 % at random", None)}
+    assert {(fact.chosen, fact.value) for fact in facts} == {("epsilon 0.04", None)}
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words"), [(0.4, "epsilon 0.4"), (0.996, "epsilon 0.996"), (0.0016, "epsilon 0.0016"), (1, "epsilon 1")]
+)
+def test_the_panel_tells_epsilon_and_what_was_earned_be_it_nothing(
+    log: EpisodeLog, rom: Rom, epsilon: float, words: str
+) -> None:
+    def last_facts(**header: object) -> Facts:
+        changed = dataclasses.replace(log, header=msgspec.structs.replace(log.header, epsilon=epsilon, **header))
+        commentary = Commentary(changed, rom, "x", lambda: False)
+        return commentary.step(first_state(changed, "x"))[1]
+
+    nothing = dict.fromkeys(TERMS, 0.0)
+    after = last_facts(terms=nothing)
+    assert (after.chosen, after.rewards, after.episode_return) == (words, (), 0.0)
+    assert log.header.start is not None
+    after = last_facts(terms=nothing, start=msgspec.structs.replace(log.header.start, tag="archive"))
+    assert (after.rewards, after.episode_return) == (None, None)
 
 
 def test_an_unfinished_episode_has_a_panel_without_rewards(log: EpisodeLog, rom: Rom) -> None:
@@ -237,7 +256,9 @@ def facts_of_steps(facts: list[Facts]) -> list[Facts]:
     return [next(found) for _, found in itertools.groupby(facts, key=lambda fact: fact.step)]
 
 
-def test_with_another_panel_a_video_is_rendered_anew(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_without_the_panel_is_rendered_anew_and_one_with_it_stays(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = logs.parent / "videos"
     arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
     sizes = []
@@ -248,7 +269,7 @@ def test_with_another_panel_a_video_is_rendered_anew(logs: Path, capsys: pytest.
         about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
         [size] = re.findall(r"Video: h264.*, (\d+x432)", about)
         sizes.append((size, "finished already" in capsys.readouterr().out))
-    assert sizes == [("480x432", False), ("768x432", False), ("768x432", True), ("480x432", False)]
+    assert sizes == [("480x432", False), ("768x432", False), ("768x432", True), ("768x432", True)]
 
 
 @pytest.mark.parametrize("kind", ["--check", "--maps-only"])

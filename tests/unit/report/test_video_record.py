@@ -39,5 +39,6 @@ def test_the_picture_of_the_path_counts(
     assert not is_finished(video, "cd", 30)
     assert not is_finished(video, "ab", 30, overlay=True)
     record_path(video).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, overlay=True)))
-    assert not is_finished(video, "ab", 30)
+    assert is_finished(video, "ab", 30) == finished  # one with a panel stays where none is asked for
+    assert not is_finished(video, "ab", 60)
     assert is_finished(video, "ab", 30, overlay=True) == finished
