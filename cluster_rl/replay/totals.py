@@ -7,6 +7,7 @@ segment headers) and as plain JSON data (in the checkpoint).
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -125,8 +126,6 @@ class Totals(msgspec.Struct):
         plain: dict[str, Any] = msgspec.structs.asdict(self)
         plain["milestones"] = dict(self.milestones)
         plain["milestones_elsewhere"] = dict(self.milestones_elsewhere)
-        plain["quests"] = msgspec.to_builtins(self.quests)
-        plain["quests_counted_by"] = list(self.quests_counted_by)
         plain["next_seq"] = [
             [actor, incarnation, number]
             for actor, known in self.next_seq.items()
@@ -138,7 +137,8 @@ class Totals(msgspec.Struct):
             for incarnation, emulators in incarnations.items()
             for emulator, frontier in emulators.items()
         ]
-        return plain
+        kept: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(plain)))  # lists where there were tuples
+        return kept
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Totals:

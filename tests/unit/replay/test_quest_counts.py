@@ -186,6 +186,7 @@ def test_counts_of_a_budget_of_its_own_are_gone_on_with_and_those_of_older_progr
     log = open_quests(tmp_path, own)
     log_episodes(log, 0, 20)
     plain = json.loads(json.dumps(log.totals.to_plain()))
+    assert plain == log.totals.to_plain()
     log.close()
     assert Totals.from_plain(plain).quests_counted_by == own.counting
     log = open_quests(tmp_path, replace(own, budgets={"first_badge": 2, "second": 5}))
