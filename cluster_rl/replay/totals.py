@@ -7,7 +7,6 @@ segment headers) and as plain JSON data (in the checkpoint).
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -137,7 +136,7 @@ class Totals(msgspec.Struct):
             for incarnation, emulators in incarnations.items()
             for emulator, frontier in emulators.items()
         ]
-        kept: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(plain)))  # lists where there were tuples
+        kept: dict[str, Any] = _listed(msgspec.to_builtins(plain))
         return kept
 
     @classmethod
@@ -157,6 +156,13 @@ class Totals(msgspec.Struct):
             raise UserError(
                 f"replay totals in the checkpoint: {error}; remove the newest checkpoint, or use another run name"
             ) from None
+
+
+def _listed(plain: Any) -> Any:
+    """Lists where there are tuples, as JSON gives them back."""
+    if isinstance(plain, dict):
+        return {name: _listed(value) for name, value in plain.items()}
+    return [_listed(value) for value in plain] if isinstance(plain, list | tuple) else plain
 
 
 def _earlier(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
