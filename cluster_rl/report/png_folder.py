@@ -10,13 +10,13 @@ import glob
 import secrets
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.report.video import SCALE
+from cluster_rl.report.whole_output import WholeOutput
 from cluster_rl.runs.atomic import explain_os_error, real_path
 
 _FAST: Final[dict[str, Any]] = {"compress_level": 3}  # a third of the time, for half as many bytes again
@@ -28,7 +28,7 @@ def unfinished(path: Path) -> list[Path]:
     return sorted(whole.parent.glob(f".{glob.escape(whole.name)}.????????.partial"))
 
 
-class PngFolder:
+class PngFolder(WholeOutput):
     """Writes one folder; a context manager that keeps it only if its block ends without an exception.
 
     Until `close` the folder has the name `.<name>.<token>.partial`, each writer's its own: of two with one name the
@@ -77,14 +77,3 @@ class PngFolder:
     def size_bytes(self) -> int:
         """Of all its files; to be asked once it is closed."""
         return sum(file.stat().st_size for file in self.path.iterdir())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()

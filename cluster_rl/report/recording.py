@@ -137,10 +137,9 @@ class _Output:
         self._seconds += time.perf_counter() - began
 
     def finish(self) -> None:
-        if isinstance(self._writer, VideoWriter):
-            began = time.perf_counter()
-            self._writer.finish()
-            self._seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        self._writer.finish()
+        self._seconds += time.perf_counter() - began
 
     def report(self, fps: int) -> dict[str, Any]:
         writer = self._writer

@@ -16,13 +16,12 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import UserError, describe_exit, mend
+from cluster_rl.report.whole_output import WholeOutput
 from cluster_rl.runs.atomic import explain_os_error
 
 HEIGHT, WIDTH = 144, 160
@@ -76,7 +75,7 @@ def _shortly(words: bytes) -> str:
     return said.partition("\n")[0][:_MAX_WORDS] or "it said nothing"
 
 
-class VideoWriter:
+class VideoWriter(WholeOutput):
     """Writes one file; a context manager that keeps the file only if its block ends without an exception.
 
     Until `close` the file has the name `.<name>.partial`, so a killed render leaves nothing that looks finished.
@@ -103,7 +102,7 @@ class VideoWriter:
         height, width = size
         self._partial = path.with_name(f".{path.name}.partial")
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close and abort)
         with contextlib.ExitStack() as inherited:
             descriptors: tuple[int, ...] = ()
             filters = f"scale={width * scale}:{height * scale}:flags=neighbor"
@@ -178,17 +177,6 @@ class VideoWriter:
         self._process.wait()
         self._partial.unlink(missing_ok=True)
         self._errors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _failure(self) -> UserError:
         """The error to raise, with what ffmpeg said; cleans up."""

@@ -29,11 +29,6 @@ from .report import table
 from .tasks import GAME_STEPS, LESSON_STEPS, LESSONS, TASKS, Task
 
 
-def arm_folder(out: Path, task: str, arm: str) -> Path:
-    """Where everything of one arm lies."""
-    return out / task / arm
-
-
 def run_arm(task: Task, arm: str, seed: int, config: Config, env_steps: int, episodes: int, folder: Path) -> bool:
     """Trains an arm and plays with it, as far as that is not done yet; False if the training failed."""
     agent = task.arms[arm].agent
@@ -73,20 +68,24 @@ def main() -> int:
         raise UserError(f"--arms {' '.join(sorted(unknown))}: no such arm in {', '.join(known.tasks)}")
     overrides = split_overrides(rest)
     todo = [
-        (name, arm, TASKS[name].config(arm, overrides))
+        (
+            name,
+            arm,
+            TASKS[name].config(arm, overrides),
+            known.env_steps or TASKS[name].env_steps,
+            known.out / name / arm,
+        )
         for name in known.tasks
         for arm in TASKS[name].arms
         if not known.arms or arm in known.arms
     ]
     if not known.plot_only:
-        check_installed(sorted({TASKS[name].arms[arm].agent for name, arm, _ in todo}))
-        for name, arm, config in todo:  # before any training
-            env_steps, folder = known.env_steps or TASKS[name].env_steps, arm_folder(known.out, name, arm)
+        check_installed(sorted({TASKS[name].arms[arm].agent for name, arm, *_ in todo}))
+        for name, arm, config, env_steps, folder in todo:  # before any training
             unfinished([TASKS[name].arms[arm].agent], known.seeds, config, env_steps, 0.0, folder / "raw")
         for seed in known.seeds:
-            for name, arm, config in todo:
+            for name, arm, config, env_steps, folder in todo:
                 print(f"{name}, {TASKS[name].arms[arm].title}, seed {seed}", flush=True)
-                env_steps, folder = known.env_steps or TASKS[name].env_steps, arm_folder(known.out, name, arm)
                 if not run_arm(TASKS[name], arm, seed, config, env_steps, known.episodes, folder):
                     return EXIT_FAILURE
     text = table(known.out, TASKS)
