@@ -3,10 +3,11 @@
 usage: python scripts/bench/training.py [--seeds 1 2 3] [--seconds 1800] [--episodes 10] [--runs FOLDER] [key=value]
 
 Trains each seed with `train_cluster` for that long, one after the other on the whole machine, then plays greedy
-episodes of 1,500 steps; and once 104 random ones, whose returns vary much more. Prints a Markdown table. Exits 1 if a
-seed misses a goal: after half an hour, nine of ten episodes leave the house and reach the route, and the mean return
-(without intrinsic terms) is three times that of random play; from three hours on also first experience in nine of ten
-and the badge in half. Under `--runs` runs are kept: with a larger `--seconds` they are trained on by the difference.
+episodes of 1,500 steps; and once 104 random ones, whose returns vary much more. Prints a Markdown table, with env
+steps a second over the second half of each training. Exits 1 if a seed misses a goal: after half an hour, nine of ten
+episodes leave the house and reach the route, and the mean return (without intrinsic terms) is three times that of
+random play; from three hours on also first experience in nine of ten and the badge in half. Under `--runs` runs are
+kept: with a larger `--seconds` they are trained on by the difference.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cluster_rl.errors import EXIT_OK, EXITS_WELL, run_command
 from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
+from cluster_rl.training.metrics import read_metrics
 
 SHORT_GOALS = {"LEFT_HOME": 0.9, "REACHED_ROUTE": 0.9}
 LONG_GOALS = SHORT_GOALS | {"FIRST_EXPERIENCE": 0.9, "FERN_BADGE": 0.5}
@@ -32,7 +34,7 @@ LONG_SECONDS = 3 * 3600
 RETURN_GOAL = 3.0  # times that of random play
 EPISODE_STEPS = 1500  # of greedy and random episodes; those of the preset's training are shorter
 RANDOM_EPISODES = 104
-COLUMNS = ("LEFT_HOME", "READ_SIGN", "REACHED_ROUTE", "FIRST_EXPERIENCE", "FERN_BADGE")
+COLUMNS = ("LEFT_HOME", "READ_SIGN", "REACHED_ROUTE", "GOT_BALM", "FIRST_EXPERIENCE", "FERN_BADGE")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Trained:
     seed: int
     seconds: float
     env_steps: int
+    env_steps_per_sec: float
     updates: int
     greedy: dict[str, Any]
     random: dict[str, Any]
@@ -58,7 +61,8 @@ class Trained:
         return missed if self.ratio >= RETURN_GOAL else [*missed, "return"]
 
     def row(self) -> str:
-        cells = [f"{self.seed}", f"{self.seconds / 60:.0f} min", f"{self.env_steps:,}", f"{self.updates:,}"]
+        cells = [f"{self.seed}", f"{self.seconds / 60:.0f} min", f"{self.env_steps:,}"]
+        cells += [f"{self.env_steps_per_sec:.0f}", f"{self.updates:,}"]
         for found in (self.greedy, self.random):
             half = found["return"]["half_interval"]
             cells.append(f"{found['return']['mean']:.1f}" + (f" +- {half:.1f}" if half is not None else ""))
@@ -73,6 +77,13 @@ def trained_seconds(run_dir: RunDir) -> float:
     """How long the run's jobs have trained so far."""
     progress = read_progress(run_dir.progress) if run_dir.progress.exists() else None
     return sum((job.ended or job.started) - job.started for job in progress.jobs) if progress is not None else 0.0
+
+
+def second_half_rate(run_dir: RunDir) -> float:
+    """Env steps a second between the row of metrics in the middle of them and the last one; of one job's rows."""
+    rows = [(row["time"] or 0.0, row["env_steps"] or 0.0) for row in read_metrics(run_dir.metrics)]
+    (began, first), (ended, last) = rows[len(rows) // 2], rows[-1]
+    return (last - first) / (ended - began)
 
 
 def train(run_dir: RunDir, seed: int, seconds: int, overrides: list[str]) -> None:
@@ -112,8 +123,9 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder to keep the runs in (default: a temporary one)")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="config keys")
     options = parser.parse_intermixed_args()
-    print(f"| seed | time | env steps | updates | greedy return | random | ratio | {' | '.join(COLUMNS)} |")
-    print(f"|{' --- |' * (7 + len(COLUMNS))}")
+    heads = ["seed", "time", "env steps", "env steps/s", "updates", "greedy return", "random", "ratio", *COLUMNS]
+    print(f"| {' | '.join(heads)} |")
+    print(f"|{' --- |' * len(heads)}")
     missed: dict[int, list[str]] = {}
     random: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,7 +136,8 @@ def main() -> int:
             assert progress is not None, run_dir.progress
             greedy = evaluate(run_dir, options.episodes)
             random = random or evaluate(run_dir, RANDOM_EPISODES, "--random")
-            found = Trained(seed, trained_seconds(run_dir), progress.env_steps, progress.updates, greedy, random)
+            rate = second_half_rate(run_dir)
+            found = Trained(seed, trained_seconds(run_dir), progress.env_steps, rate, progress.updates, greedy, random)
             print(found.row(), flush=True)
             missed[seed] = found.missed(LONG_GOALS if options.seconds >= LONG_SECONDS else SHORT_GOALS)
     for seed, names in missed.items():
