@@ -153,7 +153,8 @@ def _outlives(part: str, keep: str) -> Mutation:
 
 MUTATIONS = (
     # Where episodes begin.
-    Mutation("a sure stage counts as the frontier", CURRICULUM, "4 * share * (1 - share)", "share"),
+    Mutation("a stage counts whatever its quest is worth", CURRICULUM, "quest_weights.get(name, 0.0)", "1.0"),
+    Mutation("each set of milestones is a stage", CURRICULUM, 'next(missing, "")', '" ".join(entry.milestones)'),
     Mutation("a stage may never be drawn", CURRICULUM, "max(_STAGE_FLOOR, stage)", "stage"),
     Mutation("a stage counts by the number of its states", CURRICULUM, "stage * one / total", "stage * one"),
     Mutation("a state often tried counts as a fresh one", CURRICULUM, " / math.sqrt(1 + entry.episodes)", ""),
@@ -378,8 +379,14 @@ MUTATIONS = (
     ),
     Mutation("what all starts lie behind ends the way", QUESTS, "if place > furthest or not", "if place >= 0 or not"),
     Mutation("curiosity for what one quest lacks", QUESTS, "waited = min(", "waited = max("),
-    Mutation("optional quests are practised", QUESTS, "        if not quest.required:\n            continue\n", ""),
-    Mutation("luck is practised", QUESTS, 'LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(', "max("),
+    Mutation("optional quests are practised", QUESTS, "        if quest.required\n    }", "    }"),
+    Mutation(
+        "what is reached reliably is practised most",
+        QUESTS,
+        "1.0 - mean_of(records, quest.name)",
+        "mean_of(records, quest.name)",
+    ),
+    Mutation("no practice of what is reliable", QUESTS, "max(LEAST_START_WEIGHT, 1.0", "max(0.0, 1.0"),
     Mutation("quests handed out are the log's", QUESTS, "blocks=self.blocks.copy()", "blocks=self.blocks"),
     Mutation(
         "shaping beyond the task's end", SHAPING, "phi.masked_fill(batch.terminated & (rows == batch.last), 0.0)", "phi"

@@ -326,11 +326,11 @@ class Archive:
 
     def count(self, start_id: str, episode: EpisodeId, reached: bool) -> None:
         """An episode from a state is over; `reached`: it reached a milestone beyond those of its start."""
-        followed = episode in self._fruitful
+        followed = reached or episode in self._fruitful
         self._fruitful.discard(episode)
         entry = self._entries.get(start_id)
         if entry is not None:  # else evicted meanwhile
-            self._entries.put(entry.after(reached, followed))
+            self._entries.put(entry.after(followed))
         self._changed = True
 
     def weigh_by(self, quest_weights: Mapping[str, float]) -> None:

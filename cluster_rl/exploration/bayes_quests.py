@@ -331,19 +331,15 @@ def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict
     """How much practice each required quest is worth, from `LEAST_START_WEIGHT` to 1, in the order of play: optional
     ones would hide those behind them from who looks for the first that is missing.
 
-    The posterior's mean of 4 theta (1 - theta), the variance of an episode's outcome over its largest: most where it is
-    open how an episode goes, and 2/3 for a quest that was not tried. The least for one whose rate training does not
-    move: practice teaches nothing there that it has not.
+    The posterior's mean chance to fail. So the frontier counts whole, never reached as it is yet, and what is done
+    reliably little. A weight that is largest where it is open how an episode goes, theta (1 - theta), would draw starts
+    away from the frontier the longer nobody gets past it.
     """
-    weights = {}
-    for quest in rules.quests:
-        if not quest.required:
-            continue
-        record = records.get(quest.name, _UNTRIED)
-        alpha, beta = record.alpha, record.beta
-        weight = 4.0 * alpha * beta / ((alpha + beta) * (alpha + beta + 1.0))
-        weights[quest.name] = LEAST_START_WEIGHT if verdict_of(record) == "steady" else max(LEAST_START_WEIGHT, weight)
-    return weights
+    return {
+        quest.name: max(LEAST_START_WEIGHT, 1.0 - mean_of(records, quest.name))
+        for quest in rules.quests
+        if quest.required
+    }
 
 
 _UNTRIED = QuestRecord()

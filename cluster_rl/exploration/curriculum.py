@@ -36,8 +36,8 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     """A state that episodes may begin at, as the archive's index tells of it.
 
     `key` is that of its cell, or the file's name of a user's state; `steps` are those from the beginning, over all
-    episodes that led there. `episodes` began there, `reached` of these reached a new milestone and `followed` a new
-    milestone or a new cell; all three fade with `FORGET`. `drawn` counts them all, for ever.
+    episodes that led there. `episodes` began there, and `followed` of these reached a new milestone or a new cell;
+    both fade with `FORGET`. `drawn` counts them all, for ever.
     """
 
     key: Name
@@ -47,18 +47,16 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     steps: Count
     size_bytes: Count
     episodes: float = 0.0
-    reached: float = 0.0
     followed: float = 0.0
     drawn: Count = 0
     weight: float = 1.0
 
-    def after(self, reached: bool, followed: bool) -> Entry:
-        """With one more episode from here."""
+    def after(self, followed: bool) -> Entry:
+        """With one more episode from here; `followed`: it reached something new."""
         return msgspec.structs.replace(
             self,
             episodes=self.episodes * FORGET + 1,
-            reached=self.reached * FORGET + reached,
-            followed=self.followed * FORGET + (reached or followed),
+            followed=self.followed * FORGET + followed,
             drawn=self.drawn + 1,
         )
 
@@ -75,23 +73,19 @@ def weights_of(
 ) -> list[float]:
     """The weight of each entry, more than 0 and at most 1; those of a stage add up to the stage's.
 
-    `uniform` gives all the same. `quest_weights` are of milestones in the order of play: a stage then counts as much as
-    the first one that it lacks, and where it lacks none as little as any. Without them it counts 4 p (1 - p), p being
-    the share of its episodes that reached a new milestone under a Beta(1, 1) prior: 1 for a stage that was never tried.
+    `uniform` gives all the same. `quest_weights` are of the required milestones in the order of play: a stage is all
+    states that lack the same one first, and counts as much as that one does; those that lack none count least. Without
+    them all states are one stage.
     """
     if weighting == "uniform":
         return [1.0] * len(entries)
     stages = collections.defaultdict(list)
     for entry in entries:
-        stages[frozenset(entry.milestones)].append(entry)
+        missing = (name for name in quest_weights or () if name not in entry.milestones)
+        stages[next(missing, "")].append(entry)
     weights: dict[str, float] = {}
-    for reached, members in stages.items():
-        if quest_weights:
-            stage = next((weight for name, weight in quest_weights.items() if name not in reached), 0.0)
-        else:
-            share = (1 + sum(e.reached for e in members)) / (2 + sum(e.episodes for e in members))
-            stage = 4 * share * (1 - share)
-        stage = min(1.0, max(_STAGE_FLOOR, stage))
+    for name, members in stages.items():
+        stage = min(1.0, max(_STAGE_FLOOR, quest_weights.get(name, 0.0) if quest_weights else 1.0))
         interests = [_interest(entry) for entry in members]
         total = math.fsum(interests)
         weights |= {entry.key: stage * one / total for entry, one in zip(members, interests, strict=True)}

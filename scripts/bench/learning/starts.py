@@ -1,7 +1,7 @@
 """The archive of start states for agents that are not ours: the same states, cells, weights and bounds.
 
-An emulator's process draws from it and proposes, the training's own process lets states in and counts what followed.
-One thing is other: without our quests' posteriors a stage is weighed by the share of its own episodes that got on.
+An emulator's process draws from it and proposes, the training's own process lets states in, counts what followed and
+keeps the quests' posteriors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 
 from cluster_rl.config import Config
 from cluster_rl.emulator.given_states import place_given_states, read_given_states
+from cluster_rl.emulator.spaces import quests_in
 from cluster_rl.exploration.archive import Archive, StartStates
+from cluster_rl.exploration.bayes_quests import QuestRules, Records, count_episode, start_weights
+from cluster_rl.game.world import World
 from cluster_rl.learning.sequences import is_elsewhere
 from cluster_rl.rom import load_rom
 
@@ -35,6 +38,8 @@ class Starts:
         self._archive = Archive(folder, rom.sha1, config.start_weighting, *bounds)
         self._archive.publish()
         self._tended_at = time.monotonic()
+        self._quests: Records = {}
+        self._rules = QuestRules.from_config(config, quests_in(World.for_rom(rom.sha1), config.initial_state))
 
     def of(self, index: int) -> StartStates:
         """What the emulator of that number draws from."""
@@ -46,9 +51,19 @@ class Starts:
         if ended or time.monotonic() - self._tended_at >= TEND_SEC:
             self._archive.admit()  # first: what an episode found comes before its end
         for info in ended:
-            start = info["summary"]["start"]
+            summary = info["summary"]
+            start = summary["start"]
+            count_episode(
+                self._quests,
+                self._rules,
+                start=start["milestones"],
+                reached=summary["milestones"],
+                steps=summary["episode_steps"],
+                ended_by_game=summary["reason"] == "terminated",
+            )
             if is_elsewhere(start["tag"]):
-                self._archive.count(start["id"], info["episode_id"], reached=bool(info["summary"]["milestones"]))
+                self._archive.count(start["id"], info["episode_id"], reached=bool(summary["milestones"]))
         if time.monotonic() - self._tended_at >= TEND_SEC:
+            self._archive.weigh_by(start_weights(self._quests, self._rules))
             self._archive.publish()
             self._tended_at = time.monotonic()

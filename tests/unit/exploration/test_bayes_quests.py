@@ -457,22 +457,22 @@ def test_one_quest_of_the_frontier_that_grows_is_progress() -> None:
     assert curiosity_scale(records, rules("a", "b"), 4.0) == 1.0
 
 
-def test_start_weights_are_the_outcomes_variance_under_the_posterior() -> None:
+def test_start_weights_are_the_chance_to_fail() -> None:
     records = {"a": record_of(*[True] * 3, *[False] * 5), **means(b=0.999, c=0.5)}
     weights = start_weights(records, rules("e", "a", "b", "c", "d", optional="e"))
     assert list(weights) == ["a", "b", "c", "d"]
     draws = np.random.default_rng(0).beta(records["a"].alpha, records["a"].beta, 400_000)
-    assert weights["a"] == pytest.approx((4 * draws * (1 - draws)).mean(), abs=0.003)
+    assert weights["a"] == pytest.approx((1 - draws).mean(), abs=0.003)
     assert weights["b"] == LEAST_START_WEIGHT
-    assert weights["c"] == pytest.approx(1.0, abs=0.002)
-    assert weights["d"] == pytest.approx(2 / 3)
+    assert weights["c"] == pytest.approx(0.5, abs=0.002)
+    assert weights["d"] == 0.5
 
 
-def test_a_quest_that_training_does_not_move_is_worth_least() -> None:
-    rng = np.random.default_rng(2)
-    luck = record_of(*(rng.random(600) < 0.5).tolist(), half_life=HALF_LIFE)
-    assert verdict_of(luck) == "steady"
-    assert start_weights({"a": luck}, rules()) == {"a": LEAST_START_WEIGHT}
+def test_what_nobody_gets_past_is_practised_the_more_the_longer() -> None:
+    tries = [record_of(*[False] * count, half_life=HALF_LIFE) for count in (0, 5, 50, 500)]
+    weights = [start_weights({"a": record}, rules("a"))["a"] for record in tries]
+    assert weights == sorted(weights)
+    assert weights[-1] > 0.98
 
 
 # The config.

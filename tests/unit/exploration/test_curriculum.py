@@ -30,27 +30,28 @@ def test_a_cell_is_map_milestones_and_coarse_place() -> None:
     assert all(len(key) == 16 for key in others)
 
 
-def test_the_frontier_is_neither_sure_nor_never() -> None:
-    never, now_and_then, sure, new = (
-        entry("never", episodes=38.0),
-        entry("now and then", "a", episodes=38.0, reached=19.0, followed=19.0),
-        entry("sure", "a", "b", episodes=38.0, reached=38.0, followed=38.0),
-        entry("new", "a", "b", "c"),
-    )
-    weights = weights_of([never, now_and_then, sure, new], "frontier")
-    share = 1 / 40  # Beta(1, 1): (1 + 0) / (2 + 38)
-    assert weights == pytest.approx([4 * share * (1 - share), 1.0, 4 * share * (1 - share), 1.0])
-
-
 def test_weights_never_fall_to_nothing() -> None:
     hopeless = [entry("one", episodes=49.0), entry("other", episodes=1e6), entry("third", "a", episodes=49.0)]
-    assert min(weights_of(hopeless, "frontier")) > 1e-6
+    for quests in ({}, {"a": 0.0}):
+        assert min(weights_of(hopeless, "frontier", quests)) > 1e-6
 
 
 def test_a_stage_with_many_states_counts_as_much_as_one_with_few() -> None:
     many = [entry(f"town {number}") for number in range(50)]
-    weights = weights_of([*many, entry("cave", "a")], "frontier")
+    weights = weights_of([*many, entry("cave", "a")], "frontier", {"a": 1.0, "b": 1.0})
     assert sum(weights[:50]) == pytest.approx(weights[50])
+
+
+def test_optional_milestones_make_no_stage_of_their_own() -> None:
+    """Else the part of the game with the most to do beside the way would count the most."""
+    by_the_way = [entry("luck", "luck"), entry("chest", "chest"), entry("both", "chest", "luck"), entry("neither")]
+    weights = weights_of([*by_the_way, entry("cave", "luck", "a")], "frontier", {"a": 1.0, "b": 1.0})
+    assert sum(weights[:4]) == pytest.approx(weights[4])
+
+
+def test_without_quests_all_states_are_one_stage() -> None:
+    weights = weights_of([entry("a", "x"), entry("b"), entry("c", "y", "z")], "frontier")
+    assert weights == pytest.approx([1 / 3] * 3)
 
 
 def test_within_a_stage_seldom_tried_and_fruitful_states_count_more() -> None:
@@ -81,14 +82,13 @@ def test_uniform_is_all_alike() -> None:
 def test_counts_fade_and_what_was_drawn_does_not() -> None:
     one = entry("a")
     for number in range(1000):
-        one = one.after(reached=number % 2 == 0, followed=True)
+        one = one.after(followed=number % 2 == 0)
     assert one.drawn == 1000
     assert one.episodes == pytest.approx(50, rel=1e-3)
-    assert one.reached == pytest.approx(25, rel=0.02)
-    assert one.followed == one.episodes
+    assert one.followed == pytest.approx(25, rel=0.02)
     for _ in range(200):
-        one = one.after(reached=False, followed=False)
-    assert one.reached < 0.5
+        one = one.after(followed=False)
+    assert one.followed < 0.5
 
 
 def test_draws_are_in_proportion_by_chi_square() -> None:

@@ -63,7 +63,7 @@ def test_what_followed_is_counted_once_through_jobs(trainer: Trainer, tmp_path: 
         trainer.write_episodes()
         trainer.tend_archive()
     assert only_entry(trainer).drawn == 3
-    assert only_entry(trainer).reached == pytest.approx(0.98 + 1)
+    assert only_entry(trainer).followed == pytest.approx(0.98 + 1)
     episode(trainer, 5)
     trainer.write_episodes()  # and a death before it is counted
     trainer.replay.close()
