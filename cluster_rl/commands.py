@@ -64,3 +64,11 @@ def cluster() -> None:
     from cluster_rl import cluster
 
     cluster.command()
+
+
+def report() -> None:
+    """`cluster-rl-report`."""
+    end_quietly()
+    from cluster_rl.report import __main__ as report
+
+    report.command()

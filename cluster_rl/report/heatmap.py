@@ -1,8 +1,8 @@
 """Where the agents have been: visits counted per tile, and one PNG a map.
 
-The replayer and reports use it. In: positions as episode logs hold them, uint8 [steps, 3] of (map id, x, y), and the
-`World` that names, sizes and places the maps. Out: `<map id>-<name>.png` for each map visited, and `world.png`, all
-maps that have a place on the world's canvas. The same visits give the same bytes.
+The replayer and the report's page use it. In: positions as episode logs hold them, uint8 [steps, 3] of (map id, x, y),
+and the `World` that names, sizes and places the maps. Out: `<map id>-<name>.png` for each map visited, and `world.png`,
+all maps that have a place on the world's canvas. The same visits give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,17 @@ class VisitCounts:
         for map_id in np.unique(positions[:, 0]).tolist():
             here = positions[positions[:, 0] == map_id].astype(np.int64)
             tiles = np.bincount(here[:, 2] * _MAP_TILES + here[:, 1], minlength=_MAP_TILES**2)
-            counts = tiles.reshape(_MAP_TILES, _MAP_TILES)
-            before = self.maps.get(map_id)
-            self.maps[map_id] = counts if before is None else before + counts
+            self._add(map_id, tiles.reshape(_MAP_TILES, _MAP_TILES))
+
+    def merge(self, other: VisitCounts) -> None:
+        """Adds all that another counted."""
+        self.steps += other.steps
+        for map_id, counts in other.maps.items():
+            self._add(map_id, counts)
+
+    def _add(self, map_id: int, counts: npt.NDArray[np.int64]) -> None:
+        before = self.maps.get(map_id)
+        self.maps[map_id] = counts if before is None else before + counts
 
 
 def draw_maps(visits: VisitCounts, world: World, folder: Path) -> list[Path]:
@@ -72,23 +80,26 @@ def map_grid(counts: npt.NDArray[np.int64], world: World, map_id: int) -> npt.ND
     return counts[:height, :width]
 
 
-def world_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64] | None:
-    """All counts on global coordinates, cut to what was visited, int64 [height, width]; None if no map has a place."""
-    tiles: dict[tuple[int, int], int] = {}
+def canvas_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64]:
+    """All counts on the world's canvas, int64 [height, width]; those of maps without a place there are left out."""
+    width, height = world.canvas_size
+    canvas = np.zeros((height, width), np.int64)
     for map_id, counts in visits.maps.items():
-        grid = map_grid(counts, world, map_id)
-        for y, x in np.argwhere(grid).tolist():
-            place = world.global_position(map_id, x, y)
-            if place is not None:
-                tiles[place] = tiles.get(place, 0) + int(grid[y, x])
-    if not tiles:
+        place = world.global_position(map_id, 0, 0)
+        if place is not None:
+            left, top = place
+            grid = map_grid(counts, world, map_id)[: height - top, : width - left]
+            canvas[top : top + grid.shape[0], left : left + grid.shape[1]] += grid
+    return canvas
+
+
+def world_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64] | None:
+    """`canvas_grid` cut to what was visited, int64 [height, width]; None if no visited map has a place."""
+    canvas = canvas_grid(visits, world)
+    rows, columns = np.nonzero(canvas)
+    if not len(rows):
         return None
-    places = np.array(list(tiles), np.int64)  # [n, 2] of (x, y)
-    places -= places.min(axis=0)
-    width, height = (places.max(axis=0) + 1).tolist()
-    grid = np.zeros((height, width), np.int64)
-    grid[places[:, 1], places[:, 0]] = list(tiles.values())
-    return grid
+    return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
 def _draw(grid: npt.NDArray[np.int64], title: str, path: Path) -> None:

@@ -90,13 +90,14 @@ def config_help() -> str:
     return "\n".join([*lines, "", "Defaults are those without a preset or config file."])
 
 
-def add_run_name(parser: argparse.ArgumentParser, otherwise: str | None = None) -> None:
+def add_run_name(parser: argparse.ArgumentParser, otherwise: str | None = None, several: bool = False) -> None:
     """Adds `--run-name`, and `--runs`, whose default the environment may set.
 
-    `otherwise` says in words what holds without a name; None: one must be given.
+    `otherwise` says in words what holds without a name; None: one must be given. With `several`, any number is taken.
     """
-    words = "name of the run's folder" + ("" if otherwise is None else f" (default: {otherwise})")
-    parser.add_argument("--run-name", required=otherwise is None, help=words)
+    words = "names of the runs' folders" if several else "name of the run's folder"
+    words += "" if otherwise is None else f" (default: {otherwise})"
+    parser.add_argument("--run-name", nargs="+" if several else None, required=otherwise is None, help=words)
     runs = os.environ.get("CLUSTER_RL_RUNS") or str(DEFAULT_ROOT)
     parser.add_argument(
         "--runs", default=runs, help=f"folder of all runs (default: CLUSTER_RL_RUNS, or {DEFAULT_ROOT})"

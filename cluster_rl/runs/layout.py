@@ -48,6 +48,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
         self.quests = self.path / "quests.jsonl"
+        self.report = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self.logs = self.path / "logs"
         self.jobs = self.path / "jobs"

@@ -78,6 +78,7 @@ def test_every_program_is_a_command_and_knows_its_version(installed: Installed) 
     python = ".".join(map(str, sys.version_info[:3]))
     names = {program: f"cluster-rl-{program.replace('_', '-')}" for program in PROGRAMS}
     names["train_cluster"] = "cluster-rl-train"
+    names["report"] = "cluster-rl-report"  # a package
     assert sorted(lines) == sorted(
         f"{name} cluster_rl.commands cluster_rl {version}, Python {python}" for name in names.values()
     )

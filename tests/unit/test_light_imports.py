@@ -19,6 +19,7 @@ LEARNING = {"torch", "matplotlib", "tensorboard"}
         ("emulator", LEARNING | {"pyboy"}),
         ("replayer", LEARNING),
         ("start_state", LEARNING),
+        ("report.__main__", LEARNING | EMULATION),
         ("debug_rollout", LEARNING | {"pyboy"}),
     ],
 )

@@ -1,0 +1,355 @@
+"""What looks wrong with a run, each with what to do about it: rules that are pure functions of its facts.
+
+The report's page shows them, worst first. In: `RunFacts`. Out: `Finding`s. A rule says nothing where the facts that it
+needs are not there. The newest quarter of the rows counts as now, as a run's beginning is slow for good reasons.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from cluster_rl.report.curves import number_words
+from cluster_rl.report.run_facts import JobFacts, RunFacts
+from cluster_rl.report.run_rows import Column
+from cluster_rl.runs.progress import REASON_UNKNOWN
+
+Level = Literal["bad", "warning", "note"]
+LEVELS: Final[tuple[Level, ...]] = ("bad", "warning", "note")
+
+HIGH_LOOP_SHARE: Final = 0.5
+LOW_ESS: Final = 0.05
+HIGH_DELTA_Q: Final = 0.5
+STALE_SEC: Final = 60.0
+SILENT_SEC: Final = 600.0
+_MOST: Final = 0.75  # share of rows: "most of the time"
+_NAMED: Final = 5
+
+# Counters that should stay 0, and what they mean where they do not.
+_SHOULD_BE_ZERO: Final = {
+    "replay/damaged": ("sequences could not be read or are of no use", "look at the disk that the replay lies on"),
+    "rnd/skipped_steps": ("steps of curiosity had no finite gradient", "lower learning_rate or w_rnd"),
+    "wire/refused_blocks": ("sequences were refused", "look for actors of another version or run"),
+    "wire/bad_messages": ("messages could not be read", "look at the network, and for strangers at the learner's port"),
+    "wire/refused_actors": ("actors were refused", "look for actors of another version or another run's keys"),
+    "wire/waiting_actors": ("processes asked for an actor number that another has", "look for jobs started twice"),
+    "wire/lost_sequences": ("sequences that actors counted never arrived", "look at the actors' logs for deaths"),
+    "archive/unfit": ("start states were set aside", "look into archive/unfit/ and the learner's log"),
+}
+
+
+class Finding(NamedTuple):
+    """`what` is wrong, and what to `do`."""
+
+    level: Level
+    what: str
+    do: str
+
+
+Rule = Callable[[RunFacts], Iterator[Finding]]
+
+
+def findings_of(run: RunFacts) -> list[Finding]:
+    """All of a run, worst first."""
+    found = [finding for rule in RULES for finding in rule(run)]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def recent(run: RunFacts, name: str) -> Column:
+    """The known values of a metric in the newest quarter of the rows, at least the last four."""
+    column = run.metrics.get(name, np.empty(0))
+    values = column[-max(4, len(column) // 4) :]
+    return values[np.isfinite(values)]
+
+
+def missing_files(run: RunFacts) -> Iterator[Finding]:
+    """Files that are not there or damaged."""
+    for problem in run.problems:
+        if problem.endswith("not there"):
+            yield Finding(
+                "note", problem, "What it would tell is missing on this page; a run that has begun writes it."
+            )
+        else:
+            yield Finding(
+                "warning", problem, "What it would tell is missing on this page; docs/run_directory.md says more."
+            )
+
+
+def storage(run: RunFacts) -> Iterator[Finding]:
+    """Storage that takes nothing."""
+    if run.progress is not None and run.progress.storage_problem:
+        yield Finding("bad", run.progress.storage_problem, "Free space or quota: the job goes on and makes up for it.")
+
+
+def silent_learner(run: RunFacts, now_sec: float | None = None) -> Iterator[Finding]:
+    """A job that has no end and has long written nothing."""
+    if run.progress is None or not run.jobs or run.jobs[-1].ended is not None:
+        return
+    silent_sec = (time.time() if now_sec is None else now_sec) - run.progress.updated
+    if silent_sec > SILENT_SEC:
+        yield Finding(
+            "bad",
+            f"job {run.jobs[-1].id} has no end, and wrote nothing for {silent_sec / 3600:.1f} h",
+            "Its node or its job may be dead, or this is an old copy: ask the batch system, and start the next job.",
+        )
+
+
+def regressing_quests(run: RunFacts) -> Iterator[Finding]:
+    """Milestones that are reached less than they were, or than they should be."""
+    for name, quest in run.quests[-1].quests.items() if run.quests else ():
+        if quest.level != "ok":
+            yield Finding(
+                "bad" if quest.level == "critical" else "warning",
+                f"{name} is reached by {quest.mean:.0%} of the episodes that could, below its target of "
+                f"{quest.target:.0%} with probability {quest.alarm:.2f}",
+                "Look what changed then (jobs, config, start states) and at videos of episodes that miss it; "
+                "if the agent forgot it, go back to an older checkpoint or lower learning_rate.",
+            )
+
+
+def stagnant_quests(run: RunFacts) -> Iterator[Finding]:
+    """Milestones of the frontier that do not grow."""
+    if not run.quests:
+        return
+    newest = run.quests[-1]
+    names = [name for name in newest.frontier if name in newest.quests and newest.quests[name].stagnant]
+    if names:
+        yield Finding(
+            "warning",
+            f"no growth: {_some(names)} {_is_or_are(names)} next and not reached more often than "
+            f"{run.settings.quest_patience_episodes:,} trials ago",
+            "Watch episodes that come near; more exploration (archive_entries, w_rnd, curiosity_scale_max) or longer "
+            "episodes (episode_max_steps) may find the way.",
+        )
+
+
+def no_new_milestone(run: RunFacts) -> Iterator[Finding]:
+    """Nothing new in the second half of the run."""
+    reached, ahead = run.milestones, run.env_steps
+    school = run.settings.initial_state.removeprefix("school:")
+    left = [m.name for m in run.world.milestones_from(school) if m.name not in reached]
+    if left and reached and ahead > 2 * max(reached.values()) and ahead >= run.settings.target_total_steps // 10:
+        newest = max(reached, key=reached.__getitem__)
+        yield Finding(
+            "note",
+            f"no new milestone since {newest} at env step {reached[newest]:,}, of {ahead:,} played",
+            f"The next are {_some(left)}; see whether any episode comes near them on the map below.",
+        )
+
+
+def loops(run: RunFacts) -> Iterator[Finding]:
+    """Episodes that go round in circles."""
+    episodes = run.episodes
+    shares = episodes.columns.get("loop_share", np.empty(0))[-100:]
+    if len(shares) >= 10 and np.nanmean(shares) > HIGH_LOOP_SHARE:
+        yield Finding(
+            "warning",
+            f"{np.nanmean(shares):.0%} of the steps of the newest {len(shares)} episodes went in circles",
+            "Watch some of their videos: masks or rewards may hold the agent there. wander_every_steps breaks circles; "
+            "a larger rewards.novelty or w_rnd pays the way out.",
+        )
+
+
+def no_updates(run: RunFacts) -> Iterator[Finding]:
+    """Actors that play and a learner that does not learn."""
+    needed, progress = run.settings.min_replay_transitions, run.progress
+    if progress is not None and progress.updates == 0 and progress.env_steps > 1.5 * needed:
+        yield Finding(
+            "bad",
+            f"no update was made, with {progress.env_steps:,} env steps played and {needed:,} needed",
+            "Look at the end of logs/learner.log.",
+        )
+
+
+def waiting_sides(run: RunFacts) -> Iterator[Finding]:
+    """A learner without data, or actors that wait for it, most of the time: one side always does, so this is a note."""
+    ahead, buffer = recent(run, "limiter_ahead"), limiter_buffer(run)
+    if len(ahead) < 4:
+        return
+    if np.mean(ahead > 0.5 * buffer) >= _MOST:
+        yield Finding(
+            "note",
+            "the learner waits for data most of the time",
+            "More actors (num_actors, actor_jobs) give it more to learn from; a larger samples_per_insert uses what "
+            "there is more often.",
+        )
+    elif np.mean(ahead < -0.5 * buffer) >= _MOST:
+        yield Finding(
+            "note",
+            "the actors wait for the learner most of the time",
+            "A faster learner (GPU, mixed_precision, learner_threads), a smaller samples_per_insert or fewer actors "
+            "leave no CPU idle.",
+        )
+
+
+def limiter_buffer(run: RunFacts) -> float:
+    """How far either side may run ahead, in sampled positions; `training.rate_limiter` says why."""
+    config = run.settings
+    rate = config.samples_per_insert_at(run.env_steps)
+    inserted = config.total_actors * config.envs_per_actor * config.unroll_length
+    chunk = max(config.batch_size * config.unroll_length, rate * inserted)
+    return max(config.samples_per_insert_tolerance * rate * config.min_replay_transitions, 2.0 * chunk)
+
+
+def slow_sampling(run: RunFacts) -> Iterator[Finding]:
+    """No batch is ready when the learner wants one, though it need not wait for data."""
+    waiting, ahead = recent(run, "queue/batches_in_flight"), recent(run, "limiter_ahead")
+    rates = recent(run, "updates_per_sec")
+    starved = len(ahead) > 0 and np.mean(ahead > 0.5 * limiter_buffer(run)) >= _MOST
+    if len(waiting) >= 4 and len(rates) and rates.mean() > 0 and np.mean(waiting == 0) >= _MOST and not starved:
+        yield Finding(
+            "warning",
+            "no batch was ready most of the time: drawing from the replay is slower than training",
+            "Put the replay on a local disk (replay_dir), or give the job more memory for the page cache.",
+        )
+
+
+def stale_parameters(run: RunFacts) -> Iterator[Finding]:
+    """Actors that play with parameters of long ago."""
+    lag, rate = recent(run, "lag/acting/p50"), recent(run, "updates_per_sec")
+    if not len(lag) or not len(rate) or rate.mean() <= 0:
+        return
+    age_sec = float(np.median(lag) / rate.mean())
+    if age_sec > STALE_SEC and np.median(lag) > 5 * run.settings.publish_interval:
+        yield Finding(
+            "warning",
+            f"sequences arrive {np.median(lag):,.0f} updates, some {age_sec:.0f} s, after the parameters they were "
+            "played with",
+            "Lower publish_interval, params_poll_seconds or unroll_length; actors that are very slow wait for CPU.",
+        )
+
+
+def stale_states(run: RunFacts) -> Iterator[Finding]:
+    """Stored recurrent states that no longer fit the network."""
+    error = recent(run, "staleness/delta_q_last")
+    if len(error) and np.median(error) > HIGH_DELTA_Q:
+        yield Finding(
+            "warning",
+            f"values from stored recurrent states are off by {np.median(error):.0%} even after the burn-in",
+            "Raise burn_in, or lower replay_capacity_transitions so that states are younger.",
+        )
+
+
+def few_samples_count(run: RunFacts) -> Iterator[Finding]:
+    """A draw that is a few sequences over and over."""
+    share = recent(run, "priority/ess")
+    if len(share) and np.median(share) < LOW_ESS:
+        yield Finding(
+            "warning",
+            f"the draw's effective sample size is {np.median(share):.1%} of the replay: a few sequences over and over",
+            "Lower prioritized_alpha.",
+        )
+
+
+def clipped_gradients(run: RunFacts) -> Iterator[Finding]:
+    """Gradients that are clipped as a rule."""
+    norm, limit = recent(run, "learner/grad_norm"), run.settings.max_grad_norm
+    if len(norm) >= 4 and np.mean(norm > limit) > 0.5:
+        yield Finding(
+            "warning",
+            f"most gradients are clipped: their norm is {number_words(float(np.median(norm)))}, the limit {limit:g}",
+            "Lower learning_rate; norms of 1 are usual.",
+        )
+
+
+def counters_above_zero(run: RunFacts) -> Iterator[Finding]:
+    """Counters that should stay 0."""
+    for name, (what, do) in _SHOULD_BE_ZERO.items():
+        column = run.metrics.get(name, np.empty(0))
+        most = np.nanmax(column) if np.isfinite(column).any() else 0.0
+        if most > 0:
+            yield Finding("warning", f"{number_words(float(most))} {what} ({name})", f"{do[0].upper()}{do[1:]}.")
+
+
+def deaths(run: RunFacts) -> Iterator[Finding]:
+    """Jobs that ended without a word, and actors that were started again."""
+    silent = [f"{job.id}" for job in run.jobs if REASON_UNKNOWN in job.reason]
+    if silent:
+        yield Finding(
+            "warning",
+            f"job {_some(silent)} ended without a word",
+            "The batch system's record says why: memory, time, or a node that failed; ask for what was too little.",
+        )
+    lost = [f"{job.id}" for job in run.jobs if job.env_steps is None]
+    if lost and run.progress is not None:
+        yield Finding("warning", f"job {_some(lost)} ended before its learner was up", "Look at its output and logs/.")
+    for job in run.jobs:
+        restarts = actor_restarts(run, job)
+        if restarts:
+            yield Finding(
+                "warning",
+                f"actors were started again {restarts} times in job {job.id}",
+                "Their first error is in logs/actor-N.log; the same at each start ends the job.",
+            )
+
+
+def actor_restarts(run: RunFacts, job: JobFacts) -> int:
+    """How often actors of a job were started again, as far as they ended an episode: each start has another number,
+    which is its time in nanoseconds."""
+    later = [other.started for other in run.jobs if other.started > job.started]
+    until = min(later, default=np.inf)
+    starts = [
+        sum(job.started - 1 <= number / 1e9 < until - 1 for number in numbers)
+        for numbers in run.episodes.incarnations.values()
+    ]
+    return sum(max(0, count - 1) for count in starts)
+
+
+def changed_programs(run: RunFacts) -> Iterator[Finding]:
+    """Jobs of several commits or versions, or of a checkout with changes."""
+    commits = sorted({job.commit for job in run.jobs if job.commit})
+    if len(commits) > 1:
+        yield Finding(
+            "note", f"jobs ran {len(commits)} programs: {_some(commits)}", "Results are of none of them alone."
+        )
+    elif commits and commits[0].endswith("changed"):
+        yield Finding(
+            "note",
+            f"the program had changes that are not in commit {commits[0][:12]}",
+            "Commit before a run that counts.",
+        )
+
+
+def failed_renders(run: RunFacts) -> Iterator[Finding]:
+    """Videos and pictures that should be there."""
+    failed = [f"{name}: {why}" for name, why in run.videos.failed]
+    if failed:
+        yield Finding(
+            "note",
+            f"videos that are not whole: {_some(failed, '; ')}",
+            f"python -m cluster_rl.replayer --run-name {run.name} renders what is missing, and says why it cannot.",
+        )
+
+
+def _some(names: list[str], between: str = ", ") -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return between.join(names[:_NAMED]) + more
+
+
+def _is_or_are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    storage,
+    silent_learner,
+    regressing_quests,
+    no_updates,
+    stagnant_quests,
+    loops,
+    stale_parameters,
+    stale_states,
+    slow_sampling,
+    few_samples_count,
+    clipped_gradients,
+    counters_above_zero,
+    deaths,
+    missing_files,
+    no_new_milestone,
+    waiting_sides,
+    changed_programs,
+    failed_renders,
+)

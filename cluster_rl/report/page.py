@@ -1,0 +1,130 @@
+"""One HTML page that says all that the files of some runs tell, and needs nothing but itself.
+
+`python -m cluster_rl.report` makes it. In: `RunFacts` of one run or several. Out: a whole HTML document. Texts that
+come from files are escaped by the template; no data is in the script, and the page's own policy lets no other script
+run and nothing be fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cluster_rl import __version__
+from cluster_rl.report.charts import PALETTE, Chart, draw
+from cluster_rl.report.findings import findings_of
+from cluster_rl.report.pictures import MOST_QUESTS, episode_charts, learner_charts, milestone_charts, quest_chart
+from cluster_rl.report.run_facts import RunFacts
+from cluster_rl.report.tables import (
+    EPISODE_COLUMNS,
+    changed_keys,
+    differing_keys,
+    episode_lines,
+    facts_table,
+    job_lines,
+    milestone_table,
+    value_words,
+)
+from cluster_rl.report.visits import LOGS_A_SLICE, world_map
+
+MOST_EPISODES: Final = 400
+"""Rows of episodes on a page, all runs together; each run has an equal part."""
+PARTS: Final = (
+    ("findings", "What looks wrong"),
+    ("run", "What it is"),
+    ("jobs", "Jobs"),
+    ("milestones", "Milestones"),
+    ("returns", "Episodes over training"),
+    ("quests", "Quests"),
+    ("learner", "Replay, speed and learner"),
+    ("map", "Where it has been"),
+    ("episodes", "Episodes"),
+)
+
+
+def page_of(runs: Sequence[RunFacts], out: Path) -> str:
+    """The page, as it will lie at `out`: links to videos are relative to it. Raises `StorageError`."""
+    environment = Environment(
+        loader=PackageLoader("cluster_rl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css, js = (environment.get_template(name).render() for name in ("page.css", "page.js"))
+    pictures = _Pictures()
+    return environment.get_template("page.html.j2").render(
+        title=f"Run {runs[0].name}" if len(runs) == 1 else f"Runs {', '.join(run.name for run in runs)}",
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        version=__version__,
+        css=Markup(css),
+        js=Markup(js),
+        policy=policy(js),
+        parts=PARTS,
+        palette=PALETTE,
+        logs_a_slice=LOGS_A_SLICE,
+        episode_columns=EPISODE_COLUMNS,
+        facts=facts_table(runs),
+        differing=differing_keys([run.config for run in runs]) if len(runs) > 1 else [],
+        milestones=milestone_table(runs),
+        milestone_pictures=pictures.of(milestone_charts(runs)),
+        return_pictures=pictures.of(episode_charts(runs)),
+        learner_pictures=pictures.of(learner_charts(runs)),
+        runs=[_run(run, out, pictures, MOST_EPISODES // len(runs)) for run in runs],
+    )
+
+
+def policy(js: str) -> str:
+    """The page's Content-Security-Policy: its own script and no other, pictures that it holds, and no network."""
+    digest = base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+class _Pictures:
+    """Draws charts, each with ids of its own."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def of(self, charts: Sequence[Chart]) -> list[dict[str, Any]]:
+        """What the template shows of each chart that has any points."""
+        found = []
+        for chart in charts:
+            self._drawn += 1
+            svg = draw(chart, f"chart-{self._drawn}")
+            if svg:
+                found.append({"title": chart.title, "svg": Markup(svg), "words": chart.words})
+        return found
+
+
+def _run(run: RunFacts, out: Path, pictures: _Pictures, most_episodes: int) -> dict[str, Any]:
+    """What the template shows of one run."""
+    newest = run.quests[-1].quests if run.quests else {}
+    lines = episode_lines(run, out, most_episodes)
+    left_out = len(newest) - MOST_QUESTS
+    first = f"The {MOST_QUESTS} that matter most now are drawn; the table has all. " if left_out > 0 else ""
+    return {
+        "name": run.name,
+        "findings": findings_of(run),
+        "config": [(key, value_words(value)) for key, value in run.config.items()],
+        "changed": changed_keys(run.config),
+        "jobs": job_lines(run),
+        "quests": list(newest.items()),
+        "quest_picture": next(iter(pictures.of([quest_chart(run)])), None),
+        "quest_note": f"{first}What the words mean: docs/metrics.md.",
+        "map": world_map(run),
+        "episodes": lines,
+        "episode_note": f"{len(lines):,} of the run's {run.episodes.count:,} episodes: the newest, and of the others "
+        "those with the highest returns, the first to reach a milestone, and with a video, as far as there is room.",
+        "filters": list(dict.fromkeys(name for line in lines for name in line.milestones)),
+    }

@@ -1,0 +1,212 @@
+"""Which charts a page has: from the facts of its runs to `Chart`s.
+
+The report's page draws them. In: `RunFacts` of one run or several. Out: charts with a line for each setting, which is
+the median of its seeds with a band where it has several. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from cluster_rl.exploration.bayes_quests import QuestState
+from cluster_rl.report.charts import Chart
+from cluster_rl.report.curves import Curve, banded, counted, groups_of, hours_trained, thinned
+from cluster_rl.report.run_facts import RunFacts
+from cluster_rl.report.run_rows import Column
+
+MOST_QUESTS: Final = 16
+"""Panels of quests on a page; a table has all of them."""
+_EPISODE_POINTS: Final = 150  # each the mean of many episodes: single ones say little
+_PANEL_POINTS: Final = 120
+_MOST_TERMS: Final = 8
+_STEPS: Final = "env steps"
+
+
+class Shown(NamedTuple):
+    """A chart of something that rows have: its name there, the chart's title, and the label of y."""
+
+    name: str
+    title: str
+    y_label: str
+
+
+_OF_EPISODES: Final = (
+    Shown("return", "Return of an episode", "reward"),
+    Shown("loop_share", "Share of steps in circles", "share"),
+    Shown("entropy", "Entropy of softmax(Q)", "nats"),
+    Shown("cells", "Coverage: map cells of an episode", "cells"),
+    Shown("steps", "Length of an episode", "env steps"),
+)
+_OF_METRICS: Final = (
+    Shown("env_steps_per_sec", "Env steps a second", "1/s"),
+    Shown("updates_per_sec", "Updates a second", "1/s"),
+    Shown("samples_per_insert", "Samples per insert, over the run", "ratio"),
+    Shown("limiter_ahead", "Sampled beyond that ratio (below 0: actors wait)", "positions"),
+    Shown("replay/transitions", "Transitions in the replay", "env steps"),
+    Shown("priority/ess", "Effective sample size of the draw", "share"),
+    Shown("lag/acting/p50", "Staleness: age of parameters that were played with", "updates"),
+    Shown("lag/training/p50", "Age of what is trained on", "updates"),
+    Shown("staleness/delta_q_last", "Error of Q from stored states", "fraction"),
+    Shown("learner/loss", "Loss", ""),
+    Shown("learner/q_start", "Value of where episodes begin", "reward"),
+    Shown("actor/epsilon", "Epsilon, mean over actors", "probability"),
+    Shown("archive/states", "Start states", "states"),
+)
+
+
+def job_spans(run: RunFacts) -> list[tuple[float, float]]:
+    """When jobs ran, in Unix seconds. One that has no end ran until the file's last word, or the next one's start."""
+    spans = []
+    for number, job in enumerate(run.jobs):
+        later = [other.started for other in run.jobs[number + 1 :]]
+        last = run.progress.updated if run.progress is not None else job.started
+        spans.append((job.started, job.ended if job.ended is not None else max(job.started, min([last, *later]))))
+    return spans
+
+
+def hours_of(run: RunFacts, times: Column) -> Column:
+    """Hours that the run had trained by these Unix times."""
+    return hours_trained(times, job_spans(run))
+
+
+def hours_now(run: RunFacts) -> float:
+    """Hours that the run has trained, by its jobs, or as long as its rows go."""
+    spans = job_spans(run)
+    if spans:
+        return sum(end - start for start, end in spans) / 3600
+    times = run.episodes.columns.get("time", np.empty(0))
+    return float(times[-1] - times[0]) / 3600 if len(times) else 0.0
+
+
+def milestone_hours(run: RunFacts) -> dict[str, float]:
+    """Name to the hours that the run had trained when it was first reached, as far as an episode's row tells."""
+    first = {name: row.time for name, row in run.episodes.first.items() if name in run.milestones}
+    return dict(zip(first, hours_of(run, np.array(list(first.values()))).tolist(), strict=True)) if first else {}
+
+
+def by_setting(runs: Sequence[RunFacts], curve_of: Callable[[RunFacts], Curve]) -> list[Curve]:
+    """A curve for each setting, put together from its seeds; those without any point are left out."""
+    named = {run.name: run for run in runs}
+    groups = groups_of({run.name: run.config for run in runs})
+    curves = [banded(label, [curve_of(named[name]) for name in names]) for label, names in groups.items()]
+    return [curve for curve in curves if len(curve.x)]
+
+
+def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
+    """How many milestones were reached, over env steps and over hours."""
+
+    def over_steps(run: RunFacts) -> Curve:
+        return counted(run.name, run.milestones.values(), run.env_steps)
+
+    def over_hours(run: RunFacts) -> Curve:
+        return counted(run.name, milestone_hours(run).values(), hours_now(run))
+
+    begun = [run for run in runs if run.env_steps]
+    return [
+        Chart("Milestones reached, by env steps", _STEPS, "milestones", by_setting(begun, over_steps)),
+        Chart("Milestones reached, by hours of training", "hours", "milestones", by_setting(begun, over_hours)),
+    ]
+
+
+def episode_charts(runs: Sequence[RunFacts]) -> list[Chart]:
+    """How episodes went that began where the run's do; then each run's return by part, and where its episodes began."""
+    charts = []
+    for shown in _OF_EPISODES:
+
+        def curve_of(run: RunFacts, name: str = shown.name) -> Curve:
+            return episode_curve(run, name, run.name)
+
+        charts.append(Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, curve_of)))
+    for run in runs:
+        whose = f" of {run.name}" if len(runs) > 1 else ""
+        charts.append(Chart(f"Return by part{whose}", _STEPS, "reward", term_curves(run)))
+        charts.append(Chart(f"Where episodes began{whose}", _STEPS, "share", start_curves(run), (0, 1)))
+    return charts
+
+
+def episode_curve(run: RunFacts, column: str, name: str) -> Curve:
+    """A column of episodes over env steps, of the whole ones that began where the run's do, as metrics count them."""
+    columns = run.episodes.columns
+    if column not in columns:
+        return Curve(name, np.empty(0), np.empty(0))
+    whole = columns["whole"] == 1
+    return thinned(name, columns["env_steps"][whole], columns[column][whole], _EPISODE_POINTS)
+
+
+def term_curves(run: RunFacts) -> list[Curve]:
+    """The parts of the reward that paid most, largest first; what never paid is left out."""
+    columns = run.episodes.columns
+    paid = {name: float(np.nansum(np.abs(column))) for name, column in columns.items() if name.startswith("terms/")}
+    names = sorted((name for name in paid if paid[name] > 0), key=lambda name: -paid[name])[:_MOST_TERMS]
+    return [episode_curve(run, name, name.removeprefix("terms/")) for name in names]
+
+
+def start_curves(run: RunFacts) -> list[Curve]:
+    """The mixture of starts, if episodes began anywhere but at the beginning."""
+    names = [name for name in ("start/beginning", "start/early", "start/middle", "start/late") if name in run.metrics]
+    curves = [metric_curve(run, name, name.removeprefix("start/")) for name in names]
+    return curves if any(curve.y.max(initial=0) > 0 for curve in curves[1:]) else []
+
+
+def learner_charts(runs: Sequence[RunFacts]) -> list[Chart]:
+    """Speed, replay, staleness and the learner's own figures."""
+    charts = []
+    for shown in _OF_METRICS:
+
+        def curve_of(run: RunFacts, name: str = shown.name) -> Curve:
+            return metric_curve(run, name, run.name)
+
+        charts.append(Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, curve_of)))
+    return charts
+
+
+def metric_curve(run: RunFacts, column: str, name: str) -> Curve:
+    """A metric over env steps."""
+    if column not in run.metrics or "env_steps" not in run.metrics:
+        return Curve(name, np.empty(0), np.empty(0))
+    return thinned(name, run.metrics["env_steps"], run.metrics[column])
+
+
+def quest_chart(run: RunFacts) -> Chart:
+    """The chance of each of the quests that matter most now, with its interval and its alarm, over env steps."""
+    curves, alarms = [], []
+    for name in chosen_quests(run):
+        rows = [(row.env_steps, row.quests[name]) for row in run.quests if name in row.quests]
+        x = np.array([step for step, _ in rows], np.float64)
+
+        def part(
+            value: Callable[[QuestState], float], x: Column = x, rows: list[tuple[int, QuestState]] = rows
+        ) -> Column:
+            return thinned("", x, np.array([value(quest) for _, quest in rows], np.float64), _PANEL_POINTS).y
+
+        mean = thinned(name, x, np.array([quest.mean for _, quest in rows], np.float64), _PANEL_POINTS)
+        curves.append(Curve(name, mean.x, mean.y, part(lambda quest: quest.low), part(lambda quest: quest.high)))
+        alarms.append(Curve(f"alarm of {name}", mean.x, part(lambda quest: quest.alarm)))
+    return Chart(
+        "Chance of each, with its 95 % interval; dashed: the alarm, how surely the chance is below its target",
+        _STEPS,
+        "chance",
+        curves,
+        (-0.02, 1.02),
+        panels=True,
+        alarms=alarms,
+    )
+
+
+def chosen_quests(run: RunFacts) -> list[str]:
+    """At most `MOST_QUESTS`: those with an alarm, the frontier, then those that are not sure; in the order of play."""
+    if not run.quests:
+        return []
+    newest = run.quests[-1]
+
+    def matters(name: str) -> tuple[int, float]:
+        quest = newest.quests[name]
+        if quest.level != "ok":
+            return 0, -quest.alarm
+        return (1, 0.0) if name in newest.frontier else (2 if quest.reached else 3, abs(quest.mean - 0.5))
+
+    chosen = sorted(newest.quests, key=matters)[:MOST_QUESTS]
+    return [name for name in newest.quests if name in chosen]

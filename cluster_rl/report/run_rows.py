@@ -1,0 +1,240 @@
+"""The rows that a run keeps over time, read for a page: episodes, metrics and quests, with what is damaged left out.
+
+The report's page uses it. In: `episodes.jsonl`, `metrics.jsonl` and `quests.jsonl` of a run, of any length. Out:
+columns of numbers, and of episodes the rows of some. One pass over each file; of a million episodes only columns stay.
+Only what the page needs of a row is read, so that rows of older and newer programs do as well.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from array import array
+from collections import Counter, deque
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.errors import read_error
+from cluster_rl.exploration.bayes_quests import QuestState
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
+from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, decode_json
+
+NEWEST_EPISODES = 300
+"""How many of the newest episodes are kept as rows."""
+BEST_EPISODES = 100
+"""And of those with the highest returns."""
+SPREAD_EPISODES = 1000
+"""At least so many, if there are, are kept spread evenly over the run, for the map."""
+
+Column = npt.NDArray[np.float64]
+
+# Those of metrics.jsonl that the page shows or judges; NAME of a part of the reward besides.
+_METRICS = frozenset(
+    {
+        *("time", "env_steps", "updates", "env_steps_per_sec", "updates_per_sec", "samples_per_insert"),
+        *("limiter_ahead", "queue/batches_in_flight", "replay/transitions", "replay/sequences", "replay/gaps"),
+        *("replay/damaged", "priority/ess", "priority/p50", "priority/max", "actor/epsilon", "episode/entropy"),
+        *("lag/acting/p50", "lag/training/p50", "staleness/delta_q_first", "staleness/delta_q_last"),
+        *("learner/grad_norm", "learner/grad_norm_clipped", "learner/loss", "learner/q_start", "rnd/skipped_steps"),
+        *("wire/actors", "wire/refused_blocks", "wire/bad_messages", "wire/refused_actors", "wire/waiting_actors"),
+        *("wire/lost_sequences", "archive/states", "archive/unfit", "elsewhere/return"),
+        *("start/beginning", "start/early", "start/middle", "start/late"),
+    }
+)
+
+_Kind = TypeVar("_Kind")
+
+
+class EpisodeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the page needs of a row of `episodes.jsonl`, see `training.episode_rows` for all of it."""
+
+    time: UnixSeconds
+    env_steps: Count
+    actor: Count
+    incarnation: Count
+    emulator: Count
+    episode: Count
+    steps: Count
+    episode_return: float = msgspec.field(name="return")
+    start_tag: str = "beginning"
+    start_id: str = ""
+    terms: dict[str, float] = {}
+    milestones: dict[str, int] = {}
+    final_map: Count = 0
+    reason: str = ""
+    entropy: float | None = None
+    loop_share: float = 0.0
+    cells: Count = 0
+    epsilon: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of its log and its video, without the ending; `runs.episode_log.log_name` has the same."""
+        return f"a{self.actor:03d}-e{self.emulator:02d}-{self.incarnation:x}-{self.episode:06d}"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it began elsewhere than the run's episodes begin by its config."""
+        return self.start_tag in ("state", "archive")
+
+
+class QuestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `quests.jsonl`."""
+
+    time: UnixSeconds
+    episodes: Count
+    env_steps: Count
+    frontier: list[str]
+    quests: dict[str, QuestState]
+
+
+class Rows(Generic[_Kind]):
+    """The rows of one file, in order. What is none is passed over, and told by `problem` after the last one."""
+
+    def __init__(self, path: Path, kind: type[_Kind]) -> None:
+        self._path, self._kind = path, kind
+        self._damaged, self._first = 0, ""
+        self._there = True
+
+    def __iter__(self) -> Iterator[_Kind]:
+        """Raises `UserError` for a file that cannot be read."""
+        if not self._path.is_file():
+            self._there = False
+            return
+        try:
+            with self._path.open("rb") as file:
+                for number in itertools.count(1):
+                    line = file.readline(MAX_ROW_BYTES)
+                    if not line.endswith(b"\n") and len(line) < MAX_ROW_BYTES:
+                        return  # at the end, or a row that is being written
+                    try:
+                        yield decode_json(line, self._kind, f"line {number}")
+                    except UnreadableError as error:
+                        self._damaged += 1
+                        self._first = self._first or str(error)
+        except OSError as error:
+            raise read_error(error, self._path) from None
+
+    @property
+    def problem(self) -> str:
+        """What was wrong with the file, in a line; empty if nothing."""
+        if not self._there:
+            return f"{self._path.name}: not there"
+        if self._damaged:
+            rows = "a row is" if self._damaged == 1 else f"{self._damaged} rows are"
+            return f"{self._path.name}: {rows} damaged and left out; the first: {self._first}"
+        return ""
+
+
+@dataclass
+class Episodes:
+    """All episodes of a run: columns, float64 [episodes], and the rows of some of them."""
+
+    count: int = 0
+    columns: dict[str, Column] = field(default_factory=dict)
+    """`time`, `env_steps`, `steps`, `return`, `cells`, `loop_share`, `entropy` (NaN where unknown), and `terms/NAME`;
+    `whole` is 1 for those that began where the run's do and that no job's end cut."""
+    newest: list[EpisodeRow] = field(default_factory=list)
+    best: list[EpisodeRow] = field(default_factory=list)
+    """With the highest returns, highest first; of episodes that began where the run's do."""
+    spread: list[EpisodeRow] = field(default_factory=list)
+    """Spread evenly over the run."""
+    first: dict[str, EpisodeRow] = field(default_factory=dict)
+    """The first that reached a milestone, of those that began where the run's do."""
+    filmed: list[EpisodeRow] = field(default_factory=list)
+    """The newest of those that were asked for by name."""
+    reached: Counter[str] = field(default_factory=Counter)
+    """Episodes of any start that reached a milestone."""
+    incarnations: dict[int, set[int]] = field(default_factory=dict)
+    """Of each actor: one for each time that it was started. Unix nanoseconds."""
+
+
+def read_episodes(path: Path, filmed: Container[str] = ()) -> tuple[Episodes, str]:
+    """All episodes, and what was wrong with the file. Rows of those with names in `filmed` are kept.
+
+    Raises `UserError` where it cannot be read.
+    """
+    found = Episodes()
+    columns: dict[str, array[float]] = {}
+    newest: deque[EpisodeRow] = deque(maxlen=NEWEST_EPISODES)
+    with_video: deque[EpisodeRow] = deque(maxlen=NEWEST_EPISODES)
+    best: list[tuple[float, int, EpisodeRow]] = []
+    every = 1
+    rows = Rows(path, EpisodeRow)
+    for number, row in enumerate(rows):
+        _add(columns, number, _numbers(row))
+        newest.append(row)
+        if row.name in filmed:
+            with_video.append(row)
+        if not row.is_elsewhere:
+            entry = (row.episode_return, -number, row)  # of equal returns the first
+            (heapq.heappush if len(best) < BEST_EPISODES else heapq.heappushpop)(best, entry)
+            for name in row.milestones:
+                found.first.setdefault(name, row)
+        found.reached.update(row.milestones.keys())
+        found.incarnations.setdefault(row.actor, set()).add(row.incarnation)
+        if number % every == 0:
+            found.spread.append(row)
+            if len(found.spread) >= 2 * SPREAD_EPISODES:
+                every *= 2
+                del found.spread[1::2]
+        found.count += 1
+    found.columns = _padded(columns, found.count)
+    found.newest, found.filmed = list(newest), list(with_video)
+    found.best = [row for *_, row in sorted(best, reverse=True)]
+    return found, rows.problem
+
+
+def _numbers(row: EpisodeRow) -> dict[str, float]:
+    return {
+        "time": row.time,
+        "env_steps": row.env_steps,
+        "steps": row.steps,
+        "return": row.episode_return,
+        "cells": row.cells,
+        "loop_share": row.loop_share,
+        "entropy": np.nan if row.entropy is None else row.entropy,
+        "whole": float(not row.is_elsewhere and row.reason != "stopped"),
+        **{f"terms/{name}": amount for name, amount in row.terms.items()},
+    }
+
+
+def read_metrics(path: Path) -> tuple[dict[str, Column], str]:
+    """Name to column, float64 [rows] with NaN where a row has none, and what was wrong with the file.
+
+    Raises `UserError` where it cannot be read.
+    """
+    rows = Rows(path, dict[str, float | None])
+    columns: dict[str, array[float]] = {}
+    count = 0
+    for row in rows:
+        wanted = {name: row[name] for name in _METRICS & row.keys()}
+        _add(columns, count, {name: np.nan if value is None else value for name, value in wanted.items()})
+        count += 1
+    return _padded(columns, count), rows.problem
+
+
+def read_quests(path: Path) -> tuple[list[QuestRow], str]:
+    """All rows, and what was wrong with the file. Raises `UserError` where it cannot be read."""
+    rows = Rows(path, QuestRow)
+    return list(rows), rows.problem
+
+
+def _add(columns: dict[str, array[float]], number: int, values: dict[str, float]) -> None:
+    """Puts row `number` into the columns. A column that is new, or that earlier rows left out, gets NaN for them."""
+    for name, value in values.items():
+        column = columns.setdefault(name, array("d"))
+        if len(column) < number:
+            column.extend(itertools.repeat(np.nan, number - len(column)))
+        column.append(value)
+
+
+def _padded(columns: dict[str, array[float]], count: int) -> dict[str, Column]:
+    _add(columns, count, dict.fromkeys(columns, np.nan))
+    return {name: np.array(column, np.float64)[:count] for name, column in columns.items()}

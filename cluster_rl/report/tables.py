@@ -1,0 +1,225 @@
+"""The tables of a page as text: what runs are, their configs and jobs, milestones, and episodes.
+
+The report's page fills its template with them. In: `RunFacts`. Out: rows of words; nothing is escaped here. Pure.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+
+from cluster_rl.config import config_keys
+from cluster_rl.report.bars import duration_words, size_words
+from cluster_rl.report.curves import number_words
+from cluster_rl.report.pictures import hours_now, hours_of, job_spans, milestone_hours
+from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts
+from cluster_rl.report.run_rows import EpisodeRow
+
+UNKNOWN: Final = "unknown"
+EPISODE_COLUMNS: Final = (
+    "episode",
+    *("hours", "env steps", "return", "steps", "cells", "circles", "entropy", "epsilon"),
+    *("began", "ended", "last map", "milestones", "files"),
+)
+
+
+class JobLine(NamedTuple):
+    """A row of the table of jobs."""
+
+    id: int
+    began: str
+    hours: str
+    env_steps: str
+    updates: str
+    reason: str
+    restored: str
+    where: str
+    program: str
+    command: str
+    changed: list[str]
+
+
+class EpisodeLine(NamedTuple):
+    """A row of the table of episodes. `numbers` are (shown, key to sort by); `video` and `picture` are links."""
+
+    name: str
+    numbers: list[tuple[str, str]]
+    texts: list[str]
+    milestones: list[str]
+    video: str
+    picture: str
+
+
+def facts_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
+    """What each run is and how far it is, one value a run."""
+    rows = [_facts(run) for run in runs]
+    return [(name, [row[name] for row in rows]) for name in rows[0]]
+
+
+def _facts(run: RunFacts) -> dict[str, str]:
+    progress, identity = run.progress, run.identity
+    of = len(run.world.milestones_from(run.settings.initial_state.removeprefix("school:")))
+    versions = next((job.versions for job in reversed(run.jobs) if job.versions), {})
+    return {
+        "game": f"{identity.rom_title} (SHA-1 {identity.rom_sha1})" if identity is not None else UNKNOWN,
+        "made": _date(identity.created) if identity is not None else UNKNOWN,
+        "run id": identity.run_id if identity is not None else UNKNOWN,
+        "now": _state(run),
+        "env steps": f"{run.env_steps:,} of {run.settings.target_total_steps:,}",
+        "updates": f"{progress.updates:,}" if progress is not None else UNKNOWN,
+        "episodes": f"{progress.episodes if progress is not None else run.episodes.count:,}",
+        "training": duration_words(hours_now(run) * 3600),
+        "mean return of the newest 100": _optional(progress.mean_return_recent if progress is not None else None),
+        "milestones": f"{len(run.milestones)} of {max(of, len(run.milestones))}",
+        "replay": _replay(run),
+        "samples per insert": _optional(progress.samples_per_insert if progress is not None else None),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or UNKNOWN,
+        "commit": ", ".join(dict.fromkeys(job.commit for job in run.jobs if job.commit)) or UNKNOWN,
+        "machines": ", ".join(dict.fromkeys(job.host for job in run.jobs if job.host)) or UNKNOWN,
+    }
+
+
+def _state(run: RunFacts) -> str:
+    if run.progress is None or not run.jobs:
+        return UNKNOWN
+    job = run.jobs[-1]
+    if job.ended is not None:
+        return f"no job runs; the last one ended: {job.reason}"
+    return f"job {job.id}: {run.progress.activity or 'begun'}, as of {_date(run.progress.updated)}"
+
+
+def _replay(run: RunFacts) -> str:
+    if run.progress is None:
+        return UNKNOWN
+    replay = run.progress.replay
+    return f"{replay.transitions:,} of {replay.capacity:,} transitions, {size_words(replay.bytes)}"
+
+
+def _optional(value: float | None) -> str:
+    return UNKNOWN if value is None else number_words(value)
+
+
+def _date(unix_sec: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_sec))
+
+
+def value_words(value: Any) -> str:
+    """A config's value as JSON has it, but texts without quotes."""
+    return value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
+
+
+def changed_keys(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(key, value, default, what it is) of all that is not as by default; what this program does not know is last."""
+    helps = {key: meta.description or "" for key, meta in config_keys().items()}
+    known = [(key, config[key], DEFAULTS[key]) for key in DEFAULTS if key in config and config[key] != DEFAULTS[key]]
+    rows = [(key, value_words(value), value_words(default), helps[key]) for key, value, default in known]
+    unknown = sorted(key for key in config if key not in DEFAULTS)
+    return rows + [(key, value_words(config[key]), "", "not known to this program") for key in unknown]
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(key, its value in each) of all keys that are not the same in all configs; one that is not there is `unset`."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [value_words(config[key]) if key in config else "unset" for config in configs] for key in keys}
+    return [(key, found) for key, found in values.items() if len(set(found)) > 1]
+
+
+def job_lines(run: RunFacts) -> list[JobLine]:
+    """All jobs, oldest first, each with what it changed of the config of the one before."""
+    lines = []
+    before: Mapping[str, Any] | None = None
+    for job, (start, end) in zip(run.jobs, job_spans(run), strict=True):
+        changed = differing_keys([before, job.config]) if before is not None and job.config is not None else []
+        before = job.config if job.config is not None else before
+        lines.append(
+            JobLine(
+                id=job.id,
+                began=_date(job.started),
+                hours=f"{(end - start) / 3600:.2f}",
+                env_steps=_from_to(job.env_steps),
+                updates=_from_to(job.updates),
+                reason=job.reason or ("" if job.ended is None else UNKNOWN),
+                restored=job.restored,
+                where=_where(job),
+                program=", ".join(filter(None, [job.commit, f"torch {job.versions.get('torch', UNKNOWN)}"])),
+                command=job.command,
+                changed=[f"{key}: {was} to {now}" for key, (was, now) in changed],
+            )
+        )
+    return lines
+
+
+def _from_to(counts: tuple[int, int | None] | None) -> str:
+    if counts is None:
+        return "never up"
+    return f"{counts[0]:,} to {'now' if counts[1] is None else format(counts[1], ',')}"
+
+
+def _where(job: JobFacts) -> str:
+    slurm = " ".join(f"{name} {value}" for name, value in job.slurm.items())
+    return f"{job.host}{', SLURM ' + slurm if slurm else ''}"
+
+
+def milestone_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
+    """(milestone, env steps, hours and episodes of each run) of all that any run reached, in the order of play."""
+    order = [milestone.name for run in runs for milestone in run.world.milestones]
+    reached = dict.fromkeys(name for run in runs for name in [*run.milestones, *run.episodes.reached])
+    names = [*(name for name in dict.fromkeys(order) if name in reached), *(n for n in reached if n not in order)]
+    hours = [milestone_hours(run) for run in runs]
+    rows = []
+    for name in names:
+        values: list[str] = []
+        for run, when in zip(runs, hours, strict=True):
+            values.append(f"{run.milestones[name]:,}" if name in run.milestones else "")
+            values.append(f"{when[name]:.2f}" if name in when else "")
+            values.append(f"{run.episodes.reached[name]:,}" if name in run.episodes.reached else "")
+        rows.append((name, values))
+    return rows
+
+
+def episode_lines(run: RunFacts, out: Path, most: int) -> list[EpisodeLine]:
+    """The newest of `RunFacts.shown_episodes`, three in four of them, and the best of the rest, newest first.
+
+    Links lead from the page's file `out` to the run's videos.
+    """
+    rows = run.shown_episodes
+    if len(rows) > most:
+        newest = rows[: most - most // 4]
+        others = sorted(rows[len(newest) :], key=lambda row: row.episode_return, reverse=True)[: most // 4]
+        rows = newest + sorted(others, key=lambda row: row.env_steps, reverse=True)
+    hours = hours_of(run, np.array([row.time for row in rows], np.float64))
+    return [_episode_line(run, row, float(when), out) for row, when in zip(rows, hours, strict=True)]
+
+
+def _episode_line(run: RunFacts, row: EpisodeRow, hours: float, out: Path) -> EpisodeLine:
+    numbers = [
+        (f"{hours:.2f}", hours),
+        (f"{row.env_steps:,}", row.env_steps),
+        (f"{row.episode_return:.2f}", row.episode_return),
+        (f"{row.steps:,}", row.steps),
+        (f"{row.cells:,}", row.cells),
+        (f"{row.loop_share:.0%}", row.loop_share),
+        ("" if row.entropy is None else f"{row.entropy:.2f}", "" if row.entropy is None else row.entropy),
+        (f"{row.epsilon:.3g}", row.epsilon),
+    ]
+    there, drawn = row.name in run.videos.there, row.name in run.videos.pictures
+    return EpisodeLine(
+        name=row.name,
+        numbers=[(text, str(key)) for text, key in numbers],
+        texts=[f"{row.start_tag} {row.start_id}".strip(), row.reason, run.world.map_name(row.final_map)],
+        milestones=list(row.milestones),
+        video=_link(run.run_dir.videos / f"{row.name}.mp4", out) if there else "",
+        picture=_link(run.run_dir.videos / f"{row.name}.png", out) if drawn else "",
+    )
+
+
+def _link(path: Path, out: Path) -> str:
+    """From a page to a file, relative, so that the folder may be moved with both."""
+    return quote(os.path.relpath(path.absolute(), out.absolute().parent))

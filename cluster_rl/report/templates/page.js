@@ -1,0 +1,56 @@
+"use strict";
+// Sorts and filters the tables of episodes, and shows the slices and ways of the maps. Without it all is there, unsorted.
+const all = (selector, within) => [...(within || document).querySelectorAll(selector)];
+
+function key(row, column) {
+  const text = row.cells[column].dataset.key ?? row.cells[column].textContent;
+  const number = Number(text);
+  return text === "" || Number.isNaN(number) ? text : number;
+}
+
+function order(a, b) {
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+  return a.localeCompare(b);
+}
+
+for (const button of all("table.sortable th button")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th"), body = button.closest("table").tBodies[0];
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of all("th", head.parentElement)) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...body.rows].sort((a, b) => order(key(a, head.cellIndex), key(b, head.cellIndex)));
+    body.append(...(down ? rows.reverse() : rows));
+  });
+}
+
+for (const select of all("select.milestone")) {
+  select.addEventListener("change", () => {
+    let shown = 0;
+    for (const row of all("tbody tr", document.getElementById(select.dataset.table))) {
+      row.hidden = select.value !== "" && !row.dataset.milestones.split("\n").includes(select.value);
+      shown += row.hidden ? 0 : 1;
+    }
+    document.getElementById(select.dataset.count).textContent = `${shown} shown`;
+  });
+}
+
+for (const slider of all("input.slice")) {
+  const map = document.getElementById(slider.dataset.map), layers = all(".layer", map);
+  slider.addEventListener("input", () => {
+    const chosen = Number(slider.value);
+    layers.forEach((layer, number) => layer.classList.toggle("shown", number === chosen));
+    slider.setAttribute("aria-valuetext", layers[chosen].dataset.label);
+    document.getElementById(slider.dataset.words).textContent = layers[chosen].dataset.label;
+  });
+}
+
+for (const box of all("input.way")) {
+  const show = () => document.getElementById(box.dataset.way).classList.toggle("shown", box.checked);
+  box.addEventListener("change", show);
+  show(); // a browser keeps what was ticked when a page is read again
+}
+
+// Folds are read on paper too.
+addEventListener("beforeprint", () => all("details:not([open])").forEach((fold) => { fold.open = true; }));

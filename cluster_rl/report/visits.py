@@ -1,0 +1,282 @@
+"""Where a run's agents have been, slice by slice of its training, as layers of one map; and the ways of some episodes.
+
+The report's page shows it. In: rows of episodes, whose logs are read for positions, and the world. Out: pictures as
+data URIs, one pixel a map tile for visits, and paths as SVG path data, all on the canvas of `World.global_position`.
+Of an embedded world the maps lie below as its ROM draws them; of any other the outlines of the maps.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster_rl.cartridge import rom_bytes, table_name, world_names
+from cluster_rl.cartridge.compile_content import read_world
+from cluster_rl.errors import StorageError, UserError
+from cluster_rl.game.world import World
+from cluster_rl.report.curves import slice_edges, slice_of
+from cluster_rl.report.heatmap import VisitCounts, canvas_grid
+from cluster_rl.report.path import path_places
+from cluster_rl.report.rom_maps import CELL_PIXELS, RomMaps
+from cluster_rl.report.run_facts import RunFacts
+from cluster_rl.report.run_rows import EpisodeRow
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, read_log
+
+SLICES: Final = 12
+LOGS_A_SLICE: Final = 40
+"""Read at most: a run has a log for each episode, and a map is full of less."""
+MOST_PATHS: Final = 8
+PIXELS: Final = 8
+"""Of a map tile in the picture of an embedded world."""
+_GREYS: Final = 16
+_NAMED_MAPS: Final = 3
+
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in cells of the canvas."""
+
+
+class Layer(NamedTuple):
+    """The visits of one slice of training. `words` say them without a picture."""
+
+    label: str
+    picture: str
+    words: str
+
+
+class Way(NamedTuple):
+    """The path of one episode: `data` of an SVG path, where it began and ended, and its milestones."""
+
+    label: str
+    data: str
+    start: tuple[int, int]
+    end: tuple[int, int]
+    marks: list[tuple[str, int, int]]
+
+
+class MapName(NamedTuple):
+    """A map's rectangle on the canvas, its id and its name."""
+
+    id: int
+    name: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class WorldMap:
+    """All that the page draws. `problems` has a line for each log that could not be read."""
+
+    box: Box
+    base: str
+    maps: list[MapName]
+    layers: list[Layer]
+    """All of training first, then its slices."""
+    ways: list[Way]
+    logs: int
+    most_visits: int
+    problems: list[str]
+
+    @property
+    def letter(self) -> float:
+        """The height of a name's letters, in cells: a page shows a large map smaller."""
+        return round(max(1.0, max(self.box[2:]) / 70), 2)
+
+
+def world_map(run: RunFacts) -> WorldMap | None:
+    """The map of a run; None where no log was found that has a place on the canvas. Raises `StorageError`."""
+    edges = slice_edges(run.env_steps, SLICES)
+    problems: list[str] = []
+    counts = [VisitCounts() for _ in range(SLICES)]
+    read = 0
+    for number, rows in enumerate(chosen_logs(run.episodes.spread + run.episodes.newest, edges)):
+        for row in rows:
+            log = _log(run, row, problems)
+            if log is not None:
+                counts[number].add(log.positions)
+                read += 1
+    grids = [canvas_grid(visits, run.world) for visits in counts]  # each [H, W]
+    total = np.sum(grids, axis=0)
+    if not total.any():
+        return None
+    maps = _maps(run.world, total)
+    box = _around(maps)
+    ways = [way for row, why in chosen_ways(run) if (way := _way(run, row, why, problems)) is not None]
+    most = int(total.max())
+    slices = [_words(f"env steps {_span(edges, i)}", counts[i], grids[i], run.world) for i in range(SLICES)]
+    everything = VisitCounts()
+    for visits in counts:
+        everything.merge(visits)
+    all_words = _words("all of training", everything, total, run.world)
+    return WorldMap(
+        box=box,
+        base=base_picture(run.world, maps, box),
+        maps=maps,
+        layers=[
+            Layer(label, visit_picture(_cut(grid, box), most), words)
+            for grid, (label, words) in zip([total, *grids], [all_words, *slices], strict=True)
+        ],
+        ways=ways,
+        logs=read,
+        most_visits=most,
+        problems=problems,
+    )
+
+
+def chosen_logs(rows: Iterable[EpisodeRow], edges: npt.NDArray[np.float64]) -> list[list[EpisodeRow]]:
+    """At most `LOGS_A_SLICE` of the episodes that ended in each slice of training, spread evenly over it."""
+    slices: list[dict[str, EpisodeRow]] = [{} for _ in range(len(edges) - 1)]
+    for row in rows:
+        slices[slice_of(edges, row.env_steps)][row.name] = row
+    chosen = []
+    for by_name in slices:
+        found = list(by_name.values())
+        take = np.linspace(0, len(found) - 1, min(len(found), LOGS_A_SLICE)).astype(int)
+        chosen.append([found[place] for place in take.tolist()])
+    return chosen
+
+
+def chosen_ways(run: RunFacts) -> list[tuple[EpisodeRow, str]]:
+    """Episodes worth following, and why: the best, the newest, and the first to reach each of the last milestones."""
+    episodes = run.episodes
+    firsts = sorted(episodes.first.items(), key=lambda item: item[1].env_steps, reverse=True)
+    found = [(row, "best return") for row in episodes.best[:1]]
+    found += [(row, "newest") for row in reversed(episodes.newest[-2:])]
+    found += [(row, f"first to reach {name}") for name, row in firsts]
+    chosen: dict[str, tuple[EpisodeRow, str]] = {}
+    for row, why in found:
+        chosen.setdefault(row.name, (row, why))
+    return list(chosen.values())[:MOST_PATHS]
+
+
+def _log(run: RunFacts, row: EpisodeRow, problems: list[str]) -> EpisodeLog | None:
+    """None where there is none, as with `log_episodes_for_replay` off, or it is damaged, which is told."""
+    path = run.run_dir.episode_logs / f"{row.name}{SUFFIX}"
+    if not path.exists():
+        return None
+    try:
+        return read_log(path)
+    except StorageError:
+        raise
+    except UserError as error:
+        problems.append(str(error).replace(f"{run.run_dir.path}/", ""))
+        return None
+
+
+def _way(run: RunFacts, row: EpisodeRow, why: str, problems: list[str]) -> Way | None:
+    log = _log(run, row, problems)
+    if log is None:
+        return None
+    places = path_places(log.positions, run.world)
+    known = [place for place in places if place is not None]
+    if not known:
+        return None
+    marks = [(m.name, m.step) for m in log.header.milestones if 1 <= m.step <= len(places)]
+    placed = [(name, place) for name, step in marks if (place := places[step - 1]) is not None]
+    label = f"{row.name}: {why}, return {row.episode_return:.2f}, {row.steps:,} steps"
+    return Way(label, path_data(places), known[0], known[-1], [(name, *place) for name, place in placed])
+
+
+def path_data(places: Sequence[tuple[int, int] | None]) -> str:
+    """Places after each step as SVG path data through the middles of cells. Each pair of neighbours is drawn once, so
+    that a path's length is bounded by the world's; a jump, as through a door, begins anew."""
+    drawn: set[frozenset[tuple[int, int]]] = set()
+    words: list[str] = []
+    pen: tuple[int, int] | None = None
+    for before, after in itertools.pairwise(places):
+        if before is None or after is None or before == after:
+            continue
+        pair = frozenset((before, after))
+        across, down = after[0] - before[0], after[1] - before[1]
+        if abs(across) + abs(down) > 1 or pair in drawn:
+            continue
+        drawn.add(pair)
+        if pen != before:
+            words.append(f"M{before[0]}.5 {before[1]}.5")
+        words.append(f"h{across}" if across else f"v{down}")
+        pen = after
+    return "".join(words)
+
+
+def base_picture(world: World, maps: Sequence[MapName], box: Box) -> str:
+    """The maps as the ROM of an embedded world draws them, as a data URI; empty for any other world."""
+    name = next((name for name in world_names() if table_name(name) == f"{world.name}.json"), None)
+    if name is None:
+        return ""
+    content = read_world(name)
+    names = {entry["id"]: entry["name"] for entry in content["map"]}
+    drawn = RomMaps(rom_bytes(name), content)
+    left, top, width, height = box
+    canvas = np.full((height * PIXELS, width * PIXELS), 255, np.uint8)
+    shrink = CELL_PIXELS // PIXELS
+    for entry in maps:
+        shades = drawn.picture(names[entry.id])
+        rows, columns = shades.shape[0] // shrink, shades.shape[1] // shrink
+        small = shades.reshape(rows, shrink, columns, shrink).mean((1, 3))
+        x, y = (entry.box[0] - left) * PIXELS, (entry.box[1] - top) * PIXELS
+        canvas[y : y + rows, x : x + columns] = 255 - np.round(small / 3 * (_GREYS - 1)) * (255 // (_GREYS - 1)) // 2
+    return _data_uri(canvas)
+
+
+def visit_picture(grid: npt.NDArray[np.int64], most: int) -> str:
+    """Counts, int64 [h, w], as a data URI of a picture with a pixel each: none is clear, few dark, `most` bright."""
+    from matplotlib import colormaps
+
+    share = np.log1p(grid) / np.log1p(max(most, 1))
+    colours = (colormaps["viridis"](share) * 255).astype(np.uint8)  # [h, w, 4]
+    colours[..., 3] = np.where(grid > 0, 215, 0)
+    colours[grid == 0] = 0
+    return _data_uri(colours)
+
+
+def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+def _maps(world: World, total: npt.NDArray[np.int64]) -> list[MapName]:
+    """The maps that were entered, with their places."""
+    found = []
+    for info in world.maps.by_id.values():
+        if None in (info.width, info.height, info.global_x, info.global_y):
+            continue
+        box = (info.global_x or 0, info.global_y or 0, info.width or 0, info.height or 0)
+        if _cut(total, box).any():
+            found.append(MapName(info.id, info.name, box))
+    return found
+
+
+def _around(maps: Sequence[MapName]) -> Box:
+    """The least box that has all maps."""
+    left, top = min(m.box[0] for m in maps), min(m.box[1] for m in maps)
+    right, bottom = max(m.box[0] + m.box[2] for m in maps), max(m.box[1] + m.box[3] for m in maps)
+    return left, top, right - left, bottom - top
+
+
+def _cut(grid: npt.NDArray[np.int64], box: Box) -> npt.NDArray[np.int64]:
+    left, top, width, height = box
+    return grid[top : top + height, left : left + width]
+
+
+def _span(edges: npt.NDArray[np.float64], number: int) -> str:
+    return f"{edges[number]:,.0f} to {edges[number + 1]:,.0f}"
+
+
+def _words(label: str, visits: VisitCounts, grid: npt.NDArray[np.int64], world: World) -> tuple[str, str]:
+    """The slice's label, and how much was seen in it and where most."""
+    if not visits.steps:
+        return label, "no log of an episode"
+    steps: Counter[str] = Counter()
+    for map_id, counts in visits.maps.items():
+        steps[world.map_name(map_id)] += int(counts.sum())
+    named = ", ".join(f"{name} {count / visits.steps:.0%}" for name, count in steps.most_common(_NAMED_MAPS))
+    return label, f"{visits.steps:,} steps on {np.count_nonzero(grid):,} tiles of {len(visits.maps)} maps; {named}"

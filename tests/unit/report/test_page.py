@@ -1,0 +1,294 @@
+"""The page of a run: one file, whole, that says what is there and what is missing, and lets nothing out or in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_golden
+from made_runs import BEGAN, INCARNATION, episode, lines, make_run, metrics_row, quest, quest_row, set_keys
+
+from cluster_rl.config import Config
+from cluster_rl.errors import UserError
+from cluster_rl.report.__main__ import MOST_RUNS, main, parse_arguments, run
+from cluster_rl.runs.layout import RunDir
+
+VOID = {"meta", "input", "br", "link", "img"}
+NEWEST = f"a000-e00-{INCARNATION:x}-000059"
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'{{ 7*7 }}"
+
+
+class Reader(HTMLParser):
+    """Elements that are closed in the order in which they were opened, ids, links, and texts by element."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{tag} at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all_of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for tag, text in self.texts if tag not in ("script", "style"))
+
+
+def page_of(*run_dirs: RunDir, out: Path | None = None) -> str:
+    """The page that the command makes."""
+    names = [run_dir.run_name for run_dir in run_dirs]
+    words = ["--runs", str(run_dirs[0].root), *(["--out", str(out)] if out is not None else [])]
+    options = parse_arguments(["--run-name", *names, *words])
+    assert run(options) == 0
+    return options.out.read_text(encoding="utf-8")
+
+
+def lively(root: Path, name: str = "lively", config: Config | None = None, steps: int = 60) -> RunDir:
+    """A run in which something of everything happened."""
+    reached = {3: {"milestones": {"LEFT_HOME": 4}}, 9: {"milestones": {"LEFT_HOME": 4, "GOT_BALM": 40}}}
+    quests = {"LEFT_HOME": quest(0.9), "GOT_BALM": quest(0.2, level="critical", alarm=0.99, target=0.7)}
+    return make_run(
+        root,
+        name,
+        config,
+        episodes=[episode(number, **reached.get(number, {})) for number in range(steps)],
+        metrics=[
+            metrics_row(number, env_steps_per_sec=10.0 + number, updates_per_sec=1.0, lag__acting__p50=20.0)
+            for number in range(steps)
+        ],
+        quests=[quest_row(number, quests, ["GOT_BALM"]) for number in range(1, 5)],
+        env_steps=100 * steps,
+        milestones={"LEFT_HOME": 400, "GOT_BALM": 1000},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """That of a lively run with a video."""
+    run_dir = lively(tmp_path_factory.mktemp("runs"))
+    run_dir.videos.mkdir()
+    for suffix in (".mp4", ".png"):
+        run_dir.videos.joinpath(NEWEST + suffix).touch()
+    return page_of(run_dir)
+
+
+def test_a_page_is_whole_html_and_has_all_parts(page: str) -> None:
+    read = Reader(page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert len(read.ids) == len(set(read.ids))
+    for link in read.all_of("a"):
+        if link["href"].startswith("#"):
+            assert link["href"][1:] in read.ids
+    charts = [svg for svg in read.all_of("svg") if svg.get("role") == "img"]
+    assert len(charts) >= 8
+    for svg in charts:
+        assert all(name in read.ids for name in svg["aria-labelledby"].split())
+    for words in ("GOT_BALM is reached by 20%", "Env steps a second", "target_total_steps reached", "0 to 0"):
+        assert words in read.text
+
+
+def test_a_page_needs_no_network_and_runs_its_own_script_alone(page: str) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page)
+    read = Reader(page)
+    (policy,) = [meta["content"] for meta in read.all_of("meta") if "http-equiv" in meta]
+    assert policy.startswith("default-src 'none'; ")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "connect-src" not in policy  # so default-src holds
+    assert not [name for _, attributes in read.found for name in attributes if name.startswith("on")]
+    fetched = [found.get("src") or found.get("href", "") for tag, found in read.found if tag != "a"]
+    assert all(not link or link.startswith(("data:image/png;base64,", "#")) for link in fetched)
+
+
+def test_what_comes_from_files_is_text(tmp_path: Path) -> None:
+    run_dir = make_run(
+        tmp_path,
+        episodes=[
+            episode(n, milestones={HOSTILE: 5}, start_id=HOSTILE[:60], terms={HOSTILE: 1.0, "a\x00\x07b": 2.0})
+            for n in range(3)
+        ],
+        quests=[quest_row(1, {HOSTILE: quest(0.2, level="critical", stagnant=True)}, [HOSTILE])],
+        milestones={HOSTILE: 100},
+        activity=HOSTILE,
+    )
+    set_keys(run_dir.config, {"rom": HOSTILE, HOSTILE: HOSTILE})
+    set_keys(run_dir.identity, {"rom_title": HOSTILE})
+    run_dir.jobs.joinpath("002.json").write_text(
+        f'{{"schema_version": 1, "id": 2, "started": {BEGAN}, "host": "</title><script>", "command": ["<b>"]}}'
+    )
+    read = Reader(page_of(run_dir))
+    assert len(read.all_of("script")) == 1
+    assert read.all_of("img") == read.all_of("b") == []
+    assert HOSTILE in read.text
+    assert "49" not in [text for _, text in read.texts if HOSTILE[:9] in text]
+    options = [found["value"] for found in read.all_of("option")]
+    assert options == ["", HOSTILE]
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path, "bare")
+    run_dir.path.mkdir()
+    text = Reader(page_of(run_dir)).text
+    for name in ("episodes.jsonl", "metrics.jsonl", "quests.jsonl", "progress.json", "config.json"):
+        assert f"{name}: " in text
+    for words in ("No episode has ended yet.", "There are no metrics yet.", "No quest was tried yet.", "No milestone"):
+        assert words in text
+    assert str(tmp_path) not in text
+
+
+def test_the_run_that_todays_writers_make(tmp_path: Path) -> None:
+    run_dir = run_golden.write_run(tmp_path)
+    text = Reader(page_of(run_dir)).text
+    assert "LEFT_HOME" in text
+    assert "damaged" not in text
+    assert "0123456789ab" not in text or "torch" in text
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    lively(tmp_path, "one", Config(base_seed=1))
+    two = lively(tmp_path, "two", Config(base_seed=2), steps=40)
+    other = lively(tmp_path, "other", Config(gamma=0.5))
+    page = page_of(RunDir(tmp_path, "one"), two, other)
+    read = Reader(page)
+    assert "one (2 seeds), median: from 0 to 2" in read.text
+    assert "other: from 0 to 2" in read.text
+    rows = re.findall(r"<code>(\w+)</code></th><td><code>(.*?)</code></td><td><code>(.*?)</code></td>", page)
+    assert ("base_seed", "1", "2") in rows
+    assert (tmp_path / "report-one-and-2-more.html").is_file()
+
+
+def test_what_a_job_changed(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    record = '{"schema_version": 1, "id": %d, "started": %f, "config": {"gamma": %s, "model": {"kind": "slim"}}}'
+    for number, gamma in enumerate(("0.9", "0.99"), start=1):
+        run_dir.job_record(number).write_text(record % (number, BEGAN, gamma))
+    assert "gamma: 0.9 to 0.99" in Reader(page_of(run_dir)).text
+
+
+def test_videos_are_linked_from_where_the_page_lies(page: str) -> None:
+    read = Reader(page)
+    links = [a["href"] for a in read.all_of("a") if not a["href"].startswith("#")]
+    assert links == [f"videos/{NEWEST}.mp4", f"videos/{NEWEST}.png"]
+    assert f"{NEWEST}.mp4: its record is missing" in read.text
+
+
+def test_a_long_run_makes_a_small_page_soon(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    reached = [f"MILESTONE_{number}" for number in range(30)]
+    terms = {f"term{number}": 0.1 for number in range(11)}
+
+    made = [
+        lines([episode(7, terms=terms, milestones=dict.fromkeys(reached[: n % 30], 5), loop_share=n / 100)])
+        for n in range(100)
+    ]
+    templates = [
+        row.replace(b'"env_steps":800,', b'"env_steps":%d,').replace(b'"episode":7,', b'"episode":%d,') for row in made
+    ]
+    run_dir = make_run(tmp_path, quests=[quest_row(n, {name: quest(0.4) for name in reached}) for n in range(1, 1000)])
+    run_dir.episodes.write_bytes(b"".join(templates[n % 100] % (100 * n, n) for n in range(100_000)))
+    many = {f"other/{number}": 0.5 for number in range(200)}
+    values = random.random((20_000, 3))
+    run_dir.metrics.write_bytes(
+        lines(
+            metrics_row(n, env_steps_per_sec=a, updates_per_sec=b, lag__acting__p50=c) | many
+            for n, (a, b, c) in enumerate(values.tolist())
+        )
+    )
+    began = time.process_time()
+    page = page_of(run_dir)
+    assert time.process_time() - began < 20
+    assert len(Reader(page).all_of("tr")) > 400
+    assert len(page.encode()) < 5_000_000
+    assert "100,000 episodes: the newest" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--run-name", "none"], "run 'none': not found in "),
+        (["--run-name", "a/../b"], "run name 'a/../b': use letters"),
+        ([], "the following arguments are required: --run-name"),
+        (["--run-name", "made", "--out", "no/folder/page.html"], "its folder is not there; make it first"),
+        (["--run-name", "made", "--out", "."], "is a folder; give the name of a file in it"),
+        (["--run-name", *(f"r{n}" for n in range(MOST_RUNS + 1))], "at most 10 can be told apart on one page"),
+    ],
+)
+def test_a_wrong_command_line(tmp_path: Path, words: list[str], answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(answer)):
+        parse_arguments([*words, "--runs", str(tmp_path)])
+
+
+def test_the_command_says_what_it_made_and_imports_no_torch(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    lines_ = (
+        "import sys; from cluster_rl.report.__main__ import main; code = main(); "
+        "print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines_, "--run-name", "made", "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told, torch = done.stdout.splitlines()
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}/made/report.html: [\d.]+ MB", told)
+    assert torch == "False"
+
+
+def test_an_unknown_run_is_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cluster_rl.report", "--run-name", "none", "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: run 'none': not found in")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path)
+    page_of(run_dir)
+    before = run_dir.path.joinpath("report.html").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cluster_rl.runs.atomic.write_synced", full)
+    monkeypatch.setattr(sys, "argv", ["report", "--run-name", "made", "--runs", str(tmp_path)])
+    with pytest.raises(UserError, match="No space left"):
+        main()
+    assert run_dir.path.joinpath("report.html").read_bytes() == before
+    assert not list(run_dir.path.glob(".report*"))

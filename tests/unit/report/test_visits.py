@@ -1,0 +1,136 @@
+"""The map of a page: which logs are read, what is counted in which slice, and the ways of episodes."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import itertools
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+import run_golden
+from made_runs import INCARNATION, episode, make_run
+from PIL import Image
+
+from cluster_rl.game.world import World
+from cluster_rl.report import visits
+from cluster_rl.report.curves import slice_edges
+from cluster_rl.report.run_facts import read_run
+from cluster_rl.report.visits import chosen_logs, chosen_ways, path_data, visit_picture, world_map
+from cluster_rl.runs.episode_log import read_log
+from cluster_rl.runs.layout import RunDir
+
+HOLLOW = 0  # 20 x 18 cells of the canvas at (10, 18)
+
+
+def write_log(run_dir: RunDir, number: int, *positions: tuple[int, int, int]) -> Path:
+    """The log of episode `number` of `made_runs`, with these positions; what the map does not need is as in the golden
+    one."""
+    golden = read_log(next(run_golden.FOLDER.glob("*.eplog")))
+    steps = len(positions)
+    header = msgspec.structs.replace(golden.header, episode=number, incarnation=INCARNATION, steps=steps, milestones=[])
+    log = dataclasses.replace(
+        golden,
+        header=header,
+        actions=np.zeros(steps, np.uint8),
+        checks=np.zeros(steps, np.uint16),
+        positions=np.array(positions, np.uint8),
+        ram_hashes=np.zeros(steps // header.ram_hash_interval_steps, np.uint64),
+    )
+    path = run_dir.episode_logs / f"a000-e00-{INCARNATION:x}-{number:06d}.eplog"
+    path.write_bytes(log.to_bytes())
+    return path
+
+
+def pixels(uri: str) -> npt.NDArray[np.uint8]:
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+
+
+def test_visits_lie_in_their_slice_and_on_their_tile(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(number) for number in range(24)], env_steps=2400)
+    write_log(run_dir, 0, (HOLLOW, 4, 5), (HOLLOW, 4, 5), (HOLLOW, 5, 5))
+    write_log(run_dir, 23, (HOLLOW, 19, 17))
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    assert (found.box, found.logs, found.most_visits) == ((10, 18, 20, 18), 2, 2)
+    assert len(found.layers) == 13
+    shown = [np.argwhere(pixels(layer.picture)[..., 3]).tolist() for layer in found.layers]
+    assert shown[0] == [[5, 4], [5, 5], [17, 19]]  # row, column
+    assert shown[1] == [[5, 4], [5, 5]]
+    assert shown[12] == [[17, 19]]
+    assert not any(shown[2:12])
+    assert found.layers[0].words == "4 steps on 3 tiles of 1 maps; HOLLOW 100%"
+    assert found.layers[12].label == "env steps 2,200 to 2,400"
+    assert found.layers[5].words == "no log of an episode"
+    assert [place.name for place in found.maps] == ["HOLLOW"]
+    assert pixels(found.base).shape == (18 * visits.PIXELS, 20 * visits.PIXELS, 4)
+    assert len(np.unique(pixels(found.base))) > 4
+
+
+def test_a_damaged_log_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(number) for number in range(3)], env_steps=300)
+    write_log(run_dir, 0, (HOLLOW, 4, 5))
+    write_log(run_dir, 1, (HOLLOW, 6, 5)).write_bytes(b"nothing")
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    assert found.logs == 1
+    assert found.problems[0].startswith("episode log episode_logs/a000-e00-")
+    assert "not an episode log" in found.problems[0]
+
+
+def test_no_map_without_logs(tmp_path: Path) -> None:
+    assert world_map(read_run(make_run(tmp_path, episodes=[episode(0)]))) is None
+    assert world_map(read_run(make_run(tmp_path, "none"))) is None
+
+
+def test_logs_are_spread_over_each_slice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(visits, "LOGS_A_SLICE", 3)
+    run = read_run(make_run(tmp_path, episodes=[episode(number) for number in range(100)], env_steps=10_000))
+    chosen = chosen_logs([*run.episodes.spread, *run.episodes.newest], slice_edges(10_000, 2))
+    assert [[row.episode for row in rows] for rows in chosen] == [[0, 24, 49], [50, 74, 99]]
+
+
+def test_which_ways_are_drawn(tmp_path: Path) -> None:
+    changes = {4: {"episode_return": 500.0}, 7: {"milestones": {"BADGE": 3}}, 2: {"milestones": {"HOME": 3}}}
+    run = read_run(make_run(tmp_path, episodes=[episode(number, **changes.get(number, {})) for number in range(20)]))
+    assert [(row.episode, why) for row, why in chosen_ways(run)] == [
+        (4, "best return"),
+        (19, "newest"),
+        (18, "newest"),
+        (7, "first to reach BADGE"),
+        (2, "first to reach HOME"),
+    ]
+
+
+def test_a_way_is_drawn_once_over_each_edge_and_jumps_are_gaps() -> None:
+    walked = [(0, 0), (1, 0), (1, 0), (0, 0), (1, 0), (1, 1), None, (9, 9), (9, 8), (3, 3)]
+    assert path_data(walked) == "M0.5 0.5h1v1M9.5 9.5v-1"
+    assert path_data([]) == path_data([(1, 1)]) == ""
+
+
+def test_a_long_way_is_no_longer_than_its_world() -> None:
+    square = [(x, 0) for x in range(10)] + [(9, 1)] + [(x, 1) for x in range(8, -1, -1)]
+    once = path_data([*square, square[0]])
+    assert path_data(list(itertools.islice(itertools.cycle(square), 50_000))) == once
+
+
+def test_a_way_lies_on_the_canvas(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    write_log(run_dir, 0, (HOLLOW, 4, 5), (HOLLOW, 5, 5), (HOLLOW, 5, 6))
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    (way,) = found.ways
+    assert World.cartridge().global_position(HOLLOW, 4, 5) == way.start == (14, 23)
+    assert (way.data, way.end) == ("M14.5 23.5h1v1", (15, 24))
+
+
+def test_more_visits_are_brighter() -> None:
+    shown = pixels(visit_picture(np.array([[0, 1, 10, 100]]), 100))[0]
+    assert shown[0].tolist() == [0, 0, 0, 0]
+    light = shown[1:, :3].astype(int).sum(axis=1)
+    assert light[0] < light[1] < light[2]
