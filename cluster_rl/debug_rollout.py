@@ -35,7 +35,6 @@ from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.overlay import Chance, Narrator
-from cluster_rl.report.png_folder import unfinished
 from cluster_rl.report.recording import Recording
 from cluster_rl.rom import load_rom, preflight
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
@@ -300,10 +299,7 @@ def _recording(options: argparse.Namespace, stack: ExitStack) -> Recording | Non
     videos = [] if options.video is None else _VIDEOS.get(options.video) or [Path(options.video)]
     gif = any(path.suffix == ".gif" for path in videos)
     fps = options.video_fps or (_GIF_FPS if gif else _MP4_FPS)
-    left = [] if options.png is None else unfinished(options.png)
     recording = Recording(videos, options.png, fps, options.max_frames or _MAX_FRAMES, options.overlay)
-    for path in left:
-        print(f"{path}: of a recording that was killed, or that still goes on; remove it if none does", file=sys.stderr)
     return stack.enter_context(recording)
 
 

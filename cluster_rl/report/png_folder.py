@@ -6,9 +6,6 @@ its name only once it is complete; the pictures are those of a video, pixel by p
 
 from __future__ import annotations
 
-import glob
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,23 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.report.video import SCALE
-from cluster_rl.report.whole_output import WholeOutput
+from cluster_rl.report.whole_output import Partial, WholeOutput
 from cluster_rl.runs.atomic import explain_os_error, real_path
 
 _FAST: Final[dict[str, Any]] = {"compress_level": 3}  # a third of the time, for half as many bytes again
 
 
-def unfinished(path: Path) -> list[Path]:
-    """What writers of this folder that were killed have left, and what others write now: nothing tells them apart."""
-    whole = real_path(path)
-    return sorted(whole.parent.glob(f".{glob.escape(whole.name)}.????????.partial"))
-
-
 class PngFolder(WholeOutput):
     """Writes one folder; a context manager that keeps it only if its block ends without an exception.
 
-    Until `close` the folder has the name `.<name>.<token>.partial`, each writer's its own: of two with one name the
-    first to close gets it. Frames must come in one size.
+    Until `close` it is a `Partial`: of two with one name the first to close gets it. Frames must come in one size.
     """
 
     def __init__(self, path: Path, scale: int = SCALE) -> None:
@@ -43,11 +33,9 @@ class PngFolder(WholeOutput):
         self.path = path
         self.frames = 0
         self._scale = scale
-        # Where it leads: an empty folder that is a link stays one.
-        self._whole = real_path(path)
-        self._partial = self._whole.with_name(f".{self._whole.name}.{secrets.token_hex(4)}.partial")
         try:
-            self._partial.mkdir()
+            # Where it leads: an empty folder that is a link stays one.
+            self._partial = Partial(real_path(path), is_folder=True)
         except OSError as error:
             raise explain_os_error(error, path) from None
 
@@ -58,21 +46,21 @@ class PngFolder(WholeOutput):
         self.frames += 1
         picture = frame.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
         try:
-            imsave(self._partial / f"frame-{self.frames:06}.png", picture, pil_kwargs=_FAST)
+            imsave(self._partial.path / f"frame-{self.frames:06}.png", picture, pil_kwargs=_FAST)
         except OSError as error:
             raise explain_os_error(error, self.path) from None
 
     def close(self) -> None:
         """Gives the folder its name. Raises as `write` does, and leaves none."""
         try:
-            self._partial.replace(self._whole)
+            self._partial.keep()
         except OSError as error:
             self.abort()
             raise explain_os_error(error, self.path) from None
 
     def abort(self) -> None:
-        """Removes what was written, as far as can be: what ended the block is told, and not what hinders this."""
-        shutil.rmtree(self._partial, ignore_errors=True)
+        """Removes what was written."""
+        self._partial.drop()
 
     def size_bytes(self) -> int:
         """Of all its files; to be asked once it is closed."""

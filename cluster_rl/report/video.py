@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import UserError, describe_exit, mend
-from cluster_rl.report.whole_output import WholeOutput
+from cluster_rl.report.whole_output import Partial, WholeOutput
 from cluster_rl.runs.atomic import explain_os_error
 
 HEIGHT, WIDTH = 144, 160
@@ -78,7 +78,8 @@ def _shortly(words: bytes) -> str:
 class VideoWriter(WholeOutput):
     """Writes one file; a context manager that keeps the file only if its block ends without an exception.
 
-    Until `close` the file has the name `.<name>.partial`, so a killed render leaves nothing that looks finished.
+    Until `close` it is a `Partial`, so a killed render leaves nothing that looks finished, and of two with one name
+    each writes its own: the last to close has it.
     """
 
     def __init__(
@@ -93,14 +94,17 @@ class VideoWriter(WholeOutput):
         ones, so that they come out even for every scale). A GIF has the colours of `palette`, uint8 [256, 3], or greys.
 
         `path` ends as one of `ENCODERS`. A GIF counts in hundredths of a second, and viewers slow down above 50 fps.
-        Raises `UserError` if there is no encoder.
+        Raises `UserError` if there is no encoder, and as `explain_os_error` says.
         """
         ffmpeg = find_encoder(path.suffix)
         self.path = path
         self.frames = 0
         self._shape = (*size, 3)
         height, width = size
-        self._partial = path.with_name(f".{path.name}.partial")
+        try:
+            self._partial = Partial(path)
+        except OSError as error:
+            raise explain_os_error(error, path) from None
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close and abort)
         with contextlib.ExitStack() as inherited:
@@ -118,7 +122,7 @@ class VideoWriter(WholeOutput):
                 *(ffmpeg, "-hide_banner", "-loglevel", "error", "-y"),
                 *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "pipe:0"),
                 # One thread: workers are processes, one a core, and a second one would only make them wait.
-                *(*coding, "-threads", "1", "-f", path.suffix.removeprefix("."), f"file:{self._partial}"),
+                *(*coding, "-threads", "1", "-f", path.suffix.removeprefix("."), f"file:{self._partial.path}"),
             ]
             self._process = self._started(command, descriptors)
 
@@ -135,6 +139,7 @@ class VideoWriter(WholeOutput):
                 process_group=0,
             )
         except OSError as error:
+            self._partial.drop()
             self._errors.close()
             raise UserError(f"video {self.path}: {command[0]} cannot be started: {error.strerror}") from None
 
@@ -155,14 +160,16 @@ class VideoWriter(WholeOutput):
             self._process.stdin.close()
         except BrokenPipeError:
             raise self._failure() from None
-        if self._process.wait() != 0 or not self._partial.exists():  # it says that it is done, and is no ffmpeg
+        made = self._partial.path
+        # It may say that it is done, and be no ffmpeg.
+        if self._process.wait() != 0 or not made.exists() or not made.stat().st_size:
             raise self._failure()
 
     def close(self) -> None:
         """Finishes the file and gives it its name. Raises as `finish`, or as `explain_os_error` says; leaves none."""
         self.finish()
         try:
-            self._partial.replace(self.path)
+            self._partial.keep()
         except OSError as error:
             self.abort()
             raise explain_os_error(error, self.path) from None
@@ -175,7 +182,7 @@ class VideoWriter(WholeOutput):
             with contextlib.suppress(BrokenPipeError):  # a frame still in the buffer has no reader any more
                 self._process.stdin.close()
         self._process.wait()
-        self._partial.unlink(missing_ok=True)
+        self._partial.drop()
         self._errors.close()
 
     def _failure(self) -> UserError:

@@ -32,7 +32,6 @@ from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.model import build_model
 from cluster_rl.report import recording
 from cluster_rl.report.overlay import SIZE, Facts, overlay
-from cluster_rl.report.png_folder import PngFolder
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.layout import RunDir
 
@@ -239,15 +238,17 @@ def test_a_folder_that_may_not_be_written_to(folder: Path, monkeypatch: pytest.M
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_recording_left_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    left = PngFolder(folder / "x")  # as it is until it is closed
-    report(capsys, "--steps", "1", "--png", "y")
-    assert main(["--steps", "1", "--png", "x"]) == 0
-    said = capsys.readouterr().err
-    [name] = [path.name for path in folder.glob(".x.*")]
-    assert said == f"{folder / name}: of a recording that was killed, or that still goes on; remove it if none does\n"
-    left.abort()
-    assert sorted(path.name for path in folder.iterdir()) == ["x", "y"]
+def test_two_recordings_at_once_leave_each_others_files_alone(folder: Path) -> None:
+    videos, png = [folder / "debug_rollout.mp4"], folder / "debug_rollout_png"
+    with recording.Recording(videos, png, 60, 9, panel=False) as other:
+        for _ in range(3):
+            other.on_frame(np.zeros((144, 160, 3), np.uint8))
+            other.step()
+        assert main(["--steps", "1", "--video", "both", "--max-frames", "5"]) == 0
+        assert imageio_ffmpeg.count_frames_and_secs("debug_rollout.mp4")[0] == 5
+    assert imageio_ffmpeg.count_frames_and_secs("debug_rollout.mp4")[0] == 3
+    names = ["debug_rollout.gif", "debug_rollout.mp4", "debug_rollout_png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_an_interrupted_recording_leaves_nothing(folder: Path) -> None:

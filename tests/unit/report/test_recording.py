@@ -19,7 +19,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     """An ffmpeg that fails at a GIF's very end, and else is the true one."""
     path = tmp_path_factory.mktemp("bin") / "ffmpeg"
     real = imageio_ffmpeg.get_ffmpeg_exe()
-    path.write_text(f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *.gif.partial) exit 69;; esac\n')
+    path.write_text(f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *.gif.*.partial) exit 69;; esac\n')
     path.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
     find_encoder.cache_clear()

@@ -98,12 +98,26 @@ def test_before_close_there_is_nothing_under_the_final_name(tmp_path: Path) -> N
 
 def test_a_failure_carries_ffmpegs_own_words(tmp_path: Path) -> None:
     def render() -> None:
-        with VideoWriter(tmp_path / "missing" / "a.mp4", fps=30) as video:
-            for number in range(100):
-                video.write(frame_of(number))
+        with VideoWriter(tmp_path / "a.mp4", fps=30, scale=1, size=(143, 160)) as video:
+            for _ in range(100):
+                video.write(np.zeros((143, 160, 3), np.uint8))
 
-    with pytest.raises(UserError, match=r"missing/a\.mp4: ffmpeg exited with code \d+ .*No such file or directory"):
+    with pytest.raises(UserError, match=r"a\.mp4: ffmpeg exited with code \d+ .*height not divisible by 2"):
         render()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_with_one_name_are_both_whole_and_the_last_one_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    first, second, third = (VideoWriter(path, fps=25) for _ in range(3))
+    for number in range(1, 4):
+        first.write(frame_of(number))
+        second.write(frame_of(10 * number))
+    third.abort()
+    for video, expected in ((first, [1, 2, 3]), (second, [10, 20, 30])):
+        video.close()
+        assert np.array_equal(decode(path, (480, 432))[:, ::3, ::3], [frame_of(number) for number in expected])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_frame_of_another_shape_is_refused(tmp_path: Path) -> None:
