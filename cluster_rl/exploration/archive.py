@@ -13,15 +13,13 @@ is lost so is found again.
     states/KEY.start    what was let in
     unfit/              what was damaged, or is of another game or emulator, set aside under its name
 
-A `.start` file: magic, format version, (length, crc32) of header, memory and snapshot, crc32 of all these; then the
-three: JSON `StateHeader`; what the agent remembers there (`emulator/start_memory.py`), zstd, may be empty; the
-snapshot.
+A `.start` file has three parts (`runs/parts_file.py`): JSON `StateHeader`; what the agent remembers there
+(`emulator/start_memory.py`), zstd, may be empty; the snapshot.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -38,19 +36,19 @@ from cluster_rl.exploration.entries import Entries
 from cluster_rl.learning.sequences import Name, Names, StartTag
 from cluster_rl.runs.atomic import explain_os_error, write_atomic
 from cluster_rl.runs.crash_points import crash_point
+from cluster_rl.runs.parts_file import PartsFormat
 from cluster_rl.runs.small_file import (
     Count,
     MissingFileError,
     NewerFormatError,
     UnreadableError,
     Version,
-    check_version,
     damaged,
     decode_json,
     read_bytes,
 )
 
-FORMAT_VERSION = 1
+FORMAT = PartsFormat(b"\x89GBSTART", version=1, parts=3)
 SCHEMA_VERSION = 2
 SUFFIX = ".start"
 PENDING_OF_ACTOR = 8
@@ -59,9 +57,6 @@ MOST_TAKEN_AT_ONCE = 32
 INDEX_READ_SEC = 10.0
 """An actor looks for a new index at most so often."""
 
-_MAGIC = b"\x89GBSTART"
-_VERSION = struct.Struct("<8sI")
-_PREFIX = struct.Struct("<8sI" + "QI" * 3 + "I")
 _TAKEN = ".taken"  # in the learner's hand
 _MAX_FILE_BYTES = 1 << 24
 _MAX_INDEX_BYTES = 1 << 26
@@ -131,22 +126,20 @@ class ArchiveDir:
 
 def pack_state(header: StateHeader, memory: bytes, snapshot: bytes) -> bytes:
     """A `.start` file's bytes."""
-    parts = (msgspec.json.encode(header), memory, snapshot)
-    table = [number for part in parts for number in (len(part), zlib.crc32(part))]
-    body = _PREFIX.pack(_MAGIC, FORMAT_VERSION, *table, 0)[:-4]
-    return b"".join((body, struct.pack("<I", zlib.crc32(body)), *parts))
+    return FORMAT.pack(msgspec.json.encode(header), memory, snapshot)
 
 
 def parse_state(data: bytes, path: Path) -> StartState:
     """The inverse. Raises `UnreadableError` for bytes that are damaged or no such file, `NewerFormatError`."""
-    if not data.startswith(_MAGIC) or len(data) < _PREFIX.size:
+    offset = FORMAT.prefix_bytes
+    if not data.startswith(FORMAT.magic) or len(data) < offset:
         raise damaged(path, "no start state, or cut short")
-    check_version(_VERSION.unpack_from(data)[1], FORMAT_VERSION, path)
-    *_, crc = numbers = _PREFIX.unpack_from(data)
-    if zlib.crc32(data[: _PREFIX.size - 4]) != crc:
+    FORMAT.check_version(data, path)
+    table = FORMAT.table(data[:offset])
+    if table is None:
         raise damaged(path, "its first bytes do not match their checksum")
-    table, parts, offset = numbers[2:-1], [], _PREFIX.size
-    for length, part_crc in zip(table[::2], table[1::2], strict=True):
+    parts = []
+    for length, part_crc in table:
         parts.append(data[offset : offset + length])
         offset += length
         if len(parts[-1]) != length or zlib.crc32(parts[-1]) != part_crc:

@@ -4,10 +4,8 @@ Actor processes write them through `EpisodeRecorder`; `cluster_rl.replayer` and 
 episode starts from, then each step's action, RAM check and position. Out: files like
 `episode_logs/a003-e01-<incarnation>-000042.eplog`.
 
-A file is a fixed prefix, then six parts. Each part has its stored length and CRC-32 in the prefix, and the prefix has a
-CRC-32 of its own, so a file that was cut, grew or changed is told from a whole one before anything in it is used:
+A file has six parts behind their prefix, see `parts_file.py`:
 
-    prefix      magic, format version, (length, crc32) of each part, crc32 of the prefix
     header      JSON, not compressed: the only part that `read_header` reads
     snapshot    zstd; the emulator's stamped snapshot before the first step
     actions     zstd; uint8 [steps], index of the button pressed
@@ -23,7 +21,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import struct
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,15 +35,15 @@ import zstandard
 
 from cluster_rl.errors import UserError, read_error
 from cluster_rl.runs.atomic import explain_os_error, replace_unsynced, write_atomic
-from cluster_rl.runs.small_file import Count, UnreadableError, check_version, decode_json, read_bytes
+from cluster_rl.runs.parts_file import PartsFormat
+from cluster_rl.runs.small_file import Count, UnreadableError, decode_json, read_bytes
 
 SUFFIX = ".eplog"
 FORMAT_VERSION = 1
 
-_MAGIC = b"\x89EPLOG\r\n"  # not text, and damaged by any newline translation, like PNG's
 _PARTS = ("header", "snapshot", "actions", "checks", "positions", "ram_hashes")
-_VERSION = struct.Struct("<8sI")
-_PREFIX = struct.Struct("<8sI" + "QI" * len(_PARTS) + "I")
+# The magic is no text, and is damaged by any newline translation, like PNG's.
+_FORMAT = PartsFormat(b"\x89EPLOG\r\n", FORMAT_VERSION, len(_PARTS))
 _MAX_HEADER_BYTES = 1 << 24
 _MAX_SNAPSHOT_BYTES = 1 << 24
 _MAX_STEPS = 50_000_000  # seven months of the console's time; the arrays of as many take 300 MB
@@ -122,7 +119,7 @@ class EpisodeLog:
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
-        return _assemble(
+        return _FORMAT.pack(
             msgspec.json.encode(self.header),
             compress(self.snapshot),
             compress(self.actions.astype("<u1").tobytes()),
@@ -149,7 +146,7 @@ def read_header(path: Path) -> EpisodeHeader:
     """
     try:
         with path.open("rb") as file:
-            prefix = file.read(_PREFIX.size)
+            prefix = file.read(_FORMAT.prefix_bytes)
             size_bytes = os.fstat(file.fileno()).st_size
             parts = _parse_prefix(prefix, size_bytes, str(path))
             header_bytes = file.read(parts["header"][0])
@@ -176,9 +173,9 @@ def read_log_bytes(path: Path) -> bytes:
 
 def parse_log(data: bytes, source: str) -> EpisodeLog:
     """Decodes a file's bytes; `source` names them in errors. Raises `UserError` as `read_log` does."""
-    parts = _parse_prefix(data[: _PREFIX.size], len(data), source)
+    offset = _FORMAT.prefix_bytes
+    parts = _parse_prefix(data[:offset], len(data), source)
     stored: dict[str, bytes] = {}
-    offset = _PREFIX.size
     for name, (length, crc) in parts.items():
         stored[name] = _checked(data[offset : offset + length], crc, name, source)
         offset += length
@@ -375,27 +372,19 @@ class EpisodeRecorder:
             self._failing, self.lost = False, 0
 
 
-def _assemble(*parts: bytes) -> bytes:
-    table = [number for part in parts for number in (len(part), zlib.crc32(part))]
-    body = _PREFIX.pack(_MAGIC, FORMAT_VERSION, *table, 0)[:-4]
-    return b"".join((body, struct.pack("<I", zlib.crc32(body)), *parts))
-
-
 def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tuple[int, int]]:
     """Part name to (stored length, crc32)."""
-    magic = prefix[: len(_MAGIC)]
-    if magic != _MAGIC[: len(magic)] or not magic:
+    magic = prefix[: len(_FORMAT.magic)]
+    if magic != _FORMAT.magic[: len(magic)] or not magic:
         raise UserError(f"episode log {source}: not an episode log; remove it or give another file")
-    if len(prefix) >= _VERSION.size:
-        check_version(_VERSION.unpack_from(prefix)[1], FORMAT_VERSION, f"episode log {source}")
-    if len(prefix) < _PREFIX.size:
+    _FORMAT.check_version(prefix, f"episode log {source}")
+    if len(prefix) < _FORMAT.prefix_bytes:
         raise UserError(f"episode log {source}: cut short at {size_bytes} bytes; remove it, it cannot be rendered")
-    *_, crc = numbers = _PREFIX.unpack(prefix)
-    if zlib.crc32(prefix[:-4]) != crc:
+    table = _FORMAT.table(prefix)
+    if table is None:
         raise _damaged(source, "its first bytes do not match their checksum")
-    table = numbers[2:-1]
-    parts = {name: (table[2 * i], table[2 * i + 1]) for i, name in enumerate(_PARTS)}
-    expected_bytes = _PREFIX.size + sum(length for length, _ in parts.values())
+    parts = dict(zip(_PARTS, table, strict=True))
+    expected_bytes = _FORMAT.prefix_bytes + sum(length for length, _ in parts.values())
     if size_bytes < expected_bytes:
         raise UserError(
             f"episode log {source}: cut short, {size_bytes} of {expected_bytes} bytes are there; "

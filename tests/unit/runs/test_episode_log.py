@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from small_disk import SmallDisk
 
 from cluster_rl.errors import StorageError, UserError
-from cluster_rl.runs import atomic
+from cluster_rl.runs import atomic, episode_log
 from cluster_rl.runs.atomic import remove_temporaries
 from cluster_rl.runs.episode_log import (
     EpisodeIdentity,
@@ -153,7 +153,7 @@ def test_bytes_too_many_are_told(whole: Path) -> None:
 
 
 def test_another_format_version_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_rl.runs.episode_log.FORMAT_VERSION", 7)
+    monkeypatch.setattr(episode_log, "_FORMAT", episode_log._FORMAT._replace(version=7))
     newer = read_log_as_written_by_this_version(whole)
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 7, this program reads 1; use the newer program"):
