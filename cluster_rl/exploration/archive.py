@@ -13,6 +13,10 @@ is lost so is found again.
     states/KEY.start    what was let in
     unfit/              what was damaged, or is of another game or emulator, set aside under its name
 
+What has a newer format is not unfit: it stays for the program that wrote it. With such a state among those let in the
+learner refuses to start; such a proposal stays in its hand, `states/.NAME.start.taken`, where the next learner looks at
+it; actors pass it over.
+
 A `.start` file has three parts (`runs/parts_file.py`): JSON `StateHeader`; what the agent remembers there
 (`emulator/start_memory.py`), zstd, may be empty; the snapshot.
 """
@@ -58,6 +62,7 @@ INDEX_READ_SEC = 10.0
 """An actor looks for a new index at most so often."""
 
 _TAKEN = ".taken"  # in the learner's hand
+_ALL_TAKEN = f".*{_TAKEN}"
 _MAX_FILE_BYTES = 1 << 24
 _MAX_INDEX_BYTES = 1 << 26
 _KEPT_PROPOSED = 50_000
@@ -164,6 +169,11 @@ def set_aside(path: Path, unfit: Path, why: object, say: Callable[[str], None] =
         say(f"{why}; moved to {unfit}")
 
 
+def _of_newer(why: UserError) -> str:
+    """What is said of the first state of a newer format that a process meets."""
+    return f"{why}; it and what else there is of a newer format stays, and no episode begins there"
+
+
 class StartStates:
     """What an actor has of the archive: it draws starts, and proposes states for others to begin at.
 
@@ -176,6 +186,8 @@ class StartStates:
     ) -> None:
         self.proposes = proposes
         self.unfit = 0
+        self.newer: set[Path] = set()
+        """Those passed over because their format is newer."""
         self._dir = ArchiveDir(folder)
         self._actor = actor
         self._share = share
@@ -191,7 +203,7 @@ class StartStates:
     def choose(self, rng: np.random.Generator) -> StartState | None:
         """The state that the next episode begins at; None for the beginning.
 
-        A state that went since the index was read is passed over; a damaged one is set aside too.
+        A state that went since the index was read is passed over, and as `refuse` says.
         """
         self._refresh()
         if not self._entries or rng.random() >= self._share:
@@ -206,15 +218,20 @@ class StartStates:
             except UserError as error:
                 if isinstance(error, StorageError):
                     return None  # the disk's trouble, not the state's
-                self._entries.remove(entry)
                 self.refuse(path, error)
         return None
 
     def refuse(self, path: Path, why: UserError) -> None:
-        """Sets aside a state that turned out to be damaged, or of another game or emulator."""
-        self.unfit += 1
+        """Sets aside a state that turned out to be damaged, or of another game or emulator; from now on passes over
+        one of a newer format, in file or snapshot."""
+        if isinstance(why, NewerFormatError):
+            if not self.newer:
+                _say(_of_newer(why))
+            self.newer.add(path)
+        else:
+            self.unfit += 1
+            set_aside(path, self._dir.unfit, why, _say)
         self._entries = [e for e in self._entries if self._dir.state(e.tag, e.key) != path]
-        set_aside(path, self._dir.unfit, why, _say)
 
     def wants(self, key: str, steps: int) -> bool:
         """Whether a state of this cell, reached in so many steps, is new or clearly better than the one there is."""
@@ -252,7 +269,7 @@ class StartStates:
         except (OSError, UserError):
             return  # not there yet, or away for now: the last one holds
         self._seen = seen
-        self._entries = list(index.entries)
+        self._entries = [entry for entry in index.entries if self._dir.state(entry.tag, entry.key) not in self.newer]
         self._steps = {entry.key: entry.steps for entry in index.entries if entry.tag == "archive"}
 
 
@@ -282,6 +299,7 @@ class Archive:
         self._quest_weights: dict[str, float] = {}
         self._next_record = 0
         self._damage_passed = False  # since the last index
+        self._told_of_newer = False
         self._changed = True
         self.admitted = self.evicted = 0
         self._open()
@@ -300,6 +318,11 @@ class Archive:
     def unfit(self) -> int:
         """Files that were set aside, by whatever process."""
         return len(_names(self._dir.unfit))
+
+    @property
+    def newer(self) -> int:
+        """Proposals of a newer format that wait for a newer program."""
+        return len(list(self._dir.states.glob(_ALL_TAKEN)))
 
     @property
     def next_record(self) -> int:
@@ -368,6 +391,11 @@ class Archive:
             return False
         except StorageError:
             raise
+        except NewerFormatError as error:
+            if not self._told_of_newer:
+                self._say(_of_newer(error))
+            self._told_of_newer = True
+            return False
         except UserError as error:
             set_aside(path, self._dir.unfit, error, self._say)
             return False
@@ -442,7 +470,7 @@ class Archive:
             for path in there.values():
                 self._find(path)
             self._keep_bounds()
-            for path in self._dir.states.glob(f".*{_TAKEN}"):  # a learner was killed with it in hand
+            for path in self._dir.states.glob(_ALL_TAKEN):  # its learner was killed, or too old for it
                 self._look_at(path)
         except OSError as error:
             raise _explained(error, self._dir.path) from None

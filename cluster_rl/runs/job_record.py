@@ -29,6 +29,7 @@ from cluster_rl.runs.progress import readable_progress
 from cluster_rl.runs.small_file import (
     DECODE_ERRORS,
     Count,
+    NewerFormatError,
     UnixSeconds,
     UnreadableError,
     Version,
@@ -127,13 +128,14 @@ def read_job_record(path: Path) -> JobRecord:
 def newest_config(run_dir: RunDir) -> tuple[Path, Config] | None:
     """The newest record that can be read, and its config; None where there is none that this program understands.
 
-    Raises `StorageError` if the disk fails or its server is away.
+    Raises `NewerFormatError` for one of a newer program, as an older one would not be the newest; `StorageError` if the
+    disk fails or its server is away.
     """
     for number in range(newest_number(run_dir), 0, -1):
         path = run_dir.job_record(number)
         try:
             return path, config_from_builtins(json.loads(bytes(read_job_record(path).config)), str(path))
-        except StorageError:
+        except (NewerFormatError, StorageError):
             raise
         except (UserError, *DECODE_ERRORS):
             continue

@@ -445,6 +445,7 @@ class Trainer:
                 "archive/admitted": self.archive.admitted,
                 "archive/evicted": self.archive.evicted,
                 "archive/unfit": self.archive.unfit,
+                "archive/newer": self.archive.newer,
             }
         row["queue/batches_in_flight"] = self.batches_in_flight
         if self.actor_rates:

@@ -227,6 +227,26 @@ def test_an_actors_starts_end_to_end(rom: Rom, tmp_path: Path, monkeypatch: pyte
     assert met == {entry.key for entry in archive.entries}
 
 
+def test_a_state_with_a_newer_snapshot_stays_for_the_newer_program(env: Env, rom: Rom, tmp_path: Path) -> None:
+    """Its file is of this format, so the learner lets it in."""
+    env.start()
+    proposer = StartStates(tmp_path, 0, share=1.0, proposes=True, read_sec=0.0)
+    archive = Archive(tmp_path, rom.sha1, "frontier", 50, 10**8)
+    header = StateHeader(
+        key="cell", tag="archive", rom_sha1=rom.sha1, milestones=[], map_id=1, x=2, y=3, steps=4, start_id="boot"
+    )
+    snapshot = env.console.save()
+    proposer.propose(header, b"", snapshot.replace(b'"schema_version":1', b'"schema_version":2'))
+    assert archive.admit() == 1
+    archive.publish()
+    other = Env(CONFIG, rom, World.for_rom(rom.sha1), 1, starts=proposer)
+    other.start()
+    assert other.episode_start.tag == "beginning"
+    other.close()
+    path = ArchiveDir(tmp_path).states / "cell.start"
+    assert (path.exists(), archive.unfit, proposer.newer) == (True, 0, {path})
+
+
 def test_a_user_gets_the_same_by_make_env() -> None:
     env = make_env(CONFIG, 0)  # no run, no archive: every episode is from the beginning
     env.start()

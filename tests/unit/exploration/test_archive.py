@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from small_disk import SmallDisk
 
 from cluster_rl.errors import StorageError, UserError
+from cluster_rl.exploration import archive as archive_module
 from cluster_rl.exploration.archive import (
     PENDING_OF_ACTOR,
     Archive,
@@ -265,16 +268,63 @@ def test_a_cut_file_is_no_state(tmp_path: Path, cut: int) -> None:
         parse_state(data + b"x", tmp_path)
 
 
+def as_newer(data: bytes) -> bytes:
+    """A `.start` file with the version after this one, and the checksum of its first 48 bytes."""
+    head = data[:8] + struct.pack("<I", 2) + data[12:48]
+    return head + struct.pack("<I", zlib.crc32(head)) + data[52:]
+
+
 def test_a_newer_format_is_named(tmp_path: Path) -> None:
-    data = bytearray(pack_state(header_of("cell"), b"", SNAPSHOT))
-    data[8] = 2
+    data = as_newer(pack_state(header_of("cell"), b"", SNAPSHOT))
     with pytest.raises(UserError, match="format 2, this program reads 1; use the newer program"):
-        parse_state(bytes(data), tmp_path)
+        parse_state(data, tmp_path)
     path = ArchiveDir(tmp_path).create().states / "cell.start"
     path.write_bytes(data)
     with pytest.raises(UserError, match="use the newer program"):
         open_archive(tmp_path)
     assert path.read_bytes() == data  # what a newer program kept is its own
+
+
+def test_a_newer_state_that_is_drawn_stays_and_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, starts, rng = open_archive(tmp_path), starts_of(tmp_path), np.random.default_rng(0)
+    for key in ("one", "two"):
+        starts.propose(header_of(key), b"memory", SNAPSHOT)
+    archive.admit()
+    archive.publish()
+    paths = [ArchiveDir(tmp_path).states / f"{key}.start" for key in ("one", "two")]
+    for path in paths:
+        path.write_bytes(as_newer(path.read_bytes()))
+    before = [path.read_bytes() for path in paths]
+    assert starts.choose(rng) is None
+    starts.propose(header_of("readable"), b"memory", SNAPSHOT)
+    archive.admit()
+    archive.publish()
+    for _ in range(10):
+        found = starts.choose(rng)
+        assert found is not None
+        assert found.header.key == "readable"
+    assert [path.read_bytes() for path in paths] == before
+    assert (starts.unfit, archive.unfit, starts.newer) == (0, 0, set(paths))
+    assert capsys.readouterr().out.count("use the newer program; it and what else there is of a newer format") == 1
+
+
+def test_a_newer_proposal_waits_for_the_newer_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    archive = open_archive(tmp_path, said=said)
+    for number in range(3):
+        path = ArchiveDir(tmp_path).incoming / f"a00{number}-0.start"
+        path.write_bytes(as_newer(pack_state(header_of(f"cell {number}"), b"memory", SNAPSHOT)))
+    starts_of(tmp_path, actor=7).propose(header_of("readable"), b"memory", SNAPSHOT)
+    assert (archive.admit(), archive.admit()) == (1, 0)
+    assert (keys(archive), archive.newer, archive.unfit) == (["readable"], 3, 0)
+    assert len(said) == 1
+    assert "use the newer program" in said[0]
+    again = open_archive(tmp_path, said=said)
+    assert (keys(again), again.newer, again.unfit, len(said)) == (["readable"], 3, 0, 2)
+    (ArchiveDir(tmp_path).states / "readable.start").unlink()
+    monkeypatch.setattr(archive_module, "FORMAT", archive_module.FORMAT._replace(version=2))
+    assert keys(open_archive(tmp_path)) == ["cell 0", "cell 1", "cell 2"]
+    assert again.newer == 0
 
 
 def test_states_of_another_game_are_refused_by_name(tmp_path: Path) -> None:

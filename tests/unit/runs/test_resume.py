@@ -11,6 +11,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.resume import changed_settings, check_resumable
+from cluster_rl.runs.small_file import NewerFormatError
 
 
 @pytest.fixture
@@ -61,7 +62,11 @@ def test_a_damaged_config_does_not_keep_a_run_from_going_on(run_dir: RunDir, dam
         check_resumable(run_dir, changed)
     assert str(run_dir.config) in note
     assert f"{run_dir.job_record(2)} tells what the last job's was" in note
-    run_dir.job_record(2).write_bytes(run_dir.job_record(2).read_bytes().replace(b'"burn_in": 40', b'"burn_in": 20'))
+    whole = run_dir.job_record(2).read_bytes()
+    run_dir.job_record(2).write_bytes(whole.replace(b'"schema_version": 1', b'"schema_version": 2'))
+    with pytest.raises(NewerFormatError, match=f"{run_dir.job_record(2)}: format 2, this program reads 1"):
+        check_resumable(run_dir, load_config())
+    run_dir.job_record(2).write_bytes(whole.replace(b'"burn_in": 40', b'"burn_in": 20'))
     with pytest.raises(UserError, match="was made with burn_in 40, not 20"):
         check_resumable(run_dir, changed)
     (note,) = check_resumable(run_dir, load_config())

@@ -268,6 +268,7 @@ def test_the_mixture_and_the_archive_are_told(trainer: Trainer) -> None:
         "archive/admitted": 1.0,
         "archive/evicted": 0.0,
         "archive/unfit": 0.0,
+        "archive/newer": 0.0,
     }
 
 
