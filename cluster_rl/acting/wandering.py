@@ -66,11 +66,11 @@ def wander_weights(
     who_answers = interest.take(beside, axis=1) * (planes[:, 1].take(beside, axis=1) != WARP)
     weights[:, _A] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
     ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
-    for row in range(len(crop) if frontier_weight else 0):
+    fights = context.take(_IN_BATTLE, axis=1).any(1)
+    for row in np.flatnonzero(~fights) if frontier_weight else ():
         ahead[row, _toward_fresh(crop[row], masks[row])] += frontier_weight
     total = ahead.sum(1, keepdims=True)
     weights[:, _DIRECTIONS] = ahead * masks[:, _DIRECTIONS].sum(1, keepdims=True) / np.where(total > 0, total, 1.0)
-    fights = context.take(_IN_BATTLE, axis=1).any(1)
     if fights.any():
         weights[fights] = masks[fights]
         weights[fights, _A] *= _FIGHT_WEIGHT

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cluster_rl.acting import wandering
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.cluster_map_features import CONTEXT_SIZE, SLOT_INDEX
 from cluster_rl.config import load_config
@@ -242,6 +243,31 @@ def test_in_a_battle_it_rather_presses_a_and_the_map_does_not_matter(battle: str
     assert weights[0].tolist() == [4.0 if name == "a" else START_WEIGHT if name == "start" else 1.0 for name in BUTTONS]
     assert weights[1].tolist() == [1, 1, 1, 1, 0, 0, START_WEIGHT]
     assert weights[2].tolist() == wander_weights(ALL, crop[None], ON_MAP)[0].tolist()
+
+
+def test_the_frontier_is_looked_for_only_where_there_is_no_battle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the byte, rows on maps are as without battles, and those in battles as without a frontier."""
+    rng, rows = np.random.default_rng(4), 40
+    masks = rng.random((rows, NUM_BUTTONS)) < 0.8
+    crops = np.zeros((rows, *empty_crop().shape), np.uint8)
+    crops[:, 0] = rng.choice([0, 128, 192], (rows, *crops.shape[2:]))
+    crops[:, 1] = rng.choice([NOTHING_KNOWN, NOTHING_KNOWN, WALL, WARP, SIGN], (rows, *crops.shape[2:]))
+    contexts = np.repeat(ON_MAP, rows, axis=0)
+    fights = rng.random(rows) < 0.5
+    contexts[fights, SLOT_INDEX["battle_wild"]] = 255
+    looked_at: list[bytes] = []
+    toward_fresh = wandering._toward_fresh
+
+    def noted(crop: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[int]:
+        looked_at.append(crop.tobytes())
+        return toward_fresh(crop, mask)
+
+    monkeypatch.setattr(wandering, "_toward_fresh", noted)
+    weights = wander_weights(masks, crops, contexts, FRONTIER_WEIGHT)
+    assert looked_at == [crop.tobytes() for crop in crops[~fights]]
+    on_maps = wander_weights(masks, crops, np.repeat(ON_MAP, rows, axis=0), FRONTIER_WEIGHT)
+    assert weights[~fights].tobytes() == on_maps[~fights].tobytes()
+    assert weights[fights].tobytes() == wander_weights(masks, crops, contexts)[fights].tobytes()
 
 
 def test_the_weights_follow_the_players_own_way_on_the_cartridge() -> None:
