@@ -15,13 +15,15 @@ interruption. At the end, and with --plot-only from the records alone, the table
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from cluster_rl.config import Config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.atomic import write_atomic
 
-from ..learning.__main__ import run_trainings, unfinished
+from ..learning.__main__ import Unfinished, run_trainings, unfinished
 from ..learning.agents import OURS, agent_config, check_installed
 from ..learning.record import record_path
 from .greedy import play_greedily, read_greedy
@@ -29,28 +31,47 @@ from .report import table
 from .tasks import GAME_STEPS, LESSON_STEPS, LESSONS, TASKS, Task
 
 
-def run_arm(task: Task, arm: str, seed: int, config: Config, env_steps: int, episodes: int, folder: Path) -> bool:
-    """Trains an arm and plays with it, as far as that is not done yet; False if the training failed."""
-    agent = task.arms[arm].agent
-    path = folder / "greedy" / f"seed{seed}.json"
-    if unfinished([agent], [seed], config, env_steps, 0.0, folder / "raw"):
-        path.unlink(missing_ok=True)  # of an earlier training
-        if not run_trainings([agent], [seed], config, env_steps, 0.0, folder / "raw"):
-            return False
-    found = read_greedy(path)
-    if agent in OURS and (found is None or found.episodes != episodes):
-        run_dir = folder / "runs" / record_path(folder, agent, seed).stem
-        play_greedily(agent_config(agent, config, seed, env_steps), run_dir, task, episodes, seed, path)
-    return True
+@dataclasses.dataclass(frozen=True)
+class ArmTraining:
+    """An arm of a task as it is trained here, in a folder of its own."""
+
+    name: str
+    arm: str
+    config: Config
+    env_steps: int
+    folder: Path
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.name]
+
+    @property
+    def agent(self) -> str:
+        return self.task.arms[self.arm].agent
+
+    def unfinished(self, seeds: list[int]) -> dict[int, Unfinished]:
+        """By seed. Raises as `learning.__main__.unfinished`."""
+        todo = unfinished([self.agent], seeds, self.config, self.env_steps, 0.0, self.folder / "raw")
+        return {training.seed: training for training in todo}
+
+    def run(self, seed: int, todo: Unfinished | None, episodes: int) -> bool:
+        """Trains it if that is still to be done, and plays with it if that is; False if the training failed."""
+        path = self.folder / "greedy" / f"seed{seed}.json"
+        if todo is not None:
+            path.unlink(missing_ok=True)  # of an earlier training
+            if not run_trainings([todo], 0.0):
+                return False
+        found = read_greedy(path)
+        if self.agent in OURS and (found is None or found.episodes != episodes):
+            run_dir = self.folder / "runs" / record_path(self.folder, self.agent, seed).stem
+            own = agent_config(self.agent, self.config, seed, self.env_steps)
+            play_greedily(own, run_dir, self.task, episodes, seed, path)
+        return True
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench.ablations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    wide = argparse.RawDescriptionHelpFormatter
+    parser = Arguments(prog="python -m scripts.bench.ablations", description=__doc__, formatter_class=wide)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(LESSONS), metavar="TASK")
     parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="of these tasks; all if not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="SEED")
@@ -67,26 +88,25 @@ def main() -> int:
     if unknown:
         raise UserError(f"--arms {' '.join(sorted(unknown))}: no such arm in {', '.join(known.tasks)}")
     overrides = split_overrides(rest)
-    todo = [
-        (
+    arms = [
+        ArmTraining(
             name,
             arm,
             TASKS[name].config(arm, overrides),
             known.env_steps or TASKS[name].env_steps,
             known.out / name / arm,
         )
-        for name in known.tasks
+        for name in dict.fromkeys(known.tasks)
         for arm in TASKS[name].arms
         if not known.arms or arm in known.arms
     ]
     if not known.plot_only:
-        check_installed(sorted({TASKS[name].arms[arm].agent for name, arm, *_ in todo}))
-        for name, arm, config, env_steps, folder in todo:  # before any training
-            unfinished([TASKS[name].arms[arm].agent], known.seeds, config, env_steps, 0.0, folder / "raw")
-        for seed in known.seeds:
-            for name, arm, config, env_steps, folder in todo:
-                print(f"{name}, {TASKS[name].arms[arm].title}, seed {seed}", flush=True)
-                if not run_arm(TASKS[name], arm, seed, config, env_steps, known.episodes, folder):
+        check_installed(sorted({arm.agent for arm in arms}))
+        todo = [arm.unfinished(known.seeds) for arm in arms]  # all before any training
+        for seed in dict.fromkeys(known.seeds):
+            for arm, waiting in zip(arms, todo, strict=True):
+                print(f"{arm.name}, {arm.task.arms[arm.arm].title}, seed {seed}", flush=True)
+                if not arm.run(seed, waiting.get(seed), known.episodes):
                     return EXIT_FAILURE
     text = table(known.out, TASKS)
     if not text:

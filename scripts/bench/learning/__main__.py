@@ -24,48 +24,53 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
 from cluster_rl.jobs.signals import die_with_parent
+from cluster_rl.runs.arguments import Arguments
 
 from .agents import AGENTS, agent_config, check_installed, settings
 from .record import Training, read_training, record_path
 from .report import KEY_MILESTONES, write_report
 
 
+class Unfinished(NamedTuple):
+    """A training to be done; `config` comes from `agent_config`, `path` is that of its records."""
+
+    agent: str
+    seed: int
+    config: Config
+    path: Path
+
+
 def unfinished(
     agents: list[str], seeds: list[int], config: Config, env_steps: int, cpu_sec: float, folder: Path
-) -> list[tuple[str, int, Config, Path]]:
-    """Agent, seed, config and records of every training that is not complete yet.
-
-    Raises `UserError` if complete ones were made with other settings.
-    """
+) -> list[Unfinished]:
+    """Every training that is not complete yet. Raises `UserError` if complete ones were made with other settings."""
     todo = []
-    for seed in seeds:
-        for agent in agents:
+    for seed in dict.fromkeys(seeds):
+        for agent in dict.fromkeys(agents):
             path, own = record_path(folder, agent, seed), agent_config(agent, config, seed, env_steps)
             done = read_training(path)
             if done is None:
-                todo.append((agent, seed, own, path))
+                todo.append(Unfinished(agent, seed, own, path))
             elif done.settings != settings(agent, own, cpu_sec):
                 raise UserError(f"{path}: made with other settings; use another --out, or delete that file")
     return todo
 
 
-def run_trainings(
-    agents: list[str], seeds: list[int], config: Config, env_steps: int, cpu_sec: float, folder: Path
-) -> bool:
-    """Does every training that is not complete yet; False if one failed, at once. Raises as `unfinished` before any."""
+def run_trainings(todo: list[Unfinished], cpu_sec: float) -> bool:
+    """Does the trainings; False if one failed, at once."""
     from .worker import worker_command  # torch: --plot-only does without
 
-    todo = unfinished(agents, seeds, config, env_steps, cpu_sec, folder)
     # glibc gives large blocks back to the kernel at once; keeping them makes training faster. Our learner has it keep
     # them by itself (`prepare_process`); the other agents get the same from here.
     keep = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
     parent_pid = os.getpid()
     for number, (agent, seed, own, path) in enumerate(todo, start=1):
-        print(f"{number} of {len(todo)}: {agent}, seed {seed}, {env_steps:,} env steps", flush=True)
+        print(f"{number} of {len(todo)}: {agent}, seed {seed}, {own.target_total_steps:,} env steps", flush=True)
         process = subprocess.run(
             worker_command(agent, seed, own, path, cpu_sec),
             env=os.environ | keep,
@@ -105,12 +110,8 @@ def read_trainings(folder: Path) -> list[Training]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench.learning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    wide = argparse.RawDescriptionHelpFormatter
+    parser = Arguments(prog="python -m scripts.bench.learning", description=__doc__, formatter_class=wide)
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS), metavar="AGENT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], metavar="SEED")
     parser.add_argument("--env-steps", type=int, default=100_000, help="of each training (default: %(default)s)")
@@ -126,7 +127,8 @@ def main() -> int:
     raw = known.out / "raw"
     if not known.plot_only:
         check_installed(known.agents)
-        if not run_trainings(known.agents, known.seeds, config, known.env_steps, known.cpu_seconds, raw):
+        todo = unfinished(known.agents, known.seeds, config, known.env_steps, known.cpu_seconds, raw)
+        if not run_trainings(todo, known.cpu_seconds):
             return EXIT_FAILURE
     print(write_report(read_trainings(raw), known.out, known.milestones))
     return EXIT_OK

@@ -31,6 +31,7 @@ from typing import Any
 
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, run_command
+from cluster_rl.runs.arguments import Arguments
 from cluster_rl.runs.layout import RunDir
 
 from .record import PARTS, POINT, Records, code_commit, origin_of
@@ -126,12 +127,8 @@ def emptied(run_dir: RunDir) -> RunDir:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    wide = argparse.RawDescriptionHelpFormatter
+    parser = Arguments(prog="python -m scripts.bench.scaling", description=__doc__, formatter_class=wide)
     parser.add_argument("--config", default="cpu", help="preset or file whose runs are measured (default: %(default)s)")
     parser.add_argument("--actors", nargs="+", type=int, default=[1, 2, 4], help="default: 1 2 4")
     parser.add_argument(

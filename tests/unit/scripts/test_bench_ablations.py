@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from cluster_rl.cartridge.compile_content import read_world
-from cluster_rl.config import load_config
+from cluster_rl.config import Config, config_from_builtins, load_config
 from cluster_rl.emulator.env import make_env
 from cluster_rl.errors import UserError
 from cluster_rl.runs.layout import RunDir
@@ -21,7 +23,9 @@ sys.path.insert(0, str(ROOT))  # scripts/ is no part of the package
 
 from scripts.bench.ablations import __main__ as command  # noqa: E402
 from scripts.bench.ablations import greedy, report, tasks  # noqa: E402
-from scripts.bench.learning.record import Recorder  # noqa: E402
+from scripts.bench.learning import __main__ as learning  # noqa: E402
+from scripts.bench.learning.agents import settings  # noqa: E402
+from scripts.bench.learning.record import Recorder, Training  # noqa: E402
 from scripts.bench.learning.unmasked_actor import NoAffordances  # noqa: E402
 
 TINY = ["--num_actors", "1", "--envs_per_actor", "2", "--episode_max_steps", "60", "--unroll_length", "10"]
@@ -158,18 +162,51 @@ def test_other_settings_are_refused_before_any_training(tmp_path: Path, monkeypa
 
 
 def test_greedy_play_of_an_earlier_training_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, played = tasks.TASKS["forest"], []
+    played: list[Path] = []
     _record(tmp_path, 1, [True] * 10)
     (tmp_path / "raw" / "r2d2-seed1.jsonl").unlink()
+    arm = command.ArmTraining("forest", tasks.WHOLE, tasks.TASKS["forest"].config(tasks.WHOLE), 300, tmp_path)
 
     def play(*given: Any) -> None:
         played.append(given[-1])
 
     monkeypatch.setattr(command, "play_greedily", play)
     monkeypatch.setattr(command, "run_trainings", lambda *_: True)
-    assert command.run_arm(task, tasks.WHOLE, 1, task.config(tasks.WHOLE), 300, 10, tmp_path)
+    assert arm.run(1, arm.unfinished([1])[1], 10)
     assert played == [tmp_path / "greedy" / "seed1.json"]
     assert not played[0].exists()
+
+
+def test_the_records_of_a_training_are_read_once_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_training = learning.read_training
+
+    def noted(path: Path) -> Training | None:
+        read.append(path.name)
+        return read_training(path)
+
+    def train(command_line: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        given = json.loads(command_line[-1])
+        config = config_from_builtins(given["config"], "worker")
+        path = Path(given["path"])
+        Recorder(path, given["agent"], given["seed"], settings(given["agent"], config, 0.0)).close(300)
+        read.append(f"trains {path.name}")
+        return subprocess.CompletedProcess(command_line, 0)
+
+    def play(_config: Config, _run: Path, _task: tasks.Task, episodes: int, _seed: int, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.encode(greedy.Greedy(episodes=episodes, solved=0, noise_share=None)))
+
+    monkeypatch.setattr(learning, "read_training", noted)
+    monkeypatch.setattr(subprocess, "run", train)
+    monkeypatch.setattr(command, "play_greedily", play)
+    arguments = ["--tasks", "forest", "--arms", "no_rnd", "--seeds", "1", "2", "2", "--out", str(tmp_path)]
+    assert _call(monkeypatch, *arguments) == 0
+    one, other = "r2d2-seed1.jsonl", "r2d2-seed2.jsonl"
+    assert read == [one, other, f"trains {one}", one, f"trains {other}", other]
+    read.clear()
+    assert _call(monkeypatch, *arguments) == 0
+    assert read == [one, other]
 
 
 def test_what_is_given_to_all_does_not_undo_an_arm() -> None:

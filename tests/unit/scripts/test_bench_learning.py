@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from processes import session_members
 
-from cluster_rl.config import load_config
+from cluster_rl.config import Config, load_config
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.archive import read_index
 from cluster_rl.rewards import INTRINSIC_TERMS
@@ -194,6 +194,11 @@ TRAINED = [
 ]
 
 
+def run_trainings(agent: str, config: Config, env_steps: int, cpu_sec: float, raw: Path) -> bool:
+    """What is not complete yet of one agent's training, of seed 1."""
+    return command.run_trainings(command.unfinished([agent], [1], config, env_steps, cpu_sec, raw), cpu_sec)
+
+
 @needs_sb3_contrib
 @pytest.mark.parametrize(("agent", "cpu_sec"), TRAINED)
 def test_agents_train_and_complete_trainings_are_not_done_again(
@@ -201,7 +206,7 @@ def test_agents_train_and_complete_trainings_are_not_done_again(
 ) -> None:
     config = load_config("cpu", [f"{name}={value}" for name, value in TINY.items()])
     raw = tmp_path / "raw"
-    assert command.run_trainings([agent], [1], config, ENV_STEPS, cpu_sec, raw)
+    assert run_trainings(agent, config, ENV_STEPS, cpu_sec, raw)
     assert f"1 of 1: {agent}" in capfd.readouterr().out
     (found,) = command.read_trainings(raw)
     assert found.agent == agent
@@ -219,10 +224,10 @@ def test_agents_train_and_complete_trainings_are_not_done_again(
         values = [row[clock] for row in found.episodes]
         assert values == sorted(values)
         assert 0.0 < values[0] <= values[-1] <= report.training_length(found, clock)
-    assert command.run_trainings([agent], [1], config, ENV_STEPS, cpu_sec, raw)
+    assert run_trainings(agent, config, ENV_STEPS, cpu_sec, raw)
     assert capfd.readouterr().out == ""
     with pytest.raises(UserError, match="made with other settings"):
-        command.run_trainings([agent], [1], config, ENV_STEPS + 1, cpu_sec, raw)
+        run_trainings(agent, config, ENV_STEPS + 1, cpu_sec, raw)
 
 
 @needs_sb3_contrib
@@ -231,7 +236,7 @@ def test_agents_share_the_archive_of_start_states(agent: str, tmp_path: Path) ->
     given = {**TINY, "archive_entries": 20, "start_share": 0.9, "quest_half_life_episodes": 10}
     config = load_config("cpu", [f"{name}={value}" for name, value in given.items()])
     raw = tmp_path / "raw"
-    assert command.run_trainings([agent], [1], config, 6000, 0.0, raw)
+    assert run_trainings(agent, config, 6000, 0.0, raw)
     (found,) = command.read_trainings(raw)
     assert found.settings["config"]["archive_entries"] == 20
     index = read_index(tmp_path / "runs" / f"{agent}-seed1" / "archive" / "index.json")
