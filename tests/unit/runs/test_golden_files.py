@@ -80,8 +80,8 @@ def test_what_people_and_programs_look_at(run_dir: RunDir) -> None:
     index = read_index(run_dir.archive / "index.json")
     (entry,) = index.entries
     assert (index.rom_sha1, index.next_record) == (ROM.sha1, 500)
-    assert (entry.key, entry.steps, entry.drawn, entry.reached) == ("0123456789abcdef", 640, 1, 1.0)
-    assert entry.weight == pytest.approx(8 / 9)
+    assert (entry.key, entry.steps, entry.drawn, entry.followed) == ("0123456789abcdef", 640, 1, 1.0)
+    assert entry.weight == 1.0
     state = read_state(run_dir.archive / "states" / f"{entry.key}.start")
     assert (state.snapshot, state.memory, state.header.step) == (STATE, b"memory", 77)
     assert read_metrics(run_dir.metrics) == [
