@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cluster_rl.cartridge.maps import map_rows
-from cluster_rl.cartridge.scripts import Word, successors
+from cluster_rl.cartridge.scripts import Word, secret_place, successors
 from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.errors import UserError
 
@@ -199,9 +199,7 @@ def _check_uses(world: Mapping[str, Any], scripts: list[tuple[Place, tuple[Word,
     items = said.get("give", set()) | said.get("shop", set()) | {name for name, _ in world["game"].get("bag", [])}
     read = said.get("ifset", set()) | set(_events(world))
     told = {part for words in said.get("say", ()) for part in _SECRET_SLOT.findall(words)}
-    secrets = {
-        name.partition(":")[0] for word in ("ifsecret", "pull", "ifpulled") for name in said.get(word, ())
-    } | told
+    secrets = {secret_place(name)[0] for word in ("ifsecret", "pull", "ifpulled") for name in said.get(word, ())} | told
     for what, names, used in (
         ("flag", world["flags"], flags),
         ("flag", world["flags"], read),

@@ -128,6 +128,12 @@ def _split(line: str) -> tuple[str, list[str], str]:
     return name, arguments, label
 
 
+def secret_place(operand: str) -> tuple[str, str]:
+    """(name, K or "") of what `ifsecret` asks: a secret's value, `NAME`, or an order's K-th value from 1, `NAME:K`."""
+    name, _, place = operand.partition(":")
+    return name, place
+
+
 def successors(words: tuple[Word, ...] | list[Word], index: int) -> list[int]:
     """Indices of the words that may come after one; the end is one beyond the last."""
     word = words[index]
@@ -203,11 +209,11 @@ class Scripts:
         if word.name == "pull":
             secret = ids.secret(operands[0], "order")
             return bytes([secret.index, secret.value(operands[1])])
-        if word.name == "ifsecret":  # of an order, `NAME:K` is its K-th value
-            name, _, position = operands[0].partition(":")
-            secret = ids.secret(name, "order" if position else "value")
-            place = _number(position, 1, secret.count) - 1 if position else 0
-            return bytes([secret.index * 4 + place, secret.value(operands[1])])
+        if word.name == "ifsecret":
+            name, place = secret_place(operands[0])
+            secret = ids.secret(name, "order" if place else "value")
+            index = _number(place, 1, secret.count) - 1 if place else 0
+            return bytes([secret.index * 4 + index, secret.value(operands[1])])
         if word.name == "banner":
             _check_banner(*operands[1:])
         out = b""

@@ -23,7 +23,7 @@ from cluster_rl.cartridge.checks import (
     walkable_cells,
     warp_cell,
 )
-from cluster_rl.cartridge.scripts import Word
+from cluster_rl.cartridge.scripts import Word, secret_place
 from cluster_rl.cartridge.sources import Place, all_scripts
 from cluster_rl.errors import UserError
 
@@ -267,8 +267,8 @@ class Story:
         return self.words[secret][word] if word in self.words[secret] else int(word)
 
     def _secret_fact(self, operand: str, word: str) -> Fact:
-        name, _, position = operand.partition(":")
-        return ("secret", name, int(position or 1) - 1, self._value(name, word))
+        name, place = secret_place(operand)
+        return ("secret", name, int(place or 1) - 1, self._value(name, word))
 
     # Walking.
 
