@@ -39,6 +39,7 @@ class Chart:
     panels: bool = False
     alarms: Sequence[Curve | None] = ()
     """With panels: a second, dashed curve in each."""
+    log_x: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -83,6 +84,8 @@ def draw(chart: Chart, name: str) -> str:
 
 def _panel(figure_class: Any, chart: Chart) -> Any:
     """All curves in one panel, and below it their names where there are several."""
+    from matplotlib.ticker import NullFormatter
+
     named = len(chart.curves) if 1 < len(chart.curves) <= _MOST_NAMED else 0
     columns = 4 if max(len(curve.name) for curve in chart.curves) < 14 else 2
     height = 3.0 + 0.2 * -(-named // columns)
@@ -90,8 +93,11 @@ def _panel(figure_class: Any, chart: Chart) -> Any:
     axes = figure.add_axes((0.1, 1 - 2.52 / height, 0.87, 2.4 / height))
     for number, curve in enumerate(chart.curves):
         _line(axes, curve, number)
+    if chart.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _dress(axes, chart)
-    axes.set_xlabel(chart.x_label, fontsize=9)
+    axes.set_xlabel(f"{chart.x_label}{', logarithmic' if chart.log_x else ''}", fontsize=9)
     axes.set_ylabel(chart.y_label, fontsize=9)
     if named:
         below = {"loc": "lower left", "bbox_to_anchor": (0.08, 0.0), "ncols": columns}

@@ -104,7 +104,8 @@ def groups_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 def banded(name: str, curves: Sequence[Curve], points: int = MOST_POINTS // 2) -> Curve:
     """Curves of several seeds as their median and a band from the least to the most, as far as all of them go.
 
-    One curve is itself, under the new name; without any point in common there is none.
+    At `points` places; of counts, wherever one of them changes. One curve is itself, under the new name; without any
+    point in common there is none.
     """
     full = [curve for curve in curves if len(curve.x)]
     if len(full) == 1:
@@ -116,6 +117,9 @@ def banded(name: str, curves: Sequence[Curve], points: int = MOST_POINTS // 2) -
     if last < first:
         return Curve(name, nothing, nothing)
     x = np.linspace(first, last, points)
+    if full[0].steps:
+        changes = np.unique(np.concatenate([curve.x for curve in full]))
+        x = changes[(first <= changes) & (changes <= last)]
     values = np.array([_at(curve, x) for curve in full])  # [runs, points]
     return Curve(
         name, x, np.median(values, axis=0), values.min(axis=0), values.max(axis=0), full[0].steps, of=len(full)

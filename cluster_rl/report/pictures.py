@@ -106,7 +106,8 @@ def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
 
     begun = [run for run in runs if run.env_steps]
     return [
-        Chart("Milestones reached, by env steps", _STEPS, "milestones", by_setting(begun, over_steps)),
+        # Half of them come in the first hundredth of a long run.
+        Chart("Milestones reached, by env steps", _STEPS, "milestones", by_setting(begun, over_steps), log_x=True),
         Chart("Milestones reached, by hours of training", "hours", "milestones", by_setting(begun, over_hours)),
     ]
 

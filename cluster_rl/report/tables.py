@@ -25,7 +25,7 @@ from cluster_rl.report.run_rows import EpisodeRow
 UNKNOWN: Final = "unknown"
 EPISODE_COLUMNS: Final = (
     "episode",
-    *("hours", "env steps", "return", "steps", "cells", "circles", "entropy", "epsilon"),
+    *("trained", "env steps", "return", "steps", "cells", "circles", "entropy", "epsilon"),
     *("began", "ended", "last map", "milestones", "files"),
 )
 
@@ -35,7 +35,7 @@ class JobLine(NamedTuple):
 
     id: int
     began: str
-    hours: str
+    lasted: str
     env_steps: str
     updates: str
     reason: str
@@ -142,7 +142,7 @@ def job_lines(run: RunFacts) -> list[JobLine]:
             JobLine(
                 id=job.id,
                 began=_date(job.started),
-                hours=f"{(end - start) / 3600:.2f}",
+                lasted=duration_words(end - start),
                 env_steps=_from_to(job.env_steps),
                 updates=_from_to(job.updates),
                 reason=job.reason or ("" if job.ended is None else UNKNOWN),
@@ -168,7 +168,7 @@ def _where(job: JobFacts) -> str:
 
 
 def milestone_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
-    """(milestone, env steps, hours and episodes of each run) of all that any run reached, in the order of play."""
+    """(milestone, env steps, time and episodes of each run) of all that any run reached, in the order of play."""
     order = [milestone.name for run in runs for milestone in run.world.milestones]
     reached = dict.fromkeys(name for run in runs for name in [*run.milestones, *run.episodes.reached])
     names = [*(name for name in dict.fromkeys(order) if name in reached), *(n for n in reached if n not in order)]
@@ -178,7 +178,7 @@ def milestone_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
         values: list[str] = []
         for run, when in zip(runs, hours, strict=True):
             values.append(f"{run.milestones[name]:,}" if name in run.milestones else "")
-            values.append(f"{when[name]:.2f}" if name in when else "")
+            values.append(duration_words(when[name] * 3600) if name in when else "")
             values.append(f"{run.episodes.reached[name]:,}" if name in run.episodes.reached else "")
         rows.append((name, values))
     return rows
@@ -200,7 +200,7 @@ def episode_lines(run: RunFacts, out: Path, most: int) -> list[EpisodeLine]:
 
 def _episode_line(run: RunFacts, row: EpisodeRow, hours: float, out: Path) -> EpisodeLine:
     numbers = [
-        (f"{hours:.2f}", hours),
+        (duration_words(hours * 3600), hours),
         (f"{row.env_steps:,}", row.env_steps),
         (f"{row.episode_return:.2f}", row.episode_return),
         (f"{row.steps:,}", row.steps),

@@ -143,11 +143,12 @@ def chosen_logs(rows: Iterable[EpisodeRow], edges: npt.NDArray[np.float64]) -> l
 
 
 def chosen_ways(run: RunFacts) -> list[tuple[EpisodeRow, str]]:
-    """Episodes worth following, and why: the best, the newest, and the first to reach each of the last milestones."""
+    """Episodes worth following, and why: the best, the newest whole ones, the first to reach each late milestone."""
     episodes = run.episodes
     firsts = sorted(episodes.first.items(), key=lambda item: item[1].env_steps, reverse=True)
     found = [(row, "best return") for row in episodes.best[:1]]
-    found += [(row, "newest") for row in reversed(episodes.newest[-2:])]
+    whole = [row for row in episodes.newest if row.reason != "stopped"]
+    found += [(row, "newest") for row in reversed(whole[-2:])]
     found += [(row, f"first to reach {name}") for name, row in firsts]
     chosen: dict[str, tuple[EpisodeRow, str]] = {}
     for row, why in found:

@@ -74,6 +74,13 @@ def test_a_band_and_counts_and_panels() -> None:
     assert [name for name in ("up", "down") if f">{name}<" in svg] == ["up", "down"]
 
 
+def test_a_logarithmic_axis_begins_with_the_first() -> None:
+    svg = draw(chart(counted("a", [10, 20, 4000], 100_000), log_x=True), "c1")
+    texts = [(element.text or "").strip() for element in ElementTree.fromstring(svg).iter("text")]
+    assert {"10", "100", "1k", "10k", "100k", "env steps, logarithmic"} <= set(texts)
+    assert not any("mathdefault" in text for text in texts)
+
+
 def test_nothing_is_drawn_of_nothing() -> None:
     assert draw(chart(), "c1") == draw(chart(Curve("a", np.empty(0), np.empty(0))), "c1") == ""
     assert draw(chart(Curve("a", X[:1], X[:1])), "c1")

@@ -103,8 +103,11 @@ def test_a_band_is_the_median_and_the_edges_where_all_seeds_are() -> None:
 
 def test_a_band_of_counts_does_not_slope() -> None:
     seeds = [counted("a", [4], 10), counted("b", [6], 10)]
-    found = banded("all", seeds, points=11)
-    assert found.y.tolist() == [0, 0, 0, 0, 0.5, 0.5, 1, 1, 1, 1, 1]
+    found = banded("all", seeds, points=2)
+    assert found.x.tolist() == [0, 4, 6, 10]
+    assert found.y.tolist() == [0, 0.5, 1, 1]
+    assert found.low is not None
+    assert found.low.tolist() == [0, 0, 1, 1]
 
 
 def test_seeds_that_have_no_point_in_common_make_no_curve() -> None:

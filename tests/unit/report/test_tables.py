@@ -114,7 +114,7 @@ def test_jobs_of_records_and_of_progress(tmp_path: Path) -> None:
     run_dir.job_record(1).write_text(record % (1, BEGAN, 1, "0.9", "null"))
     run_dir.job_record(2).write_text(record % (2, BEGAN + 9000, 2, "0.99", git))
     first, second = job_lines(read_run(run_dir))
-    assert (first.id, first.env_steps, first.hours, first.changed) == (1, "0 to 0", "2.00", [])
+    assert (first.id, first.env_steps, first.lasted, first.changed) == (1, "0 to 0", "2 h 00 min", [])
     assert first.reason.startswith("target_total_steps reached")
     assert (second.env_steps, second.where, second.changed) == ("never up", "n2", ["gamma: 0.9 to 0.99"])
     assert second.program.startswith("0123456789ab, changed")
@@ -127,7 +127,7 @@ def test_a_job_that_runs_ends_with_the_files_last_word(tmp_path: Path) -> None:
     set_keys(run_dir.progress, {"jobs": jobs, "updated": BEGAN + 1800, "activity": "training"})
     run = read_run(run_dir)
     (line,) = job_lines(run)
-    assert (line.hours, line.env_steps, line.where) == ("0.50", "5 to now", "n, SLURM JOB_ID 17")
+    assert (line.lasted, line.env_steps, line.where) == ("30 min", "5 to now", "n, SLURM JOB_ID 17")
     assert columns_of(run)["now"].startswith("job 1: training, as of 2026-")
 
 
@@ -141,8 +141,8 @@ def test_milestones_in_the_order_of_play_with_steps_hours_and_episodes(tmp_path:
     )
     run = read_run(run_dir)
     assert milestone_table([run, run]) == [
-        ("TALKED_ELDER", ["400", "0.01", "1"] * 2),
-        ("LEFT_HOME", ["150", "0.01", "2"] * 2),
+        ("TALKED_ELDER", ["400", "40 s", "1"] * 2),
+        ("LEFT_HOME", ["150", "20 s", "2"] * 2),
         ("OF_ANOTHER", ["", "", "1"] * 2),
     ]
 
@@ -186,4 +186,4 @@ def test_what_is_rendered_and_what_is_not(tmp_path: Path) -> None:
 
 def test_jobs_of_nothing_are_none() -> None:
     run = RunFacts("r", RunDir("runs", "r"), jobs=(JobFacts(1, BEGAN),), settings=Config())
-    assert job_lines(run)[0].hours == "0.00"
+    assert job_lines(run)[0].lasted == "0 s"

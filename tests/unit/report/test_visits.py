@@ -97,11 +97,12 @@ def test_logs_are_spread_over_each_slice(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_which_ways_are_drawn(tmp_path: Path) -> None:
     changes = {4: {"episode_return": 500.0}, 7: {"milestones": {"BADGE": 3}}, 2: {"milestones": {"HOME": 3}}}
+    changes[19] = {"reason": "stopped"}
     run = read_run(make_run(tmp_path, episodes=[episode(number, **changes.get(number, {})) for number in range(20)]))
     assert [(row.episode, why) for row, why in chosen_ways(run)] == [
         (4, "best return"),
-        (19, "newest"),
         (18, "newest"),
+        (17, "newest"),
         (7, "first to reach BADGE"),
         (2, "first to reach HOME"),
     ]
