@@ -214,6 +214,14 @@ def test_the_limiters_buffer_is_the_limiters(config: Config) -> None:
     assert limiter_buffer(facts(settings=config)) == RateLimiter.from_config(config).buffer
 
 
+def test_a_slow_learner_makes_no_parameters_stale() -> None:
+    """Ten minutes are a few updates of it."""
+    slow = metrics(lag__acting__p50=30, updates_per_sec=0.05)
+    assert told(findings.stale_parameters, facts(metrics=slow)) == []
+    often = facts(metrics=slow, settings=load_config(None, ["publish_interval=1"]))
+    assert told(findings.stale_parameters, often)
+
+
 def test_which_side_waits() -> None:
     buffer = limiter_buffer(facts())
     (learner,) = told(findings.waiting_sides, facts(metrics=metrics(limiter_ahead=0.9 * buffer)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import run_golden
 from made_runs import BEGAN, INCARNATION, episode, make_run, set_keys
 
 from cluster_rl.config import Config, config_from_builtins, config_values
+from cluster_rl.errors import StorageError
 from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts, flat, read_run, settings_of, videos_in
 from cluster_rl.report.tables import (
     changed_keys,
@@ -42,6 +45,30 @@ def test_damage_costs_a_part_and_is_told(tmp_path: Path, name: str, damage: byte
         (problem,) = run.problems
         assert problem.startswith(f"{name}: damaged")
     assert columns_of(run)["episodes"] in ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["config.json", "episodes.jsonl", "metrics.jsonl", "jobs/001.json"])
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path)
+    run_dir.job_record(1).touch()
+    opened, os_opened = Path.open, os.open
+
+    def fails(path: object) -> None:
+        if str(path).endswith(name):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+
+    def open_path(path: Path, *args: Any, **options: Any) -> Any:
+        fails(path)
+        return opened(path, *args, **options)
+
+    def open_descriptor(path: str | Path, *args: Any, **options: Any) -> int:
+        fails(path)
+        return os_opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_path)
+    monkeypatch.setattr(os, "open", open_descriptor)
+    with pytest.raises(StorageError, match="Input/output error"):
+        read_run(run_dir)
 
 
 def test_a_newer_format_is_told_as_one(tmp_path: Path) -> None:
