@@ -65,6 +65,11 @@ def recent(run: RunFacts, name: str) -> Column:
     return values[np.isfinite(values)]
 
 
+def in_one_process(run: RunFacts) -> bool:
+    """Whether actors and learner take turns (`train_slim`), so that one waiting for the other says nothing."""
+    return "wire/actors" not in run.metrics
+
+
 def missing_files(run: RunFacts) -> Iterator[Finding]:
     """Files that are not there or damaged."""
     for problem in run.problems:
@@ -167,7 +172,7 @@ def no_updates(run: RunFacts) -> Iterator[Finding]:
 def waiting_sides(run: RunFacts) -> Iterator[Finding]:
     """A learner without data, or actors that wait for it, most of the time: one side always does, so this is a note."""
     ahead, buffer = recent(run, "limiter_ahead"), limiter_buffer(run)
-    if len(ahead) < 4:
+    if len(ahead) < 4 or in_one_process(run):
         return
     if np.mean(ahead > 0.5 * buffer) >= _MOST:
         yield Finding(
@@ -199,7 +204,9 @@ def slow_sampling(run: RunFacts) -> Iterator[Finding]:
     waiting, ahead = recent(run, "queue/batches_in_flight"), recent(run, "limiter_ahead")
     rates = recent(run, "updates_per_sec")
     starved = len(ahead) > 0 and np.mean(ahead > 0.5 * limiter_buffer(run)) >= _MOST
-    if len(waiting) >= 4 and len(rates) and rates.mean() > 0 and np.mean(waiting == 0) >= _MOST and not starved:
+    if in_one_process(run) or starved or not len(rates) or rates.mean() <= 0:
+        return
+    if len(waiting) >= 4 and np.mean(waiting == 0) >= _MOST:
         yield Finding(
             "warning",
             "no batch was ready most of the time: drawing from the replay is slower than training",
@@ -305,7 +312,7 @@ def changed_programs(run: RunFacts) -> Iterator[Finding]:
         yield Finding(
             "note", f"jobs ran {len(commits)} programs: {_some(commits)}", "Results are of none of them alone."
         )
-    elif commits and commits[0].endswith("changed"):
+    elif commits and commits[0].endswith("changes"):
         yield Finding(
             "note",
             f"the program had changes that are not in commit {commits[0][:12]}",

@@ -233,7 +233,7 @@ def jobs_of(progress: Progress | None, records: Iterable[JobRecord]) -> tuple[Jo
 def _commit(git: dict[str, Any] | None) -> str:
     """The commit, with a mark where files were not as in it."""
     commit = str((git or {}).get("commit", ""))
-    return f"{commit[:12]}, changed" if commit and (git or {}).get("dirty") else commit[:12]
+    return f"{commit[:12]} with changes" if commit and (git or {}).get("dirty") else commit[:12]
 
 
 def videos_in(folder: Path) -> Videos:

@@ -33,6 +33,7 @@ def told(rule: Rule, run: RunFacts) -> list[Finding]:
 
 def metrics(**columns: Any) -> dict[str, Any]:
     """Columns by metric, a slash written with two underscores; all of eight rows."""
+    columns = {"wire__actors": 2, **columns}
     return {name.replace("__", "/"): np.full(8, value, np.float64) for name, value in columns.items()}
 
 
@@ -58,7 +59,8 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         tmp_path,
         episodes=[episode(number, milestones={"LEFT_HOME": 4}) for number in range(50)],
         metrics=[
-            metrics_row(number, limiter_ahead=0.0, updates_per_sec=5.0, priority__ess=0.7) for number in range(20)
+            metrics_row(number, limiter_ahead=0.0, updates_per_sec=5.0, priority__ess=0.7, wire__actors=2)
+            for number in range(20)
         ],
         quests=[quest_row(1, {"LEFT_HOME": quest(0.99)})],
         env_steps=5000,
@@ -171,7 +173,7 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         ),
         (
             findings.changed_programs,
-            {"jobs": (replace(JOB, commit="0123456789ab, changed"),)},
+            {"jobs": (replace(JOB, commit="0123456789ab with changes"),)},
             {"jobs": (replace(JOB, commit="0123456789ab"),)},
             "note",
             "changes that are not in commit 0123456789ab",
@@ -229,12 +231,15 @@ def test_which_side_waits() -> None:
     assert (learner.level, learner.what) == ("note", "the learner waits for data most of the time")
     assert (actors.level, actors.what) == ("note", "the actors wait for the learner most of the time")
     assert told(findings.waiting_sides, facts(metrics=metrics(limiter_ahead=0))) == []
+    in_turns = {"limiter_ahead": np.full(8, 0.9 * buffer)}
+    assert told(findings.waiting_sides, facts(metrics=in_turns)) == []
 
 
 def test_slow_sampling_is_no_want_of_data() -> None:
     slow = metrics(queue__batches_in_flight=0, updates_per_sec=3, limiter_ahead=0)
     (found,) = told(findings.slow_sampling, facts(metrics=slow))
     assert "drawing from the replay is slower than training" in found.what
+    assert told(findings.slow_sampling, facts(metrics={n: c for n, c in slow.items() if n != "wire/actors"})) == []
     starved = slow | metrics(limiter_ahead=0.9 * limiter_buffer(facts()))
     assert told(findings.slow_sampling, facts(metrics=starved)) == []
     assert told(findings.slow_sampling, facts(metrics=slow | metrics(queue__batches_in_flight=1))) == []
@@ -279,7 +284,9 @@ def test_the_worst_is_first() -> None:
 
 
 def test_a_damaged_config_does_not_stop_the_rules(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path, metrics=[metrics_row(number, limiter_ahead=1e9) for number in range(8)])
+    run_dir = make_run(
+        tmp_path, metrics=[metrics_row(number, limiter_ahead=1e9, wire__actors=2) for number in range(8)]
+    )
     run_dir.config.write_text('{"unroll_length": "long", "samples_per_insert_schedule": 5}')
     found = findings_of(read_run(run_dir))
     assert any("unroll_length" in finding.what for finding in found)

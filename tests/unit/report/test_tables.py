@@ -144,7 +144,7 @@ def test_jobs_of_records_and_of_progress(tmp_path: Path) -> None:
     assert (first.id, first.env_steps, first.lasted, first.changed) == (1, "0 to 0", "2 h 00 min", [])
     assert first.reason.startswith("target_total_steps reached")
     assert (second.env_steps, second.where, second.changed) == ("never up", "n2", ["gamma: 0.9 to 0.99"])
-    assert second.program.startswith("0123456789ab, changed")
+    assert second.program.startswith("0123456789ab with changes")
 
 
 def test_a_job_that_runs_ends_with_the_files_last_word(tmp_path: Path) -> None:

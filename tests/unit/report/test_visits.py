@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import run_golden
-from made_runs import INCARNATION, episode, make_run
+from made_runs import INCARNATION, episode, make_run, set_keys
 from PIL import Image
 
 from cluster_rl.game.world import World
@@ -135,3 +135,17 @@ def test_more_visits_are_brighter() -> None:
     assert shown[0].tolist() == [0, 0, 0, 0]
     light = shown[1:, :3].astype(int).sum(axis=1)
     assert light[0] < light[1] < light[2]
+
+
+def test_of_a_game_without_pictures_there_are_outlines(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    set_keys(run_dir.identity, {"rom_sha1": "0" * 40, "rom_title": "POKEMON RED"})
+    pallet_town, route_1, viridian = 0, 12, 1
+    write_log(run_dir, 0, (pallet_town, 10, 0), (route_1, 10, 35), (route_1, 10, 34), (viridian, 20, 35))
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    assert found.base == ""
+    assert [place.name for place in found.maps] == ["PALLET_TOWN", "VIRIDIAN_CITY", "ROUTE_1"]
+    assert found.box == (54, 246, 40, 90)
+    assert found.letter == 1.29
+    assert [layer.words for layer in found.layers[1:]].count("no log of an episode") == 11
