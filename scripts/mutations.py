@@ -99,6 +99,7 @@ SHAPING = "cluster_rl/exploration/shaping.py"
 TOTALS = "cluster_rl/replay/totals.py"
 REPLAY_LOG = "cluster_rl/replay/log.py"
 QUEST_ROWS = "cluster_rl/training/quest_rows.py"
+QUEST_MONITOR = "cluster_rl/training/quest_monitor.py"
 PROBES = "cluster_rl/training/probes.py"
 MODEL = "cluster_rl/model.py"
 ENCODERS = "cluster_rl/networks/encoders.py"
@@ -161,6 +162,10 @@ MUTATIONS = (
     Mutation("what followed from a state does not count", CURRICULUM, "max(_FOLLOWED_FLOOR, followed)", "1.0"),
     Mutation("counts do not fade", CURRICULUM, "self.episodes * FORGET + 1", "self.episodes + 1"),
     Mutation("any state replaces that of its cell", ARCHIVE, "not entry.steps <= CLEARLY_FEWER * known.steps", "False"),
+    Mutation("a newer state is set aside", ARCHIVE, "if isinstance(why, NewerFormatError):", "if False:"),
+    Mutation(
+        "a newer proposal is set aside", ARCHIVE, "except NewerFormatError as error:", "except KeyError as error:"
+    ),
     Mutation("the number of states has no bound", ARCHIVE, "+ (known is None) > self._max_entries", "< 0"),
     Mutation("the bytes of states have no bound", ARCHIVE, "entries.archived_bytes - own + entry.size_bytes >", "0 >"),
     Mutation(
@@ -465,6 +470,20 @@ MUTATIONS = (
         "flat.reshape(counts.shape)",
     ),
     Mutation("entropies are added twice", EXPLORATION, "self._firsts[:] = self._kept = 0", "self._kept = 0"),
+    Mutation(
+        "all quests that stagnate are told",
+        QUEST_MONITOR,
+        "for name in ahead if name in states and",
+        "for name in states if",
+    ),
+    Mutation("quests without an alarm are told", QUEST_MONITOR, 'if state.level != "ok"', "if True"),
+    Mutation("quests never reached have metrics", QUEST_MONITOR, "if state.reached:", "if True:"),
+    Mutation(
+        "the scale of curiosity is told where it is fixed",
+        QUEST_MONITOR,
+        "curiosity_scale_max > 1 else {}",
+        "curiosity_scale_max > 0 else {}",
+    ),
     Mutation("an hour without an episode", QUEST_ROWS, "(new > 0 and time", "(new >= 0 and time"),
     Mutation("a row of a hundred and one", QUEST_ROWS, "new >= ROW_EPISODES", "new > ROW_EPISODES"),
     Mutation("half a quest row stays", QUEST_ROWS, "self.notes = cut_torn_line(self._path)", "self.notes = []"),
@@ -698,6 +717,7 @@ MUTATIONS = (
         "if further not in reached:",
     ),
     Mutation("ways to the frontier lead through doors", WANDERING, "if known[cell] == WARP:", "if False:"),
+    Mutation("a frontier is looked for in battles", WANDERING, "np.flatnonzero(~fights) if", "range(len(crop)) if"),
     Mutation("ways to the frontier begin anywhere", WANDERING, "if mask[direction] and known", "if known"),
     Mutation("the frontier is behind what was entered", WANDERING, "if not visited[cell]:", "if visited[cell]:"),
     Mutation("what was seen draws on", WANDERING, "255 - beside, 0))", "255, 0))"),
