@@ -127,7 +127,7 @@ class Config(_Section, frozen=True):
     ] = 0.5
     start_weighting: Annotated[
         Weighting,
-        _key("how a state is drawn; frontier: first where what follows is neither sure nor never; uniform: all alike"),
+        _key("how a state is drawn; frontier: rather where what comes next is seldom reached; uniform: all alike"),
     ] = "frontier"
 
     num_actors: Annotated[int, _key("actor processes in each job", "processes", ge=1, le=256, opens="Actors")] = 6
