@@ -6,6 +6,10 @@ In: `config.json` and `online_params.pt` of a run, which may be training meanwhi
 length and milestones, each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is
 greedy, without noise in the network, and all episodes begin where the run's do by its config, never at an archived
 state; `--random` plays valid buttons at random instead, for comparison.
+
+Chance has little part in greedy episodes (how long one waits before its first step, which masked buttons are tried
+again), so they may repeat each other, and a repetition is no further evidence of what the policy does. Means and shares
+are of all episodes, as starts are drawn; intervals are those of so many episodes as differ.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from scipy.special import ndtri, stdtrit
 
 from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout, load_network
@@ -36,6 +41,7 @@ from cluster_rl.game.world import World
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import QNetwork
 from cluster_rl.report.bars import Bar
+from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import Rom, load_rom, pyboy_version
 from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, whole_number
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
@@ -43,13 +49,19 @@ from cluster_rl.runs.layout import RunDir
 
 EMULATORS = 8
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
-_CONFIDENCE = 0.95
-_Z95 = 1.959964  # 97.5 % quantile of the normal distribution
+_UPPER = 0.975  # a 95 % interval leaves out as much below it as above
+
+
+class Episode(NamedTuple):
+    """An episode that was played: how it went, and the buttons that were pressed, an index into `BUTTONS` a byte."""
+
+    summary: EpisodeSummary
+    actions: bytes
 
 
 def play_episodes(
     config: Config, network: QNetwork, episodes: int, seed: int, random: bool = False, log_dir: Path | None = None
-) -> list[EpisodeSummary]:
+) -> list[Episode]:
     """Plays `episodes` whole episodes, up to 8 at a time, greedily or at random.
 
     All that are begun are finished and counted, so that short episodes weigh no more than long ones. Equal seeds and
@@ -68,7 +80,8 @@ def play_episodes(
     rng = np.random.default_rng(seeds.spawn(1)[0])
     epsilons = np.full(count, 1.0 if random else 0.0)
     rollout = Rollout(envs, network)
-    summaries: list[EpisodeSummary] = []
+    played: list[Episode] = []
+    pressed = [bytearray() for _ in envs]
     playing = list(range(count))
     for row in playing:
         rollout.start(row)
@@ -82,12 +95,14 @@ def play_episodes(
             left_steps -= len(playing)
             ended = []
             for row, step in rollout.play(actions, playing):
+                pressed[row].append(actions[row])
                 if step.summary is not None:
-                    summaries.append(step.summary)
+                    played.append(Episode(step.summary, bytes(pressed[row])))
+                    pressed[row].clear()
                     ended.append(row)
                     # An episode that ended early counts whole.
                     left_steps -= config.episode_max_steps - step.summary.episode_steps
-            bar.to(episodes * config.episode_max_steps - left_steps, f"{len(summaries)} of {episodes} episodes")
+            bar.to(episodes * config.episode_max_steps - left_steps, f"{len(played)} of {episodes} episodes")
             for row in ended:
                 if begun < episodes:
                     rollout.start(row)
@@ -96,7 +111,13 @@ def play_episodes(
                     playing.remove(row)
     for env in envs:
         env.close()
-    return summaries
+    return played
+
+
+def count_distinct(episodes: Sequence[Episode]) -> int:
+    """How many differ, in what was pressed or in what came of it: chance in the game may tell equal buttons apart."""
+    outcomes = (msgspec.structs.replace(episode.summary, seed=0) for episode in episodes)
+    return len(set(zip((episode.actions for episode in episodes), map(msgspec.json.encode, outcomes), strict=True)))
 
 
 def milestones_ahead(config: Config) -> list[str]:
@@ -108,11 +129,12 @@ def milestones_ahead(config: Config) -> list[str]:
     return names
 
 
-def report(summaries: list[EpisodeSummary], ahead: Sequence[str]) -> dict[str, Any]:
+def report(summaries: list[EpisodeSummary], ahead: Sequence[str], distinct: int) -> dict[str, Any]:
     """Means and shares with 95 % intervals: Student's t for means, Wilson's for shares; plain data for JSON.
 
-    Of each milestone `ahead`, reached or not: in how many episodes, and the median step among these (None where
-    there is none). `finished` are the episodes that ended the game's task. `played` holds the summaries themselves.
+    Intervals are those of `distinct` episodes, as many as differ. Of each milestone `ahead`, reached or not: in how
+    many episodes, and the median step among these (None where there is none). `finished` are the episodes that ended
+    the game's task. Terms that are `intrinsic` are not in the return. `played` holds the summaries themselves.
     """
     count = len(summaries)
     milestones = {}
@@ -120,68 +142,43 @@ def report(summaries: list[EpisodeSummary], ahead: Sequence[str]) -> dict[str, A
     for milestone in dict.fromkeys([*ahead, *reached]):
         steps = [step for summary in summaries for name, step in summary.milestones if name == milestone]
         median = float(np.median(steps)) if steps else None
-        milestones[milestone] = {**_share(len(steps), count), "median_step": median}
-    terms = {term: _mean([summary.terms[term] for summary in summaries]) for term in summaries[0].terms}
+        milestones[milestone] = {**_share(len(steps), count, distinct), "median_step": median}
+    terms = {}
+    for term in summaries[0].terms:
+        mean = _mean([summary.terms[term] for summary in summaries], distinct)
+        terms[term] = {**mean, "intrinsic": term in INTRINSIC_TERMS}
     return {
         "episodes": count,
-        "return": _mean([summary.episode_return for summary in summaries]),
-        "length": _mean([summary.episode_steps for summary in summaries]),
-        "finished": _share(sum(summary.reason == "terminated" for summary in summaries), count),
+        "distinct": distinct,
+        "return": _mean([summary.episode_return for summary in summaries], distinct),
+        "length": _mean([summary.episode_steps for summary in summaries], distinct),
+        "finished": _share(sum(summary.reason == "terminated" for summary in summaries), count, distinct),
         "terms": terms,
         "milestones": milestones,
         "played": msgspec.to_builtins(summaries),
     }
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a probability from `successes` of `trials` (Wilson 1927): never outside 0 to 1."""
-    share, z2 = successes / trials, _Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+def wilson_interval(share: float, trials: int) -> tuple[float, float]:
+    """95 % interval of a probability from its `share` of `trials` (Wilson 1927): never outside 0 to 1."""
+    z = float(ndtri(_UPPER))
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     # At the ends the formula gives 0 and 1 but for rounding.
-    return centre - half if successes else 0.0, centre + half if successes < trials else 1.0
+    return centre - half if share > 0 else 0.0, centre + half if share < 1 else 1.0
 
 
-def t_quantile(degrees: int) -> float:
-    """The t that Student's distribution with `degrees` >= 1 degrees of freedom keeps between -t and t in 95 % of draws.
-
-    By bisection of the distribution function, a finite sum for whole degrees (Abramowitz & Stegun 26.7.3 and 26.7.4).
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        if _probability_within(angle, degrees) < _CONFIDENCE:
-            low = angle
-        else:
-            high = angle
-    return math.tan(low) * math.sqrt(degrees)
-
-
-def _probability_within(angle: float, degrees: int) -> float:
-    """P(|t| < tan(angle) sqrt(degrees)) for Student's distribution."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for power in range(odd, degrees - 1, 2):  # the exponent of the cosine in `term`
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return (angle + sine * total) * 2 / math.pi if odd else sine * total
-
-
-def _mean(values: Sequence[float]) -> dict[str, float | None]:
+def _mean(values: Sequence[float], distinct: int) -> dict[str, float | None]:
     """Mean and half of its interval, which one episode does not have."""
-    count = len(values)
-    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else None
+    half = None
+    if distinct > 1:
+        half = float(stdtrit(distinct - 1, _UPPER)) * float(np.std(values)) / math.sqrt(distinct - 1)
     return {"mean": float(np.mean(values)), "half_interval": half}
 
 
-def _share(successes: int, trials: int) -> dict[str, Any]:
-    return {
-        "episodes": successes,
-        "share": successes / trials,
-        "interval": wilson_interval(successes, trials),
-    }
+def _share(successes: int, episodes: int, distinct: int) -> dict[str, Any]:
+    share = successes / episodes
+    return {"episodes": successes, "share": share, "interval": wilson_interval(share, distinct)}
 
 
 def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: bool) -> EpisodeRecorder | None:
@@ -204,12 +201,17 @@ def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: 
 
 def print_report(found: dict[str, Any]) -> None:
     """Prints what `report` found, with the `policy`, `start`, `seed` and `seconds` of the episodes."""
-    count = found["episodes"]
-    print(f"{count} episodes {found['start']}, {found['policy']}, seed {found['seed']}, in {found['seconds']:.0f} s")
+    count, distinct = found["episodes"], found["distinct"]
+    print(
+        f"{count} episodes, {distinct} distinct, {found['start']}, {found['policy']}, seed {found['seed']}, "
+        f"in {found['seconds']:.0f} s"
+    )
+    if distinct < count:
+        print(f"the others repeat these to the button: intervals (95 %) are those of {distinct}, not of {count}")
     for name in ("return", "length"):
         print(f"{name:24} {_with_interval(found[name])}")
     for term, value in found["terms"].items():
-        print(f"  {term:22} {_with_interval(value)}")
+        print(f"  {term:22} {_with_interval(value)}" + (" (intrinsic: not in the return)" * value["intrinsic"]))
     reached = {name: share for name, share in found["milestones"].items() if share["episodes"]}
     for name, share in {**reached, "task finished": found["finished"]}.items():
         low, high = share["interval"]
@@ -217,7 +219,7 @@ def print_report(found: dict[str, Any]) -> None:
         print(f"{name:24} {share['episodes']:4} of {count} ({low:.0%} to {high:.0%}){when}")
     missed = [name for name in found["milestones"] if name not in reached]
     if missed:
-        print(f"never reached (0% to {wilson_interval(0, count)[1]:.0%}): {', '.join(missed)}")
+        print(f"never reached (0% to {wilson_interval(0.0, distinct)[1]:.0%}): {', '.join(missed)}")
 
 
 def _with_interval(value: dict[str, float | None]) -> str:
@@ -254,7 +256,7 @@ def main() -> int:
     network = load_network(config, run_dir.online_params)
     torch.set_num_threads(1)
     started = time.monotonic()
-    summaries = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs)
+    played = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs)
     found = {
         "run": known.run_name,
         "policy": "random" if known.random else "greedy",
@@ -262,7 +264,7 @@ def main() -> int:
         "start": start_words(config.initial_state),
         "max_steps": config.episode_max_steps,
         "seconds": time.monotonic() - started,
-        **report(summaries, milestones_ahead(config)),
+        **report([episode.summary for episode in played], milestones_ahead(config), count_distinct(played)),
     }
     if known.json:
         print(json.dumps(found, allow_nan=False))

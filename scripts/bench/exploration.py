@@ -78,7 +78,7 @@ def main() -> int:
     while len(played) < options.episodes:
         seed = options.seed + len(played)
         played += play_at_random(config, world, seed, EMULATORS, lambda _, env, step: step.summary, options.plain)
-    found = report(played, milestones_ahead(config))
+    found = report(played, milestones_ahead(config), len(played))  # each of a seed of its own
     print(f"{len(played)} episodes of {config.episode_max_steps} steps, return {found['return']['mean']:.2f}")
     for name, share in found["milestones"].items():
         low, high = share["interval"]

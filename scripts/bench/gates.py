@@ -70,10 +70,10 @@ def steps_in_menus(config: Config, seed: int) -> int:
 def gate_line(gate: dict[str, Any], played: list[tuple[bool, list[str]]]) -> tuple[str, bool]:
     """What is printed of a gate, and whether its goal is met."""
     hits = sum(hit for hit, _ in played)
-    low, high = wilson_interval(hits, len(played))
     on_the_way = Counter(name for _, names in played for name in names if name != gate["event"])
     told = ", ".join(f"{name} {count / len(played):.0%}" for name, count in on_the_way.most_common(5))
     share = hits / len(played)
+    low, high = wilson_interval(share, len(played))
     return f"{gate['name']:14} {share:4.0%} ({low:.0%} to {high:.0%})  {told}", share <= HIGHEST_CHANCE
 
 

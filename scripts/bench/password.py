@@ -26,7 +26,7 @@ import torch
 from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import load_config
 from cluster_rl.errors import EXITS_WELL, run_command
-from cluster_rl.evaluate import play_episodes, wilson_interval
+from cluster_rl.evaluate import count_distinct, play_episodes, wilson_interval
 from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.runs.layout import RunDir
 
@@ -49,21 +49,26 @@ def train(runs: Path, name: str, seconds: int, overrides: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """How one agent's episodes ended: at the right door, at any door, and how many there were."""
+    """How one agent's episodes ended: at the right door, at any door, how many there were, and how many differ."""
 
     right: int
     chose: int
     episodes: int
+    distinct: int
     goal: tuple[float, float]
 
     @property
+    def share(self) -> float:
+        return self.right / self.episodes
+
+    @property
     def good(self) -> bool:
-        return self.goal[0] <= self.right / self.episodes <= self.goal[1]
+        return self.goal[0] <= self.share <= self.goal[1]
 
     def line(self, agent: str) -> str:
-        low, high = wilson_interval(self.right, self.episodes)
+        low, high = wilson_interval(self.share, self.distinct)
         return (
-            f"{agent:8} {self.right} of {self.episodes} right: {self.right / self.episodes:.1%} "
+            f"{agent:8} {self.right} of {self.episodes} right, {self.distinct} distinct: {self.share:.1%} "
             f"({low:.1%} to {high:.1%}), {self.chose} chose; goal {self.goal[0]:.0%} to {self.goal[1]:.0%}"
         )
 
@@ -73,10 +78,10 @@ def evaluate(run_dir: RunDir, episodes: int, seed: int, goal: tuple[float, float
     config = load_config(run_dir.config)
     network = load_network(config, run_dir.online_params)
     torch.set_num_threads(1)
-    summaries = play_episodes(config, network, episodes, seed, random)
-    right = sum(MILESTONE in dict(summary.milestones) for summary in summaries)
-    chose = sum(summary.reason == "terminated" for summary in summaries)
-    return Found(right, chose, episodes, goal)
+    played = play_episodes(config, network, episodes, seed, random)
+    right = sum(MILESTONE in dict(episode.summary.milestones) for episode in played)
+    chose = sum(episode.summary.reason == "terminated" for episode in played)
+    return Found(right, chose, episodes, count_distinct(played), goal)
 
 
 def main() -> int:

@@ -23,12 +23,13 @@ from cluster_rl.emulator.school import school_snapshot
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.evaluate import (
+    Episode,
+    count_distinct,
     main,
     milestones_ahead,
     play_episodes,
     print_report,
     report,
-    t_quantile,
     wilson_interval,
 )
 from cluster_rl.learning.sequences import EpisodeSummary
@@ -53,13 +54,33 @@ def test_episodes_are_whole_and_repeatable(params: Path, tmp_path: Path) -> None
     network = load_network(CONFIG, params)
     first = play_episodes(CONFIG, network, 10, seed=1, log_dir=tmp_path / "logs")
     assert len(first) == 10
-    assert {summary.episode_steps for summary in first} == {30}
+    assert {episode.summary.episode_steps for episode in first} == {30}
     assert first == play_episodes(CONFIG, network, 10, seed=1)
     assert first != play_episodes(CONFIG, network, 10, seed=2)
     assert first != play_episodes(CONFIG, network, 10, seed=1, random=True)
     logs = [read_log(path) for path in (tmp_path / "logs").iterdir()]
     assert {(log.header.epsilon, log.header.complete) for log in logs} == {(0.0, True)}
-    assert sorted(log.header.seed for log in logs) == sorted(summary.seed for summary in first)
+    assert {log.header.seed: log.actions.tobytes() for log in logs} == {
+        episode.summary.seed: episode.actions for episode in first
+    }
+
+
+def test_episodes_that_repeat_each_other_are_told(params: Path) -> None:
+    """Without a wait all greedy episodes begin alike, and no masked button is ever tried again."""
+    alike = ["start_idle_frames_max=0", "affordance_retry_probability=0.0", "episode_max_steps=12"]
+    config = load_config("slim_cpu", [*alike, "lstm_hidden_size=16", "num_quantiles=4"])
+    network = load_network(config, params)
+    played = play_episodes(config, network, 8, seed=1)
+    assert len({episode.summary.seed for episode in played}) == 8
+    assert count_distinct(played) == 1
+    assert count_distinct(play_episodes(config, network, 8, seed=1, random=True)) == 8
+
+
+def test_distinct_are_those_that_differ_in_buttons_or_outcome() -> None:
+    first, other = summary(1.0, [("LEFT_HOME", 4)]), summary(1.0, [("LEFT_HOME", 5)])
+    again = msgspec.structs.replace(first, seed=9)
+    assert count_distinct([Episode(first, b"ab"), Episode(again, b"ab")]) == 1
+    assert count_distinct([Episode(first, b"ab"), Episode(again, b"ba"), Episode(other, b"ab")]) == 3
 
 
 def test_the_network_plays_without_its_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +105,7 @@ def summary(value: float, milestones: list[tuple[str, int]], reason: str = "trun
     return EpisodeSummary(
         episode_steps=10,
         episode_return=value,
-        terms={"event": value, "step": 0.5},
+        terms={"event": value, "novelty": 0.5},
         milestones=milestones,
         final_map=0,
         reason=reason,
@@ -107,6 +128,30 @@ def test_a_run_that_has_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         main()
 
 
+def test_intervals_are_those_of_as_many_episodes_as_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of four episodes five times over tells no more than each once; all the same, no more than one."""
+    four = [summary(value, [("LEFT_HOME", 4)] if value > 2 else []) for value in (1.0, 2.0, 4.0, 9.0)]
+    once, often = (report(episodes, ["LEFT_HOME"], 4) for episodes in (four, 5 * four))
+    for name in ("return", "length"):
+        assert often[name] == pytest.approx(once[name])
+    assert often["terms"]["event"]["half_interval"] == pytest.approx(once["terms"]["event"]["half_interval"])
+    assert often["milestones"]["LEFT_HOME"] == once["milestones"]["LEFT_HOME"] | {"episodes": 10}
+    assert (often["episodes"], often["distinct"]) == (20, 4)
+    # The mean is of all: nineteen of one kind and one of another.
+    uneven = report(19 * four[:1] + four[3:], ["LEFT_HOME"], 2)
+    assert uneven["return"]["mean"] == pytest.approx((19 * 1.0 + 9.0) / 20)
+    low, high = uneven["milestones"]["LEFT_HOME"]["interval"]
+    assert low < 0.05 < 0.6 < high
+    alone = report(20 * four[3:], ["LEFT_HOME"], 1)
+    assert alone["return"] == {"mean": 9.0, "half_interval": None}
+    assert alone["milestones"]["LEFT_HOME"]["interval"] == wilson_interval(1.0, 1)
+    print_report({"policy": "greedy", "start": "from the beginning", "seed": 7, "seconds": 2.4, **alone})
+    out = capsys.readouterr().out
+    assert out.startswith("20 episodes, 1 distinct, from the beginning")
+    assert "intervals (95 %) are those of 1, not of 20" in out
+    assert "+-" not in out
+
+
 def test_report() -> None:
     first, second, *others = ahead = ["TALKED_ELDER", "LEFT_HOME", "READ_SIGN", "FERN_BADGE"]
     played = [
@@ -114,17 +159,20 @@ def test_report() -> None:
         summary(3.0, [(first, 7)]),
         summary(5.0, [(first, 40)]),
     ]
-    found = report(played, ahead)
+    found = report(played, ahead, 3)
     # Standard deviation 2, and t = 4.3027 for two degrees of freedom.
     interval = pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)
     assert found["return"] == {"mean": 3.0, "half_interval": interval}
     assert found["length"] == {"mean": 10.0, "half_interval": 0.0}
-    assert found["terms"] == {"event": found["return"], "step": {"mean": 0.5, "half_interval": 0.0}}
-    reached = {"episodes": 3, "share": 1.0, "interval": wilson_interval(3, 3), "median_step": 7.0}
+    assert found["terms"] == {
+        "event": {**found["return"], "intrinsic": False},
+        "novelty": {"mean": 0.5, "half_interval": 0.0, "intrinsic": True},
+    }
+    reached = {"episodes": 3, "share": 1.0, "interval": wilson_interval(1.0, 3), "median_step": 7.0}
     assert found["milestones"][first] == reached
-    once = {"episodes": 1, "share": 1 / 3, "interval": wilson_interval(1, 3)}
+    once = {"episodes": 1, "share": 1 / 3, "interval": wilson_interval(1 / 3, 3)}
     assert found["milestones"][second] == {**once, "median_step": 9.0}
-    never = {"episodes": 0, "share": 0.0, "interval": wilson_interval(0, 3), "median_step": None}
+    never = {"episodes": 0, "share": 0.0, "interval": wilson_interval(0.0, 3), "median_step": None}
     assert [found["milestones"][name] for name in others] == [never] * len(others)
     assert found["finished"] == once
     assert msgspec.convert(found["played"], list[EpisodeSummary]) == played
@@ -137,17 +185,17 @@ def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "start": "from the beginning",
         "seed": 7,
         "seconds": 2.4,
-        **report(played, ["LEFT_HOME", "READ_SIGN", "FERN_BADGE"]),
+        **report(played, ["LEFT_HOME", "READ_SIGN", "FERN_BADGE"], 3),
     }
     print_report(found)
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "3 episodes from the beginning, greedy, seed 7, in 2 s"
+    assert first == "3 episodes, 3 distinct, from the beginning, greedy, seed 7, in 2 s"
     words = [" ".join(line.split()) for line in lines]
     assert words[:6] == [
         "return 3.000 +- 4.968",
         "length 10.000 +- 0.000",
         "event 3.000 +- 4.968",
-        "step 0.500 +- 0.000",
+        "novelty 0.500 +- 0.000 (intrinsic: not in the return)",
         "LEFT_HOME 2 of 3 (21% to 94%), median step 6",
         "task finished 1 of 3 (6% to 79%)",
     ]
@@ -155,7 +203,8 @@ def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_was_reached_is_reported_in_any_case() -> None:
-    assert list(report([summary(1.0, [("LEFT_HOME", 4)])], ["FERN_BADGE"])["milestones"]) == ["FERN_BADGE", "LEFT_HOME"]
+    found = report([summary(1.0, [("LEFT_HOME", 4)])], ["FERN_BADGE"], 1)
+    assert list(found["milestones"]) == ["FERN_BADGE", "LEFT_HOME"]
 
 
 def test_milestones_ahead_follow_from_where_episodes_start(tmp_path: Path) -> None:
@@ -180,33 +229,28 @@ def test_milestones_ahead_follow_from_where_episodes_start(tmp_path: Path) -> No
 
 
 def test_one_episode_has_no_interval() -> None:
-    found = report([summary(1.0, [])], ["FERN_BADGE"])
+    found = report([summary(1.0, [])], ["FERN_BADGE"], 1)
     assert found["return"] == {"mean": 1.0, "half_interval": None}
     json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (19, 2.0930)]
+    ("count", "quantile"), [(2, 12.7062), (3, 4.3027), (4, 3.1824), (5, 2.7764), (10, 2.2622), (20, 2.0930)]
 )
-def test_t_quantile_is_that_of_the_tables(degrees: int, quantile: float) -> None:
-    assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-4)
-
-
-def test_the_interval_of_a_mean_holds_it_95_times_in_100() -> None:
-    samples = np.random.default_rng(0).normal(3.0, 2.0, (20_000, 5))
-    half = t_quantile(4) * samples.std(axis=1, ddof=1) / 5**0.5
-    covered = (abs(samples.mean(axis=1) - 3.0) <= half).mean()
-    assert covered == pytest.approx(0.95, abs=0.006)  # four standard errors; a normal interval covers 0.88
+def test_the_interval_of_a_mean_has_the_quantile_of_the_tables(count: int, quantile: float) -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, count)
+    half = report([summary(value, []) for value in values.tolist()], [], count)["return"]["half_interval"]
+    assert half == pytest.approx(quantile * values.std(ddof=1) / count**0.5, rel=1e-4)
 
 
 def test_wilson_interval() -> None:
     # Worked by hand: 9 of 10, z = 1.96.
-    low, high = wilson_interval(9, 10)
+    low, high = wilson_interval(0.9, 10)
     assert (low, high) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))
     for trials in range(1, 30):
-        low, high = wilson_interval(0, trials)
+        low, high = wilson_interval(0.0, trials)
         assert low == 0.0
-        assert wilson_interval(trials, trials) == (pytest.approx(1 - high), 1.0)
+        assert wilson_interval(1.0, trials) == (pytest.approx(1 - high), 1.0)
 
 
 def test_bad_parameters_are_named(params: Path, tmp_path: Path) -> None:
@@ -242,8 +286,10 @@ def test_command_prints_one_json_object(
     assert (found["run"], found["policy"], found["episodes"], found["max_steps"]) == ("one", "greedy", 3, 12)
     assert found["start"] == "from the beginning"
     assert [played["episode_steps"] for played in found["played"]] == [12, 12, 12]
-    assert found["length"] == {"mean": 12.0, "half_interval": 0.0}
+    assert found["length"] == {"mean": 12.0, "half_interval": 0.0 if found["distinct"] > 1 else None}
+    assert 1 <= found["distinct"] <= 3
     assert list(found["milestones"]) == milestones_ahead(CONFIG)
+    assert {name for name, term in found["terms"].items() if term["intrinsic"]} == set(INTRINSIC_TERMS)
     paid = sum(term["mean"] for name, term in found["terms"].items() if name not in INTRINSIC_TERMS)
     assert paid == pytest.approx(found["return"]["mean"], abs=1e-6)
     # The same seed plays the same, a config key may be given too, and another seed plays something else.
@@ -267,7 +313,7 @@ def test_command_writes_words_and_logs(
     arguments = ("--episodes", "1", "--max-steps", "5", "--random", "--logs", str(logs))
     assert command(monkeypatch, run, *arguments) == 0
     out = capsys.readouterr().out
-    assert "1 episodes from the beginning, random, seed 1" in out
+    assert "1 episodes, 1 distinct, from the beginning, random, seed 1" in out
     assert "+-" not in out  # one episode has no interval
     for word in ("return", "length", "novelty", "task finished"):
         assert word in out

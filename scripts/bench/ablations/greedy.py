@@ -53,13 +53,13 @@ def play_greedily(config: Config, run: Path, task: Task, episodes: int, seed: in
         old.unlink()
     network = load_network(config, RunDir(run.parent, run.name).online_params)
     torch.set_num_threads(1)
-    summaries = play_episodes(config, network, episodes, seed, log_dir=logs)
+    played = play_episodes(config, network, episodes, seed, log_dir=logs)
     share = None
     if task.noise is not None:
         walks = [read_log(log).positions for log in sorted(logs.iterdir())]
         seen = [sees(positions, task.noise)[known_places(positions)] for positions in walks]
         share = float(np.concatenate(seen).mean())
-    solved = sum(task.milestone in dict(summary.milestones) for summary in summaries)
+    solved = sum(task.milestone in dict(episode.summary.milestones) for episode in played)
     write_atomic(path, msgspec.json.encode(Greedy(episodes=episodes, solved=solved, noise_share=share)))
 
 
