@@ -34,7 +34,7 @@ from cluster_rl.game.savestate import ram_image
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
-from cluster_rl.report.overlay import Chance, Narrator
+from cluster_rl.report.overlay import Narrator, chances_of
 from cluster_rl.report.recording import Recording
 from cluster_rl.rom import load_rom, preflight
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
@@ -246,7 +246,8 @@ def _rollout(config: Config, model: Path | None, options: argparse.Namespace) ->
         rnd = _Curiosity(config, model) if options.steps and (options.rnd or config.w_rnd) else None
         bar = stack.enter_context(Bar("playing", options.steps, "steps"))
         recording = _recording(options, stack)
-        narrator = Narrator(env.world, _chances(quests, env.world)) if options.overlay else None
+        chances = {} if quests is None else chances_of(quests.frontier, quests.quests, env.world)
+        narrator = Narrator(env.world, chances) if options.overlay else None
         tally = _Tally()
 
         def start() -> None:
@@ -309,15 +310,6 @@ def _newest_quests(options: argparse.Namespace) -> QuestRow | None:
     from cluster_rl.training.quest_rows import newest_quests  # scipy takes most of a second
 
     return newest_quests(RunDir(options.runs, options.run_name))
-
-
-def _chances(quests: QuestRow | None, world: World) -> dict[str, Chance]:
-    """The posteriors of the frontier, to be drawn."""
-    if quests is None:
-        return {}
-    titles = {milestone.name: milestone.title for milestone in world.milestones}
-    states = {name: quests.quests[name] for name in quests.frontier if name in quests.quests}
-    return {name: Chance(titles.get(name, name), q.mean, q.low, q.high) for name, q in states.items()}
 
 
 def _plain(quests: QuestRow | None) -> dict[str, Any] | None:

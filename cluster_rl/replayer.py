@@ -1,14 +1,18 @@
-"""Episode logs in; an MP4 and a picture of the path for each episode, and maps of where the agent has been, out.
+"""Episode logs in; a video and a picture of the path for each episode, a list of the videos, and maps of where the
+agent has been, out.
 
 Run as `python -m cluster_rl.replayer`.
 
-The main process reads and checks every log, draws the maps, and hands the logs whose video is missing or out of date to
-worker processes, which emulate each episode again from its snapshot and actions. While it renders, a worker compares
-the RAM with what was recorded after each step; a replay that leaves its recording gives no video but a line that says
-at which step. Beside each `NAME.mp4` `NAME.png` shows the episode's path on the map as the episode saw it, and a
+The main process reads and checks every log, chooses among them, draws the maps, and hands the logs whose video is
+missing or out of date to worker processes, which emulate each episode again from its snapshot and actions. While it
+renders, a worker compares the RAM with what was recorded after each step; a replay that leaves its recording gives no
+video but a line that says at which step. A video is called as its log and then what the episode was like
+(`report/video_record.py`). Beside `NAME.mp4` `NAME.png` shows the path on the map as the episode saw it, and a
 `NAME.json` says which log they show and how large they are; where both are there so they are not made again.
+`index.html` and `index.csv` list all videos of the folder.
 
-Nothing here imports torch, so it runs wherever the emulator does.
+With `--greedy` it first has `cluster_rl.evaluate` play with a run's published parameters, in a process of its own:
+nothing here imports torch, so it runs wherever the emulator does.
 """
 
 from __future__ import annotations
@@ -18,256 +22,69 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import bisect
 import concurrent.futures
 import contextlib
+import datetime
 import hashlib
 import multiprocessing
 import os
-import signal
+import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
-import msgspec
 
-from cluster_rl.emulator.console import Frame
-from cluster_rl.emulator.playback import Diverged, Stopped, check_fits, first_state, knows_rewards, replay, reward_parts
-from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, as_text, exit_code_of, run_command
-from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.game.flags import ProgressLatch
-from cluster_rl.game.state import GameState
+from cluster_rl.config import load_config
+from cluster_rl.emulator.playback import check_fits
+from cluster_rl.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, UserError, exit_code_of, run_command
 from cluster_rl.game.world import World
+from cluster_rl.jobs.signals import die_with_parent
+from cluster_rl.rendering.plan import Entry, Plan, choose, find_milestone, make_plan
+from cluster_rl.rendering.work import Job, Look, Outcome, start_worker, work
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
-from cluster_rl.report.overlay import Facts, Narrator
-from cluster_rl.report.path import SeenMap, draw_path
-from cluster_rl.report.positions import known_places
-from cluster_rl.report.recording import Recording
-from cluster_rl.report.video import find_encoder, video_frames
-from cluster_rl.report.video_record import VideoRecord, is_finished, path_picture, record_path
-from cluster_rl.rewards import INTRINSIC_TERMS
+from cluster_rl.report.overlay import Chance, chances_of
+from cluster_rl.report.recording import GIF_FPS_MAX
+from cluster_rl.report.video import find_encoder
+from cluster_rl.report.video_index import PAGE, write_index
+from cluster_rl.report.video_record import ENDINGS, VideoRecord, read_records, rename
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
-from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.episode_log import SUFFIX, EpisodeHeader, EpisodeLog, log_paths, parse_log, read_log_bytes
+from cluster_rl.runs.atomic import explain_os_error
+from cluster_rl.runs.episode_log import SUFFIX, EpisodeHeader, log_paths, parse_log, read_log_bytes
 from cluster_rl.runs.layout import RunDir
 
 _POLL_SEC = 0.2
-
-
-def expected_video_frames(steps: int, frame_skip: int, fps: int) -> int:
-    """Frames in the video of an episode: as many as fit in the time that its steps take on a Game Boy.
-
-    At 30 fps that is every second frame, and two in a row about every 4 seconds, since 59.7275 is less than 60.
-    """
-    return video_frames(steps * frame_skip, fps)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One log to play again, `frames` of the game. `video` is None where it is only checked."""
-
-    log: Path
-    video: Path | None
-    fps: int
-    overlay: bool
-    frames: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: a line for the user, and the exit code it asks for."""
-
-    code: int
-    line: str
-
-
-def render(
-    log: EpisodeLog,
-    rom: Rom,
-    source: str,
-    stopping: Callable[[], bool],
-    video: Path,
-    fps: int,
-    commentary: Commentary | None = None,
-) -> SeenMap:
-    """Renders an episode to an MP4 at the game's speed, with a panel if somebody comments on it.
-
-    Returns the map as the episode saw it.
-
-    Raises as `replay` does, and `UserError` where the encoder fails; the video is then not written.
-    """
-    seen = SeenMap(World.for_rom(rom.sha1))
-    known = iter(known_places(log.positions).tolist())
-    last: Frame
-    with Recording([video], None, fps, sys.maxsize, commentary is not None) as recording:
-
-        def on_frame(frame: Frame) -> None:
-            nonlocal last
-            last = frame
-            recording.on_frame(frame)
-
-        def on_step(state: GameState) -> None:
-            recording.step(*(commentary.step(state) if commentary is not None else ()))
-            if next(known):
-                seen.look(state, last)
-
-        replay(log, rom, source, stopping, on_frame, on_step)
-    return seen
-
-
-class Commentary:
-    """What the panel tells of an episode. Logs have no values of a network's."""
-
-    def __init__(self, log: EpisodeLog, rom: Rom, source: str, stopping: Callable[[], bool]) -> None:
-        """Plays the episode to learn what was paid when. Raises as `replay` does."""
-        header, world = log.header, World.for_rom(rom.sha1)
-        self._frame_skip = header.frame_skip
-        parts = reward_parts(log, rom, world, source, stopping)
-        self._steps = zip(log.actions.tolist(), parts, strict=True)
-        # No more is known of how a button was chosen: epsilon is not the share of random ones (docs/metrics.md).
-        self._chosen = f"epsilon {header.epsilon:.3g}"
-        state = first_state(log, source)
-        reached = header.start.milestones if header.start is not None else []
-        self._latch = ProgressLatch(world.milestones)
-        self._latch.start(state)
-        self._told = set(reached)
-        self._return = 0.0
-        self._narrator = Narrator(world, knows_rewards=knows_rewards(header))
-        self._narrator.start(state, reached)
-
-    def step(self, state: GameState) -> tuple[Facts, Facts]:
-        """The facts during the next step, which led to `state`, and after it."""
-        action, parts = next(self._steps)
-        during = self._narrator.press(BUTTONS[action], self._chosen)
-        milestones = [name for name in self._latch.update(state) if name not in self._told]
-        self._return += sum(amount for name, amount in parts.items() if name not in INTRINSIC_TERMS)
-        return during, self._narrator.look(self._frame_skip, state, milestones, parts, self._return)
-
-
-def _draw_path(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path) -> int:
-    """Draws the episode's path beside its video; returns the picture's size in bytes, 0 where no map was seen.
-
-    A picture of an older recording goes first, so that none stays where this one cannot be drawn.
-    """
-    picture, header = path_picture(video), log.header
-    picture.unlink(missing_ok=True)
-    milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
-    title = f"{as_text(video.stem)}: {header.steps} steps, return {header.episode_return:.1f}{_begun_at(header)}"
-    drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture)
-    return picture.stat().st_size if drawn else 0
-
-
-def _begun_at(header: EpisodeHeader) -> str:
-    """Where the episode began, if that was not the beginning."""
-    start = header.start
-    return f", from {start.tag} {start.id}" if start is not None and start.tag != "beginning" else ""
-
-
-# --- worker processes ---
-
-_rom: Rom
-_stop: Event
-_frames: Synchronized[int]  # of the game, replayed by all workers together
-
-
-def _start_worker(rom_path: str, stop: Event, frames: Synchronized[int]) -> None:
-    """Runs once in each worker: loads the ROM, and sees to it that no worker outlives the main process."""
-    global _rom, _stop, _frames
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process tells us to stop
-    _rom, _stop, _frames = load_rom(rom_path), stop, frames
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(EXIT_FAILURE)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _work(job: Job) -> Outcome:
-    source = str(job.log)
-
-    def stopping() -> bool:
-        with _frames.get_lock():  # after every step
-            _frames.value += log.header.frame_skip
-        return _stop.is_set()
-
-    try:
-        data = read_log_bytes(job.log)
-        log = parse_log(data, source)
-        if job.video is None:
-            replay(log, _rom, source, stopping)
-            return Outcome(EXIT_OK, f"{source}: {log.header.steps} steps replay as recorded")
-        commentary = Commentary(log, _rom, source, _stop.is_set) if job.overlay else None
-        seen = render(log, _rom, source, stopping, job.video, job.fps, commentary)
-        record = VideoRecord(
-            log_sha256=hashlib.sha256(data).hexdigest(),
-            fps=job.fps,
-            steps=log.header.steps,
-            frames=expected_video_frames(log.header.steps, log.header.frame_skip, job.fps),
-            complete=log.header.complete,
-            video_bytes=job.video.stat().st_size,
-            path_bytes=None,
-            overlay=job.overlay,
-        )
-        made = f"{job.video}: {record.steps} steps, {record.frames} frames"
-        try:
-            record = msgspec.structs.replace(record, path_bytes=_draw_path(log, _rom, seen, job.video))
-        except Exception as error:  # noqa: BLE001  (told; whatever it is, the video is whole)
-            made = f"{made}; failed: the picture of its path: {error or type(error).__name__}"
-        write_atomic(record_path(job.video), msgspec.json.encode(record) + b"\n")
-        return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made)
-    except UserError as error:
-        return Outcome(exit_code_of(error), f"error: {error}")
-    except Diverged as error:
-        if job.video is not None:  # an older video would show a recording that is no longer there
-            job.video.unlink(missing_ok=True)
-            record_path(job.video).unlink(missing_ok=True)
-            path_picture(job.video).unlink(missing_ok=True)
-        return Outcome(EXIT_FAILURE, f"diverged: {error}")
-    except OSError as error:
-        return Outcome(EXIT_FAILURE, f"failed: {source}: {error}")
-    except Stopped:
-        return Outcome(EXIT_FAILURE, f"stopped: {source}")
-
-
-# --- main process ---
+_SPEED_MAX = 1000
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. `logs` is a folder of them, or the logs themselves."""
+    """The command line. `logs` is a folder of them, or the logs themselves; `run_dir` is the run they are of, if known.
+
+    `best` is how many of the highest returns are wanted, 0 for all; `milestone` which one episodes must have reached,
+    empty for any. `greedy` is how many episodes are played first, which then are the logs.
+    """
 
     logs: Path | list[Path]
+    run_dir: RunDir | None
     out: Path
-    fps: int
-    overlay: bool
+    look: Look
     rom: str
     workers: int
     limit: int
+    best: int
+    milestone: str
+    greedy: int
     videos: bool
     maps: bool
     check: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the logs ask for: jobs for workers, visits to draw, and what was found wrong."""
-
-    jobs: list[Job]
-    visits: VisitCounts
-    episodes: int
-    finished: int
-    bad: int
 
 
 def run(options: Options) -> int:
@@ -278,32 +95,53 @@ def run(options: Options) -> int:
     Raises `UserError` where there is nothing to begin with.
     """
     rom = load_rom(options.rom)
+    world = World.for_rom(rom.sha1)
+    milestone = find_milestone(world, options.milestone) if options.milestone else None
+    if options.greedy:
+        _find_encoder(options.look)  # before anything is played for nothing
+        played = _play_greedily(options)
+        if isinstance(played, int):
+            return played
+        options = replace(options, logs=played)
     paths = _log_files(options.logs)
+    if options.videos:
+        _check_names(paths)
+    visits = VisitCounts()
     with Bar("reading", len(paths), "logs") as bar:
-        plan = read_logs(options, rom, paths, bar)
-    codes = [EXIT_BAD_INPUT if plan.bad else EXIT_OK]
-    if plan.episodes == 0:
+        entries = read_logs(rom, paths, visits, bar)
+    codes = [EXIT_OK if len(entries) == len(paths) else EXIT_BAD_INPUT]
+    if not entries:
         return EXIT_BAD_INPUT
-    if options.videos and plan.jobs:
-        find_encoder(".mp4")  # told once, not for every video
-    with contextlib.nullcontext() if options.check else _sole_writer(options.out):
+    chosen = choose(entries, options.best, milestone)
+    if not chosen:
+        _say(f"none of {len(entries)} episodes {'is finished' if milestone is None else f'reached {milestone.name}'}")
+    if options.check:
+        jobs = [Job(entry.path, entry.game_frames, None, options.look) for entry in chosen]
+        return max([*codes, *(outcome.code for _, outcome in _outcomes(jobs, options))])
+    records = read_records(options.out)
+    chances = None
+    if options.look.overlay and options.run_dir is not None:
+        try:
+            chances = chances_by_time(options.run_dir, world)
+        except UserError as error:
+            _say(f"error: {error}; no chances are drawn", exit_code_of(error))
+            codes.append(exit_code_of(error))
+    plan = make_plan(options.out, options.look, chosen, records, chances) if options.videos else Plan([], [], 0)
+    if plan.jobs:
+        _find_encoder(options.look)
+    with _sole_writer(options.out):
         if options.maps:
             with Bar("drawing maps"):
-                drawn = draw_maps(plan.visits, World.for_rom(rom.sha1), options.out / "maps")
-            _say(f"{options.out / 'maps'}: {len(drawn)} maps of {plan.visits.steps} steps in {plan.episodes} episodes")
-        if plan.finished:
-            _say(f"{plan.finished} of {plan.episodes} videos are finished already")
-        for outcome in _outcomes(plan.jobs[: options.limit or None], options):
-            _say(outcome.line, outcome.code)
-            codes.append(outcome.code)
+                drawn = draw_maps(visits, world, options.out / "maps")
+            _say(f"{options.out / 'maps'}: {len(drawn)} maps of {visits.steps} steps in {len(entries)} episodes")
+        if options.videos:
+            codes += _render(plan, len(chosen), options, records, world)
     return max(codes)
 
 
-def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Plan:
-    """Reads and checks all logs, says what is wrong with which, and plans the rest."""
-    visits = VisitCounts()
-    jobs: list[Job] = []
-    episodes = finished = bad = 0
+def read_logs(rom: Rom, paths: Sequence[Path], visits: VisitCounts, bar: Bar) -> list[Entry]:
+    """Reads and checks all logs, counts their visits, and says what is wrong with which. The good ones are returned."""
+    entries: list[Entry] = []
     for number, path in enumerate(paths):
         bar.to(number)
         try:
@@ -312,18 +150,90 @@ def read_logs(options: Options, rom: Rom, paths: Sequence[Path], bar: Bar) -> Pl
             check_fits(log, rom, str(path))
         except UserError as error:
             _say(f"error: {error}", EXIT_BAD_INPUT)
-            bad += 1
             continue
-        episodes += 1
         visits.add(log.positions)
-        video = None if options.check else options.out / f"{path.stem}.mp4"
-        if video is not None and is_finished(video, hashlib.sha256(data).hexdigest(), options.fps, options.overlay):
-            finished += 1
-        elif options.videos or options.check:
-            jobs.append(Job(path, video, options.fps, options.overlay, log.header.steps * log.header.frame_skip))
-    # Newest first: --limit then shows what the agent does now.
-    jobs.sort(key=lambda job: job.log.stat().st_mtime_ns, reverse=True)
-    return Plan(jobs, visits, episodes, finished, bad)
+        entries.append(Entry(path, log.header, hashlib.sha256(data).hexdigest()))
+    return entries
+
+
+def _render(plan: Plan, chosen: int, options: Options, read: Mapping[Path, VideoRecord], world: World) -> Iterator[int]:
+    """Renames, has workers render, and keeps the list of videos; yields exit codes."""
+    records = {video: record for video, record in read.items() if video.exists()}
+    for old, new, record in plan.renamed:
+        try:
+            rename(old, new, record)
+        except OSError as error:
+            raise explain_os_error(error, new) from None
+        del records[old]
+        records[new] = record
+    if plan.finished + len(plan.renamed):
+        _say(f"{plan.finished + len(plan.renamed)} of {chosen} videos are finished already")
+    yield _list(options.out, records, world)
+    for job, outcome in _outcomes(plan.jobs[: options.limit or None], options):
+        yield outcome.code
+        assert job.video is not None
+        if outcome.record is not None:
+            records[job.video] = outcome.record
+        records = {video: record for video, record in records.items() if video not in job.older or video.exists()}
+        if outcome.record is None and not job.video.exists():
+            records.pop(job.video, None)
+        yield _list(options.out, records, world)
+    if records:
+        _say(f"{options.out / PAGE}: all {len(records)} videos, best first")
+
+
+def _list(out: Path, records: Mapping[Path, VideoRecord], world: World) -> int:
+    """Writes the list of videos, if there are any. One that cannot be written is told, and costs no video."""
+    try:
+        if records or (out / PAGE).exists():
+            write_index(out, records, world)
+    except UserError as error:
+        _say(f"error: {error}", exit_code_of(error))
+        return exit_code_of(error)
+    return EXIT_OK
+
+
+def chances_by_time(run_dir: RunDir, world: World) -> Callable[[EpisodeHeader], Mapping[str, Chance]]:
+    """What the run had told of its quests last when an episode began. Raises `UserError` as `read_quest_rows` does."""
+    from cluster_rl.training.quest_rows import read_quest_rows  # scipy takes most of a second
+
+    rows = read_quest_rows(run_dir.quests)
+    times = [row.time for row in rows]
+
+    def chances(header: EpisodeHeader) -> Mapping[str, Chance]:
+        try:
+            # The log has whole seconds.
+            began = datetime.datetime.fromisoformat(header.started).timestamp() + 1.0
+        except (ValueError, OverflowError):
+            return {}
+        number = bisect.bisect_right(times, began)
+        return chances_of(rows[number - 1].frontier, rows[number - 1].quests, world) if number else {}
+
+    return chances
+
+
+def _play_greedily(options: Options) -> list[Path] | int:
+    """Has the run's published parameters play; the logs of that, or the exit code where it failed, as it has told."""
+    assert options.run_dir is not None
+    folder = options.run_dir.greedy / "episode_logs"
+    before = set(log_paths(folder))
+    command = [sys.executable, "-m", "cluster_rl.evaluate", "--runs", str(options.run_dir.root)]
+    command += ["--run-name", options.run_dir.run_name, "--episodes", str(options.greedy), "--logs", str(folder)]
+    command += ["--rom", options.rom] if options.rom else []
+    parent_pid = os.getpid()
+    try:
+        done = subprocess.run(command, check=False, preexec_fn=lambda: die_with_parent(parent_pid))
+    except OSError as error:
+        raise UserError(f"nothing is played: {command[0]} cannot be started: {error.strerror}") from None
+    if done.returncode:
+        return max(done.returncode, EXIT_FAILURE)
+    return sorted(set(log_paths(folder)) - before)
+
+
+def _find_encoder(look: Look) -> None:
+    """Raises `UserError` where there is none: once, not for every video."""
+    if look.kind != "png":
+        find_encoder(ENDINGS[look.kind])
 
 
 def _log_files(logs: Path | list[Path]) -> list[Path]:
@@ -339,25 +249,38 @@ def _log_files(logs: Path | list[Path]) -> list[Path]:
     return paths
 
 
-def _outcomes(jobs: list[Job], options: Options) -> Iterator[Outcome]:
-    """Works on the jobs in worker processes; yields what became of each as it ends."""
+def _check_names(paths: Sequence[Path]) -> None:
+    """Raises `UserError` for two logs of one name: each would take the other's video for its own."""
+    name, count = Counter(path.stem for path in paths).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"--logs: {count} of them are called {name}{SUFFIX}; render them one by one, each with an --out"
+        )
+
+
+def _outcomes(jobs: list[Job], options: Options) -> Iterator[tuple[Job, Outcome]]:
+    """Works on the jobs in worker processes; tells, and yields, what became of each as it ends."""
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     frames = context.Value("q", 0)
-    pool = ProcessPoolExecutor(min(options.workers, len(jobs)), context, _start_worker, (options.rom, stop, frames))
+    pool = ProcessPoolExecutor(min(options.workers, len(jobs)), context, start_worker, (options.rom, stop, frames))
     with Bar("checking" if options.check else "rendering", sum(job.frames for job in jobs), "frames") as bar:
         try:
-            waiting = {pool.submit(_work, job) for job in jobs}
+            waiting = {pool.submit(work, job): job for job in jobs}
             while waiting:
-                ended, waiting = concurrent.futures.wait(waiting, _POLL_SEC, FIRST_COMPLETED)
+                ended, _ = concurrent.futures.wait(waiting, _POLL_SEC, FIRST_COMPLETED)
                 for future in ended:
-                    yield future.result()
+                    outcome = future.result()
+                    _say(outcome.line, outcome.code)
+                    yield waiting.pop(future), outcome
                 # Past the lock: a worker may have died with it.
                 bar.to(frames.get_obj().value, f"{len(jobs) - len(waiting)} of {len(jobs)} episodes")
         except BrokenProcessPool:
-            yield Outcome(EXIT_FAILURE, "failed: a worker process died (out of memory?); run again to do the rest")
+            outcome = Outcome(EXIT_FAILURE, "failed: a worker process died (out of memory?); run again to do the rest")
+            _say(outcome.line, outcome.code)
+            yield next(iter(waiting.values())), outcome
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -388,17 +311,34 @@ def _say(line: str, code: int = EXIT_OK) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     """The command line as `Options`. Raises `UserError`, for a run that does not exist too."""
-    parser = Arguments(prog="python -m cluster_rl.replayer", description="Episode logs to MP4 and maps.")
+    parser = Arguments(prog="python -m cluster_rl.replayer", description="Episode logs to videos and maps.")
     add_run_name(parser, "--logs says which episodes")
     parser.add_argument(
         "--logs", type=Path, nargs="+", metavar="PATH", help="folder of episode logs, or some *.eplog, without maps"
     )
+    parser.add_argument(
+        "--greedy",
+        type=whole_number(1),
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="play N greedy episodes (1 if not given) with the run's published parameters, and render those",
+    )
     parser.add_argument("--out", type=Path, help="folder for videos and maps (default: videos/ of the run)")
+    parser.add_argument("--best", type=whole_number(1), default=0, metavar="N", help="only the N highest returns")
+    parser.add_argument("--milestone", default="", help="only episodes that reached it, by its name or title")
+    parser.add_argument(
+        "--format", choices=list(ENDINGS), default="mp4", help="png is a folder of frames (default: mp4)"
+    )
     parser.add_argument("--fps", type=whole_number(1, 120), default=30, help="frames a second, 1 to 120 (default: 30)")
+    parser.add_argument(
+        "--speed", type=whole_number(1, _SPEED_MAX), default=1, help="times as fast as the game (default: 1)"
+    )
     parser.add_argument(
         "--overlay",
         action="store_true",
-        help="beside the game: button, place, badges, rewards and milestones as they come",
+        help="beside the game: button, place, badges, rewards and milestones as they come; of a run its quests too",
     )
     parser.add_argument(
         "--rom", default="", help="ROM or embedded world the logs were recorded with; the small world if not given"
@@ -417,26 +357,39 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     given = parser.parse_args(arguments)
     if (given.logs is None) == (given.run_name is None):
         parser.error("give --run-name or --logs: a run, or a folder of episode logs")
-    if given.overlay and (given.maps_only or given.check):
-        parser.error("--overlay is of videos, and none is rendered with --maps-only or --check")
-    if given.run_name is not None:
-        given.logs = [RunDir(given.runs, given.run_name).require().episode_logs]
+    if given.greedy and given.run_name is None:
+        parser.error("--greedy plays with a run's parameters: give --run-name")
+    for name, words in (("overlay", "is of"), ("greedy", "makes"), ("best", "chooses"), ("milestone", "chooses")):
+        if getattr(given, name) and (given.maps_only or (given.check and name in ("overlay", "greedy"))):
+            parser.error(f"--{name} {words} videos, and none is rendered with --maps-only or --check")
+    if given.format == "gif" and given.fps > GIF_FPS_MAX:
+        parser.error(f"argument --fps: must be at most {GIF_FPS_MAX} with a GIF, not {given.fps}")
+    run_dir = RunDir(given.runs, given.run_name).require() if given.run_name is not None else None
+    if run_dir is not None:
+        given.logs = [run_dir.episode_logs]
     files = len(given.logs) > 1 or given.logs[0].is_file()
     folder = given.logs[0].parent if files else given.logs[0]
+    if given.greedy:
+        assert run_dir is not None
+        folder = run_dir.greedy / "episode_logs"
+        given.rom = given.rom or load_config(run_dir.require_config()).rom
     out = given.out or (folder.parent / "videos" if folder.absolute().name == "episode_logs" else None)
     if out is None and not given.check:
         parser.error("--out is needed where the logs are not those of a run, unless --check is given")
     return Options(
-        logs=given.logs if files else folder,
+        logs=list(dict.fromkeys(given.logs)) if files else folder,
+        run_dir=run_dir,
         out=out or Path(),
-        fps=given.fps,
-        overlay=given.overlay,
+        look=Look(given.fps, given.speed, given.overlay, given.format),
         rom=given.rom,
         workers=given.workers,
         limit=given.limit,
+        best=given.best,
+        milestone=given.milestone,
+        greedy=given.greedy,
         videos=not (given.maps_only or given.check),
         # The maps of a few episodes would take the place of those of the whole folder.
-        maps=given.maps_only or not (files or given.no_maps or given.check),
+        maps=given.maps_only or not (files or given.greedy or given.no_maps or given.check),
         check=given.check,
     )
 

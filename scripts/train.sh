@@ -45,7 +45,7 @@ cat <<END
 
 $done_words Look at
   $run/progress.json        what was reached, and why each job stopped
-  $run/videos/              one MP4 an episode, and maps/ with where the agent has been
+  $run/videos/index.html    one MP4 an episode, listed here; maps/ has where the agent has been
   $run/online_params.pt     the newest parameters, averaged over some 200 updates
   $run/tensorboard/         curves: $PYTHON -m tensorboard.main --logdir $run/tensorboard
 Go on:               scripts/train.sh${arguments[@]+$(printf ' %q' "${arguments[@]}")}

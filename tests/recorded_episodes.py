@@ -6,11 +6,12 @@ import dataclasses
 import random
 from pathlib import Path
 
+import msgspec
 from sequence_fixtures import start_at
 
 from cluster_rl.emulator.console import Console, live_check
-from cluster_rl.rom import Rom, pyboy_version
-from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeLog, EpisodeRecorder
+from cluster_rl.rom import Rom, load_rom, pyboy_version
+from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeIdentity, EpisodeLog, EpisodeRecorder, Milestone
 
 FRAME_SKIP = 24
 STEPS = 64
@@ -28,6 +29,26 @@ def identity_of(rom: Rom, incarnation: int) -> EpisodeIdentity:
         incarnation=incarnation,
         emulator=0,
     )
+
+
+def header_of(milestones: list[tuple[str, int]] | None = None, steps: int = 50, **changes: object) -> EpisodeHeader:
+    """Of a finished episode of the small world that was never played."""
+    header = EpisodeHeader(
+        **msgspec.structs.asdict(identity_of(load_rom(""), 1)),
+        episode=0,
+        seed=1,
+        params_version=1,
+        epsilon=0.02,
+        started="2026-11-29T12:00:00+00:00",
+        steps=steps,
+        episode_return=1.0,
+        terms={},
+        milestones=[Milestone(name, step) for name, step in milestones or ()],
+        reason="truncated",
+        complete=True,
+        ram_hash_interval_steps=HASH_INTERVAL_STEPS,
+    )
+    return msgspec.structs.replace(header, **changes)
 
 
 def record(folder: Path, rom: Rom, seed: int, steps: int) -> Path:

@@ -54,6 +54,7 @@ class World:
             )
             for entry in table["milestones"]
         )
+        self._titles = {milestone.name: milestone.title for milestone in self.milestones}
         self.task_end = Condition.from_table(table["task_end"])
         other_ends = (Condition.from_table(entry) for entry in table["task_end"].get("or", ()))
         self._ends = (self.task_end, *other_ends)
@@ -106,6 +107,10 @@ class World:
     def badge_names(self, badges: int) -> list[str]:
         """Names of the badges in a bit mask."""
         return [name for bit, name in enumerate(self.badges) if badges >> bit & 1]
+
+    def milestone_title(self, name: str) -> str:
+        """What a milestone is called for people; its name where the game has none of that name."""
+        return self._titles.get(name, name)
 
     def milestones_ahead(self, state: GameState) -> tuple[Milestone, ...]:
         """Those that an episode from this state can reach: it has not, and they belong to the game if it is in the

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ SIZE: Final = (HEIGHT * SCALE, WIDTH * SCALE + PANEL_WIDTH)
 """Height and width of a picture with its panel."""
 
 REWARD_FRAMES: Final = 60
-"""How long a reward is shown, in frames of the game: about a second."""
+"""How long a reward is shown, in frames of a game that is played at its own speed: about a second."""
 MILESTONE_FRAMES: Final = 180
 MOST_CHANCES: Final = 2
 """Quests that there is room for."""
@@ -60,6 +60,26 @@ class Chance(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Posterior(Protocol):
+    """What is known of how likely a milestone is, as `exploration.bayes_quests.QuestState` has it."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def chances_of(frontier: Iterable[str], quests: Mapping[str, Posterior], world: World) -> dict[str, Chance]:
+    """The posteriors of a frontier's milestones, to be drawn."""
+    return {
+        name: Chance(world.milestone_title(name), quests[name].mean, quests[name].low, quests[name].high)
+        for name in frontier
+        if name in quests
+    }
 
 
 @dataclass(frozen=True)
@@ -103,12 +123,14 @@ def palette() -> Pixels:
 class Narrator:
     """Keeps the facts of one episode after another. `start`, then for each step `press` and, when it is over, `look`.
 
-    `chances` are of milestones by name, the nearest ones first; those that an episode has reached are left out.
+    `chances` are of milestones by name, the nearest ones first; those that an episode has reached are left out. At
+    `speed` times the game's, what comes is told for as many more frames of it, so that people have time to read.
     """
 
     world: World
     chances: Mapping[str, Chance] = field(default_factory=dict)
     knows_rewards: bool = True
+    speed: int = 1
 
     def start(self, state: GameState, reached: Iterable[str] = ()) -> None:
         """An episode begins, in a state where some milestones are reached."""
@@ -141,12 +163,13 @@ class Narrator:
         return self._facts()
 
     def _facts(self) -> Facts:
-        self._rewards = [entry for entry in self._rewards if self._frames - entry[0] < REWARD_FRAMES]
-        self._milestones = [entry for entry in self._milestones if self._frames - entry[0] < MILESTONE_FRAMES]
+        self._rewards = [entry for entry in self._rewards if self._frames - entry[0] < REWARD_FRAMES * self.speed]
+        self._milestones = [
+            entry for entry in self._milestones if self._frames - entry[0] < MILESTONE_FRAMES * self.speed
+        ]
         sums: dict[str, float] = {}
         for _, name, amount in self._rewards:
             sums[name] = sums.get(name, 0.0) + amount
-        titles = {milestone.name: milestone.title for milestone in self.world.milestones}
         chances = [chance for name, chance in self.chances.items() if name not in self._reached]
         button, chosen, value = self._pressed
         state = self._state
@@ -161,7 +184,7 @@ class Narrator:
             badges=tuple(bool(state.badges >> bit & 1) for bit in range(len(self.world.badges))),
             rewards=tuple(sorted(sums.items(), key=lambda item: -abs(item[1]))) if self.knows_rewards else None,
             episode_return=self._return if self.knows_rewards else None,
-            milestones=tuple(titles.get(name, name) for _, name in self._milestones),
+            milestones=tuple(self.world.milestone_title(name) for _, name in self._milestones),
             chances=tuple(chances[:MOST_CHANCES]),
         )
 

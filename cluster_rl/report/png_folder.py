@@ -1,7 +1,7 @@
 """Frames in, a folder of PNGs out: `frame-000001.png` and so on, all of them or no folder at all.
 
-`debug_rollout` uses it. In: Game Boy frames as uint8 [144, 160, 3], or pictures with a panel. Out: a folder that has
-its name only once it is complete; the pictures are those of a video, pixel by pixel.
+`debug_rollout` and the replayer use it. In: Game Boy frames as uint8 [144, 160, 3], or pictures with a panel. Out: a
+folder that has its name only once it is complete; the pictures are those of a video, pixel by pixel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A piece of play recorded: the same frames as an MP4, a GIF and a folder of PNGs, whichever are wanted.
 
-`debug_rollout` uses it. In: every frame of the game, step by step. Out: the files, each whole or not there at all, and
-what to tell of them.
+`debug_rollout` and the replayer's worker processes use it. In: every frame of the game, step by step. Out: the files,
+each whole or not there at all, and what to tell of them.
 """
 
 from __future__ import annotations
@@ -60,17 +60,27 @@ def _check_parent(path: Path, what: str) -> None:
 
 
 class Recording:
-    """The first `max_frames` frames, at the game's speed; a context manager that keeps files only if all went well.
+    """The first `max_frames` frames; a context manager that keeps files only if all went well.
 
     None gets its name before all are complete. Hand `on_frame` every frame of a step, then call `step`.
     """
 
-    def __init__(self, videos: Sequence[Path], folder: Path | None, fps: int, max_frames: int, panel: bool) -> None:
-        """`panel`: each step comes with its `Facts`, which are drawn beside the game. Raises as `check_outputs`, and
-        where a file cannot be begun."""
+    def __init__(
+        self,
+        videos: Sequence[Path],
+        folder: Path | None,
+        fps: int,
+        max_frames: int,
+        panel: bool,
+        speed: int = 1,
+        metadata: str = "",
+    ) -> None:
+        """`panel`: each step comes with its `Facts`, which are drawn beside the game. What is recorded plays `speed`
+        times as fast as the game. `metadata` as for `VideoWriter`. Raises as `check_outputs`, and where a file cannot
+        be begun."""
         check_outputs(videos, folder, fps)
         self.frames = 0
-        self._fps, self._max_frames = fps, max_frames
+        self._fps, self._max_frames, self._speed = fps, max_frames, speed
         self._game_frames = 0
         self._step: list[npt.NDArray[np.uint8]] = []
         scale, size = (1, SIZE) if panel else (SCALE, (HEIGHT, WIDTH))
@@ -78,7 +88,7 @@ class Recording:
         self._open = ExitStack()
         with self._open:  # of those that were begun none is left, if one cannot be
             for path in videos:
-                self._add(VideoWriter(path, fps, scale, size, palette() if panel else None))
+                self._add(VideoWriter(path, fps, scale, size, palette() if panel else None, metadata))
             if folder is not None:
                 self._add(PngFolder(folder, scale))
             self._open = self._open.pop_all()
@@ -99,7 +109,7 @@ class Recording:
         for number, frame in enumerate(self._step, start=1):
             self._game_frames += 1
             facts = after if number == len(self._step) else during
-            while not self.full and self.frames < video_frames(self._game_frames, self._fps):
+            while not self.full and self.frames < video_frames(self._game_frames, self._fps, self._speed):
                 self.frames += 1
                 picture = frame if facts is None else overlay(frame, facts)
                 for output in self._outputs:

@@ -6,7 +6,7 @@ whole. Out: `RunFacts`, with a line for each thing that is missing or damaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from cluster_rl.report.run_rows import (
     read_metrics,
     read_quests,
 )
-from cluster_rl.report.video_record import VideoRecord
+from cluster_rl.report.video_record import VideoRecord, log_stem, path_picture, record_path, video_of
 from cluster_rl.runs.identity import RunIdentity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
@@ -73,11 +73,11 @@ class JobFacts:
 
 @dataclass(frozen=True)
 class Videos:
-    """What lies in `videos/`, by the episode's name. `failed` are those without a video or picture of the path that
-    should be there: (file, what is wrong with it)."""
+    """What lies in `videos/`: the names of an MP4 at the game's speed, and of the picture of its path, by the episode's
+    name. `failed` are those without a video or picture that should be there: (file, what is wrong with it)."""
 
-    there: frozenset[str] = frozenset()
-    pictures: frozenset[str] = frozenset()
+    there: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
 
 
@@ -239,19 +239,29 @@ def _commit(git: dict[str, Any] | None) -> str:
 def videos_in(folder: Path) -> Videos:
     """What was rendered. A video that has no record beside it is being rendered, or its replayer was killed."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    there = {name.removesuffix(".mp4") for name in names if name.endswith(".mp4") and not name.startswith(".")}
-    failed = [(f"{name}.mp4", "its record is missing") for name in there if f"{name}.json" not in names]
-    for stem in sorted(name.removesuffix(".json") for name in names if name.endswith(".json")):
+    there: dict[str, str] = {}
+    failed: list[tuple[str, str]] = []
+    for name in sorted(name for name in names if name.endswith(".json")):
         try:
-            record = read_json(folder / f"{stem}.json", VideoRecord)
+            record = read_json(folder / name, VideoRecord)
         except UnreadableError:
-            failed.append((f"{stem}.json", "its record is damaged"))
+            failed.append((name, "its record is damaged"))
             continue
-        if stem not in there:
-            failed.append((f"{stem}.mp4", "the video is missing"))
-        elif record.path_bytes is None:
-            failed.append((f"{stem}.png", "the picture of its path could not be drawn"))
+        video = video_of(folder / name, record)
+        if video.name not in names:
+            failed.append((video.name, "the video is missing"))
+            continue
+        if record.path_bytes is None:
+            failed.append((path_picture(video).name, "the picture of its path could not be drawn"))
+        if record.kind == "mp4" and record.speed == 1:
+            there[log_stem(video, record)] = video.name
+    for name in sorted(name for name in names if name.endswith((".mp4", ".gif")) and not name.startswith(".")):
+        if record_path(folder / name).name not in names:
+            failed.append((name, "its record is missing"))
+            if name.endswith(".mp4"):
+                there.setdefault(name.removesuffix(".mp4"), name)
     partly = "half a video, of a replayer that was killed or is at work"
     failed += [(name, partly) for name in names if name.startswith(".") and name.endswith(".partial")]
-    pictures = {name.removesuffix(".png") for name in names if name.endswith(".png")}
-    return Videos(frozenset(there), frozenset(pictures & there), tuple(sorted(failed)))
+    drawn = {episode: path_picture(folder / name).name for episode, name in there.items()}
+    pictures = {episode: picture for episode, picture in drawn.items() if picture in names}
+    return Videos(there, pictures, tuple(sorted(failed)))

@@ -75,7 +75,7 @@ class EpisodeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def name(self) -> str:
-        """Of its log and its video, without the ending; `runs.episode_log.log_name` has the same."""
+        """Of its log, without the ending; `runs.episode_log.log_name` has the same."""
         return f"a{self.actor:03d}-e{self.emulator:02d}-{self.incarnation:x}-{self.episode:06d}"
 
     @property

@@ -209,14 +209,14 @@ def _episode_line(run: RunFacts, row: EpisodeRow, hours: float, out: Path) -> Ep
         ("" if row.entropy is None else f"{row.entropy:.2f}", "" if row.entropy is None else row.entropy),
         (f"{row.epsilon:.3g}", row.epsilon),
     ]
-    there, drawn = row.name in run.videos.there, row.name in run.videos.pictures
+    video, picture = run.videos.there.get(row.name), run.videos.pictures.get(row.name)
     return EpisodeLine(
         name=row.name,
         numbers=[(text, str(key)) for text, key in numbers],
         texts=[f"{row.start_tag} {row.start_id}".strip(), row.reason, run.world.map_name(row.final_map)],
         milestones=list(row.milestones),
-        video=_link(run.run_dir.videos / f"{row.name}.mp4", out) if there else "",
-        picture=_link(run.run_dir.videos / f"{row.name}.png", out) if drawn else "",
+        video=_link(run.run_dir.videos / video, out) if video else "",
+        picture=_link(run.run_dir.videos / picture, out) if picture else "",
     )
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -41,9 +42,12 @@ _NEEDED = {".mp4": "libx264", ".gif": "gif"}
 _MAX_WORDS = 200  # characters of what ffmpeg said that are repeated
 
 
-def video_frames(game_frames: int, fps: int) -> int:
-    """Frames that a video at the game's speed has after so many frames of the game; one at least: none is no video."""
-    return max(game_frames * fps * _FRAME_TICKS // _CLOCK_HZ, min(game_frames, 1))
+def video_frames(game_frames: int, fps: int, speed: int = 1) -> int:
+    """Frames that a video has after so many frames of the game, which it plays `speed` times as fast as the game.
+
+    One at least: none is no video.
+    """
+    return max(game_frames * fps * _FRAME_TICKS // (_CLOCK_HZ * speed), min(game_frames, 1))
 
 
 @cache
@@ -89,9 +93,11 @@ class VideoWriter(WholeOutput):
         scale: int = SCALE,
         size: tuple[int, int] = (HEIGHT, WIDTH),
         palette: npt.NDArray[np.uint8] | None = None,
+        metadata: str = "",
     ) -> None:
         """`fps` is frames a second, `scale` video pixels per pixel of a frame, `size` a frame's height and width (even
         ones, so that they come out even for every scale). A GIF has the colours of `palette`, uint8 [256, 3], or greys.
+        An MP4 has the `metadata`, such as chapters: the text of an FFMETADATA file.
 
         `path` ends as one of `ENCODERS`. A GIF counts in hundredths of a second, and viewers slow down above 50 fps.
         Raises `UserError` if there is no encoder, and as `explain_os_error` says.
@@ -108,16 +114,24 @@ class VideoWriter(WholeOutput):
         # A pipe nobody reads would stop ffmpeg once it is full; a file takes all it has to say.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close and abort)
         with contextlib.ExitStack() as inherited:
-            descriptors: tuple[int, ...] = ()
+            descriptors: list[int] = []
+
+            def file_of(data: bytes) -> str:
+                """The name by which the encoder has an open file with these bytes."""
+                file = inherited.enter_context(tempfile.TemporaryFile())
+                file.write(data)
+                file.seek(0)
+                descriptors.append(file.fileno())
+                return f"pipe:{file.fileno()}"
+
             filters = f"scale={width * scale}:{height * scale}:flags=neighbor"
             coding: tuple[str, ...] = ("-vf", filters, *ENCODERS[path.suffix])
             if path.suffix == ".gif" and palette is not None:
-                colours = inherited.enter_context(tempfile.TemporaryFile())
-                descriptors = (colours.fileno(),)
-                colours.write(palette.tobytes())
-                colours.seek(0)
-                coding = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16", "-i", f"pipe:{colours.fileno()}")
+                coding = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16", "-i", file_of(palette.tobytes()))
                 coding += ("-lavfi", f"[0:v]{filters}[frame];[frame][1:v]paletteuse=dither=none")
+            elif path.suffix == ".mp4" and metadata:
+                about = file_of(metadata.encode(errors="replace"))
+                coding = ("-f", "ffmetadata", "-i", about, "-map_metadata", "1", *coding)
             command = [
                 *(ffmpeg, "-hide_banner", "-loglevel", "error", "-y"),
                 *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "pipe:0"),
@@ -126,7 +140,7 @@ class VideoWriter(WholeOutput):
             ]
             self._process = self._started(command, descriptors)
 
-    def _started(self, command: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    def _started(self, command: list[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         """The encoder, which inherits open files."""
         try:
             # A group of its own, so that Ctrl-C ends the program that renders and not the encoder under it.

@@ -45,6 +45,7 @@ class RunDir:
         self.episode_logs = self.path / "episode_logs"
         self.archive = self.path / "archive"
         self.videos = self.path / "videos"
+        self.greedy = self.path / "greedy"
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
         self.quests = self.path / "quests.jsonl"
@@ -60,6 +61,7 @@ class RunDir:
             *(self.checkpoint, self.replay, self.episode_logs, self.videos, self.tensorboard, self.logs, self.jobs),
             self.keys,
             self.archive,
+            self.greedy,
         )
 
     def actors_chain(self, job: int) -> Path:

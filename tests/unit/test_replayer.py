@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import itertools
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 from cartridge_fixtures import play
 from processes import session_members
@@ -30,10 +33,12 @@ from cluster_rl.emulator.env import make_env
 from cluster_rl.emulator.playback import Stopped, first_state, reward_parts
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
-from cluster_rl.replayer import Commentary, VideoRecord, expected_video_frames, parse_arguments, render, run
+from cluster_rl.rendering.episode import Commentary, render
+from cluster_rl.replayer import chances_by_time, parse_arguments, run
 from cluster_rl.report import recording
 from cluster_rl.report.overlay import Facts, overlay
-from cluster_rl.report.video import find_encoder
+from cluster_rl.report.video import find_encoder, video_frames
+from cluster_rl.report.video_record import VideoRecord, name_tail
 from cluster_rl.rewards import INTRINSIC_TERMS, TERMS
 from cluster_rl.rom import Rom, load_rom
 from cluster_rl.runs.episode_log import EpisodeLog, EpisodeRecorder, read_log
@@ -83,6 +88,16 @@ def replayer(tmp_path: Path) -> Replayer:
     return run_it
 
 
+def name_of(log: Path, speed: int = 1) -> str:
+    """The video's name without its ending."""
+    return log.stem + name_tail(read_log(log).header, speed)
+
+
+def listed(out: Path, videos: int) -> str:
+    """The line that says where the list of videos is."""
+    return f"{out / 'index.html'}: all {videos} videos, best first\n"
+
+
 def run_here(*arguments: object) -> int:
     """The command's main process in this one, with real workers; returns its exit code."""
     return run(parse_arguments([str(argument) for argument in arguments]))
@@ -94,13 +109,13 @@ def run_here(*arguments: object) -> int:
 @pytest.mark.parametrize("fps", [1, 24, 30, 60, 120])
 @pytest.mark.parametrize("steps", [1, STEPS, 20_480])
 def test_a_video_lasts_as_long_as_the_game(steps: int, fps: int) -> None:
-    frames = expected_video_frames(steps, FRAME_SKIP, fps)
+    frames = video_frames(steps * FRAME_SKIP, fps)
     game_sec = Fraction(steps * FRAME_SKIP * 70_224, 4_194_304)  # ticks of a frame, ticks of a second
     assert 0 <= game_sec - Fraction(frames, fps) < Fraction(1, fps) or (frames, game_sec * fps < 1) == (1, True)
 
 
 def test_at_thirty_about_every_second_frame_is_shown() -> None:
-    shown = [expected_video_frames(1, frame, 30) for frame in range(1001)]
+    shown = [video_frames(frame, 30) for frame in range(1001)]
     gains = [after - before for before, after in itertools.pairwise(shown)]
     assert set(gains) == {0, 1}
     pairs = sum(1 for one, two in itertools.pairwise(gains) if one == two == 1)
@@ -127,8 +142,8 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     done = replayer("--logs", logs, "--out", out, "--fps", "30", "--workers", "1")
     assert (done.returncode, done.stderr) == (0, "")
     video = next(out.glob("*.mp4"))
-    assert video.stem == next(logs.iterdir()).stem
-    expected = expected_video_frames(STEPS, FRAME_SKIP, 30)
+    assert video.stem == name_of(next(logs.iterdir()))
+    expected = video_frames(STEPS * FRAME_SKIP, 30)
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == expected
     about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p.*480x432.* 30 fps", about)
@@ -138,13 +153,13 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
 
     before_ns = video.stat().st_mtime_ns
     assert run_here("--logs", logs, "--out", out, "--fps", 30, "--no-maps") == 0
-    assert capsys.readouterr().out == "1 of 1 videos are finished already\n"
+    assert capsys.readouterr().out == "1 of 1 videos are finished already\n" + listed(out, 1)
     assert video.stat().st_mtime_ns == before_ns
 
     record(logs, rom, seed=1, steps=STEPS + 2)  # the same episode, later
     assert run_here("--logs", logs, "--out", out, "--fps", 30, "--no-maps") == 0
     record_file = msgspec.json.decode(video.with_suffix(".json").read_bytes(), type=VideoRecord)
-    assert (record_file.steps, record_file.frames) == (STEPS + 2, expected_video_frames(STEPS + 2, FRAME_SKIP, 30))
+    assert (record_file.steps, record_file.frames) == (STEPS + 2, video_frames((STEPS + 2) * FRAME_SKIP, 30))
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == record_file.frames
 
 
@@ -206,7 +221,7 @@ def test_a_panel_tells_of_the_recording_beside_the_game(
     render(log, rom, "x", lambda: False, video, 30, Commentary(log, rom, "x", lambda: False))
     about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p.*768x432.* 30 fps", about)
-    expected = expected_video_frames(log.header.steps, FRAME_SKIP, 30)
+    expected = video_frames(log.header.steps * FRAME_SKIP, 30)
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == len(facts) == expected
     render(log, rom, "x", lambda: False, tmp_path / "plain.mp4", 30)
     assert len(facts) == expected
@@ -296,11 +311,11 @@ def test_the_picture_of_the_path_is_kept_with_its_video(
 ) -> None:
     out = logs.parent / "videos"
     arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
-    picture = out / f"{recorded.stem}.png"
+    picture = out / f"{name_of(recorded)}.png"
     picture.mkdir(parents=True)  # where none can be written
     assert run_here(*arguments) == 1
     said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert (said.out, said.err.count("\n")) == (listed(out, 1), 1)
     assert re.match(r".*\.mp4: 64 steps, 25 frames; failed: the picture of its path: .*Is a directory", said.err)
     assert picture.with_suffix(".mp4").exists()
 
@@ -313,7 +328,7 @@ def test_the_picture_of_the_path_is_kept_with_its_video(
         assert picture.read_bytes() == whole
     capsys.readouterr()
     assert run_here(*arguments) == 0
-    assert capsys.readouterr().out == "1 of 1 videos are finished already\n"
+    assert capsys.readouterr().out == "1 of 1 videos are finished already\n" + listed(out, 1)
 
 
 def test_a_bad_ffmpeg_is_told_once(logs: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +354,7 @@ def test_bad_logs_are_named_and_the_good_one_is_rendered(
     assert lines[0].startswith("diverged: ")
     assert f"b-turned.eplog: the replay left the recording at step {step} " in lines[0]
     assert "c-cut.eplog: cut short" in lines[1]
-    assert [path.stem for path in out.glob("*.mp4")] == [recorded.stem]
+    assert [path.stem for path in out.glob("*.mp4")] == [name_of(recorded)]
 
 
 def test_a_diverged_replay_alone_fails_with_1_and_leaves_no_video(
@@ -385,6 +400,241 @@ def test_nothing_to_replay_is_bad_input(tmp_path: Path, name: str, words: str) -
     assert not (tmp_path / "out").exists()
 
 
+# --- how they look ---
+
+
+def decoded(video: Path, width: int = 480) -> npt.NDArray[np.uint8]:
+    """The frames of a video, uint8 [n, 144, 160], as the game had them."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", video, "-f", "rawvideo", "-pix_fmt", "gray"]
+    raw = subprocess.run([*command, "-"], capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, 432, width)[:, 1::3, 1:480:3]
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "mp4"])
+def test_other_kinds_have_the_same_frames_and_are_kept_as_well(
+    logs: Path, recorded: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = logs.parent / "videos"
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 2, "--workers", 1, "--format", kind)
+    assert run_here(*arguments) == 0
+    frames = video_frames(STEPS * FRAME_SKIP, 2)
+    name = name_of(recorded)
+    if kind == "png":
+        names = sorted(path.name for path in (out / f"{name}_png").iterdir())
+        assert names == [f"frame-{number:06}.png" for number in range(1, frames + 1)]
+    else:
+        assert len(decoded(out / f"{name}.{kind}")) == frames
+    assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob(f"{name}*")}
+    assert run_here(*arguments) == 0
+    assert capsys.readouterr().out == "1 of 1 videos are finished already\n" + listed(out, 1)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob(f"{name}*")} == before
+    # What is not whole any more is made again, and takes the place of what is left of it.
+    broken = next((out / f"{name}_png").iterdir()) if kind == "png" else out / f"{name}.{kind}"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    assert run_here(*arguments) == 0
+    assert broken.read_bytes() == whole or kind == "mp4"
+    assert broken.stat().st_size > 0
+    assert {path.name for path in out.rglob(f"{name}*")} == {path.name for path in before}
+
+
+def test_a_folder_of_pngs_with_something_else_in_it_is_left_alone(
+    logs: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = logs.parent / "videos"
+    mine = out / f"{name_of(recorded)}_png" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1, "--format", "png")
+    assert run_here(*arguments) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert [path.name for path in mine.parent.iterdir()] == ["mine"]
+
+
+def test_eight_times_as_fast_is_every_eighth_frame(logs: Path, recorded: Path) -> None:
+    out = logs.parent / "videos"
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--workers", 1, "--format", "gif")
+    assert run_here(*arguments, "--fps", 6) == 0
+    assert run_here(*arguments, "--fps", 48, "--speed", 8) == 0
+    slow, fast = (decoded(out / f"{name_of(recorded, speed)}.gif") for speed in (1, 8))
+    assert len(fast) == video_frames(STEPS * FRAME_SKIP, 48, 8) > 100
+    assert np.array_equal(slow, fast)  # a second of the game has as many frames in both
+    about = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", out / f"{name_of(recorded, 8)}.gif"], capture_output=True, text=True
+    ).stderr
+    assert re.search(r"\b(48|50) fps", about)
+
+
+def test_a_milestone_is_a_chapter_and_in_the_name_and_in_the_list(
+    paid: tuple[EpisodeLog, list[dict[str, float]], list[list[str]]], tmp_path: Path
+) -> None:
+    log, _, reached = paid
+    assert run_here("--logs", tmp_path / "paid", "--out", tmp_path / "out", "--no-maps", "--workers", 1) == 0
+    [video] = (tmp_path / "out").glob("*.mp4")
+    steps = {number: names for number, names in enumerate(reached, start=1) if names}
+    assert re.search(rf"_r{log.header.episode_return:.1f}_m{sum(map(len, reached))}_eps0.04$", video.stem)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", video, "-f", "ffmetadata", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    titles = ["; ".join(map(World.cartridge().milestone_title, names)) for names in steps.values()]
+    assert re.findall("^title=(.*)$", told, re.MULTILINE) == ["beginning", *titles]
+    begins = [int(begin) / 1000 for begin in re.findall("^START=(.*)$", told, re.MULTILINE)]
+    reached_at = [(video_frames(step * FRAME_SKIP, 30) - 1) / 30 for step in steps]
+    assert begins == pytest.approx([0.0, *reached_at], abs=1e-3)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f'href="{video.name}"' in page
+    assert titles[-1] in page
+
+
+# --- which episodes ---
+
+
+def test_the_best_and_those_that_reached_a_milestone(
+    paid: tuple[EpisodeLog, list[dict[str, float]], list[list[str]]],
+    rom: Rom,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log, _, reached = paid
+    name = next(name for names in reached for name in names)
+    folder, out = tmp_path / "paid", tmp_path / "out"
+    [good] = folder.iterdir()
+    record(folder, rom, seed=3, steps=8)  # not finished
+    for number, value in enumerate((50.0, 0.5)):
+        header = msgspec.structs.replace(log.header, episode_return=value, milestones=[])
+        (folder / f"other{number}.eplog").write_bytes(dataclasses.replace(log, header=header).to_bytes())
+    arguments = ("--logs", folder, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
+    assert run_here(*arguments, "--milestone", "FERN_BADGE") == 0
+    assert capsys.readouterr().out == "none of 4 episodes reached FERN_BADGE\n"
+    assert run_here(*arguments, "--milestone", name.lower(), "--best", 5) == 0
+    assert [path.stem for path in out.glob("*.mp4")] == [name_of(good)]
+    assert run_here(*arguments, "--best", 2, "--limit", 1) == 0
+    assert {path.stem for path in out.glob("*.mp4")} == {name_of(good), name_of(folder / "other0.eplog")}
+    with (out / "index.csv").open(newline="") as file:
+        assert [row["return"] for row in csv.DictReader(file)] == ["50.0", str(log.header.episode_return)]
+    with pytest.raises(UserError, match=r"--milestone GYM: .* has none of that name; give one of .*FERN_BADGE \("):
+        run_here(*arguments, "--milestone", "GYM")
+
+
+def test_videos_of_an_older_program_are_renamed_and_not_made_again(
+    logs: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = logs.parent / "videos"
+    arguments = ("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1)
+    assert run_here(*arguments) == 0
+    video = out / f"{name_of(recorded)}.mp4"
+    for ending in (".mp4", ".png", ".json"):
+        video.with_suffix(ending).rename(out / f"{recorded.stem}{ending}")
+    known = msgspec.json.decode((out / f"{recorded.stem}.json").read_bytes())
+    older = ("log_sha256", "fps", "steps", "frames", "complete", "video_bytes", "path_bytes")
+    (out / f"{recorded.stem}.json").write_bytes(msgspec.json.encode({name: known[name] for name in older}))
+    before_ns = (out / f"{recorded.stem}.mp4").stat().st_mtime_ns
+    capsys.readouterr()
+    for _ in range(2):
+        assert run_here(*arguments) == 0
+        assert capsys.readouterr().out == "1 of 1 videos are finished already\n" + listed(out, 1)
+        assert {path.name for path in out.glob("a*")} == {
+            video.with_suffix(end).name for end in (".mp4", ".png", ".json")
+        }
+        assert video.stat().st_mtime_ns == before_ns
+        assert msgspec.json.decode(video.with_suffix(".json").read_bytes()) == known
+
+
+def test_an_episode_that_went_on_leaves_one_video(paid: object, tmp_path: Path) -> None:
+    """Its log was not finished when it was rendered first."""
+    [path] = (tmp_path / "paid").iterdir()
+    log = read_log(path)
+    header = msgspec.structs.replace(log.header, complete=False, episode_return=0.0, terms={}, milestones=[])
+    arguments = ("--logs", path, "--out", tmp_path / "out", "--fps", 1, "--workers", 1)
+    path.write_bytes(dataclasses.replace(log, header=header).to_bytes())
+    assert run_here(*arguments) == 0
+    assert [video.stem for video in (tmp_path / "out").glob("*.mp4")] == [f"{path.stem}_unfinished_eps0.04"]
+    path.write_bytes(log.to_bytes())
+    assert run_here(*arguments) == 0
+    names = {f"{name_of(path)}{ending}" for ending in (".mp4", ".png", ".json")} | {"index.html", "index.csv"}
+    assert {file.name for file in (tmp_path / "out").iterdir() if not file.name.startswith(".")} == names
+    assert "unfinished" not in (tmp_path / "out" / "index.csv").read_text()
+
+
+def test_two_logs_of_one_name_are_refused(logs: Path, recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"2 of them are called {re.escape(recorded.name)}; render them one by one"):
+        run_here("--logs", next(logs.iterdir()), recorded, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_that_cannot_be_written_is_told_and_costs_no_video(
+    logs: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = logs.parent / "videos"
+    (out / "index.html").mkdir(parents=True)
+    assert run_here("--logs", logs, "--out", out, "--no-maps", "--fps", 1, "--workers", 1) == 2
+    assert "index.html: cannot be written: Is a directory" in capsys.readouterr().err
+    assert (out / f"{name_of(recorded)}.mp4").exists()
+
+
+# --- what the run knew ---
+
+
+def quest_row(time_sec: float, frontier: list[str], mean: float) -> bytes:
+    """A row of `quests.jsonl`."""
+    known = {
+        "alpha": 1.0,
+        "beta": 1.0,
+        "mean": mean,
+        "low": 0.0,
+        "high": 1.0,
+        "target": 0.5,
+        "alarm": 0.1,
+        "level": "ok",
+    }
+    quest = known | {"stagnant": False, "verdict": "undecided", "trials": 1, "reached": 0}
+    row = {"time": time_sec, "episodes": 1, "env_steps": 1, "frontier": frontier}
+    return msgspec.json.encode(row | {"quests": dict.fromkeys(frontier, quest)}) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("started", "mean"),
+    [
+        ("1970-01-01T00:00:50+00:00", None),
+        ("1970-01-01T00:01:40+00:00", 0.25),
+        ("1970-01-01T00:03:19+00:00", 0.25),
+        ("1970-01-01T00:03:20+00:00", 0.5),
+        ("2026-11-29T12:00:00+00:00", 0.5),
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_chances_are_what_the_run_knew_as_the_episode_began(
+    log: EpisodeLog, tmp_path: Path, started: str, mean: float | None
+) -> None:
+    run_dir = RunDir(tmp_path, "mine").create()
+    torn = quest_row(300.0, ["GOT_BALM"], 0.9)[:-1]
+    run_dir.quests.write_bytes(
+        quest_row(100.25, ["LEFT_HOME"], 0.25) + quest_row(200.25, ["LEFT_HOME", "X"], 0.5) + torn
+    )
+    header = msgspec.structs.replace(log.header, started=started)
+    found = chances_by_time(run_dir, World.cartridge())(header)
+    assert found.get("LEFT_HOME") == (mean and ("stepped out of the house", mean, 0.0, 1.0))
+    run_dir.quests.unlink()
+    assert chances_by_time(run_dir, World.cartridge())(header) == {}
+
+
+def test_damaged_quests_are_told_and_cost_the_chances_alone(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = RunDir(tmp_path, "mine").create()
+    shutil.copy(recorded, run_dir.episode_logs)
+    run_dir.quests.write_bytes(quest_row(1.0, ["LEFT_HOME"], 0.25) + b"nonsense\n")
+    arguments = ("--runs", tmp_path, "--run-name", "mine", "--no-maps", "--fps", 1, "--workers", 1)
+    assert run_here(*arguments, "--overlay") == 2
+    assert re.search(r"error: .*quests\.jsonl: line 2: damaged .*; no chances are drawn\n", capsys.readouterr().err)
+    assert (run_dir.videos / f"{name_of(recorded)}.mp4").exists()
+    run_dir.quests.write_bytes(quest_row(1.0, ["LEFT_HOME"], 0.25))
+    (run_dir.videos / f"{name_of(recorded)}.json").unlink()
+    assert run_here(*arguments, "--overlay") == 0
+
+
 # --- which logs, and where to ---
 
 
@@ -393,9 +643,9 @@ def test_a_log_by_itself_is_rendered_and_leaves_the_maps_alone(logs: Path, rom: 
     record(logs, rom, seed=3, steps=8)
     out = logs.parent / "videos"
     assert run_here("--logs", first, "--fps", 2) == 0
-    assert sorted(path.suffix for path in out.iterdir() if path.stem == first.stem) == [".json", ".mp4", ".png"]
+    assert sorted(path.suffix for path in out.iterdir() if path.stem == name_of(first)) == [".json", ".mp4", ".png"]
     assert run_here("--logs", first, second, "--fps", 2) == 0
-    assert {path.stem for path in out.glob("*.mp4")} == {first.stem, second.stem}
+    assert {path.stem for path in out.glob("*.mp4")} == {name_of(first), name_of(second)}
     assert not (out / "maps").exists()
 
 
@@ -414,6 +664,17 @@ def test_the_logs_of_a_run_and_its_videos_by_its_name(tmp_path: Path) -> None:
         ([], "give --run-name or --logs"),
         (["--run-name", "mine", "--logs", "a"], "give --run-name or --logs"),
         (["--logs", "a"], "--out is needed where the logs are not those of a run"),
+        (
+            ["--run-name", "mine", "--fps", "51", "--format", "gif"],
+            "argument --fps: must be at most 50 with a GIF, not 51",
+        ),
+        (["--run-name", "mine", "--format", "avi"], "argument --format: invalid choice: 'avi'"),
+        (["--run-name", "mine", "--speed", "0"], "argument --speed: must be 1 to 1000, not 0;"),
+        (["--run-name", "mine", "--best", "0"], "argument --best: must be at least 1, not 0;"),
+        (["--run-name", "mine", "--best", "1", "--maps-only"], "--best chooses videos, and none is rendered"),
+        (["--run-name", "mine", "--greedy", "--check"], "--greedy makes videos, and none is rendered"),
+        (["--run-name", "mine", "--greedy"], "config.json: not there yet"),
+        (["--logs", "a", "--greedy"], "--greedy plays with a run's parameters: give --run-name"),
         (["--run-name", "mine", "--fps", "0"], "argument --fps: must be 1 to 120, not 0;"),
         (["--run-name", "mine", "--workers", "0"], "argument --workers: must be at least 1, not 0;"),
         (["--run-name", "mine", "--wrkers", "1"], "unrecognized arguments: --wrkers 1;"),
@@ -438,7 +699,7 @@ def test_rendering_on_a_terminal_moves_by_frames(logs: Path, rom: Rom) -> None:
     record(logs, rom, seed=2, steps=8)
     command = [sys.executable, "-m", "cluster_rl.replayer", "--logs", str(logs), "--workers", "1", "--no-maps"]
     shown, out = on_terminal(command)
-    assert re.fullmatch(r"(\S+: \d+ steps, \d+ frames\n){2}", out)
+    assert re.fullmatch(r"(\S+: \d+ steps, \d+ frames\n){2}\S+: all 2 videos, best first\n", out)
     frames = (STEPS + 8) * FRAME_SKIP
     seen = re.findall(rf"rendering: ([\d,]+) of {frames:,} frames, (\d) of 2 episodes, \d+ s", shown)
     done = {f"{steps * FRAME_SKIP:,}" for steps in (0, 8, STEPS, STEPS + 8)}  # between whole episodes
@@ -461,5 +722,5 @@ def test_killed_render_leaves_no_video_and_no_worker_and_is_done_by_the_next(log
     assert list(out.glob("*.mp4")) == []
     done = replayer("--logs", logs, "--out", out, "--no-maps", "--fps", "2")
     assert done.returncode == 0, done.stderr
-    assert [path.stem for path in out.glob("*.mp4")] == [path.stem for path in logs.iterdir()]
+    assert [path.stem for path in out.glob("*.mp4")] == [name_of(path) for path in logs.iterdir()]
     assert list(out.glob(".*.partial")) == []

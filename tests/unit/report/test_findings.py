@@ -181,7 +181,7 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         (
             findings.failed_renders,
             {"videos": Videos(failed=(("a.mp4", "the video is missing"),))},
-            {"videos": Videos(frozenset("a"))},
+            {"videos": Videos({"a": "a.mp4"})},
             "note",
             "a.mp4: the video is missing",
         ),

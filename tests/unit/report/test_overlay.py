@@ -21,6 +21,7 @@ from cluster_rl.report.overlay import (
     Facts,
     Narrator,
     Pixels,
+    chances_of,
     overlay,
     palette,
 )
@@ -152,6 +153,27 @@ def test_rewards_are_told_for_about_a_second_and_milestones_for_three() -> None:
     told = [fact.milestones for fact in facts[1::2]].index(()) * 24
     assert MILESTONE_FRAMES <= told < MILESTONE_FRAMES + 24
     assert facts[-1].rewards == (("step", -1.5),)  # of three steps, which end in the last 60 frames
+
+
+def test_eight_times_as_fast_all_is_told_for_eight_times_as_many_frames() -> None:
+    world = World.cartridge()
+    narrator = Narrator(world, speed=8)
+    narrator.start(HERE)
+    narrator.press("a", "random choice")
+    narrator.look(24, HERE, [world.milestones[0].name], {"milestone": 2.0}, 2.0)
+    facts = []
+    for _ in range(80):
+        facts.append(narrator.press("b", "random choice"))
+        narrator.look(24, HERE, [], {}, 2.0)
+    assert 8 * REWARD_FRAMES <= [fact.rewards for fact in facts].index(()) * 24 < 8 * REWARD_FRAMES + 24
+    assert 8 * MILESTONE_FRAMES <= [fact.milestones for fact in facts].index(()) * 24 < 8 * MILESTONE_FRAMES + 24
+
+
+def test_chances_are_those_of_the_frontier_that_are_known() -> None:
+    known = {"LEFT_HOME": Chance("", 0.5, 0.4, 0.6), "GOT_BALM": Chance("", 0.1, 0.0, 0.3)}
+    assert chances_of(["GOT_BALM", "READ_SIGN"], known, World.cartridge()) == {
+        "GOT_BALM": Chance(World.cartridge().milestone_title("GOT_BALM"), 0.1, 0.0, 0.3)
+    }
 
 
 def test_an_episode_begins_without_what_the_last_one_did() -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import run_golden
 from made_runs import BEGAN, INCARNATION, episode, make_run, set_keys
@@ -23,6 +24,7 @@ from cluster_rl.report.tables import (
     milestone_table,
     value_words,
 )
+from cluster_rl.report.video_record import VideoRecord, write_record
 from cluster_rl.runs.layout import RunDir
 
 
@@ -204,11 +206,25 @@ def test_what_is_rendered_and_what_is_not(tmp_path: Path) -> None:
     run_dir.videos.joinpath(f"{golden}.mp4").touch()
     run_dir.videos.joinpath(".b.mp4.partial").touch()
     found = videos_in(run_dir.videos)
-    assert found.there == {golden}
+    assert found.there == {golden: f"{golden}.mp4"}
     assert found.failed == ((".b.mp4.partial", "half a video, of a replayer that was killed or is at work"),)
     set_keys(run_dir.videos / f"{golden}.json", {"path_bytes": None})
     assert (f"{golden}.png", "the picture of its path could not be drawn") in videos_in(run_dir.videos).failed
     assert videos_in(tmp_path / "none").failed == ()
+
+
+def test_videos_are_known_by_their_episode_whatever_their_names_tell(tmp_path: Path) -> None:
+    """Of the same episode there are a GIF and a faster one, which the page leaves out, and is not told to miss."""
+    known = VideoRecord(log_sha256="ab", fps=30, steps=5, frames=60, complete=True, video_bytes=0, path_bytes=0)
+    for tail, kind, speed in (("_r1.0_m0_eps0", "mp4", 1), ("_r1.0_m0_eps0", "gif", 1), ("_r1.0_m0_eps0_x8", "mp4", 8)):
+        video = tmp_path / f"a{tail}.{kind}"
+        video.touch()
+        write_record(video, msgspec.structs.replace(known, kind=kind, speed=speed, name_tail=tail))
+    (tmp_path / "a_r1.0_m0_eps0.png").touch()
+    found = videos_in(tmp_path)
+    assert found.there == {"a": "a_r1.0_m0_eps0.mp4"}
+    assert found.pictures == {"a": "a_r1.0_m0_eps0.png"}
+    assert found.failed == ()
 
 
 def test_jobs_of_nothing_are_none() -> None:

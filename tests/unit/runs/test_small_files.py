@@ -243,7 +243,8 @@ def test_what_lies_in_the_way_of_a_run_is_told_before_it_starts(tmp_path: Path) 
     for number, name in enumerate(names):
         run_dir = RunDir(tmp_path, f"run{number}")
         run_dir.path.mkdir()
-        if name in ("checkpoint", "replay", "episode_logs", "videos", "tensorboard", "logs", "jobs", "keys", "archive"):
+        folders = ("checkpoint", "replay", "episode_logs", "videos", "greedy", "tensorboard", "logs", "jobs", "keys")
+        if name in (*folders, "archive"):
             (run_dir.path / name).touch()
         else:
             (run_dir.path / name).mkdir()
