@@ -125,6 +125,10 @@ class Config(_Section, frozen=True):
         float,
         _key("share of episodes that begin at such a state, where there is one", "probability", ge=0, le=0.95),
     ] = 0.5
+    start_explore_share: Annotated[
+        float,
+        _key("share of the episodes from there whose actions are all random ones", "probability", ge=0, le=1),
+    ] = 0.0
     start_weighting: Annotated[
         Weighting,
         _key("how a state is drawn; frontier: rather where what comes next is seldom reached; uniform: all alike"),

@@ -392,6 +392,8 @@ MUTATIONS = (
         "mean_of(records, quest.name)",
     ),
     Mutation("no practice of what is reliable", QUESTS, "max(LEAST_START_WEIGHT, 1.0", "max(0.0, 1.0"),
+    Mutation("no episode explores to its end", ACTOR, "1.0 if self._explores[row] else ladder[row]", "ladder[row]"),
+    Mutation("episodes from the beginning explore", ACTOR, " if is_elsewhere(tag) else 0.0", ""),
     Mutation("quests handed out are the log's", QUESTS, "blocks=self.blocks.copy()", "blocks=self.blocks"),
     Mutation(
         "shaping beyond the task's end", SHAPING, "phi.masked_fill(batch.terminated & (rows == batch.last), 0.0)", "phi"

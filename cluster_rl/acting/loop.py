@@ -31,7 +31,7 @@ from cluster_rl.exploration.archive import StartStates
 from cluster_rl.game.buttons import NUM_BUTTONS
 from cluster_rl.game.world import World
 from cluster_rl.learning.priorities import actor_priorities
-from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder, StepStore
+from cluster_rl.learning.sequences import EpisodeSummary, Sequence, SequenceBuilder, StepStore, is_elsewhere
 from cluster_rl.model import build_model, load_params
 from cluster_rl.rom import load_rom, pyboy_version
 from cluster_rl.runs.crash_points import crash_point
@@ -75,7 +75,9 @@ class Actor:
         self.last_actions: npt.NDArray[np.int64] = np.zeros(config.envs_per_actor, np.int64)
         self._clock = 0
         self._network = build_model(config, observation_spec(config)).eval()
-        self._ladder = self._epsilons = actor_epsilons(config, index)
+        self._ladder = actor_epsilons(config, index)
+        self._epsilons = self._ladder.copy()
+        self._explores = np.zeros(config.envs_per_actor, np.bool_)  # all of the episode's actions are random ones
         self._exploration = Exploration(
             config.envs_per_actor, config.epsilon_hold_steps_max, config.wander_every_steps, config.wander_steps
         )
@@ -157,12 +159,17 @@ class Actor:
         self._network.resample_noise(self._noise)
         if newest is not None or self._network.head_value.is_noisy:
             self._rollout.refresh()
-        self._epsilons = acting_epsilons(self._ladder, self.params_version)
-        for slot, epsilon in zip(self.slots, self._epsilons.tolist(), strict=True):
+        for row, slot in enumerate(self.slots):
             slot.builder.cut()
-            slot.builder.params_version, slot.builder.epsilon = self.params_version, epsilon
-            if slot.recorder is not None:
-                slot.recorder.set_context(self.params_version, epsilon)
+            self._set_policy(row, slot)
+
+    def _set_policy(self, row: int, slot: _Slot) -> None:
+        """Epsilon of one emulator from the next step on, and what its records tell of who plays."""
+        ladder = acting_epsilons(self._ladder, self.params_version)
+        epsilon = self._epsilons[row] = 1.0 if self._explores[row] else ladder[row]
+        slot.builder.params_version, slot.builder.epsilon = self.params_version, float(epsilon)
+        if slot.recorder is not None:
+            slot.recorder.set_context(self.params_version, float(epsilon))
 
     def _step(self) -> None:
         play = self._rollout
@@ -202,7 +209,11 @@ class Actor:
     def _begin(self, row: int, slot: _Slot) -> None:
         slot.env.episode_id = (*self._ids, row, slot.episode)
         self._rollout.start(row)
-        slot.builder.begin(slot.episode, slot.env.episode_start.tag)
+        tag = slot.env.episode_start.tag
+        share = self.config.start_explore_share if is_elsewhere(tag) else 0.0
+        self._explores[row] = share > 0 and self._rng.random() < share
+        self._set_policy(row, slot)
+        slot.builder.begin(slot.episode, tag)
         self._entropy.begin(row)
         slot.playing = True
 

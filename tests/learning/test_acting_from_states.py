@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
-from acting_fixtures import CONFIGS, Collector, network
+from acting_fixtures import CONFIGS, Block, Collector, network
 
+from cluster_rl.acting.exploration import actor_epsilons
 from cluster_rl.acting.loop import Actor
+from cluster_rl.config import Config
 from cluster_rl.emulator.playback import replay
 from cluster_rl.emulator.spaces import NO_ACTION, block_spec
 from cluster_rl.exploration.archive import Archive
@@ -18,15 +22,15 @@ from cluster_rl.wire.codec import decode_arrays
 CONFIG = msgspec.structs.replace(CONFIGS["town"], archive_entries=40, start_share=0.6)
 
 
-def test_steps_are_the_positions_sent_wherever_episodes_begin(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    rom = load_rom("")
-    archive = Archive(tmp_path / "archive", rom.sha1, "frontier", 40, 10**8)
+def play_with_archive(folder: Path, config: Config) -> tuple[Actor, Archive, list[Block]]:
+    """1,200 steps of an actor whose states are let in at once, and what it sent."""
+    archive = Archive(folder / "archive", load_rom("").sha1, "frontier", 40, 10**8)
     archive.publish()
     link = Collector(params_to_bytes(network("town")))
-    actor = Actor(CONFIG, 0, 1, link, tmp_path / "logs", "run", tmp_path / "archive")
+    actor = Actor(config, 0, 1, link, folder / "logs", "run", folder / "archive")
     for slot in actor.slots:
         assert slot.env._starts is not None
-        slot.env._starts._read_sec = 0.0  # type: ignore[attr-defined]
+        slot.env._starts._read_sec = 0.0
     for step in actor.run():
         if step % 50 == 0:
             archive.admit()
@@ -34,7 +38,11 @@ def test_steps_are_the_positions_sent_wherever_episodes_begin(tmp_path) -> None:
         if step >= 1200:
             break
     actor.stop()
-    blocks = [decode_arrays(block, block_spec(CONFIG)) for block in link.blocks]
+    return actor, archive, [decode_arrays(block, block_spec(config)) for block in link.blocks]
+
+
+def test_steps_are_the_positions_sent_wherever_episodes_begin(tmp_path: Path) -> None:
+    actor, archive, blocks = play_with_archive(tmp_path, CONFIG)
     assert actor.env_steps == sum(header.train_length for header, _ in blocks) == 1200
     positions = {(h.emulator, h.episode, h.first_step + n) for h, _ in blocks for n in range(h.train_length)}
     assert len(positions) == 1200
@@ -54,6 +62,31 @@ def test_steps_are_the_positions_sent_wherever_episodes_begin(tmp_path) -> None:
     assert sorted(log.header.start.tag for log in logs if log.header.start is not None) == sorted(tags)
     archived = [log for log in logs if log.header.start is not None and log.header.start.tag == "archive"]
     for log in archived[:3]:
-        replay(log, rom, "x", lambda: False)
+        replay(log, load_rom(""), "x", lambda: False)
     known = {entry.key for entry in archive.entries}
     assert {log.header.start.id for log in archived if log.header.start is not None} <= known
+
+
+def test_a_share_of_the_episodes_from_states_is_random_actions_alone(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, start_explore_share=0.5)
+    _, _, blocks = play_with_archive(tmp_path, config)
+    ladder = actor_epsilons(config, 0)
+    epsilons: dict[tuple[int, int], set[float]] = {}
+    for header, _ in blocks:
+        if header.params_version > 0 or header.start_tag == "archive":
+            epsilons.setdefault((header.emulator, header.episode), set()).add(header.epsilon)
+    tags = {(header.emulator, header.episode): header.start_tag for header, _ in blocks}
+    assert all(len(found) == 1 for found in epsilons.values())  # the same to the end of an episode
+    explored = {episode for episode, found in epsilons.items() if found == {1.0}}
+    assert all(tags[episode] == "archive" for episode in explored)
+    from_states = [episode for episode in epsilons if tags[episode] == "archive"]
+    assert 3 <= len(explored) <= len(from_states) - 3
+    assert all(found == {ladder[episode[0]]} for episode, found in epsilons.items() if episode not in explored)
+    of = {True: [0, 0], False: [0, 0]}  # explored: steps, the policy's own choices among them
+    for header, arrays in blocks:
+        counts, first = of[(header.emulator, header.episode) in explored], header.burn_in_length
+        counts[0] += header.train_length
+        counts[1] += int(arrays.greedy[first : first + header.train_length].sum())
+    assert of[True][1] / of[True][0] < 0.5 < of[False][1] / of[False][0]
+    logs = [read_log(path).header for path in log_paths(tmp_path / "logs")]
+    assert {(log.emulator, log.episode) for log in logs if log.epsilon == 1.0} == explored
