@@ -87,8 +87,9 @@ SLOW_TO_READ = {
     **dict.fromkeys((f"checkpoint/20-2/{file}" for file in ("state.json", "tensors.safetensors")), 300),
 }
 """So many flips are tried of these where not all are."""
-NOT_READ = {"run.lock", "tensorboard", "logs"}
-"""Held, or written for people and other programs: nothing of ours reads bytes of them."""
+NOT_READ = {"run.lock", "tensorboard", "logs", "report.html", "greedy"}
+"""Held, or written for people and other programs: nothing of ours reads bytes of them. In `greedy/` lie logs and videos
+like those of the run."""
 WITHOUT_WORDS = {"run.lock.holder", f"videos/{_VIDEO.replace('.mp4', '.json')}", "replay/segment-00000001.log"}
 """Damage to these is no error: nobody is named, the video is made again, the log counts it."""
 
