@@ -215,7 +215,7 @@ MUTATIONS = (
     Mutation(
         "sequences do not say where they began",
         ACTOR,
-        "begin(slot.episode, slot.env.episode_start.tag)",
+        "begin(slot.episode, tag)",
         "begin(slot.episode)",
     ),
     Mutation(
@@ -384,12 +384,20 @@ MUTATIONS = (
     ),
     Mutation("what all starts lie behind ends the way", QUESTS, "if place > furthest or not", "if place >= 0 or not"),
     Mutation("curiosity for what one quest lacks", QUESTS, "waited = min(", "waited = max("),
-    Mutation("optional quests are practised", QUESTS, "        if quest.required\n    }", "    }"),
+    Mutation(
+        "optional quests are practised",
+        QUESTS,
+        "required = [quest.name for quest in rules.quests if quest.required]",
+        "required = [quest.name for quest in rules.quests]",
+    ),
+    Mutation(
+        "what is passed by is a stage", QUESTS, "if place > furthest or records.get(name", "if True or records.get(name"
+    ),
     Mutation(
         "what is reached reliably is practised most",
         QUESTS,
-        "1.0 - mean_of(records, quest.name)",
-        "mean_of(records, quest.name)",
+        "1.0 - mean_of(records, name)",
+        "mean_of(records, name)",
     ),
     Mutation("no practice of what is reliable", QUESTS, "max(LEAST_START_WEIGHT, 1.0", "max(0.0, 1.0"),
     Mutation("no episode explores to its end", ACTOR, "1.0 if self._explores[row] else ladder[row]", "ladder[row]"),

@@ -333,12 +333,15 @@ def start_weights(records: Mapping[str, QuestRecord], rules: QuestRules) -> dict
 
     The posterior's mean chance to fail. So the frontier counts whole, never reached as it is yet, and what is done
     reliably little. A weight that is largest where it is open how an episode goes, theta (1 - theta), would draw starts
-    away from the frontier the longer nobody gets past it.
+    away from the frontier the longer nobody gets past it. What no episode ever reached though one reached something
+    behind it is left out: the way does not lead through it.
     """
+    required = [quest.name for quest in rules.quests if quest.required]
+    furthest = max((n for n, name in enumerate(required) if records.get(name, _UNTRIED).reached), default=-1)
     return {
-        quest.name: max(LEAST_START_WEIGHT, 1.0 - mean_of(records, quest.name))
-        for quest in rules.quests
-        if quest.required
+        name: max(LEAST_START_WEIGHT, 1.0 - mean_of(records, name))
+        for place, name in enumerate(required)
+        if place > furthest or records.get(name, _UNTRIED).reached or name not in records
     }
 
 

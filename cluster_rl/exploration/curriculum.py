@@ -1,11 +1,10 @@
 """The curriculum: at which of the known states an episode begins, and what makes a state worth to begin at.
 
-Pure functions and one struct. The learner weighs the states (`archive.py`), actors draw by the weights. States are put
-into stages by the milestones that were reached there. A stage counts by whether it is the frontier: whether episodes
-from it reach something new now and then, neither never nor always (Salimans and Chen 2018; mean return would not tell,
-for a state beside a badge always looks good). Within a stage a state counts by how seldom it was tried (Go-Explore,
-Ecoffet et al. 2021) and by what followed from it. No weight is ever 0: what nothing follows from today may be what a
-better agent needs tomorrow.
+Pure functions and one struct. The learner weighs the states (`archive.py`), actors draw by the weights. States that
+lack the same required milestone first are a stage, and a stage counts by how likely that one is to be missed (mean
+return would not tell, for a state beside a badge always looks good). Within a stage a state counts by how seldom it was
+tried (Go-Explore, Ecoffet et al. 2021) and by what followed from it. No weight is ever 0: what nothing follows from
+today may be what a better agent needs tomorrow.
 """
 
 from __future__ import annotations

@@ -74,6 +74,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     )
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; give the name of a file in it")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: a page's name ends in .html; any other file of this name would be lost")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: its folder is not there; make it first")
     return Options(runs, out)

@@ -184,7 +184,9 @@ def for_page(svg: bytes, name: str, title: str, words: Sequence[str]) -> str:
         element.tag = _bare(element.tag)
         for key, value in list(element.attrib.items()):
             del element.attrib[key]
-            element.set(_bare(key), _NUMBER.sub(_rounded, value).replace(_INK, "currentColor"))
+            bare = _bare(key)  # an id holds a line's words, until they are its title
+            text = value if bare == "id" else _NUMBER.sub(_rounded, value)
+            element.set(bare, text.replace(_INK, "currentColor"))
         _own_ids(element, name)
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)

@@ -93,7 +93,8 @@ def silent_learner(run: RunFacts, now_sec: float | None = None) -> Iterator[Find
     """A job that has no end and has long written nothing."""
     if run.progress is None or not run.jobs or run.jobs[-1].ended is not None:
         return
-    silent_sec = (time.time() if now_sec is None else now_sec) - run.progress.updated
+    heard = max(run.progress.updated, run.jobs[-1].started)  # a job that has just begun has written nothing yet
+    silent_sec = (time.time() if now_sec is None else now_sec) - heard
     if silent_sec > SILENT_SEC:
         yield Finding(
             "bad",
@@ -280,7 +281,7 @@ def deaths(run: RunFacts) -> Iterator[Finding]:
             f"job {_some(silent)} ended without a word",
             "The batch system's record says why: memory, time, or a node that failed; ask for what was too little.",
         )
-    lost = [f"{job.id}" for job in run.jobs if job.env_steps is None]
+    lost = [f"{job.id}" for job in run.jobs[:-1] if job.env_steps is None]  # the last one's may be coming up
     if lost and run.progress is not None:
         yield Finding("warning", f"job {_some(lost)} ended before its learner was up", "Look at its output and logs/.")
     for job in run.jobs:

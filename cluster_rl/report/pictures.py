@@ -58,11 +58,12 @@ _OF_METRICS: Final = (
 
 
 def job_spans(run: RunFacts) -> list[tuple[float, float]]:
-    """When jobs ran, in Unix seconds. One that has no end ran until the file's last word, or the next one's start."""
+    """When jobs ran, in Unix seconds. One that has no end ran until the file's last word, or the next one's start; one
+    whose learner never was up trained nothing, and lasted no time."""
     spans = []
     for number, job in enumerate(run.jobs):
         later = [other.started for other in run.jobs[number + 1 :]]
-        last = run.progress.updated if run.progress is not None else job.started
+        last = job.started if run.progress is None or job.env_steps is None else run.progress.updated
         spans.append((job.started, job.ended if job.ended is not None else max(job.started, min([last, *later]))))
     return spans
 

@@ -80,9 +80,15 @@ def trained_seconds(run_dir: RunDir) -> float:
 
 
 def second_half_rate(run_dir: RunDir) -> float:
-    """Env steps a second between the row of metrics in the middle of them and the last one; of one job's rows."""
-    rows = [(row["time"] or 0.0, row["env_steps"] or 0.0) for row in read_metrics(run_dir.metrics)]
-    (began, first), (ended, last) = rows[len(rows) // 2], rows[-1]
+    """Env steps a second between the row of metrics in the middle of the newest job's and the last one; NaN where
+    there are fewer than two."""
+    progress = read_progress(run_dir.progress)
+    assert progress is not None, run_dir.progress
+    rows = [(row.get("time") or 0.0, row.get("env_steps") or 0.0) for row in read_metrics(run_dir.metrics)]
+    rows = [row for row in rows if row[0] >= progress.jobs[-1].started]
+    if len(rows) < 2:
+        return float("nan")
+    (began, first), (ended, last) = rows[(len(rows) - 1) // 2], rows[-1]
     return (last - first) / (ended - began)
 
 

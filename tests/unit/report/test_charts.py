@@ -65,6 +65,12 @@ def test_names_of_any_letters_do_no_harm() -> None:
     assert any(text.strip() == "_b" for text in texts)
 
 
+def test_a_mouse_is_told_a_lines_own_numbers() -> None:
+    svg = draw(chart(Curve("loss", X, 0.00123 + 0.0029 * (X - X[0]) / (X[-1] - X[0]))), "c1")
+    (tip,) = [found for found in re.findall("<title[^>]*>([^<]*)</title>", svg) if "0.0012" in found]
+    assert "0.0041" in tip
+
+
 def test_a_band_and_counts_and_panels() -> None:
     band = banded("seeds", [counted("a", [3], 10), counted("b", [5], 10)])
     assert "fill-opacity: 0.2" in draw(chart(band), "c1")

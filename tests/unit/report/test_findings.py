@@ -159,8 +159,8 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         ),
         (
             findings.deaths,
-            {"jobs": (replace(JOB, env_steps=None),), "progress": progress()},
-            {"jobs": (replace(JOB, env_steps=None),)},  # nothing is known of any job
+            {"jobs": (replace(JOB, env_steps=None), replace(JOB, id=2)), "progress": progress()},
+            {"jobs": (JOB, replace(JOB, id=2, env_steps=None)), "progress": progress()},  # it may be coming up
             "warning",
             "job 1 ended before its learner was up",
         ),
@@ -251,6 +251,8 @@ def test_a_learner_that_is_silent() -> None:
     (found,) = findings.silent_learner(open_job, BEGAN + 7200)
     assert found.what == "job 1 has no end, and wrote nothing for 2.0 h"
     assert list(findings.silent_learner(open_job, BEGAN + 60)) == []
+    begun = replace(JOB, id=2, started=BEGAN + 7100, ended=None)
+    assert list(findings.silent_learner(replace(open_job, jobs=(JOB, begun)), BEGAN + 7200)) == []  # it just began
     assert list(findings.silent_learner(replace(open_job, jobs=(JOB,)), BEGAN + 7200)) == []
 
 

@@ -242,6 +242,7 @@ def test_a_long_run_makes_a_small_page_soon(tmp_path: Path) -> None:
         ([], "the following arguments are required: --run-name"),
         (["--run-name", "made", "--out", "no/folder/page.html"], "its folder is not there; make it first"),
         (["--run-name", "made", "--out", "."], "is a folder; give the name of a file in it"),
+        (["--run-name", "made", "--out", "made/progress.json"], "a page's name ends in .html"),
         (["--run-name", *(f"r{n}" for n in range(MOST_RUNS + 1))], "at most 10 can be told apart on one page"),
     ],
 )
