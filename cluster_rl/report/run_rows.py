@@ -31,6 +31,8 @@ BEST_EPISODES = 100
 """And of those with the highest returns."""
 SPREAD_EPISODES = 1000
 """At least so many, if there are, are kept spread evenly over the run, for the map."""
+LARGEST = 1e15
+"""A figure beyond it is of no run, and counts as unknown: charts could not draw it."""
 
 Column = npt.NDArray[np.float64]
 
@@ -227,12 +229,13 @@ def read_quests(path: Path) -> tuple[list[QuestRow], str]:
 
 
 def _add(columns: dict[str, array[float]], number: int, values: dict[str, float]) -> None:
-    """Puts row `number` into the columns. A column that is new, or that earlier rows left out, gets NaN for them."""
+    """Puts row `number` into the columns. A column that is new, or that earlier rows left out, gets NaN for them, and
+    any for a figure beyond `LARGEST`."""
     for name, value in values.items():
         column = columns.setdefault(name, array("d"))
         if len(column) < number:
             column.extend(itertools.repeat(np.nan, number - len(column)))
-        column.append(value)
+        column.append(value if abs(value) <= LARGEST else np.nan)
 
 
 def _padded(columns: dict[str, array[float]], count: int) -> dict[str, Column]:

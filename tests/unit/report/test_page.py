@@ -234,6 +234,13 @@ def test_a_long_run_makes_a_small_page_soon(tmp_path: Path) -> None:
     assert "100,000 episodes: the newest" in page
 
 
+@pytest.mark.parametrize("name", ["env_steps", "time", "learner/loss", "episode/return", "env_steps_per_sec"])
+@pytest.mark.parametrize("figure", [1e300, -1e308])
+def test_figures_of_no_run_end_nothing(tmp_path: Path, name: str, figure: float) -> None:
+    odd = [metrics_row(number, learner__loss=0.1) | ({name: figure} if number == 3 else {}) for number in range(9)]
+    assert "<h1" in page_of(make_run(tmp_path, metrics=odd, episodes=[episode(0), episode(1, episode_return=figure)]))
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
