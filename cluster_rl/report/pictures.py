@@ -113,15 +113,14 @@ def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     ]
 
 
+def _chart_of(shown: Shown, runs: Sequence[RunFacts], curve_of: Callable[[RunFacts, str, str], Curve]) -> Chart:
+    """A figure over env steps, a line a run or setting; `curve_of` takes a run, the figure's name and the line's."""
+    return Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, lambda run: curve_of(run, shown.name, run.name)))
+
+
 def episode_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     """How episodes went that began where the run's do; then each run's return by part, and where its episodes began."""
-    charts = []
-    for shown in _OF_EPISODES:
-
-        def curve_of(run: RunFacts, name: str = shown.name) -> Curve:
-            return episode_curve(run, name, run.name)
-
-        charts.append(Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, curve_of)))
+    charts = [_chart_of(shown, runs, episode_curve) for shown in _OF_EPISODES]
     for run in runs:
         whose = f" of {run.name}" if len(runs) > 1 else ""
         charts.append(Chart(f"Return by part{whose}", _STEPS, "reward", term_curves(run)))
@@ -155,14 +154,7 @@ def start_curves(run: RunFacts) -> list[Curve]:
 
 def learner_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     """Speed, replay, staleness and the learner's own figures."""
-    charts = []
-    for shown in _OF_METRICS:
-
-        def curve_of(run: RunFacts, name: str = shown.name) -> Curve:
-            return metric_curve(run, name, run.name)
-
-        charts.append(Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, curve_of)))
-    return charts
+    return [_chart_of(shown, runs, metric_curve) for shown in _OF_METRICS]
 
 
 def metric_curve(run: RunFacts, column: str, name: str) -> Curve:

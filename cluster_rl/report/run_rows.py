@@ -40,12 +40,11 @@ Column = npt.NDArray[np.float64]
 _METRICS = frozenset(
     {
         *("time", "env_steps", "updates", "env_steps_per_sec", "updates_per_sec", "samples_per_insert"),
-        *("limiter_ahead", "queue/batches_in_flight", "replay/transitions", "replay/sequences", "replay/gaps"),
-        *("replay/damaged", "priority/ess", "priority/p50", "priority/max", "actor/epsilon", "episode/entropy"),
-        *("lag/acting/p50", "lag/training/p50", "staleness/delta_q_first", "staleness/delta_q_last"),
-        *("learner/grad_norm", "learner/grad_norm_clipped", "learner/loss", "learner/q_start", "rnd/skipped_steps"),
+        *("limiter_ahead", "queue/batches_in_flight", "replay/transitions", "replay/damaged"),
+        *("priority/ess", "actor/epsilon", "lag/acting/p50", "lag/training/p50", "staleness/delta_q_last"),
+        *("learner/grad_norm", "learner/loss", "learner/q_start", "rnd/skipped_steps"),
         *("wire/actors", "wire/refused_blocks", "wire/bad_messages", "wire/refused_actors", "wire/waiting_actors"),
-        *("wire/lost_sequences", "archive/states", "archive/unfit", "elsewhere/return"),
+        *("wire/lost_sequences", "archive/states", "archive/unfit"),
         *("start/beginning", "start/early", "start/middle", "start/late"),
     }
 )
