@@ -64,6 +64,16 @@ class Slurm:
         assert done.returncode == 0, done.stderr
         return int(done.stdout.strip())
 
+    def show_to_the_hook(self, job: int, cwd: Path) -> None:
+        """Makes SLURM's submit hook, which counts a user's jobs, know a job that was submitted just now.
+
+        SLURM lists the jobs for it anew only if one changed in a later second than at its last call: a job that was
+        made in that very second stays unknown until another change, however long that takes.
+        """
+        time.sleep(1.1)
+        changed = self.call("scontrol", "update", f"JobId={job}", "Comment=seen", cwd=cwd)
+        assert changed.returncode == 0, changed.stderr
+
     def field(self, job: int | str, name: str) -> str:
         """One field of `scontrol show job`."""
         shown = self.call("scontrol", "show", "job", str(job), "--oneliner", cwd=REPOSITORY).stdout

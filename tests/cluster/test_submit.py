@@ -125,7 +125,10 @@ def test_a_fifth_job(slurm: Slurm, home: Path) -> None:
         checked = cluster(slurm, home, "check", "--run-name", "one", python=a_python(home))
         assert checked.returncode == 2
         assert "4 jobs are in the queue and 1 more would be; a user may have 4" in checked.stderr
-        assert slurm.call("sbatch", "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home).returncode != 0
+        slurm.show_to_the_hook(held[-1], cwd=home)
+        refused = slurm.call("sbatch", "slurm/train_gpu.sbatch", "--run-name", "one", cwd=home)
+        assert refused.returncode != 0
+        assert "4 jobs already in the queue" in refused.stderr
     finally:
         slurm.call("scancel", *map(str, held), cwd=home)
 
