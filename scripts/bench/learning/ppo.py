@@ -14,6 +14,7 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentMultiInputActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -107,6 +108,7 @@ def train_ppo(agent: str, config: Config, recorder: Recorder, budget: Budget, st
         # four times the processor time.
         torch.set_num_threads(config.learner_threads)
     model = build_ppo(agent, config, env)
+    model.set_logger(Logger(None, []))  # its own makes a folder among the temporary files at each start
     model.learn(_ENDLESS_STEPS, callback=Records())
     env.close()
     return int(model.num_timesteps)

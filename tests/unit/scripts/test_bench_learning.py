@@ -202,12 +202,15 @@ def run_trainings(agent: str, config: Config, env_steps: int, cpu_sec: float, ra
 @needs_sb3_contrib
 @pytest.mark.parametrize(("agent", "cpu_sec"), TRAINED)
 def test_agents_train_and_complete_trainings_are_not_done_again(
-    agent: str, cpu_sec: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    agent: str, cpu_sec: float, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     config = load_config("cpu", [f"{name}={value}" for name, value in TINY.items()])
     raw = tmp_path / "raw"
     assert run_trainings(agent, config, ENV_STEPS, cpu_sec, raw)
     assert f"1 of 1: {agent}" in capfd.readouterr().out
+    assert not list((tmp_path / "temporary").glob("SB3*")), "a folder at each start"
     (found,) = command.read_trainings(raw)
     assert found.agent == agent
     if agent in agents.UNLEARNED:
