@@ -72,3 +72,11 @@ def report() -> None:
     from cluster_rl.report import __main__ as report
 
     report.command()
+
+
+def export() -> None:
+    """`cluster-rl-export`."""
+    end_quietly()
+    from cluster_rl import export
+
+    export.command()

@@ -29,6 +29,7 @@ from cluster_rl.report.rom_maps import CELL_PIXELS, RomMaps
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, read_log
+from cluster_rl.runs.layout import RunDir
 
 SLICES: Final = 12
 LOGS_A_SLICE: Final = 40
@@ -97,7 +98,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
     read = 0
     for number, rows in enumerate(chosen_logs(run.episodes.spread + run.episodes.newest, edges)):
         for row in rows:
-            log = _log(run, row, problems)
+            log = log_of(run.run_dir, row, problems)
             if log is not None:
                 counts[number].add(log.positions)
                 read += 1
@@ -156,9 +157,10 @@ def chosen_ways(run: RunFacts) -> list[tuple[EpisodeRow, str]]:
     return list(chosen.values())[:MOST_PATHS]
 
 
-def _log(run: RunFacts, row: EpisodeRow, problems: list[str]) -> EpisodeLog | None:
-    """None where there is none, as with `log_episodes_for_replay` off, or it is damaged, which is told."""
-    path = run.run_dir.episode_logs / f"{row.name}{SUFFIX}"
+def log_of(run_dir: RunDir, row: EpisodeRow, problems: list[str]) -> EpisodeLog | None:
+    """The log of an episode; None where there is none, as with `log_episodes_for_replay` off, or it is damaged, for
+    which `problems` gets a line. Raises `StorageError`."""
+    path = run_dir.episode_logs / f"{row.name}{SUFFIX}"
     if not path.exists():
         return None
     try:
@@ -166,12 +168,12 @@ def _log(run: RunFacts, row: EpisodeRow, problems: list[str]) -> EpisodeLog | No
     except StorageError:
         raise
     except UserError as error:
-        problems.append(str(error).replace(f"{run.run_dir.path}/", ""))
+        problems.append(str(error).replace(f"{run_dir.path}/", ""))
         return None
 
 
 def _way(run: RunFacts, row: EpisodeRow, why: str, problems: list[str]) -> Way | None:
-    log = _log(run, row, problems)
+    log = log_of(run.run_dir, row, problems)
     if log is None:
         return None
     places = path_places(log.positions, run.world)

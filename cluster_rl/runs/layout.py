@@ -50,6 +50,7 @@ class RunDir:
         self.episodes = self.path / "episodes.jsonl"
         self.quests = self.path / "quests.jsonl"
         self.report = self.path / "report.html"
+        self.exports = self.path / "exports"
         self.tensorboard = self.path / "tensorboard"
         self.logs = self.path / "logs"
         self.jobs = self.path / "jobs"
@@ -62,6 +63,7 @@ class RunDir:
             self.keys,
             self.archive,
             self.greedy,
+            self.exports,
         )
 
     def actors_chain(self, job: int) -> Path:

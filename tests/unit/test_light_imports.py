@@ -20,6 +20,9 @@ LEARNING = {"torch", "matplotlib", "tensorboard"}
         ("replayer", LEARNING),
         ("start_state", LEARNING),
         ("report.__main__", LEARNING | EMULATION),
+        ("export", LEARNING | EMULATION),
+        ("exporting.tables", LEARNING | {"pyboy", "wandb"}),
+        ("exporting.coords", LEARNING | {"pyboy", "wandb"}),
         ("debug_rollout", LEARNING | {"pyboy"}),
     ],
 )

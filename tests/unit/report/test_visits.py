@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import itertools
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-import run_golden
-from made_runs import INCARNATION, episode, make_run, set_keys
+from made_logs import write_log
+from made_runs import episode, make_run, set_keys
 from PIL import Image
 
 from cluster_rl.game.world import World
@@ -21,29 +19,8 @@ from cluster_rl.report import visits
 from cluster_rl.report.curves import slice_edges
 from cluster_rl.report.run_facts import read_run
 from cluster_rl.report.visits import chosen_logs, chosen_ways, path_data, visit_picture, world_map
-from cluster_rl.runs.episode_log import read_log
-from cluster_rl.runs.layout import RunDir
 
 HOLLOW = 0  # 20 x 18 cells of the canvas at (10, 18)
-
-
-def write_log(run_dir: RunDir, number: int, *positions: tuple[int, int, int]) -> Path:
-    """The log of episode `number` of `made_runs`, with these positions; what the map does not need is as in the golden
-    one."""
-    golden = read_log(next(run_golden.FOLDER.glob("*.eplog")))
-    steps = len(positions)
-    header = msgspec.structs.replace(golden.header, episode=number, incarnation=INCARNATION, steps=steps, milestones=[])
-    log = dataclasses.replace(
-        golden,
-        header=header,
-        actions=np.zeros(steps, np.uint8),
-        checks=np.zeros(steps, np.uint16),
-        positions=np.array(positions, np.uint8),
-        ram_hashes=np.zeros(steps // header.ram_hash_interval_steps, np.uint64),
-    )
-    path = run_dir.episode_logs / f"a000-e00-{INCARNATION:x}-{number:06d}.eplog"
-    path.write_bytes(log.to_bytes())
-    return path
 
 
 def pixels(uri: str) -> npt.NDArray[np.uint8]:

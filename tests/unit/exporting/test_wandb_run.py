@@ -1,0 +1,81 @@
+"""A run as an offline run of Weights & Biases, read again by the package's reader; a line where that is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import make_run, metrics_row
+
+from cluster_rl.config import Config
+from cluster_rl.errors import UserError
+from cluster_rl.exporting.wandb_run import export_wandb
+from cluster_rl.runs.layout import RunDir
+
+
+def made(root: Path) -> RunDir:
+    return make_run(
+        root,
+        config=Config(gamma=0.9),
+        metrics=[metrics_row(0), metrics_row(1, learner__loss=0.5) | {"episode/return": None}],  # type: ignore[dict-item]
+        milestones={"LEFT_HOME": 150},
+    )
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """What a `.wandb` file holds: a log as LevelDB has it, behind a header of seven bytes."""
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, part = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if part in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+def test_without_the_package_a_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"python -m pip install 'cluster_rl\[wandb\]'"):
+        export_wandb(made(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="wandb is not installed: pip install -e '.[wandb]'"
+)
+def test_rows_config_and_summary(tmp_path: Path) -> None:
+    from wandb.proto import wandb_internal_pb2
+
+    told = export_wandb(made(tmp_path), tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert told[0].startswith(f"{folder}: 2 rows, 0 videos; to upload it: wandb sync ")
+    assert folder.name.startswith("offline-run-")
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    (path,) = folder.glob("run-*.wandb")
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    for data in records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        name = lambda item: item.key or "/".join(item.nested_key)  # noqa: E731
+        if record.HasField("run"):
+            assert record.run.display_name == "made"
+            config |= {name(item): json.loads(item.value_json) for item in record.run.config.update}
+        if record.HasField("history"):
+            history.append({name(item): json.loads(item.value_json) for item in record.history.item})
+        if record.HasField("summary"):
+            summary |= {name(item): json.loads(item.value_json) for item in record.summary.update}
+    assert config["gamma"] == 0.9
+    assert [(row["env_steps"], row.get("learner/loss")) for row in history] == [(100, None), (200, 0.5)]
+    assert summary["milestone/LEFT_HOME"] == 150
