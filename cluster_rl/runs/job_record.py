@@ -100,7 +100,7 @@ def write_job_record(config: Config, run_dir: RunDir) -> Path:
         pid=os.getpid(),
         slurm={name: os.environ[f"SLURM_{name}"] for name in _OF_SLURM if f"SLURM_{name}" in os.environ},
         git=_git_state(Path(cluster_rl.__file__).resolve().parent.parent),
-        versions=_versions(),
+        versions=package_versions(),
         config_sha256=config_sha256(config),
         config=msgspec.Raw(config_to_json(config)),
         env_steps_start=progress.env_steps if progress is not None else 0,
@@ -156,7 +156,7 @@ def newest_start(run_dir: RunDir) -> tuple[int, int]:
     return start.env_steps_start, start.updates_start
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     """Of Python, of what computes and plays here, and of the CUDA that PyTorch was built for; None: not installed."""
     # Of this package the one that runs: another may be installed.
     found: dict[str, str | None] = {"python": platform.python_version(), "cluster_rl": cluster_rl.__version__}

@@ -1,15 +1,11 @@
 """Figures over time: `metrics.jsonl` and TensorBoard event files, both from the same rows.
 
-The learner writes rows; people, reports and TensorBoard read them. In: flat dicts of floats, and arrays whose
-distribution matters. No tensorflow, no torch: events are written with TensorBoard's own record writer, which is
-imported with the first row.
+The learner writes rows; people, reports and TensorBoard read them. In: flat dicts of floats, arrays whose distribution
+matters, and what TensorBoard alone shows: pictures, and what the job is. No torch.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -27,12 +23,10 @@ from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import newest_point
 from cluster_rl.runs.small_file import UnreadableError, decode_json
+from cluster_rl.training.event_file import About, Distributions, EventFile, Pictures
 
-_HISTOGRAM_BUCKETS = 30
 _PERCENTS = (0, 1, 10, 50, 90, 99, 100)
 _PERCENT_NAMES = ("min", "p01", "p10", "p50", "p90", "p99", "max")
-
-Distributions = Mapping[str, npt.NDArray[Any]]
 
 
 class MetricsWriter:
@@ -43,11 +37,12 @@ class MetricsWriter:
     No point is there twice: `grown` says whether a row would lie behind the last one, of this job or an earlier one.
     """
 
-    def __init__(self, run_dir: RunDir) -> None:
-        """Raises `UserError` if the files cannot be written."""
+    def __init__(self, run_dir: RunDir, about: About | None = None) -> None:
+        """`about` the job is what TensorBoard says of it. Raises `UserError` if the files cannot be written."""
         self._path = run_dir.metrics
         self._events_dir = run_dir.tensorboard
-        self._events: _EventFile | None = None
+        self._about = about
+        self._events: EventFile | None = None
         try:
             self.notes = cut_torn_line(self._path)
             self._newest = newest_point(self._path)[:2]  # (env_steps, updates)
@@ -68,14 +63,19 @@ class MetricsWriter:
         return (env_steps, updates) > self._newest
 
     def write(
-        self, env_steps: int, updates: int, values: Mapping[str, float], distributions: Distributions | None = None
+        self,
+        env_steps: int,
+        updates: int,
+        values: Mapping[str, float],
+        distributions: Distributions | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         """One row: `time` (Unix seconds), `env_steps`, `updates` and `values`, a NaN as null.
 
         Of each of `distributions` (name: finite numbers of any shape; an empty one is left out) the row gets what
-        `summarise` says as `name/p50` and so on, and TensorBoard a histogram `name` besides. In TensorBoard the step is
-        `env_steps`; `updates` is a scalar of its own. Raises `StorageError` for a full disk; the row is in neither file
-        then, or only in the first.
+        `summarise` says as `name/p50` and so on, and TensorBoard a histogram `name` besides. `pictures` (name: grey
+        levels, uint8 [h, w]) are only there. In TensorBoard the step is `env_steps`; `updates` is a scalar of its own.
+        Raises `StorageError` for a full disk; the row is in neither file then, or only in the first.
         """
         now = time.time()
         drawn = {name: array.ravel() for name, array in (distributions or {}).items() if array.size}
@@ -90,8 +90,8 @@ class MetricsWriter:
             self._newest = (env_steps, updates)
             crash_point("metrics.row_written")
             if self._events is None:
-                self._events = _EventFile(self._events_dir)
-            self._events.write(now, env_steps, {"updates": float(updates), **scalars}, drawn)
+                self._events = EventFile(self._events_dir, self._about)
+            self._events.write(now, env_steps, {"updates": float(updates), **scalars}, drawn, pictures or {})
         except OSError as error:
             raise explain_os_error(error, self._path) from None
 
@@ -141,54 +141,3 @@ class RateMeter:
             self._points.popleft()
         (first, total_first), (last, total_last) = self._points[0], self._points[-1]
         return (total_last - total_first) / (last - first) if last > first else 0.0
-
-
-class _EventFile:
-    """One TensorBoard event file of this process."""
-
-    def __init__(self, folder: Path) -> None:
-        # Half a second of imports that readers and tests of the rows need not pay.
-        from tensorboard.compat.proto import event_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._proto: Any = event_pb2
-        self._writer_of_records: Any = RecordWriter
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000}.{socket.gethostname()}.{os.getpid()}"
-        self._file = GrowingFile(folder / name)
-        self._record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def write(self, now_sec: float, step: int, values: Mapping[str, float], distributions: Distributions) -> None:
-        event = self._proto.Event(wall_time=now_sec, step=step)
-        for name, value in values.items():
-            event.summary.value.add(tag=name, simple_value=value)
-        for name, numbers in distributions.items():
-            counts, edges = _histogram(numbers)
-            histogram = event.summary.value.add(tag=name).histo
-            histogram.min, histogram.max = float(numbers.min()), float(numbers.max())
-            histogram.num = numbers.size
-            histogram.sum = float(numbers.sum())
-            histogram.sum_squares = float(np.square(numbers, dtype=np.float64).sum())
-            # The first edge closes an empty bucket: TensorBoard would begin the first one at minus infinity.
-            histogram.bucket_limit.extend(edges.tolist())
-            histogram.bucket.extend([0.0, *counts.tolist()])
-        self._record(event)
-
-    def _record(self, event: Any) -> None:
-        record = io.BytesIO()
-        self._writer_of_records(record).write(event.SerializeToString())
-        self._file.append(record.getvalue())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _histogram(numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """(counts, edges) in equal buckets; in one where the numbers are too near each other to have edges between them.
-
-    In float64: `np.histogram` takes the numbers' own kind, and raises where that cannot tell its edges apart.
-    """
-    exact = numbers.astype(np.float64)
-    low, high = exact.min(), exact.max()
-    divides = high - low > max(1e-12 * max(abs(low), abs(high)), 1e-300)
-    return np.histogram(exact, _HISTOGRAM_BUCKETS if divides else 1)

@@ -1,11 +1,13 @@
-"""What metrics find out by running the network once more: values where episodes begin, staleness of stored states.
+"""What metrics find out by running the network once more: values where episodes begin, staleness of stored states;
+and by looking into blocks: what was on the screen.
 
-In: the online network and blocks of the replay. Out: figures of one row. Updates never pay for any of it.
+In: the online network and blocks of the replay. Out: figures of one row, a picture. Updates never pay for any of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,14 @@ import torch
 from cluster_rl.learning import targets
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import QNetwork
+from cluster_rl.networks.frames import SCREEN_HEIGHT, SCREEN_WIDTH, unpack_screen
 from cluster_rl.training.staleness import q_discrepancy
 from cluster_rl.wire.codec import BlockArrays, BlockError, SequenceHeader, decode_arrays
 
 STALENESS_SEQUENCES = 4  # of the newest batch, at most
 STALENESS_STEPS = 500  # played again before each, at least, or from its episode's start
 _STALENESS_SCAN = 2000  # sequences of all emulators looked through for those of one episode
+_PICTURE_SCREENS = (2, 4)  # rows and columns
 
 _FRAME = ("screen_packed", "context", "crop")
 _Window = tuple[SequenceHeader, BlockArrays]
@@ -85,6 +89,20 @@ def staleness_row(
         "staleness/from_start": float(np.mean(whole)),
         "staleness/age_updates": float(np.mean(ages)),
     }
+
+
+def screens_picture(batch: Iterable[Entry], spec: BlockSpec) -> npt.NDArray[np.uint8]:
+    """What the first sequences of a batch saw where they are trained first: grey levels, uint8 [2 x 72, 4 x 80]."""
+    rows, columns = _PICTURE_SCREENS
+    picture = np.zeros((rows, columns, SCREEN_HEIGHT, SCREEN_WIDTH), np.uint8)
+    for place, (header, block) in enumerate(itertools.islice(batch, rows * columns)):
+        try:
+            packed = decode_arrays(block, spec)[1].screen_packed[header.burn_in_length]
+        except BlockError:  # sampling finds it, takes it out and counts it (`replay/damaged`)
+            continue
+        shades = unpack_screen(torch.from_numpy(packed.copy())).numpy()
+        picture[divmod(place, columns)] = 255 - 85 * shades  # shade 0 is the lightest
+    return picture.swapaxes(1, 2).reshape(rows * SCREEN_HEIGHT, columns * SCREEN_WIDTH)
 
 
 def sequence_staleness(network: QNetwork, sequence: _Window, history: list[_Window], rescaling: bool) -> torch.Tensor:

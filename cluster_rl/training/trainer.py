@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster_rl.config import Config
+from cluster_rl.config import Config, config_to_json, config_values
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError
 from cluster_rl.exploration.archive import Archive
 from cluster_rl.exploration.bayes_quests import Quest, QuestRules
@@ -33,19 +33,21 @@ from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_p
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.identity import read_identity
-from cluster_rl.runs.job_record import config_sha256, newest_number
+from cluster_rl.runs.job_record import config_sha256, newest_number, package_versions
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.episode_rows import EpisodeRows, UnreadableRowError, read_episode_rows
+from cluster_rl.training.event_file import About
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
-from cluster_rl.training.probes import staleness_row, start_value
+from cluster_rl.training.probes import screens_picture, staleness_row, start_value
 from cluster_rl.training.quest_monitor import QuestMonitor
 from cluster_rl.training.rate_limiter import RateLimiter
 
 _EVICTED_FILES = "deleting evicted segments"
 STALENESS_ROWS = 12  # staleness is measured with every so-manieth row of metrics
+PICTURE_ROWS = 60  # and screens are drawn for TensorBoard
 
 
 class Sampled(NamedTuple):
@@ -95,7 +97,7 @@ class Trainer:
         # Another seed than the learner's networks have; nothing is built where it would pay nothing.
         self.rnd = Rnd(config, observation, self.device, config.base_seed + 1) if config.w_rnd else None
         self.limiter = RateLimiter.from_config(config)
-        self.metrics = MetricsWriter(run_dir)
+        self.metrics = MetricsWriter(run_dir, _about(config))
         self.quests = QuestMonitor(config, run_dir, self.replay, rules, self.device)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
@@ -118,7 +120,7 @@ class Trainer:
         self.connected_actors: int | None = None  # set by the wire's thread; None where there is no wire
         self.actor_rates: dict[int, float] = {}  # actor -> env steps per second, as it says itself
         self._newest_update: _Update | None = None
-        self._metrics_rows = 0
+        self._metrics_rows = self._next_picture_row = 0
         self._left_out: list[str] | None = None  # of what a job must leave; None before `save`
         self._block_spec = block
         self.outage = Outage()
@@ -457,6 +459,7 @@ class Trainer:
             "priority": self.replay.state_dict()["priorities"],
             "lag/acting": lags,
         }
+        pictures: dict[str, npt.NDArray[np.uint8]] = {}
         newest = self._newest_update
         if newest is not None:
             row |= {f"learner/{name}": value for name, value in newest.result.metrics.items()}
@@ -477,7 +480,10 @@ class Trainer:
                     self._block_spec,
                     self.config.value_rescaling,
                 )
-        self.metrics.write(self.replay.env_steps, self.r2d2.updates, row, distributions)
+            if self._metrics_rows >= self._next_picture_row:
+                self._next_picture_row = self._metrics_rows + PICTURE_ROWS
+                pictures["screens/newest_batch"] = screens_picture(batch.values(), self._block_spec)
+        self.metrics.write(self.replay.env_steps, self.r2d2.updates, row, distributions, pictures)
 
     def _write_next_metrics(self) -> None:
         if self.metrics.grown(self.replay.env_steps, self.r2d2.updates):
@@ -576,6 +582,14 @@ class Trainer:
             save_progress(self.run_dir.progress, progress)
         crash_point("restore.job_continued")
         return progress
+
+
+def _about(config: Config) -> About:
+    """What TensorBoard says of a job."""
+    plain = bool | int | float | str
+    values = {name: v if isinstance(v, plain) else str(v) for name, v in config_values(config).items()}
+    versions = "\n".join(f"{name} {version or '-'}" for name, version in package_versions().items())
+    return About({"config": config_to_json(config).decode(), "versions": versions}, values)
 
 
 def _not_saved(left_out: list[str]) -> str:

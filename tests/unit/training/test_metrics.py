@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from small_disk import SmallDisk
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
+from cluster_rl.training.event_file import About
 from cluster_rl.training.metrics import MetricsWriter, RateMeter, read_metrics, summarise
 
 
@@ -52,6 +54,33 @@ def test_tensorboard_reads_the_same_figures(run_dir: RunDir) -> None:
     assert found[:3] == [(100, "updates", 5.0), (100, "loss", 0.25), (200, "updates", 9.0)]
     assert found[3][:2] == (200, "loss")
     assert math.isnan(found[3][2])
+
+
+def test_tensorboard_has_the_first_figures_pictures_texts_and_config(run_dir: RunDir) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    about = About({"versions": "python 3\ntorch *2*"}, {"gamma": 0.9, "rom": "", "curve": True, "n_step": 5})
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    writer = MetricsWriter(run_dir, about)
+    writer.write(100, 5, {"learner/loss": 0.25, "learner/other": 1.0}, pictures={"screens": levels})
+    writer.write(200, 9, {"learner/loss": 0.5})
+    writer.close()
+    events = EventAccumulator(str(run_dir.tensorboard)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("0_first/learner/loss")] == [(100, 0.25), (200, 0.5)]
+    assert [tag for tag in events.Tags()["scalars"] if tag.startswith("0_first/")] == ["0_first/learner/loss"]
+    assert "0_first/learner/loss" not in read_metrics(run_dir.metrics)[0]
+    (picture,) = events.Images("screens")
+    with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
+        assert np.array_equal(np.asarray(image), levels)
+    (text,) = events.Tensors("about/versions")
+    assert text.tensor_proto.string_val[0] == b"    python 3\n    torch *2*"
+    assert events.SummaryMetadata("about/versions").plugin_data.plugin_name == "text"
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    hparams = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert (hparams["gamma"].number_value, hparams["n_step"].number_value) == (0.9, 5)
+    assert (hparams["curve"].bool_value, hparams["rom"].WhichOneof("kind")) == (True, "string_value")
 
 
 def test_distributions_are_percentiles_in_the_row_and_a_histogram_in_tensorboard(run_dir: RunDir) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -65,6 +66,33 @@ def test_a_row_shows_the_learning(tmp_path: Path) -> None:
     assert row["priority/p90"] == pytest.approx(np.percentile(priorities, 90))
     assert row["importance_weight/max"] == 1.0
     assert 0 < row["importance_weight/min"] <= row["importance_weight/mean"] <= 1
+    trainer.close("test")
+
+
+def test_tensorboard_shows_screens_of_the_newest_batch_and_the_config(tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = open_trainer(tmp_path)
+    ingest(trainer, episodes(0, 4))
+    trainer.write_metrics()  # nothing was trained yet
+    train(trainer, 1)
+    trainer.write_metrics()
+    trainer.write_metrics()
+    events = EventAccumulator(str(trainer.run_dir.tensorboard)).Reload()
+    (picture,) = events.Images("screens/newest_batch")
+    with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
+        found = np.asarray(image)
+    assert found.shape == (2 * 72, 4 * 80)
+    newest = trainer._newest_update
+    assert newest is not None
+    header, block = trainer.replay.read(int(newest.ids[1]))  # type: ignore[misc]
+    packed = decode_arrays(block, BLOCK)[1].screen_packed[header.burn_in_length]  # [72, 20], four pixels a byte
+    shades = np.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], axis=-1).reshape(72, 80)
+    assert np.array_equal(found[:72, 80:160], 255 - 85 * shades)
+    config = events.Tensors("about/config")[0].tensor_proto.string_val[0].decode()
+    assert f'"gamma": {CONFIG.gamma}' in config
+    assert b"torch" in events.Tensors("about/versions")[0].tensor_proto.string_val[0]
     trainer.close("test")
 
 
