@@ -353,6 +353,24 @@ class Config(_Section, frozen=True):
         later = (rate for begins, rate in reversed(self.samples_per_insert_schedule) if begins <= env_steps)
         return next(later, self.samples_per_insert)
 
+    @property
+    def sample_chunk(self) -> int:
+        """Positions of one batch: the most that are sampled at a time."""
+        return self.batch_size * self.unroll_length
+
+    @property
+    def insert_chunk(self) -> int:
+        """Positions of one sequence of every emulator: the most that arrive at a time."""
+        return self.total_actors * self.envs_per_actor * self.unroll_length
+
+
+def limiter_buffer(rate: float, min_size: int, tolerance: float, *, sample_chunk: int, insert_chunk: int) -> float:
+    """How far learner or actors may run ahead of the other, in sampled positions; `training.rate_limiter` says why.
+
+    rate: positions to sample for each one inserted. min_size: positions before the first sample.
+    """
+    return max(tolerance * rate * min_size, 2.0 * max(sample_chunk, rate * insert_chunk))
+
 
 def sequence_schema_values(config: Config) -> dict[str, Any]:
     """What both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""

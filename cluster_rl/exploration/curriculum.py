@@ -78,13 +78,14 @@ def weights_of(
     """
     if weighting == "uniform":
         return [1.0] * len(entries)
+    stage_weights = quest_weights or {"": 1.0}
     stages = collections.defaultdict(list)
     for entry in entries:
-        missing = (name for name in quest_weights or () if name not in entry.milestones)
+        missing = (name for name in stage_weights if name not in entry.milestones)
         stages[next(missing, "")].append(entry)
     weights: dict[str, float] = {}
     for name, members in stages.items():
-        stage = min(1.0, max(_STAGE_FLOOR, quest_weights.get(name, 0.0) if quest_weights else 1.0))
+        stage = min(1.0, max(_STAGE_FLOOR, stage_weights.get(name, 0.0)))
         interests = [_interest(entry) for entry in members]
         total = math.fsum(interests)
         weights |= {entry.key: stage * one / total for entry, one in zip(members, interests, strict=True)}

@@ -27,7 +27,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from cluster_rl.config import Config
+from cluster_rl.config import Config, limiter_buffer
 
 
 class RateLimiter:
@@ -69,8 +69,8 @@ class RateLimiter:
             config.samples_per_insert,
             config.min_replay_transitions,
             config.samples_per_insert_tolerance,
-            sample_chunk=config.batch_size * config.unroll_length,
-            insert_chunk=config.total_actors * config.envs_per_actor * config.unroll_length,
+            sample_chunk=config.sample_chunk,
+            insert_chunk=config.insert_chunk,
             schedule=config.samples_per_insert_schedule,
         )
 
@@ -89,8 +89,13 @@ class RateLimiter:
         """How far either side may run ahead of the other, in sampled positions."""
         first = bisect.bisect_right(self._begins, self.inserted) - 1
         behind = bisect.bisect_right(self._begins, self.inserted + self.insert_chunk)
-        rate = max(self._rates[first:behind])
-        return max(self._tolerance * rate * self.min_size, 2.0 * max(self.sample_chunk, rate * self.insert_chunk))
+        return limiter_buffer(
+            max(self._rates[first:behind]),
+            self.min_size,
+            self._tolerance,
+            sample_chunk=self.sample_chunk,
+            insert_chunk=self.insert_chunk,
+        )
 
     def may_sample(self, positions: int, in_flight: int = 0) -> bool:
         """Whether `positions` more (at most `sample_chunk`) may be sampled; `in_flight` are, but not recorded yet."""
