@@ -43,8 +43,8 @@ from cluster_rl.runs.small_file import UnreadableError, read_bytes
 
 if TYPE_CHECKING:
     from cluster_rl.emulator.env import Env, Step
+    from cluster_rl.exploration.bayes_quests import QuestRow
     from cluster_rl.exploration.rnd import Rnd
-    from cluster_rl.training.quest_rows import QuestRow
 
 OnFrame = Callable[[np.ndarray[Any, np.dtype[np.uint8]]], None]
 

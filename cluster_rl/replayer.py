@@ -122,7 +122,10 @@ def run(options: Options) -> int:
     chances = None
     if options.look.overlay and options.run_dir is not None:
         try:
-            chances = chances_by_time(options.run_dir, world)
+            chances, problem = chances_by_time(options.run_dir, world)
+            if problem:
+                _say(f"error: {problem}; of those rows no chances are drawn", EXIT_BAD_INPUT)
+                codes.append(EXIT_BAD_INPUT)
         except UserError as error:
             _say(f"error: {error}; no chances are drawn", exit_code_of(error))
             codes.append(exit_code_of(error))
@@ -193,11 +196,14 @@ def _list(out: Path, records: Mapping[Path, VideoRecord], world: World) -> int:
     return EXIT_OK
 
 
-def chances_by_time(run_dir: RunDir, world: World) -> Callable[[EpisodeHeader], Mapping[str, Chance]]:
-    """What the run had told of its quests last when an episode began. Raises `UserError` as `read_quest_rows` does."""
-    from cluster_rl.training.quest_rows import read_quest_rows  # scipy takes most of a second
+def chances_by_time(run_dir: RunDir, world: World) -> tuple[Callable[[EpisodeHeader], Mapping[str, Chance]], str]:
+    """What the run had told of its quests last when an episode began, and what was wrong with the file, if it is there.
 
-    rows = read_quest_rows(run_dir.quests)
+    Raises `UserError` where it cannot be read.
+    """
+    from cluster_rl.report.run_rows import read_quests  # scipy takes most of a second
+
+    rows, problem = read_quests(run_dir.quests) if run_dir.quests.exists() else ([], "")
     times = [row.time for row in rows]
 
     def chances(header: EpisodeHeader) -> Mapping[str, Chance]:
@@ -209,7 +215,7 @@ def chances_by_time(run_dir: RunDir, world: World) -> Callable[[EpisodeHeader], 
         number = bisect.bisect_right(times, began)
         return chances_of(rows[number - 1].frontier, rows[number - 1].quests, world) if number else {}
 
-    return chances
+    return chances, problem
 
 
 def _play_greedily(options: Options) -> list[Path] | int:

@@ -37,7 +37,7 @@ from scipy.special import betainc, betaincinv, betaln
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
-from cluster_rl.runs.small_file import Count
+from cluster_rl.runs.small_file import Count, UnixSeconds
 
 NEVER, RELIABLY = 0.1, 0.9
 """Means of theta below and above which a quest is out of reach, or done."""
@@ -201,6 +201,17 @@ class QuestState(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     trials: int
     reached: int
+
+
+class QuestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `quests.jsonl`: what was known of each quest that was tried, in the order of play, after so many
+    episodes of the run."""
+
+    time: UnixSeconds
+    episodes: Count
+    env_steps: Count
+    frontier: list[str]
+    quests: dict[str, QuestState]
 
 
 def count_episode(

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from cluster_rl.errors import UserError
+from cluster_rl.exploration.bayes_quests import QuestRow
 from cluster_rl.exporting.output import TextFile, make_folder
-from cluster_rl.report.run_rows import QuestRow, Rows
+from cluster_rl.report.run_rows import Rows
 from cluster_rl.runs.layout import RunDir
 
 _Number = int | float

@@ -1,7 +1,8 @@
 """The rows that a run keeps over time, read for a page: episodes, metrics and quests, with what is damaged left out.
 
-The report's page uses it. In: `episodes.jsonl`, `metrics.jsonl` and `quests.jsonl` of a run, of any length. Out:
-columns of numbers, and of episodes the rows of some. One pass over each file; of a million episodes only columns stay.
+The report's page uses it, the replayer for quests. In: `episodes.jsonl`, `metrics.jsonl` and `quests.jsonl` of a run,
+of any length. Out: columns of numbers, and of episodes the rows of some. One pass over each file; of a million episodes
+only columns stay.
 Only what the page needs of a row is read, so that rows of older and newer programs do as well.
 """
 
@@ -9,21 +10,22 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import stat
 from array import array
 from collections import Counter, deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.errors import read_error
-from cluster_rl.exploration.bayes_quests import QuestState
+from cluster_rl.exploration.bayes_quests import QuestRow
 from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
-from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, decode_json
+from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, damaged, decode_json
 
 NEWEST_EPISODES = 300
 """How many of the newest episodes are kept as rows."""
@@ -42,9 +44,9 @@ _METRICS = frozenset(
         *("time", "env_steps", "updates", "env_steps_per_sec", "updates_per_sec", "samples_per_insert"),
         *("limiter_ahead", "queue/batches_in_flight", "replay/transitions", "replay/damaged"),
         *("priority/ess", "actor/epsilon", "lag/acting/p50", "lag/training/p50", "staleness/delta_q_last"),
-        *("learner/grad_norm", "learner/loss", "learner/q_start", "rnd/skipped_steps"),
+        *("learner/grad_norm", "learner/loss", "learner/q_start", "rnd/skipped_steps", "rnd/bonus_mean"),
         *("wire/actors", "wire/refused_blocks", "wire/bad_messages", "wire/refused_actors", "wire/waiting_actors"),
-        *("wire/lost_sequences", "archive/states", "archive/unfit"),
+        *("wire/lost_sequences", "archive/states", "archive/unfit", "archive/newer", "curiosity_scale"),
         *("start/beginning", "start/early", "start/middle", "start/late"),
     }
 )
@@ -85,52 +87,78 @@ class EpisodeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.start_tag in ("state", "archive")
 
 
-class QuestRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `quests.jsonl`."""
-
-    time: UnixSeconds
-    episodes: Count
-    env_steps: Count
-    frontier: list[str]
-    quests: dict[str, QuestState]
-
-
 class Rows(Generic[_Kind]):
     """The rows of one file, in order. What is none is passed over, and told by `problem` after the last one."""
 
     def __init__(self, path: Path, kind: type[_Kind]) -> None:
         self._path, self._kind = path, kind
         self._damaged, self._first = 0, ""
-        self._there = True
+        self._odd, self._first_odd = 0, ""
+        self._no_file = ""
+        self._line = 0
 
     def __iter__(self) -> Iterator[_Kind]:
         """Raises `UserError` for a file that cannot be read."""
-        if not self._path.is_file():
-            self._there = False
-            return
         try:
+            self._no_file = _no_file(self._path)
+            if self._no_file:
+                return
             with self._path.open("rb") as file:
-                for number in itertools.count(1):
-                    line = file.readline(MAX_ROW_BYTES)
-                    if not line.endswith(b"\n") and len(line) < MAX_ROW_BYTES:
-                        return  # at the end, or a row that is being written
+                while line := _line(file):
+                    self._line += 1
                     try:
-                        yield decode_json(line, self._kind, f"line {number}")
+                        yield self._row(line)
                     except UnreadableError as error:
                         self._damaged += 1
                         self._first = self._first or str(error)
         except OSError as error:
             raise read_error(error, self._path) from None
 
+    def _row(self, line: bytes) -> _Kind:
+        source = f"line {self._line}"
+        if len(line) > MAX_ROW_BYTES:
+            raise damaged(source, f"more than {MAX_ROW_BYTES} bytes")
+        return decode_json(line, self._kind, source)
+
+    def leave_out(self, name: str) -> None:
+        """Tells of a value of the newest row that is left out of it, as it is none of its kind."""
+        self._odd += 1
+        self._first_odd = self._first_odd or f"{name} in line {self._line}"
+
     @property
     def problem(self) -> str:
         """What was wrong with the file, in a line; empty if nothing."""
-        if not self._there:
-            return f"{self._path.name}: not there"
+        told = [self._no_file] if self._no_file else []
         if self._damaged:
             rows = "a row is" if self._damaged == 1 else f"{self._damaged} rows are"
-            return f"{self._path.name}: {rows} damaged and left out; the first: {self._first}"
+            told.append(f"{rows} damaged and left out; the first: {self._first}")
+        if self._odd:
+            values = "a value is no number and" if self._odd == 1 else f"{self._odd} values are no numbers and"
+            told.append(f"{values} left out; the first: {self._first_odd}")
+        return f"{self._path.name}: {'; '.join(told)}" if told else ""
+
+
+def _no_file(path: Path) -> str:
+    """Why there is no file to read, empty where there is one. Raises `OSError`."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "not there"
+    if stat.S_ISREG(mode):
         return ""
+    return f"{'a folder' if stat.S_ISDIR(mode) else 'something else'} lies where a file was expected; move it away"
+
+
+def _line(file: BinaryIO) -> bytes:
+    """The next line, cut behind a byte more than `MAX_ROW_BYTES`; empty at the end, and for a row that is being
+    written."""
+    line = file.readline(MAX_ROW_BYTES + 1)
+    if len(line) <= MAX_ROW_BYTES:
+        return line if line.endswith(b"\n") else b""
+    rest = line
+    while rest and not rest.endswith(b"\n"):
+        rest = file.readline(MAX_ROW_BYTES)
+    return line
 
 
 @dataclass
@@ -207,16 +235,22 @@ def _numbers(row: EpisodeRow) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> tuple[dict[str, Column], str]:
-    """Name to column, float64 [rows] with NaN where a row has none, and what was wrong with the file.
+    """Name to column, float64 [rows] with NaN where a row has no number, and what was wrong with the file.
 
     Raises `UserError` where it cannot be read.
     """
-    rows = Rows(path, dict[str, float | None])
+    rows = Rows(path, dict[str, Any])
     columns: dict[str, array[float]] = {}
     count = 0
     for row in rows:
-        wanted = {name: row[name] for name in _METRICS & row.keys()}
-        _add(columns, count, {name: np.nan if value is None else value for name, value in wanted.items()})
+        values: dict[str, float] = {}
+        for name in _METRICS & row.keys():
+            value = row[name]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number and value is not None:
+                rows.leave_out(name)
+            values[name] = value if is_number else np.nan
+        _add(columns, count, values)
         count += 1
     return _padded(columns, count), rows.problem
 

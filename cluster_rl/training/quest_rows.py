@@ -1,20 +1,18 @@
 """`quests.jsonl`: what is known of each quest, a row with the first episode and every hour or hundred episodes.
 
-The learner writes it, `debug_rollout` and the replayer read it. In: the records of quests, as the replay log has
-counted them. Out: rows. The newest row in the file says when the next is due, so none is there twice or missing after a
-crash: no other file need agree with it.
+The learner writes it, `debug_rollout` reads the newest row, `report.run_rows` all. In: the records of quests, as the
+replay log has counted them. Out: rows. The newest row in the file says when the next is due, so none is there twice or
+missing after a crash: no other file need agree with it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
-from cluster_rl.errors import read_error
-from cluster_rl.exploration.bayes_quests import QuestRecord, QuestRules, QuestState, assess_all, frontier
+from cluster_rl.exploration.bayes_quests import QuestRecord, QuestRow, QuestRules, assess_all, frontier
 from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.crash_points import crash_half_way, crash_point
 from cluster_rl.runs.growing_file import GrowingFile, cut_torn_line
@@ -25,16 +23,6 @@ from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, deco
 ROW_EPISODES, ROW_SEC = 100, 3600.0
 
 
-class QuestRow(msgspec.Struct, kw_only=True):
-    """A row: what was known of each quest that was tried, in the order of play, after so many episodes of the run."""
-
-    time: UnixSeconds
-    episodes: Count
-    env_steps: Count
-    frontier: list[str]
-    quests: dict[str, QuestState]
-
-
 def newest_quests(run_dir: RunDir) -> QuestRow | None:
     """What a run has told of its quests last; None if it has none yet. Raises `UnreadableError` for a damaged row."""
     try:
@@ -42,24 +30,6 @@ def newest_quests(run_dir: RunDir) -> QuestRow | None:
     except FileNotFoundError:
         return None
     return decode_json(row, QuestRow, run_dir.quests) if row else None
-
-
-def read_quest_rows(path: Path) -> list[QuestRow]:
-    """All rows, oldest first, none where there is no such file; a last line that is not finished is left out.
-
-    Raises `UnreadableError` for a damaged row, `UserError` for a file that cannot be read.
-    """
-    rows: list[QuestRow] = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):
-                    rows.append(decode_json(line, QuestRow, f"{path}: line {number}"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise read_error(error, path) from None
-    return rows
 
 
 class _Newest(msgspec.Struct):

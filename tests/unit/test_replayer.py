@@ -617,13 +617,16 @@ def test_chances_are_what_the_run_knew_as_the_episode_began(
         quest_row(100.25, ["LEFT_HOME"], 0.25) + quest_row(200.25, ["LEFT_HOME", "X"], 0.5) + torn
     )
     header = msgspec.structs.replace(log.header, started=started)
-    found = chances_by_time(run_dir, World.cartridge())(header)
+    chances, problem = chances_by_time(run_dir, World.cartridge())
+    assert problem == ""
+    found = chances(header)
     assert found.get("LEFT_HOME") == (mean and ("stepped out of the house", mean, 0.0, 1.0))
     run_dir.quests.unlink()
-    assert chances_by_time(run_dir, World.cartridge())(header) == {}
+    chances, problem = chances_by_time(run_dir, World.cartridge())
+    assert (chances(header), problem) == ({}, "")
 
 
-def test_damaged_quests_are_told_and_cost_the_chances_alone(
+def test_damaged_quests_are_told_and_cost_no_video(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = RunDir(tmp_path, "mine").create()
@@ -631,7 +634,8 @@ def test_damaged_quests_are_told_and_cost_the_chances_alone(
     run_dir.quests.write_bytes(quest_row(1.0, ["LEFT_HOME"], 0.25) + b"nonsense\n")
     arguments = ("--runs", tmp_path, "--run-name", "mine", "--no-maps", "--fps", 1, "--workers", 1)
     assert run_here(*arguments, "--overlay") == 2
-    assert re.search(r"error: .*quests\.jsonl: line 2: damaged .*; no chances are drawn\n", capsys.readouterr().err)
+    told = r"error: quests\.jsonl: a row is damaged and left out; .*line 2: .*; of those rows no chances are drawn"
+    assert re.search(told, capsys.readouterr().err)
     assert (run_dir.videos / f"{name_of(recorded)}.mp4").exists()
     run_dir.quests.write_bytes(quest_row(1.0, ["LEFT_HOME"], 0.25))
     (run_dir.videos / f"{name_of(recorded)}.json").unlink()

@@ -14,6 +14,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.report import run_rows
 from cluster_rl.report.run_rows import read_episodes, read_metrics, read_quests
 from cluster_rl.runs.episode_log import log_name, read_header
+from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 
 
 def test_columns_of_all_and_rows_of_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +96,46 @@ def test_a_line_without_an_end_is_no_row_and_does_not_fill_the_memory(tmp_path: 
     path.write_bytes(lines([metrics_row(0)]) + b"x" * (3 << 20) + b"\n" + lines([metrics_row(1)]))
     columns, problem = read_metrics(path)
     assert columns["env_steps"].tolist() == [100, 200]
-    assert "damaged and left out" in problem
+    first = f"line 2: damaged (more than {MAX_ROW_BYTES} bytes)"
+    assert problem == f"metrics.jsonl: a row is damaged and left out; the first: {first}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "problem"),
+    [
+        (-1, ""),
+        (0, "metrics.jsonl: a row is damaged and left out; the first: line 1: damaged (more than 1048576 bytes)"),
+        (
+            MAX_ROW_BYTES,
+            "metrics.jsonl: a row is damaged and left out; the first: line 1: damaged (more than 1048576 bytes)",
+        ),
+    ],
+)
+def test_a_row_is_as_long_as_rows_may_be_at_most(tmp_path: Path, extra: int, problem: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    row = b'{"env_steps": 1%s}\n'
+    path.write_bytes(row % (b" " * (MAX_ROW_BYTES - len(row) + 3 + extra)) + lines([metrics_row(1)]))
+    columns, told = read_metrics(path)
+    assert columns["env_steps"].tolist() == ([200] if problem else [1, 200])
+    assert told == problem
+
+
+def test_a_long_row_without_an_end_is_damage_and_not_a_row_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(lines([metrics_row(0)]) + b"x" * (3 << 20))
+    assert "a row is damaged" in read_metrics(path)[1]
+
+
+@pytest.mark.parametrize("odd", ['"fast"', "true", "[1]", "{}"])
+def test_what_is_no_number_costs_no_other_number_of_its_row(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    bad = b'{"env_steps": 150, "learner/loss": %s, "note": "of nobody"}\n' % odd.encode()
+    path.write_bytes(lines([metrics_row(0, learner__loss=0.5)]) + bad + bad + lines([metrics_row(1)]))
+    columns, problem = read_metrics(path)
+    assert columns["env_steps"].tolist() == [100, 150, 150, 200]
+    np.testing.assert_equal(columns["learner/loss"], [0.5, np.nan, np.nan, np.nan])
+    told = "2 values are no numbers and left out; the first: learner/loss in line 2"
+    assert problem == f"metrics.jsonl: {told}"
 
 
 def test_metrics_that_the_page_does_not_show_are_not_kept(tmp_path: Path) -> None:
@@ -123,7 +163,11 @@ def test_quests_of_each_row(tmp_path: Path) -> None:
 def test_files_that_are_not_there_or_no_files(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == ({}, "metrics.jsonl: not there")
     (tmp_path / "quests.jsonl").mkdir()
-    assert read_quests(tmp_path / "quests.jsonl") == ([], "quests.jsonl: not there")
+    folder = "a folder lies where a file was expected; move it away"
+    assert read_quests(tmp_path / "quests.jsonl") == ([], f"quests.jsonl: {folder}")
+    (tmp_path / "pipe.jsonl").symlink_to("/dev/null")
+    pipe = "something else lies where a file was expected; move it away"
+    assert read_metrics(tmp_path / "pipe.jsonl") == ({}, f"pipe.jsonl: {pipe}")
     found, problem = read_episodes(tmp_path / "episodes.jsonl")
     assert (found.count, found.columns, problem) == (0, {}, "episodes.jsonl: not there")
 
