@@ -21,7 +21,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.jobs.machine import Limit, core_limit, memory_limit, process_limit
 from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
-from cluster_rl.report.bars import size_words
+from cluster_rl.report.bars import count_words, size_words
 
 LIBRARY_BYTES = 130e6  # pages of programs and libraries, which all processes share
 LAUNCHER_BYTES = 240e6
@@ -57,7 +57,7 @@ class HostNeeds:
         return LIBRARY_BYTES + self.launcher + self.learner + self.actors * self.actor
 
     def __str__(self) -> str:
-        parts = [f"{counted(self.actors, 'actor')} of {size_words(self.actor)}"]
+        parts = [f"{count_words(self.actors, 'actor')} of {size_words(self.actor)}"]
         if self.learner:
             parts.append(f"the learner {size_words(self.learner)}")
         more = f", and perhaps {size_words(self.allowance)} for CUDA" if self.allowance else ""
@@ -134,8 +134,8 @@ def core_warning(config: Config, cores: Limit) -> str:
     if config.num_actors <= cores.amount:
         return ""
     return (
-        f"WARNING: {config.num_actors} actors on {counted(cores.amount, 'core')} ({cores.source}): they take turns, "
-        f"the learner too; --num_actors {max(1, math.floor(cores.amount))} would play as fast"
+        f"WARNING: {config.num_actors} actors on {count_words(cores.amount, 'core')} ({cores.source}): they take "
+        f"turns, the learner too; --num_actors {max(1, math.floor(cores.amount))} would play as fast"
     )
 
 
@@ -151,11 +151,6 @@ def check_here(
         tight = check_memory(host_needs(config, spec, device, serial=serial, learner=learner), whole, process)
     slow = "" if serial else core_warning(config, core_limit())
     return [line for line in (tight, slow) if line]
-
-
-def counted(number: float, noun: str) -> str:
-    """`1 actor`, `2 actors`."""
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _position_bound(config: Config, spec: ObservationSpec) -> float:

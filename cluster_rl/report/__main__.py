@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_rl.errors import EXIT_OK, UserError, run_command
-from cluster_rl.report.bars import Bar, size_words
+from cluster_rl.report.bars import Bar, count_words, size_words
 from cluster_rl.runs.arguments import Arguments, add_run_name
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.layout import RunDir
@@ -49,7 +49,7 @@ def run(options: Options) -> int:
         page = page_of(facts, options.out).encode()
     write_atomic(options.out, page)
     missing = sum(len(run.problems) for run in facts)
-    told = f", which says what {missing} files lack" if missing else ""
+    told = f", which says what {count_words(missing, 'file')} {'lacks' if missing == 1 else 'lack'}" if missing else ""
     print(f"{options.out}: {size_words(len(page))}{told}")
     return EXIT_OK
 

@@ -37,6 +37,12 @@ def duration_words(seconds: float) -> str:
     return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
 
 
+def count_words(number: float, noun: str) -> str:
+    """`1 episode`, `1,234 episodes` or `0.5 cores`."""
+    text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}{'' if number == 1 else 's'}"
+
+
 def size_words(amount: float) -> str:
     """Bytes in decimal units, those of a cluster's limits: `1.2 GB`, `130 MB` or `3.4 MB`."""
     if amount >= 0.95e9:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from cluster_rl.report.curves import Curve, words_of
+from cluster_rl.report.curves import Curve, printable, words_of
 
 # Okabe and Ito's colours for all kinds of sight, without the yellow, which nobody sees on white.
 PALETTE: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -22,7 +22,7 @@ _DASHES: Final = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)))
 ALARM_COLOUR: Final = PALETTE[1]
 _INK: Final = "#010203"  # stands for the page's own colour of text
 _MOST_NAMED = 12  # lines in a legend; all are in the words
-_LONGEST = 44  # letters of a name in a legend
+_LONGEST = 48  # letters of a name in a legend
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _NAMESPACE = re.compile(r"^\{[^}]*\}")
 
@@ -46,6 +46,11 @@ class Chart:
         """A line for each curve."""
         return [words_of(curve) for curve in self.curves]
 
+    @property
+    def has_bands(self) -> bool:
+        """Whether any line is the median of several runs."""
+        return any(curve.of > 1 for curve in self.curves)
+
 
 def draw(chart: Chart, name: str) -> str:
     """The chart as an `<svg>` element; `name` begins its ids, and must be another one for each picture of a page.
@@ -54,7 +59,7 @@ def draw(chart: Chart, name: str) -> str:
     """
     if not any(len(curve.x) for curve in chart.curves):
         return ""
-    chart = replace(chart, curves=[replace(curve, name=_printable(curve.name)) for curve in chart.curves])
+    chart = replace(chart, curves=[replace(curve, name=printable(curve.name)) for curve in chart.curves])
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -86,8 +91,9 @@ def _panel(figure_class: Any, chart: Chart) -> Any:
     """All curves in one panel, and below it their names where there are several."""
     from matplotlib.ticker import NullFormatter
 
-    named = len(chart.curves) if 1 < len(chart.curves) <= _MOST_NAMED else 0
-    columns = 4 if max(len(curve.name) for curve in chart.curves) < 14 else 2
+    one = len(chart.curves) == 1 and not chart.has_bands
+    named = 0 if one or len(chart.curves) > _MOST_NAMED else len(chart.curves)
+    columns = 4 if max(len(curve.label) for curve in chart.curves) < 14 else 2
     height = 3.0 + 0.2 * -(-named // columns)
     figure = figure_class(figsize=(6.4, height))
     axes = figure.add_axes((0.1, 1 - 2.52 / height, 0.87, 2.4 / height))
@@ -123,7 +129,8 @@ def _panels(figure_class: Any, chart: Chart) -> Any:
         _dress(axes, chart)
         axes.set_title(curve.name, fontsize=7, pad=3)
         axes.tick_params(labelsize=6.5)
-        axes.set_xlim(0, last)
+        if last > 0:
+            axes.set_xlim(0, last)
         axes.locator_params(nbins=3)
     figure.text(0.5, 0.03 / rows, chart.x_label, fontsize=8, ha="center")
     return figure
@@ -145,7 +152,7 @@ def _line(axes: Any, curve: Curve, number: int) -> None:
         linewidth=1.6,
         drawstyle=step,
         marker="o" if len(curve.x) == 1 else None,
-        label=f" {_shortened(curve.name)}",  # a legend leaves out what begins with _
+        label=f" {_shortened(curve.label)}",  # a legend leaves out what begins with _
         gid=f"line {words_of(curve)}",
     )
 
@@ -220,11 +227,6 @@ def _own_ids(element: Any, name: str) -> None:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which XML cannot have: names come from files."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _bare(name: str) -> str:

@@ -12,8 +12,10 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from cluster_rl.config import limiter_buffer
+from cluster_rl.report.bars import count_words
 from cluster_rl.report.curves import number_words
-from cluster_rl.report.run_facts import JobFacts, RunFacts
+from cluster_rl.report.run_facts import BY_DEFAULTS, NOT_THERE, JobFacts, RunFacts
 from cluster_rl.report.run_rows import Column
 from cluster_rl.runs.progress import REASON_UNKNOWN
 
@@ -28,16 +30,30 @@ SILENT_SEC: Final = 600.0
 _MOST: Final = 0.75  # share of rows: "most of the time"
 _NAMED: Final = 5
 
-# Counters that should stay 0, and what they mean where they do not.
+
+class Counter(NamedTuple):
+    """A counter that should stay 0: of what (`noun`, in the singular, and `more`), and what to `do` where it rose."""
+
+    noun: str
+    more: str
+    do: str
+
+
 _SHOULD_BE_ZERO: Final = {
-    "replay/damaged": ("sequences could not be read or are of no use", "look at the disk that the replay lies on"),
-    "rnd/skipped_steps": ("steps of curiosity had no finite gradient", "lower learning_rate or w_rnd"),
-    "wire/refused_blocks": ("sequences were refused", "look for actors of another version or run"),
-    "wire/bad_messages": ("messages could not be read", "look at the network, and for strangers at the learner's port"),
-    "wire/refused_actors": ("actors were refused", "look for actors of another version or another run's keys"),
-    "wire/waiting_actors": ("processes asked for an actor number that another has", "look for jobs started twice"),
-    "wire/lost_sequences": ("sequences that actors counted never arrived", "look at the actors' logs for deaths"),
-    "archive/unfit": ("start states were set aside", "look into archive/unfit/ and the learner's log"),
+    "replay/damaged": Counter("sequence", "unreadable or of no use", "look at the disk that the replay lies on"),
+    "rnd/skipped_steps": Counter("step", "of curiosity without a finite gradient", "lower learning_rate or w_rnd"),
+    "wire/refused_blocks": Counter("sequence", "refused", "look for actors of another version or run"),
+    "wire/bad_messages": Counter(
+        "message", "that could not be read", "look at the network, and for strangers at the learner's port"
+    ),
+    "wire/refused_actors": Counter("actor", "refused", "look for actors of another version or another run's keys"),
+    "wire/waiting_actors": Counter(
+        "question", "for an actor number that another process has", "look for jobs started twice"
+    ),
+    "wire/lost_sequences": Counter(
+        "sequence", "counted by an actor and never arrived", "look at the actors' logs for deaths"
+    ),
+    "archive/unfit": Counter("start state", "set aside", "look into archive/unfit/ and the learner's log"),
 }
 
 
@@ -61,8 +77,13 @@ def findings_of(run: RunFacts) -> list[Finding]:
 def recent(run: RunFacts, name: str) -> Column:
     """The known values of a metric in the newest quarter of the rows, at least the last four."""
     column = run.metrics.get(name, np.empty(0))
-    values = column[-max(4, len(column) // 4) :]
+    values = column[-recent_rows(column) :]
     return values[np.isfinite(values)]
+
+
+def recent_rows(column: Column) -> int:
+    """How many of the newest rows count as now."""
+    return max(4, len(column) // 4)
 
 
 def in_one_process(run: RunFacts) -> bool:
@@ -73,7 +94,11 @@ def in_one_process(run: RunFacts) -> bool:
 def missing_files(run: RunFacts) -> Iterator[Finding]:
     """Files that are not there or damaged."""
     for problem in run.problems:
-        if problem.endswith("not there"):
+        if problem.endswith(BY_DEFAULTS):
+            yield Finding(
+                "bad", problem, "Restore it from a copy: findings that judge by the config may be wrong until then."
+            )
+        elif problem.endswith(NOT_THERE):
             yield Finding(
                 "note", problem, "What it would tell is missing on this page; a run that has begun writes it."
             )
@@ -106,9 +131,20 @@ def silent_learner(run: RunFacts, now_sec: float | None = None) -> Iterator[Find
 def regressing_quests(run: RunFacts) -> Iterator[Finding]:
     """Milestones that are reached less than they were, or than they should be."""
     for name, quest in run.quests[-1].quests.items() if run.quests else ():
-        if quest.level != "ok":
+        if quest.level == "ok":
+            continue
+        level: Level = "bad" if quest.level == "critical" else "warning"
+        if not quest.reached:
             yield Finding(
-                "bad" if quest.level == "critical" else "warning",
+                level,
+                f"{name} was never reached in {count_words(quest.trials, 'trial')}, so by at most {quest.high:.1%} of "
+                f"the episodes that could; its target is {quest.target:.0%}",
+                "Nothing was forgotten: it was not found yet. See whether any episode comes near it on the map below; "
+                "quest_target asks this much of every milestone.",
+            )
+        else:
+            yield Finding(
+                level,
                 f"{name} is reached by {quest.mean:.0%} of the episodes that could, below its target of "
                 f"{quest.target:.0%} with probability {quest.alarm:.2f}",
                 "Look what changed then (jobs, config, start states) and at videos of episodes that miss it; "
@@ -121,14 +157,29 @@ def stagnant_quests(run: RunFacts) -> Iterator[Finding]:
     if not run.quests:
         return
     newest = run.quests[-1]
-    names = [name for name in newest.frontier if name in newest.quests and newest.quests[name].stagnant]
-    if names:
+    stagnant = {
+        name: newest.quests[name] for name in newest.frontier if name in newest.quests and newest.quests[name].stagnant
+    }
+    found = [name for name, quest in stagnant.items() if quest.reached]
+    never = {name: quest for name, quest in stagnant.items() if not quest.reached}
+    do = (
+        "Watch episodes that come near; more exploration (archive_entries, w_rnd, curiosity_scale_max) or longer "
+        "episodes (episode_max_steps) may find the way."
+    )
+    if found:
         yield Finding(
             "warning",
-            f"no growth: {_some(names)} {_is_or_are(names)} next and not reached more often than "
+            f"no growth: {_some(found)} {_is_or_are(found)} next and not reached more often than "
             f"{run.settings.quest_patience_episodes:,} trials ago",
-            "Watch episodes that come near; more exploration (archive_entries, w_rnd, curiosity_scale_max) or longer "
-            "episodes (episode_max_steps) may find the way.",
+            do,
+        )
+    if never:
+        trials = max(quest.trials for quest in never.values())
+        yield Finding(
+            "warning",
+            f"not found yet: {_some(list(never))} {_is_or_are(list(never))} next and never reached, in "
+            f"{count_words(trials, 'trial')}",
+            do,
         )
 
 
@@ -137,7 +188,16 @@ def no_new_milestone(run: RunFacts) -> Iterator[Finding]:
     reached, ahead = run.milestones, run.env_steps
     school = run.settings.initial_state.removeprefix("school:")
     left = [m.name for m in run.world.milestones_from(school) if m.name not in reached]
-    if left and reached and ahead > 2 * max(reached.values()) and ahead >= run.settings.target_total_steps // 10:
+    is_known = run.progress is not None or run.episodes.count > 0
+    if not left or not is_known or ahead < run.settings.target_total_steps // 10:
+        return
+    if not reached:
+        yield Finding(
+            "warning",
+            f"no milestone was reached yet, in {count_words(ahead, 'env step')}",
+            f"The first are {_some(left)}; see on the map below where episodes go, and watch one.",
+        )
+    elif ahead > 2 * max(reached.values()):
         newest = max(reached, key=reached.__getitem__)
         yield Finding(
             "note",
@@ -148,12 +208,15 @@ def no_new_milestone(run: RunFacts) -> Iterator[Finding]:
 
 def loops(run: RunFacts) -> Iterator[Finding]:
     """Episodes that go round in circles."""
-    episodes = run.episodes
-    shares = episodes.columns.get("loop_share", np.empty(0))[-100:]
-    if len(shares) >= 10 and np.nanmean(shares) > HIGH_LOOP_SHARE:
+    columns = run.episodes.columns
+    shares, steps = (columns.get(name, np.empty(0))[-100:] for name in ("loop_share", "steps"))
+    if len(shares) < 10 or not np.nansum(steps) > 0:
+        return
+    share = np.nansum(shares * steps) / np.nansum(steps)
+    if share > HIGH_LOOP_SHARE:
         yield Finding(
             "warning",
-            f"{np.nanmean(shares):.0%} of the steps of the newest {len(shares)} episodes went in circles",
+            f"{share:.0%} of the steps of the newest {len(shares)} episodes went in circles",
             "Watch some of their videos: masks or rewards may hold the agent there. wander_every_steps breaks circles; "
             "a larger rewards.novelty or w_rnd pays the way out.",
         )
@@ -172,7 +235,7 @@ def no_updates(run: RunFacts) -> Iterator[Finding]:
 
 def waiting_sides(run: RunFacts) -> Iterator[Finding]:
     """A learner without data, or actors that wait for it, most of the time: one side always does, so this is a note."""
-    ahead, buffer = recent(run, "limiter_ahead"), limiter_buffer(run)
+    ahead, buffer = recent(run, "limiter_ahead"), buffer_now(run)
     if len(ahead) < 4 or in_one_process(run):
         return
     if np.mean(ahead > 0.5 * buffer) >= _MOST:
@@ -191,20 +254,23 @@ def waiting_sides(run: RunFacts) -> Iterator[Finding]:
         )
 
 
-def limiter_buffer(run: RunFacts) -> float:
-    """How far either side may run ahead, in sampled positions; `training.rate_limiter` says why."""
+def buffer_now(run: RunFacts) -> float:
+    """How far either side may run ahead now, in sampled positions."""
     config = run.settings
-    rate = config.samples_per_insert_at(run.env_steps)
-    inserted = config.total_actors * config.envs_per_actor * config.unroll_length
-    chunk = max(config.batch_size * config.unroll_length, rate * inserted)
-    return max(config.samples_per_insert_tolerance * rate * config.min_replay_transitions, 2.0 * chunk)
+    return limiter_buffer(
+        config.samples_per_insert_at(run.env_steps),
+        config.min_replay_transitions,
+        config.samples_per_insert_tolerance,
+        sample_chunk=config.sample_chunk,
+        insert_chunk=config.insert_chunk,
+    )
 
 
 def slow_sampling(run: RunFacts) -> Iterator[Finding]:
     """No batch is ready when the learner wants one, though it need not wait for data."""
     waiting, ahead = recent(run, "queue/batches_in_flight"), recent(run, "limiter_ahead")
     rates = recent(run, "updates_per_sec")
-    starved = len(ahead) > 0 and np.mean(ahead > 0.5 * limiter_buffer(run)) >= _MOST
+    starved = len(ahead) > 0 and np.mean(ahead > 0.5 * buffer_now(run)) >= _MOST
     if in_one_process(run) or starved or not len(rates) or rates.mean() <= 0:
         return
     if len(waiting) >= 4 and np.mean(waiting == 0) >= _MOST:
@@ -264,12 +330,42 @@ def clipped_gradients(run: RunFacts) -> Iterator[Finding]:
 
 
 def counters_above_zero(run: RunFacts) -> Iterator[Finding]:
-    """Counters that should stay 0."""
-    for name, (what, do) in _SHOULD_BE_ZERO.items():
+    """Counters that should stay 0: a warning while they rise, a note once they stand still."""
+    for name, counter in _SHOULD_BE_ZERO.items():
         column = run.metrics.get(name, np.empty(0))
-        most = np.nanmax(column) if np.isfinite(column).any() else 0.0
-        if most > 0:
-            yield Finding("warning", f"{number_words(float(most))} {what} ({name})", f"{do[0].upper()}{do[1:]}.")
+        rises = rises_of(column)
+        total, lately = round(rises.sum()), round(rises[-recent_rows(column) :].sum())
+        if not total:
+            continue
+        what = f"{count_words(total, counter.noun)} {counter.more} ({name})"
+        if lately:
+            told = f", {lately:,} of them lately" if lately < total else ""
+        else:
+            env_steps = run.metrics.get("env_steps", np.full(len(column), np.nan))[np.flatnonzero(rises)[-1]]
+            told = f", none since env step {number_words(float(env_steps))}"
+        yield Finding("warning" if lately else "note", f"{what}{told}", f"{counter.do[0].upper()}{counter.do[1:]}.")
+
+
+def rises_of(column: Column) -> Column:
+    """By how much a counter, float64 [rows], has risen at each row; one that fell has begun anew, from 0."""
+    rises = np.zeros(len(column))
+    known = np.flatnonzero(np.isfinite(column))
+    change = np.diff(column[known], prepend=0.0)
+    rises[known] = np.where(change < 0, column[known], change)
+    return rises
+
+
+def newer_states(run: RunFacts) -> Iterator[Finding]:
+    """Start states that this program cannot read."""
+    waiting = recent(run, "archive/newer")
+    if len(waiting) and waiting[-1] > 0:
+        are = "is" if waiting[-1] == 1 else "are"
+        yield Finding(
+            "note",
+            f"{count_words(round(waiting[-1]), 'start state')} {are} of a newer format, and no episode begins there "
+            "(archive/newer)",
+            "They wait for the program that wrote them: go on with that one.",
+        )
 
 
 def deaths(run: RunFacts) -> Iterator[Finding]:
@@ -289,7 +385,7 @@ def deaths(run: RunFacts) -> Iterator[Finding]:
         if restarts:
             yield Finding(
                 "warning",
-                f"actors were started again {restarts} times in job {job.id}",
+                f"actors were started again {count_words(restarts, 'time')} in job {job.id}",
                 "Their first error is in logs/actor-N.log; the same at each start ends the job.",
             )
 
@@ -358,6 +454,7 @@ RULES: Final[tuple[Rule, ...]] = (
     missing_files,
     no_new_milestone,
     waiting_sides,
+    newer_states,
     changed_programs,
     failed_renders,
 )

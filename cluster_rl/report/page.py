@@ -18,8 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cluster_rl import __version__
+from cluster_rl.report.bars import count_words
 from cluster_rl.report.charts import PALETTE, Chart, draw
+from cluster_rl.report.curves import printable
 from cluster_rl.report.findings import findings_of
+from cluster_rl.report.glance import glance_table
 from cluster_rl.report.pictures import MOST_QUESTS, episode_charts, learner_charts, milestone_charts, quest_chart
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.tables import (
@@ -36,7 +39,14 @@ from cluster_rl.report.visits import LOGS_A_SLICE, world_map
 
 MOST_EPISODES: Final = 400
 """Rows of episodes on a page, all runs together; each run has an equal part."""
+MOST_PROBLEMS: Final = 10
+"""Lines on logs that the map could not read."""
+BAND_WORDS: Final = (
+    "A line of several runs is their median, its band from the least to the most of them. Where one ends, the line "
+    "goes on with those that are left."
+)
 PARTS: Final = (
+    ("glance", "At a glance"),
     ("findings", "What looks wrong"),
     ("run", "What it is"),
     ("jobs", "Jobs"),
@@ -55,6 +65,7 @@ def page_of(runs: Sequence[RunFacts], out: Path) -> str:
         loader=PackageLoader("cluster_rl.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -69,6 +80,10 @@ def page_of(runs: Sequence[RunFacts], out: Path) -> str:
         policy=policy(js),
         parts=PARTS,
         palette=PALETTE,
+        band_words=BAND_WORDS,
+        most_problems=MOST_PROBLEMS,
+        count_words=count_words,
+        glance=glance_table(runs, out),
         logs_a_slice=LOGS_A_SLICE,
         episode_columns=EPISODE_COLUMNS,
         facts=facts_table(runs),
@@ -79,6 +94,11 @@ def page_of(runs: Sequence[RunFacts], out: Path) -> str:
         learner_pictures=pictures.of(learner_charts(runs)),
         runs=[_run(run, out, pictures, MOST_EPISODES // len(runs)) for run in runs],
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes of a value: names come from files, and may have any characters."""
+    return printable(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def policy(js: str) -> str:
@@ -103,7 +123,7 @@ class _Pictures:
             self._drawn += 1
             svg = draw(chart, f"chart-{self._drawn}")
             if svg:
-                found.append({"title": chart.title, "svg": Markup(svg), "words": chart.words})
+                found.append({"title": chart.title, "svg": Markup(svg), "words": chart.words, "bands": chart.has_bands})
         return found
 
 
@@ -111,6 +131,7 @@ def _run(run: RunFacts, out: Path, pictures: _Pictures, most_episodes: int) -> d
     """What the template shows of one run."""
     newest = run.quests[-1].quests if run.quests else {}
     lines = episode_lines(run, out, most_episodes)
+    filters = list(dict.fromkeys(name for line in lines for name in line.milestones))
     left_out = len(newest) - MOST_QUESTS
     first = f"The {MOST_QUESTS} that matter most now are drawn; the table has all. " if left_out > 0 else ""
     return {
@@ -124,7 +145,16 @@ def _run(run: RunFacts, out: Path, pictures: _Pictures, most_episodes: int) -> d
         "quest_note": f"{first}What the words mean: docs/metrics.md.",
         "map": world_map(run),
         "episodes": lines,
-        "episode_note": f"{len(lines):,} of the run's {run.episodes.count:,} episodes: the newest, and of the others "
-        "those with the highest returns, the first to reach a milestone, and with a video, as far as there is room.",
-        "filters": list(dict.fromkeys(name for line in lines for name in line.milestones)),
+        "episode_note": _episode_note(len(lines), run.episodes.count),
+        "filters": filters,
+        "reached": [" ".join(str(filters.index(name)) for name in line.milestones) for line in lines],
     }
+
+
+def _episode_note(shown: int, count: int) -> str:
+    if shown == count:
+        return f"{'The only episode' if count == 1 else f'All {count:,} episodes'} of the run."
+    return (
+        f"{shown:,} of the run's {count_words(count, 'episode')}: the newest, and of the others those with the highest "
+        "returns, the first to reach a milestone, and with a video, as far as there is room."
+    )

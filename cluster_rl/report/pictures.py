@@ -35,8 +35,8 @@ class Shown(NamedTuple):
 
 _OF_EPISODES: Final = (
     Shown("return", "Return of an episode", "reward"),
-    Shown("loop_share", "Share of steps in circles", "share"),
-    Shown("entropy", "Entropy of softmax(Q)", "nats"),
+    Shown("loop_share", "Share of an episode's steps in circles", "share"),
+    Shown("entropy", "Entropy of softmax(Q), mean of an episode", "nats"),
     Shown("cells", "Coverage: map cells of an episode", "cells"),
     Shown("steps", "Length of an episode", "env steps"),
 )
@@ -54,45 +54,75 @@ _OF_METRICS: Final = (
     Shown("learner/q_start", "Value of where episodes begin", "reward"),
     Shown("actor/epsilon", "Epsilon, mean over actors", "probability"),
     Shown("archive/states", "Start states", "states"),
+    Shown("rnd/bonus_mean", "Curiosity: bonus of what is trained on, before its weight", "bonus"),
+    Shown("curiosity_scale", "Factor of curiosity's weight", "factor"),
 )
 
 
 def job_spans(run: RunFacts) -> list[tuple[float, float]]:
     """When jobs ran, in Unix seconds. One that has no end ran until the file's last word, or the next one's start; one
-    whose learner never was up trained nothing, and lasted no time."""
+    whose learner never was up trained nothing, and lasted no time. Without progress.json the newest row tells of the
+    job that wrote it."""
     spans = []
+    rows = _times_of_rows(run)
     for number, job in enumerate(run.jobs):
-        later = [other.started for other in run.jobs[number + 1 :]]
-        last = job.started if run.progress is None or job.env_steps is None else run.progress.updated
-        spans.append((job.started, job.ended if job.ended is not None else max(job.started, min([last, *later]))))
+        later = min((other.started for other in run.jobs[number + 1 :]), default=np.inf)
+        last = job.started
+        if job.ended is not None:
+            last = job.ended
+        elif run.progress is None:
+            last = float(rows[rows < later].max(initial=job.started))
+        elif job.env_steps is not None:
+            last = min(run.progress.updated, later)
+        spans.append((job.started, max(job.started, last)))
     return spans
+
+
+def trained_spans(run: RunFacts) -> list[tuple[float, float]]:
+    """The same; of a run whose jobs nothing tells of, from its first row to its last."""
+    rows = _times_of_rows(run)
+    return job_spans(run) or ([(float(rows.min()), float(rows.max()))] if len(rows) else [])
+
+
+def _times_of_rows(run: RunFacts) -> Column:
+    """When its rows were written, in no order: clocks are set back."""
+    columns = [part["time"] for part in (run.episodes.columns, run.metrics) if "time" in part]
+    times = np.concatenate(columns) if columns else np.empty(0)
+    return times[np.isfinite(times)]
 
 
 def hours_of(run: RunFacts, times: Column) -> Column:
     """Hours that the run had trained by these Unix times."""
-    return hours_trained(times, job_spans(run))
+    return hours_trained(times, trained_spans(run))
 
 
 def hours_now(run: RunFacts) -> float:
     """Hours that the run has trained, by its jobs, or as long as its rows go."""
-    spans = job_spans(run)
-    if spans:
-        return sum(end - start for start, end in spans) / 3600
-    times = run.episodes.columns.get("time", np.empty(0))
-    return float(times[-1] - times[0]) / 3600 if len(times) else 0.0
+    return sum(end - start for start, end in trained_spans(run)) / 3600
 
 
 def milestone_hours(run: RunFacts) -> dict[str, float]:
-    """Name to the hours that the run had trained when it was first reached, as far as an episode's row tells."""
-    first = {name: row.time for name, row in run.episodes.first.items() if name in run.milestones}
-    return dict(zip(first, hours_of(run, np.array(list(first.values()))).tolist(), strict=True)) if first else {}
+    """Name to the hours that the run had trained when it was first reached: at the first row of metrics that counts so
+    many env steps, or else when the episode ended that reached it."""
+    env_steps, times = (run.metrics.get(name, np.empty(0)) for name in ("env_steps", "time"))
+    if len(env_steps) == len(times):
+        known = np.isfinite(env_steps) & np.isfinite(times)
+        env_steps, times = np.maximum.accumulate(env_steps[known]), times[known]
+    at: dict[str, float] = {}
+    for name, step in run.milestones.items():
+        row, episode = int(np.searchsorted(env_steps, step)), run.episodes.first.get(name)
+        told = [float(times[row])] if row < len(times) else []
+        told += [episode.time] if episode is not None else []
+        if told:
+            at[name] = min(told)
+    return dict(zip(at, hours_of(run, np.array(list(at.values()))).tolist(), strict=True)) if at else {}
 
 
 def by_setting(runs: Sequence[RunFacts], curve_of: Callable[[RunFacts], Curve]) -> list[Curve]:
     """A curve for each setting, put together from its seeds; those without any point are left out."""
     named = {run.name: run for run in runs}
-    groups = groups_of({run.name: run.config for run in runs})
-    curves = [banded(label, [curve_of(named[name]) for name in names]) for label, names in groups.items()]
+    groups = groups_of({run.name: (run.rom_sha1, run.config) for run in runs})
+    curves = [banded(names[0], [curve_of(named[name]) for name in names]) for names in groups]
     return [curve for curve in curves if len(curve.x)]
 
 

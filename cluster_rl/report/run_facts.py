@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from cluster_rl.cartridge import world_names
 from cluster_rl.config import Config, config_from_builtins, config_values
-from cluster_rl.errors import StorageError, UserError
+from cluster_rl.errors import StorageError, UserError, read_error
 from cluster_rl.game.world import World
 from cluster_rl.report.run_rows import (
     Column,
@@ -28,10 +29,22 @@ from cluster_rl.report.run_rows import (
     read_quests,
 )
 from cluster_rl.report.video_record import VideoRecord, log_stem, path_picture, record_path, video_of
+from cluster_rl.rom import load_rom
 from cluster_rl.runs.identity import RunIdentity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
-from cluster_rl.runs.small_file import Count, UnixSeconds, UnreadableError, Version, read_json
+from cluster_rl.runs.small_file import (
+    Count,
+    MissingFileError,
+    UnixSeconds,
+    UnreadableError,
+    Version,
+    read_json,
+)
+
+NOT_THERE = "not there"
+BY_DEFAULTS = "limits and targets on this page are this program's defaults, not the run's"
+"""What is said where nothing tells a run's config."""
 
 _JOB_RECORD = Version("schema_version", 1)
 
@@ -88,11 +101,15 @@ class RunFacts:
     name: str
     run_dir: RunDir
     world: World = field(default_factory=World.cartridge)
+    """Red's where the game is not known."""
     identity: RunIdentity | None = None
+    rom_sha1: str = ""
+    """Of the game, empty where it is not known."""
     config: dict[str, Any] = field(default_factory=dict)
-    """By dotted key, as the file has it; keys of other programs too."""
+    """By dotted key, as config.json has it, or else the newest job's record; keys of other programs too. Empty where
+    neither can be read."""
     settings: Config = field(default_factory=Config)
-    """The same as this program understands it: defaults for what the file lacks, and for all of a damaged one."""
+    """The same as this program understands it: defaults for what it lacks, and for all of one with a wrong value."""
     progress: Progress | None = None
     jobs: tuple[JobFacts, ...] = ()
     episodes: Episodes = field(default_factory=Episodes)
@@ -131,38 +148,53 @@ def read_run(run_dir: RunDir) -> RunFacts:
     """All facts of a run. Raises `StorageError` where a disk fails; whatever else cannot be read is a problem told."""
     problems: list[str] = []
 
-    def tried(read: Callable[[], _Kind], otherwise: _Kind) -> _Kind:
+    def tried(path: Path, read: Callable[[], _Kind | None], instead: str = "") -> _Kind | None:
+        """None, and a problem, where it cannot be read; `instead` is what this page does then."""
         try:
-            return read()
+            found = read()
         except StorageError:
             raise
+        except MissingFileError:
+            found = None
         except UserError as error:
-            problems.append(_in_run(run_dir, str(error)))
-            return otherwise
+            problems.append(_in_run(run_dir, str(error)) + instead)
+            return None
+        if found is None:
+            problems.append(f"{path.relative_to(run_dir.path)}: {NOT_THERE}{instead}")
+        return found
 
     def rows_of(read: Callable[[Path], tuple[_Kind, str]], path: Path, otherwise: _Kind) -> _Kind:
-        found, problem = tried(lambda: read(path), (otherwise, ""))
+        found, problem = tried(path, lambda: read(path)) or (otherwise, "")
         if problem:
             problems.append(problem)
         return found
 
-    identity = tried(lambda: read_identity(run_dir.identity), None)
-    config: dict[str, Any] = tried(lambda: flat(read_json(run_dir.config, dict[str, Any])), {})
-    settings = tried(lambda: settings_of(config), Config())
-    progress = tried(lambda: read_progress(run_dir.progress), None)
-    if progress is None and not run_dir.progress.exists():
-        problems.append(f"{run_dir.progress.name}: not there")
-    records = [tried(partial(read_json, path, JobRecord, _JOB_RECORD), None) for path in _record_paths(run_dir)]
-    videos = videos_in(run_dir.videos)
+    paths = tried(run_dir.jobs, lambda: _record_paths(run_dir)) or []
+    read_records = [tried(path, partial(read_json, path, JobRecord, _JOB_RECORD)) for path in paths]
+    records = [record for record in read_records if record is not None]
+    of_job = next((record for record in reversed(records) if record.config), None)
+    instead = f"; the config is that of job {of_job.id}" if of_job is not None else f"; {BY_DEFAULTS}"
+    config = tried(run_dir.config, lambda: flat(read_json(run_dir.config, dict[str, Any])), instead)
+    if config is None:
+        config = flat(of_job.config) if of_job is not None else {}
+    settings = tried(run_dir.config, lambda: settings_of(config), f"; {BY_DEFAULTS}") or Config()
+    rom = settings.rom
+    is_embedded = bool(config) and (rom in world_names() or not rom)
+    instead = "" if is_embedded else "; maps and milestones have the names of Pokémon Red, and are its if the game is"
+    identity = tried(run_dir.identity, lambda: read_identity(run_dir.identity), instead)
+    rom_sha1 = identity.rom_sha1 if identity is not None else load_rom(rom).sha1 if is_embedded else ""
+    progress = tried(run_dir.progress, lambda: read_progress(run_dir.progress))
+    videos = tried(run_dir.videos, lambda: videos_in(run_dir.videos)) or Videos()
     return RunFacts(
         name=run_dir.run_name,
         run_dir=run_dir,
-        world=World.for_rom(identity.rom_sha1 if identity is not None else ""),
+        world=World.for_rom(rom_sha1),
         identity=identity,
+        rom_sha1=rom_sha1,
         config=config,
         settings=settings,
         progress=progress,
-        jobs=jobs_of(progress, [record for record in records if record is not None]),
+        jobs=jobs_of(progress, records),
         episodes=rows_of(partial(read_episodes, filmed=videos.there), run_dir.episodes, Episodes()),
         metrics=rows_of(read_metrics, run_dir.metrics, {}),
         quests=rows_of(read_quests, run_dir.quests, []),
@@ -177,7 +209,21 @@ def _in_run(run_dir: RunDir, words: str) -> str:
 
 
 def _record_paths(run_dir: RunDir) -> list[Path]:
-    return sorted((p for p in run_dir.jobs.glob("*.json") if p.stem.isdecimal()), key=lambda path: int(path.stem))
+    """Records of jobs by number. Raises as `_names_in` does."""
+    paths = [run_dir.jobs / name for name in _names_in(run_dir.jobs) if name.endswith(".json")]
+    return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What lies in a folder, nothing where it is not there. Raises `UserError` where it cannot be read or is none."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError:
+        raise UnreadableError(folder, "a file lies where a folder was expected; move it away") from None
+    except OSError as error:
+        raise read_error(error, folder) from None
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -237,8 +283,11 @@ def _commit(git: dict[str, Any] | None) -> str:
 
 
 def videos_in(folder: Path) -> Videos:
-    """What was rendered. A video that has no record beside it is being rendered, or its replayer was killed."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    """What was rendered. A video that has no record beside it is being rendered, or its replayer was killed.
+
+    Raises `UserError` for a folder that cannot be read.
+    """
+    names = _names_in(folder)
     there: dict[str, str] = {}
     failed: list[tuple[str, str]] = []
     for name in sorted(name for name in names if name.endswith(".json")):

@@ -65,25 +65,33 @@ def facts_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
 
 def _facts(run: RunFacts) -> dict[str, str]:
     progress, identity = run.progress, run.identity
+    target = progress.target_total_steps if progress is not None else run.settings.target_total_steps
+    is_known = progress is not None or bool(run.config)
     of = len(run.world.milestones_from(run.settings.initial_state.removeprefix("school:")))
     versions = next((job.versions for job in reversed(run.jobs) if job.versions), {})
     return {
-        "game": f"{identity.rom_title} (SHA-1 {identity.rom_sha1})" if identity is not None else UNKNOWN,
+        "game": _game(run),
         "made": _date(identity.created) if identity is not None else UNKNOWN,
         "run id": identity.run_id if identity is not None else UNKNOWN,
         "now": _state(run),
-        "env steps": f"{run.env_steps:,} of {run.settings.target_total_steps:,}",
+        "env steps": f"{run.env_steps:,}{f' of {target:,}' if is_known else ''}",
         "updates": f"{progress.updates:,}" if progress is not None else UNKNOWN,
         "episodes": f"{progress.episodes if progress is not None else run.episodes.count:,}",
         "training": duration_words(hours_now(run) * 3600),
         "mean return of the newest 100": _optional(progress.mean_return_recent if progress is not None else None),
-        "milestones": f"{len(run.milestones)} of {max(of, len(run.milestones))}",
+        "milestones": f"{len(run.milestones)}{f' of {max(of, len(run.milestones))}' if run.rom_sha1 else ''}",
         "replay": _replay(run),
         "samples per insert": _optional(progress.samples_per_insert if progress is not None else None),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or UNKNOWN,
         "commit": ", ".join(dict.fromkeys(job.commit for job in run.jobs if job.commit)) or UNKNOWN,
         "machines": ", ".join(dict.fromkeys(job.host for job in run.jobs if job.host)) or UNKNOWN,
     }
+
+
+def _game(run: RunFacts) -> str:
+    if run.identity is not None:
+        return f"{run.identity.rom_title} (SHA-1 {run.rom_sha1})"
+    return f"{run.world.title}, by its config (SHA-1 {run.rom_sha1})" if run.rom_sha1 else UNKNOWN
 
 
 def _state(run: RunFacts) -> str:
@@ -215,11 +223,11 @@ def _episode_line(run: RunFacts, row: EpisodeRow, hours: float, out: Path) -> Ep
         numbers=[(text, str(key)) for text, key in numbers],
         texts=[f"{row.start_tag} {row.start_id}".strip(), row.reason, run.world.map_name(row.final_map)],
         milestones=list(row.milestones),
-        video=_link(run.run_dir.videos / video, out) if video else "",
-        picture=_link(run.run_dir.videos / picture, out) if picture else "",
+        video=link(run.run_dir.videos / video, out) if video else "",
+        picture=link(run.run_dir.videos / picture, out) if picture else "",
     )
 
 
-def _link(path: Path, out: Path) -> str:
-    """From a page to a file, relative, so that the folder may be moved with both."""
-    return quote(os.path.relpath(path.absolute(), out.absolute().parent))
+def link(path: Path, out: Path) -> str:
+    """From a page to a file, relative, so that the folder may be moved with both. Names may be of any bytes."""
+    return quote(os.fsencode(os.path.relpath(path.absolute(), out.absolute().parent)))

@@ -22,6 +22,7 @@ from cluster_rl.cartridge import rom_bytes, table_name, world_names
 from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.game.world import World
+from cluster_rl.report.bars import count_words
 from cluster_rl.report.curves import slice_edges, slice_of
 from cluster_rl.report.heatmap import VisitCounts, canvas_grid
 from cluster_rl.report.path import path_places
@@ -78,7 +79,7 @@ class WorldMap:
     base: str
     maps: list[MapName]
     layers: list[Layer]
-    """All of training first, then its slices."""
+    """All of training first, then when each tile was first entered, then the visits of each slice."""
     ways: list[Way]
     logs: int
     most_visits: int
@@ -111,6 +112,9 @@ def world_map(run: RunFacts) -> WorldMap | None:
     ways = [way for row, why in chosen_ways(run) if (way := _way(run, row, why, problems)) is not None]
     most = int(total.max())
     slices = [_words(f"env steps {_span(edges, i)}", counts[i], grids[i], run.world) for i in range(SLICES)]
+    first = first_entered(grids)
+    fresh = [int(np.count_nonzero(first == number + 1)) for number in range(SLICES)]
+    newest = new_ground_words(first, maps, edges)
     everything = VisitCounts()
     for visits in counts:
         everything.merge(visits)
@@ -120,14 +124,33 @@ def world_map(run: RunFacts) -> WorldMap | None:
         base=base_picture(run.world, maps, box),
         maps=maps,
         layers=[
-            Layer(label, visit_picture(_cut(grid, box), most), words)
-            for grid, (label, words) in zip([total, *grids], [all_words, *slices], strict=True)
+            Layer(all_words[0], visit_picture(_cut(total, box), most), all_words[1]),
+            Layer("new ground: brighter where first entered later", visit_picture(_cut(first, box), SLICES), newest),
+            *(
+                Layer(label, visit_picture(_cut(grid, box), most), f"{words}; {count_words(new, 'tile')} new")
+                for grid, (label, words), new in zip(grids, slices, fresh, strict=True)
+            ),
         ],
         ways=ways,
         logs=read,
         most_visits=most,
         problems=problems,
     )
+
+
+def first_entered(grids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Visits of each slice, int64 [H, W], to the number from 1 on of the first that entered each tile; 0 is never."""
+    entered = np.array(grids) > 0  # [slices, H, W]
+    return np.where(entered.any(axis=0), entered.argmax(axis=0) + 1, 0)
+
+
+def new_ground_words(first: npt.NDArray[np.int64], maps: Sequence[MapName], edges: npt.NDArray[np.float64]) -> str:
+    """Where the newest of the new tiles are: of the last slice that entered any."""
+    newest = int(first.max())
+    counts = {place.name: int(np.count_nonzero(_cut(first, place.box) == newest)) for place in maps}
+    named = [name for name in sorted(counts, key=lambda name: -counts[name]) if counts[name]][:_NAMED_MAPS]
+    where = ", ".join(f"{count_words(counts[name], 'tile')} of {name}" for name in named)
+    return f"the newest in env steps {_span(edges, newest - 1)}: {where}; of the logs read"
 
 
 def chosen_logs(rows: Iterable[EpisodeRow], edges: npt.NDArray[np.float64]) -> list[list[EpisodeRow]]:
@@ -182,7 +205,7 @@ def _way(run: RunFacts, row: EpisodeRow, why: str, problems: list[str]) -> Way |
         return None
     marks = [(m.name, m.step) for m in log.header.milestones if 1 <= m.step <= len(places)]
     placed = [(name, place) for name, step in marks if (place := places[step - 1]) is not None]
-    label = f"{row.name}: {why}, return {row.episode_return:.2f}, {row.steps:,} steps"
+    label = f"{row.name}: {why}, return {row.episode_return:.2f}, {count_words(row.steps, 'step')}"
     return Way(label, path_data(places), known[0], known[-1], [(name, *place) for name, place in placed])
 
 
@@ -282,4 +305,5 @@ def _words(label: str, visits: VisitCounts, grid: npt.NDArray[np.int64], world: 
     for map_id, counts in visits.maps.items():
         steps[world.map_name(map_id)] += int(counts.sum())
     named = ", ".join(f"{name} {count / visits.steps:.0%}" for name, count in steps.most_common(_NAMED_MAPS))
-    return label, f"{visits.steps:,} steps on {np.count_nonzero(grid):,} tiles of {len(visits.maps)} maps; {named}"
+    tiles = count_words(int(np.count_nonzero(grid)), "tile")
+    return label, f"{count_words(visits.steps, 'step')} on {tiles} of {count_words(len(visits.maps), 'map')}; {named}"

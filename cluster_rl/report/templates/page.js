@@ -1,5 +1,6 @@
 "use strict";
-// Sorts and filters the tables of episodes, and shows the slices and ways of the maps. Without it all is there, unsorted.
+// Sorts and filters the tables of episodes, and shows the slices and ways of the maps. Without it the tables are whole
+// and as they were made, and of each map all of training and the first way are drawn; its slices are there in words.
 const all = (selector, within) => [...(within || document).querySelectorAll(selector)];
 
 function key(row, column) {
@@ -29,7 +30,7 @@ for (const select of all("select.milestone")) {
   select.addEventListener("change", () => {
     let shown = 0;
     for (const row of all("tbody tr", document.getElementById(select.dataset.table))) {
-      row.hidden = select.value !== "" && !row.dataset.milestones.split("\n").includes(select.value);
+      row.hidden = select.value !== "" && !row.dataset.milestones.split(" ").includes(select.value);
       shown += row.hidden ? 0 : 1;
     }
     document.getElementById(select.dataset.count).textContent = `${shown} shown`;

@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pytest
 
 from cluster_rl.report.charts import Chart, draw
 from cluster_rl.report.curves import Curve, banded, counted
@@ -78,6 +79,21 @@ def test_a_band_and_counts_and_panels() -> None:
     svg = draw(panels, "c2")
     assert svg.count("<title>alarm</title>") == 1
     assert [name for name in ("up", "down") if f">{name}<" in svg] == ["up", "down"]
+
+
+def test_a_legend_says_what_a_band_holds() -> None:
+    young = Curve("b", X[:100], X[:100])
+    svg = draw(chart(banded("seeds", [Curve("a", X, X), young])), "c1")
+    assert ">seeds (2 runs, all up to 99)<" in svg.replace("> ", ">")
+    assert "(2 runs" not in draw(chart(Curve("a", X, X)), "c1")
+
+
+@pytest.mark.filterwarnings("error")
+def test_panels_of_the_very_beginning_are_drawn_without_a_warning() -> None:
+    begun = Curve("a", X[:1], X[:1] + 0.5)
+    assert "<svg" in draw(chart(begun, begun, panels=True), "c1")
+    assert "<svg" in draw(chart(begun, limits=(0, 1)), "c2")
+    assert "<svg" in draw(chart(counted("a", [], 0)), "c3")
 
 
 def test_a_logarithmic_axis_begins_with_the_first() -> None:

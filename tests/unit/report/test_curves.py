@@ -70,10 +70,6 @@ def test_hours_leave_out_the_waits_between_jobs() -> None:
     assert hours_trained(times, jobs).tolist() == [0, 0.5, 1, 1, 2, 3]
 
 
-def test_hours_without_jobs_begin_with_the_first_row() -> None:
-    assert hours_trained(column(7200, 10_800), []).tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(("env_steps", "number"), [(0, 0), (100, 0), (101, 1), (1200, 11), (5000, 11)])
 def test_slices_are_equal_and_the_last_takes_what_is_beyond(env_steps: float, number: int) -> None:
     assert slice_of(slice_edges(1200, 12), env_steps) == number
@@ -81,24 +77,56 @@ def test_slices_are_equal_and_the_last_takes_what_is_beyond(env_steps: float, nu
 
 def test_seeds_of_one_setting_are_put_together() -> None:
     configs = {
-        "a": {"base_seed": 1, "gamma": 0.9},
-        "b": {"base_seed": 1, "gamma": 0.99},
-        "a2": {"base_seed": 2, "gamma": 0.9, "replay_dir": "x"},
-        "none": {},
-        "none2": {},
+        "a": ("red", {"base_seed": 1, "gamma": 0.9, "rom": "/here/red.gb"}),
+        "b": ("red", {"base_seed": 1, "gamma": 0.99}),
+        "a2": ("red", {"base_seed": 2, "gamma": 0.9, "replay_dir": "x", "rom": "/there/red.gb"}),
+        "none": ("red", {}),
+        "none2": ("red", {}),
     }
-    assert groups_of(configs) == {"a (2 seeds)": ["a", "a2"], "b": ["b"], "none": ["none"], "none2": ["none2"]}
+    assert groups_of(configs) == [["a", "a2"], ["b"], ["none"], ["none2"]]
 
 
-def test_a_band_is_the_median_and_the_edges_where_all_seeds_are() -> None:
+def test_runs_of_two_games_are_no_seeds_of_one_thing() -> None:
+    config = {"gamma": 0.9, "rom": "game.gb"}
+    assert groups_of({"red": ("aa", config), "blue": ("bb", config), "red2": ("aa", config)}) == [
+        ["red", "red2"],
+        ["blue"],
+    ]
+    assert groups_of({"one": ("", config), "two": ("", config)}) == [["one"], ["two"]]  # who knows of which game
+
+
+def test_a_band_is_the_median_and_the_edges_of_those_that_are_so_far() -> None:
     seeds = [curve("a", (0, 0), (10, 10)), curve("b", (0, 2), (20, 22)), curve("c", (0, 8), (10, 8))]
-    found = banded("all", seeds, points=3)
-    assert found.x.tolist() == [0, 5, 10]
-    assert found.y.tolist() == [2, 7, 10]
+    found = banded("all", seeds, points=5)
+    assert found.x.tolist() == [0, 5, 10, 15, 20]
+    assert found.y.tolist() == [2, 7, 10, 17, 22]
     assert found.low is not None
     assert found.high is not None
-    assert (found.low.tolist(), found.high.tolist()) == ([0, 5, 8], [8, 8, 12])
-    assert found.of == 3
+    assert (found.low.tolist(), found.high.tolist()) == ([0, 5, 8, 17, 22], [8, 8, 12, 17, 22])
+    assert found.runs is not None
+    assert found.runs.tolist() == [3, 3, 3, 1, 1]
+    assert found.label == "all (3 runs, all up to 10)"
+    assert words_of(found).startswith("all (3 runs, all up to 10), median: from 2 to 22")
+
+
+def test_a_label_counts_the_runs_that_have_values() -> None:
+    found = banded("all", [curve("a", (0, 3), (1, 4)), curve("b"), curve("c", (0, 1), (1, 1))])
+    assert (found.of, found.out_of, found.label) == (2, 3, "all (2 of 3 runs)")
+    assert banded("all", [curve("a", (0, 3), (1, 4)), curve("b")]).label == "all (1 of 2 runs)"
+    assert banded("all", [curve("a", (0, 3), (1, 4))]).label == "all"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "label"),
+    [
+        ([((0, 1), (100, 1)), ((1, 1), (99, 1))], "all (2 runs)"),  # as seeds of one length end
+        ([((0, 1), (100, 1)), ((40, 1), (100, 1))], "all (2 runs, all from 40 on)"),
+        ([((0, 1), (60, 1)), ((40, 1), (100, 1))], "all (2 runs, all from 40 on and up to 60)"),
+        ([((0, 1), (40, 1)), ((60, 1), (100, 1))], "all (2 runs, never all at once)"),
+    ],
+)
+def test_a_label_says_where_all_runs_are(seeds: list[tuple[tuple[float, float], ...]], label: str) -> None:
+    assert banded("all", [curve("seed", *points) for points in seeds]).label == label
 
 
 def test_a_band_of_counts_does_not_slope() -> None:
@@ -110,8 +138,9 @@ def test_a_band_of_counts_does_not_slope() -> None:
     assert found.low.tolist() == [0, 0, 1, 1]
 
 
-def test_seeds_that_have_no_point_in_common_make_no_curve() -> None:
-    assert len(banded("all", [curve("a", (0, 0), (1, 1)), curve("b", (5, 0), (6, 1))]).x) == 0
+def test_nothing_is_drawn_where_no_seed_is() -> None:
+    found = banded("all", [curve("a", (0, 0), (1, 1)), curve("b", (5, 0), (6, 1))], points=7)
+    assert found.x.tolist() == [0, 1, 5, 6]
     assert len(banded("all", []).x) == 0
 
 

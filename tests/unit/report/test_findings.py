@@ -11,14 +11,16 @@ import pytest
 from made_runs import BEGAN, INCARNATION, episode, lines, make_run, metrics_row, quest, quest_row
 
 from cluster_rl.config import Config, load_config
+from cluster_rl.exploration.bayes_quests import QuestRow
 from cluster_rl.report import findings
-from cluster_rl.report.findings import Finding, Rule, findings_of, limiter_buffer
-from cluster_rl.report.run_facts import JobFacts, RunFacts, Videos, read_run
-from cluster_rl.report.run_rows import Episodes, QuestRow
+from cluster_rl.report.findings import Finding, Rule, buffer_now, findings_of
+from cluster_rl.report.run_facts import BY_DEFAULTS, JobFacts, RunFacts, Videos, read_run
+from cluster_rl.report.run_rows import Episodes
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import REASON_UNKNOWN, Job, Progress
 from cluster_rl.training.rate_limiter import RateLimiter
 
+NAN = float("nan")
 JOB = JobFacts(1, BEGAN, "node", BEGAN + 100, "max_runtime_seconds reached", env_steps=(0, 100), updates=(0, 10))
 
 
@@ -96,8 +98,8 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         ),
         (
             findings.loops,
-            {"episodes": columns(loop_share=0.6)},
-            {"episodes": columns(loop_share=0.4)},
+            {"episodes": columns(loop_share=0.6, steps=10)},
+            {"episodes": columns(loop_share=0.4, steps=10)},
             "warning",
             "60% of the steps of the newest 100 episodes went in circles",
         ),
@@ -138,10 +140,52 @@ def test_a_run_that_does_well_has_nothing_wrong(tmp_path: Path) -> None:
         ),
         (
             findings.counters_above_zero,
-            {"metrics": metrics(wire__lost_sequences=3)},
+            {"metrics": metrics(wire__lost_sequences=[0, 0, 0, 0, 0, 1, 2, 3])},
             {"metrics": metrics(wire__lost_sequences=0)},
             "warning",
-            "3 sequences that actors counted never arrived (wire/lost_sequences)",
+            "3 sequences counted by an actor and never arrived (wire/lost_sequences)",
+        ),
+        (
+            findings.counters_above_zero,
+            {"metrics": metrics(archive__unfit=[0, 0, 0, 0, 0, 0, 0, 1])},
+            {},
+            "warning",
+            "1 start state set aside (archive/unfit)",
+        ),
+        (
+            findings.newer_states,
+            {"metrics": metrics(archive__newer=2)},
+            {"metrics": metrics(archive__newer=[2, 2, 2, 2, 2, 2, 2, 0])},
+            "note",
+            "2 start states are of a newer format, and no episode begins there (archive/newer)",
+        ),
+        (
+            findings.newer_states,
+            {"metrics": metrics(archive__newer=1)},
+            {},
+            "note",
+            "1 start state is of a newer format",
+        ),
+        (
+            findings.stagnant_quests,
+            {"quests": quests(NEXT=quest(0.01, stagnant=True, reached=0, trials=700, verdict="unreached"))},
+            {"quests": quests(OTHER=quest(0.01, stagnant=True, reached=0))},
+            "warning",
+            "not found yet: NEXT is next and never reached, in 700 trials",
+        ),
+        (
+            findings.regressing_quests,
+            {"quests": quests(BADGE=quest(0.01, level="critical", reached=0, trials=1, target=0.7, high=0.0123))},
+            {},
+            "bad",
+            "BADGE was never reached in 1 trial, so by at most 1.2% of the episodes that could; its target is 70%",
+        ),
+        (
+            findings.missing_files,
+            {"problems": (f"config.json: not there; {BY_DEFAULTS}",)},
+            {},
+            "bad",
+            "config.json: not there; limits and targets on this page are this program's defaults, not the run's",
         ),
         (
             findings.storage,
@@ -203,6 +247,41 @@ def test_a_rule(rule: Rule, wrong: dict[str, Any], right: dict[str, Any], level:
     assert told(rule, facts(**right)) == []
 
 
+def test_a_long_episode_counts_for_its_length() -> None:
+    """Ninety short ones in circles are a tenth of the steps of one long one."""
+    shares, steps = np.array([0.9] * 90 + [0.1]), np.array([10.0] * 90 + [9000.0])
+    run = facts(episodes=Episodes(count=91, columns={"loop_share": shares, "steps": steps}))
+    assert told(findings.loops, run) == []
+    (found,) = told(
+        findings.loops, facts(episodes=Episodes(count=91, columns={"loop_share": shares, "steps": steps[::-1]}))
+    )
+    assert found.what.startswith("90% of the steps of the newest 91 episodes")
+
+
+def test_nothing_is_forgotten_that_was_never_found() -> None:
+    never = quests(BADGE=quest(0.01, level="critical", stagnant=True, reached=0, trials=700), NEXT=quest(0.2))
+    (found,) = told(findings.regressing_quests, facts(quests=never))
+    assert "forgot it" not in found.do
+    assert "of the episodes that could, below" not in found.what
+
+
+def test_a_counter_that_stands_still_is_no_warning() -> None:
+    rose = {"env_steps": 100.0 * np.arange(1, 41), "wire/refused_blocks": np.array([0.0] * 5 + [3.0] * 35)}
+    (found,) = told(findings.counters_above_zero, facts(metrics=rose))
+    assert (found.level, found.what) == ("note", "3 sequences refused (wire/refused_blocks), none since env step 600")
+    rose["wire/refused_blocks"][-3:] += 2
+    (found,) = told(findings.counters_above_zero, facts(metrics=rose))
+    assert found.level == "warning"
+    assert found.what == "5 sequences refused (wire/refused_blocks), 2 of them lately"
+
+
+def test_a_counter_that_begins_anew_with_a_job_goes_on() -> None:
+    """They count since the learner's start."""
+    column = np.array([0, 2, NAN, 3, 0, 0, 1, NAN])
+    assert findings.rises_of(column).tolist() == [0, 2, 0, 1, 0, 0, 1, 0]
+    assert findings.rises_of(np.array([4.0, 4.0, 1.0])).tolist() == [4, 0, 1]
+
+
 def test_only_the_newest_rows_count() -> None:
     ess = np.concatenate((np.full(30, 0.001), np.full(10, 0.5)))
     assert told(findings.few_samples_count, facts(metrics={"priority/ess": ess})) == []
@@ -213,7 +292,7 @@ def test_only_the_newest_rows_count() -> None:
     "config", [Config(), load_config("quickstart"), load_config("cpu", ["actor_jobs=2", "samples_per_insert=4"])]
 )
 def test_the_limiters_buffer_is_the_limiters(config: Config) -> None:
-    assert limiter_buffer(facts(settings=config)) == RateLimiter.from_config(config).buffer
+    assert buffer_now(facts(settings=config)) == RateLimiter.from_config(config).buffer
 
 
 def test_a_slow_learner_makes_no_parameters_stale() -> None:
@@ -225,7 +304,7 @@ def test_a_slow_learner_makes_no_parameters_stale() -> None:
 
 
 def test_which_side_waits() -> None:
-    buffer = limiter_buffer(facts())
+    buffer = buffer_now(facts())
     (learner,) = told(findings.waiting_sides, facts(metrics=metrics(limiter_ahead=0.9 * buffer)))
     (actors,) = told(findings.waiting_sides, facts(metrics=metrics(limiter_ahead=-0.9 * buffer)))
     assert (learner.level, learner.what) == ("note", "the learner waits for data most of the time")
@@ -240,7 +319,7 @@ def test_slow_sampling_is_no_want_of_data() -> None:
     (found,) = told(findings.slow_sampling, facts(metrics=slow))
     assert "drawing from the replay is slower than training" in found.what
     assert told(findings.slow_sampling, facts(metrics={n: c for n, c in slow.items() if n != "wire/actors"})) == []
-    starved = slow | metrics(limiter_ahead=0.9 * limiter_buffer(facts()))
+    starved = slow | metrics(limiter_ahead=0.9 * buffer_now(facts()))
     assert told(findings.slow_sampling, facts(metrics=starved)) == []
     assert told(findings.slow_sampling, facts(metrics=slow | metrics(queue__batches_in_flight=1))) == []
 
@@ -260,7 +339,7 @@ def test_actors_that_were_started_again() -> None:
     starts = {0: {INCARNATION, INCARNATION + 10**10}, 1: {INCARNATION, int((BEGAN + 5005) * 1e9)}}
     jobs = (JOB, replace(JOB, id=2, started=BEGAN + 5000, ended=None))
     (found,) = told(findings.deaths, facts(jobs=jobs, episodes=Episodes(incarnations=starts)))
-    assert found.what == "actors were started again 1 times in job 1"
+    assert found.what == "actors were started again 1 time in job 1"
 
 
 def test_nothing_new_in_the_second_half() -> None:
@@ -271,6 +350,11 @@ def test_nothing_new_in_the_second_half() -> None:
     assert found.what == "no new milestone since LEFT_HOME at env step 40, of 200 played"
     early = facts(settings=settings, progress=progress(env_steps=70, milestones=reached))
     assert told(findings.no_new_milestone, early) == []
+    nothing = facts(settings=settings, progress=progress(env_steps=200))
+    (found,) = told(findings.no_new_milestone, nothing)
+    assert found.what == "no milestone was reached yet, in 200 env steps"
+    unknown = facts(settings=settings, metrics={"env_steps": np.array([200.0])})
+    assert told(findings.no_new_milestone, unknown) == []
     all_of_it = {milestone.name: 40 for milestone in early.world.milestones}
     done = facts(settings=settings, progress=progress(env_steps=200, milestones=all_of_it))
     assert told(findings.no_new_milestone, done) == []
@@ -291,7 +375,9 @@ def test_a_damaged_config_does_not_stop_the_rules(tmp_path: Path) -> None:
     )
     run_dir.config.write_text('{"unroll_length": "long", "samples_per_insert_schedule": 5}')
     found = findings_of(read_run(run_dir))
-    assert any("unroll_length" in finding.what for finding in found)
+    (config,) = [finding for finding in found if "unroll_length" in finding.what]
+    assert config.level == "bad"
+    assert config.what.endswith(BY_DEFAULTS)
     assert any("learner waits" in finding.what for finding in found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import run_golden
+from made_logs import write_log
 from made_runs import BEGAN, INCARNATION, episode, lines, make_run, metrics_row, quest, quest_row, set_keys
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 from cluster_rl.report.__main__ import MOST_RUNS, main, parse_arguments, run
+from cluster_rl.report.page import MOST_PROBLEMS
 from cluster_rl.runs.layout import RunDir
 
 VOID = {"meta", "input", "br", "link", "img"}
@@ -154,16 +157,75 @@ def test_what_comes_from_files_is_text(tmp_path: Path) -> None:
     assert HOSTILE in read.text
     assert "49" not in [text for _, text in read.texts if HOSTILE[:9] in text]
     options = [found["value"] for found in read.all_of("option")]
-    assert options == ["", HOSTILE]
+    assert options == ["", "0"]
+    assert "a\ufffd\ufffdb" in read.text
+
+
+@pytest.mark.parametrize("letter", ["\x00", "\x07", "\x1b", "\x85", "\u202e"])
+def test_no_control_character_of_a_name_is_on_the_page(tmp_path: Path, letter: str) -> None:
+    run_dir = make_run(
+        tmp_path,
+        episodes=[episode(0, milestones={f"a{letter}b": 5}, start_id=f"c{letter}")],
+        quests=[quest_row(1, {f"a{letter}b": quest(0.2, level="critical")}, ["a"])],
+        milestones={f"a{letter}b": 100},
+        activity=f"d{letter}",
+    )
+    run_dir.videos.mkdir()
+    run_dir.videos.joinpath(os.fsdecode(b"\xff.mp4")).touch()  # a name that is no text
+    page = page_of(run_dir)
+    assert letter not in page
+    assert "a\ufffdb" in page
+
+
+def test_milestones_of_any_name_can_be_chosen(tmp_path: Path) -> None:
+    """Rows name them by their numbers, not by what names may have."""
+    rows = [episode(n, milestones=reached) for n, reached in enumerate([{"a\nb": 1, "c d": 2}, {"c d": 1}, {}])]
+    page = page_of(make_run(tmp_path, episodes=rows))
+    assert re.findall(r'data-milestones="(.*?)"', page) == ["", "0", "1 0"]
+    assert re.findall(r'<option value="(\d)">(.*?)</option>', page, re.DOTALL) == [("0", "c d"), ("1", "a\nb")]
+
+
+def test_one_is_not_told_as_several(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0, steps=1)], quests=[quest_row(1, {"LEFT_HOME": quest(0.5)})])
+    run_dir.metrics.unlink()
+    text = Reader(page_of(run_dir)).text
+    assert "The only episode of the run." in text
+    assert "The quest, as of the newest row" in text
+    assert not re.search(r"(?<![\d.,])1 (episodes|steps|times|files|quests|maps|tiles|logs|milestones|trials)\b", text)
+
+
+def test_logs_that_are_not_named_are_counted(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(number) for number in range(13)], env_steps=1300)
+    write_log(run_dir, 0, (0, 4, 5))
+    for number in range(1, 13):
+        write_log(run_dir, number, (0, 4, 5)).write_bytes(b"nothing")
+    text = Reader(page_of(run_dir)).text
+    assert text.count("not an episode log") == MOST_PROBLEMS
+    assert "more logs that could not be read" in text
+
+
+def test_a_newcomer_finds_the_goal_what_pays_and_what_to_watch(page: str) -> None:
+    rows = dict(re.findall(r'<tr><th scope="row">([a-z ]+)</th><td>(.*?)</td>', page))
+    assert rows["the goal"] == "FERN_BADGE: received the Fern badge; not reached yet"
+    reached = "first reached at env step 400, after 40 s of training; 2 episodes reached it"
+    assert rows["furthest so far"] == f"LEFT_HOME: stepped out of the house; {reached}"  # what is optional is no way
+    assert rows["what pays most"] == "event 29.5 (100%); mean of the newest 60 whole episodes"
+    assert rows["best episode to watch"].endswith(f'epsilon 0.4 <a href="videos/{NEWEST}.mp4">video</a>')
+    assert "--milestone LEFT_HOME makes its video" in rows["first to come furthest"]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path, "bare")
     run_dir.path.mkdir()
     text = Reader(page_of(run_dir)).text
-    for name in ("episodes.jsonl", "metrics.jsonl", "quests.jsonl", "progress.json", "config.json"):
+    for name in ("episodes.jsonl", "metrics.jsonl", "quests.jsonl", "progress.json", "config.json", "run.json"):
         assert f"{name}: " in text
-    for words in ("No episode has ended yet.", "There are no metrics yet.", "No quest was tried yet.", "No milestone"):
+    for words in (
+        "No whole episode is known yet.",
+        "There are no metrics yet.",
+        "No quest was tried yet.",
+        "No milestone",
+    ):
         assert words in text
     assert str(tmp_path) not in text
 
@@ -182,7 +244,8 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     other = lively(tmp_path, "other", Config(gamma=0.5))
     page = page_of(RunDir(tmp_path, "one"), two, other)
     read = Reader(page)
-    assert "one (2 seeds), median: from 0 to 2" in read.text
+    assert "one (2 runs, all up to 4,000), median: from 0 to 2" in read.text
+    assert "its band from the least to the most of them" in read.text
     assert "other: from 0 to 2" in read.text
     rows = re.findall(r"<code>(\w+)</code></th><td><code>(.*?)</code></td><td><code>(.*?)</code></td>", page)
     assert ("base_seed", "1", "2") in rows
@@ -200,7 +263,7 @@ def test_what_a_job_changed(tmp_path: Path) -> None:
 def test_videos_are_linked_from_where_the_page_lies(page: str) -> None:
     read = Reader(page)
     links = [a["href"] for a in read.all_of("a") if not a["href"].startswith("#")]
-    assert links == [f"videos/{NEWEST}.mp4", f"videos/{NEWEST}.png"]
+    assert links[1:] == [f"videos/{NEWEST}.mp4", f"videos/{NEWEST}.png"]
     assert f"{NEWEST}.mp4: its record is missing" in read.text
 
 

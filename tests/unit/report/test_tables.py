@@ -10,17 +10,29 @@ from typing import Any
 import msgspec
 import pytest
 import run_golden
-from made_runs import BEGAN, INCARNATION, episode, make_run, set_keys
+from made_runs import BEGAN, INCARNATION, episode, make_run, metrics_row, set_keys
 
 from cluster_rl.config import Config, config_from_builtins, config_values
 from cluster_rl.errors import StorageError
-from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts, flat, read_run, settings_of, videos_in
+from cluster_rl.game.world import World
+from cluster_rl.report.pictures import job_spans, milestone_hours
+from cluster_rl.report.run_facts import (
+    BY_DEFAULTS,
+    DEFAULTS,
+    JobFacts,
+    RunFacts,
+    flat,
+    read_run,
+    settings_of,
+    videos_in,
+)
 from cluster_rl.report.tables import (
     changed_keys,
     differing_keys,
     episode_lines,
     facts_table,
     job_lines,
+    link,
     milestone_table,
     value_words,
 )
@@ -47,6 +59,11 @@ def test_damage_costs_a_part_and_is_told(tmp_path: Path, name: str, damage: byte
         (problem,) = run.problems
         assert problem.startswith(f"{name}: damaged")
     assert columns_of(run)["episodes"] in ("0", "1")
+    if name == "config.json":
+        assert problem.endswith(BY_DEFAULTS)
+    if name == "run.json":  # its config names an embedded world
+        assert run.world is World.cartridge()
+        assert columns_of(run)["game"].startswith(f"{World.cartridge().title}, by its config (SHA-1 ")
 
 
 @pytest.mark.parametrize("name", ["config.json", "episodes.jsonl", "metrics.jsonl", "jobs/001.json"])
@@ -84,9 +101,62 @@ def test_a_bare_folder_has_no_facts(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     run = read_run(RunDir(tmp_path, "bare"))
     missing = [problem.removesuffix(": not there") for problem in run.problems[1:]]
-    assert run.problems[0].startswith("config.json: cannot be read")
-    assert missing == ["progress.json", "episodes.jsonl", "metrics.jsonl", "quests.jsonl"]
-    assert columns_of(run)["now"] == "unknown"
+    assert run.problems[0] == f"config.json: not there; {BY_DEFAULTS}"
+    assert missing == [
+        "run.json: not there; maps and milestones have the names of Pokémon Red, and are its if the game is",
+        *("progress.json", "episodes.jsonl", "metrics.jsonl", "quests.jsonl"),
+    ]
+    facts = columns_of(run)
+    assert (facts["now"], facts["game"]) == ("unknown", "unknown")
+    assert (facts["env steps"], facts["milestones"]) == ("0", "0")  # of a default nobody is told
+
+
+def test_a_lost_config_is_told_by_the_newest_job(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    run_dir.config.unlink()
+    record = '{"schema_version": 1, "id": %d, "started": %f, "config": {"gamma": %s}}'
+    for number, gamma in enumerate(("0.9", "0.99"), start=1):
+        run_dir.job_record(number).write_text(record % (number, BEGAN, gamma))
+    run = read_run(run_dir)
+    assert run.problems == ("config.json: not there; the config is that of job 2",)
+    assert (run.config, run.settings.gamma) == ({"gamma": 0.99}, 0.99)
+
+
+def test_a_game_that_only_run_json_knew_is_not_known(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, config=config_from_builtins({"rom": "game.gb"}, "test"))
+    run_dir.identity.unlink()
+    run = read_run(run_dir)
+    assert run.rom_sha1 == ""
+    (problem,) = run.problems
+    assert problem.startswith("run.json: not there; maps and milestones have the names of Pokémon Red")
+    set_keys(run_dir.config, {"rom": ""})
+    run = read_run(run_dir)
+    assert (run.problems, run.world) == (("run.json: not there",), World.cartridge())
+
+
+@pytest.mark.parametrize("name", ["videos", "jobs"])
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path, name: str) -> None:
+    run_dir = make_run(tmp_path)
+    folder = run_dir.path / name
+    if folder.is_dir():
+        folder.rmdir()
+    folder.touch()
+    assert read_run(run_dir).problems == (f"{name}: a file lies where a folder was expected; move it away",)
+
+
+def test_hours_without_progress_come_from_rows(tmp_path: Path) -> None:
+    """Also where the clock was set back."""
+    late = episode(2, time=BEGAN - 1800.0, milestones={"LEFT_HOME": 2})
+    run_dir = make_run(tmp_path, episodes=[episode(0, time=BEGAN), episode(1, time=BEGAN + 1800.0), late])
+    run_dir.progress.unlink()
+    run = read_run(run_dir)
+    assert columns_of(run)["training"] == "60 min"
+    assert [line.numbers[0][0] for line in episode_lines(run, tmp_path / "page.html", 9)] == ["0 s", "60 min", "30 min"]
+    assert milestone_table([run])[0][1][1] == "0 s"
+    record = '{"schema_version": 1, "id": %d, "started": %f}'
+    run_dir.job_record(1).write_text(record % (1, BEGAN - 3600.0))
+    run_dir.job_record(2).write_text(record % (2, BEGAN + 900.0))
+    assert job_spans(read_run(run_dir)) == [(BEGAN - 3600.0, BEGAN), (BEGAN + 900.0, BEGAN + 1800.0)]
 
 
 def test_the_run_of_todays_writers(tmp_path: Path) -> None:
@@ -99,7 +169,7 @@ def test_the_run_of_todays_writers(tmp_path: Path) -> None:
     assert run.jobs[0].config.keys() == DEFAULTS.keys()
     facts = columns_of(run)
     assert "python " in facts["versions"]
-    assert facts["env steps"].endswith("of 25,000,000")
+    assert facts["env steps"].endswith("of 1,000")  # of progress.json, which tells of the newest job
 
 
 def test_a_config_is_flat_and_comes_back(tmp_path: Path) -> None:
@@ -176,6 +246,19 @@ def test_milestones_in_the_order_of_play_with_steps_hours_and_episodes(tmp_path:
     ]
 
 
+def test_a_milestone_was_reached_when_metrics_had_counted_so_far(tmp_path: Path) -> None:
+    """An episode's row comes when it ends."""
+    rows = [metrics_row(number) for number in range(9)]  # 100 env steps in 10 s each
+    run_dir = make_run(
+        tmp_path,
+        metrics=rows,
+        episodes=[episode(80, milestones={"LEFT_HOME": 3, "GOT_BALM": 90})],
+        milestones={"LEFT_HOME": 250, "GOT_BALM": 8000, "READ_SIGN": 9000},
+    )
+    hours = milestone_hours(read_run(run_dir))
+    assert {name: round(3600 * when) for name, when in hours.items()} == {"LEFT_HOME": 30, "GOT_BALM": 810}
+
+
 def test_the_table_has_the_newest_and_the_best(tmp_path: Path) -> None:
     run_dir = make_run(
         tmp_path, episodes=[episode(number, episode_return=float(number < 200)) for number in range(2000)]
@@ -196,6 +279,7 @@ def test_links_lead_from_where_the_page_lies(tmp_path: Path) -> None:
     run_dir.videos.joinpath(f"{name}.mp4").touch()
     new, old = episode_lines(read_run(run_dir), tmp_path / "my pages" / "page.html", 9)
     assert (new.video, new.picture) == (f"../my.run/videos/{name}.mp4", "")
+    assert link(tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "page.html") == "%FF.mp4"
     assert (old.video, old.picture) == ("", "")
 
 

@@ -18,7 +18,7 @@ from cluster_rl.game.world import World
 from cluster_rl.report import visits
 from cluster_rl.report.curves import slice_edges
 from cluster_rl.report.run_facts import read_run
-from cluster_rl.report.visits import chosen_logs, chosen_ways, path_data, visit_picture, world_map
+from cluster_rl.report.visits import chosen_logs, chosen_ways, first_entered, path_data, visit_picture, world_map
 
 HOLLOW = 0  # 20 x 18 cells of the canvas at (10, 18)
 
@@ -35,15 +35,18 @@ def test_visits_lie_in_their_slice_and_on_their_tile(tmp_path: Path) -> None:
     found = world_map(read_run(run_dir))
     assert found is not None
     assert (found.box, found.logs, found.most_visits) == ((10, 18, 20, 18), 2, 2)
-    assert len(found.layers) == 13
+    assert len(found.layers) == 14
     shown = [np.argwhere(pixels(layer.picture)[..., 3]).tolist() for layer in found.layers]
     assert shown[0] == [[5, 4], [5, 5], [17, 19]]  # row, column
-    assert shown[1] == [[5, 4], [5, 5]]
-    assert shown[12] == [[17, 19]]
-    assert not any(shown[2:12])
-    assert found.layers[0].words == "4 steps on 3 tiles of 1 maps; HOLLOW 100%"
-    assert found.layers[12].label == "env steps 2,200 to 2,400"
-    assert found.layers[5].words == "no log of an episode"
+    assert shown[1] == shown[0]
+    assert shown[2] == [[5, 4], [5, 5]]
+    assert shown[13] == [[17, 19]]
+    assert not any(shown[3:13])
+    assert found.layers[0].words == "4 steps on 3 tiles of 1 map; HOLLOW 100%"
+    assert found.layers[1].words == "the newest in env steps 2,200 to 2,400: 1 tile of HOLLOW; of the logs read"
+    assert found.layers[13].label == "env steps 2,200 to 2,400"
+    assert found.layers[13].words == "1 step on 1 tile of 1 map; HOLLOW 100%; 1 tile new"
+    assert found.layers[6].words == "no log of an episode; 0 tiles new"
     assert [place.name for place in found.maps] == ["HOLLOW"]
     assert pixels(found.base).shape == (18 * visits.PIXELS, 20 * visits.PIXELS, 4)
     assert len(np.unique(pixels(found.base))) > 4
@@ -114,6 +117,11 @@ def test_more_visits_are_brighter() -> None:
     assert light[0] < light[1] < light[2]
 
 
+def test_new_ground_is_where_nobody_was_before() -> None:
+    slices = np.array([[[1, 0, 0]], [[4, 2, 0]], [[0, 9, 0]]])
+    assert first_entered(list(slices)).tolist() == [[1, 2, 0]]
+
+
 def test_of_a_game_without_pictures_there_are_outlines(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
     set_keys(run_dir.identity, {"rom_sha1": "0" * 40, "rom_title": "POKEMON RED"})
@@ -125,4 +133,4 @@ def test_of_a_game_without_pictures_there_are_outlines(tmp_path: Path) -> None:
     assert [place.name for place in found.maps] == ["PALLET_TOWN", "VIRIDIAN_CITY", "ROUTE_1"]
     assert found.box == (54, 246, 40, 90)
     assert found.letter == 1.29
-    assert [layer.words for layer in found.layers[1:]].count("no log of an episode") == 11
+    assert [layer.words for layer in found.layers[2:]].count("no log of an episode; 0 tiles new") == 11
