@@ -25,6 +25,7 @@ from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config, load_config, sequence_schema_hash
 from cluster_rl.emulator.spaces import block_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.jobs.process_log import logged
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.crash_points import crash_point
@@ -196,7 +197,9 @@ def main() -> int:
     parser.add_argument("--slot", type=int, required=True, help="which actor of the job, from 0")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
-    return run_actor(run_dir, arguments.job, arguments.slot)
+    index = load_config(run_dir.config).num_actors * arguments.job + arguments.slot
+    with logged(f"actor-{index}"):
+        return run_actor(run_dir, arguments.job, arguments.slot)
 
 
 if __name__ == "__main__":

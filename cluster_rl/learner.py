@@ -30,6 +30,7 @@ from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.grace import SavingTime
+from cluster_rl.jobs.process_log import logged
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.runs.crash_points import crash_point
 from cluster_rl.runs.layout import RunDir
@@ -387,7 +388,8 @@ def main() -> int:
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
     started = time.monotonic() if arguments.job_started is None else arguments.job_started
-    return run_learner(load_config(run_dir.config), run_dir, arguments.job_token, started)
+    with logged("learner"):
+        return run_learner(load_config(run_dir.config), run_dir, arguments.job_token, started)
 
 
 if __name__ == "__main__":

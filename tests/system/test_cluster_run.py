@@ -142,6 +142,10 @@ def test_a_job_whose_time_is_up_says_so(tmp_path: Path, module: str) -> None:
     (job,) = progress.jobs
     assert ended_for(job, "max_runtime_seconds reached")  # on a slow machine nothing was learned by then
     assert (launcher.run_dir.checkpoint).exists()
+    for name in ("learner", "actor-0", "actor-1") if module == "train_cluster" else ():
+        lines = (launcher.run_dir.logs / f"{name}.log").read_text().splitlines()
+        assert lines
+        assert all(re.match(rf"[\d-]{{10}} [\d:]{{8}} {name}\[\d+\] \S", line) for line in lines), lines
 
 
 def test_children_die_with_a_killed_launcher(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_signal_during_the_imports(
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert output.splitlines()[-1] == f"signal {number.name}: {words}"
+    assert output.splitlines()[-1].endswith(f"signal {number.name}: {words}")  # in a log behind the time
     assert "Traceback" not in output
 
 

@@ -1,0 +1,42 @@
+"""Lines of a process's log: whole, with time and process before them, whichever thread prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+
+import pytest
+
+from cluster_rl.jobs.process_log import logged
+
+
+def test_each_line_has_time_and_process(capfd: pytest.CaptureFixture[str]) -> None:
+    with logged("actor-3"):
+        print("playing", "100 % of it", flush=True)
+        print("two\nlines")
+        print("error: as it was", file=sys.stderr)
+    print("plain")
+    out, err = capfd.readouterr()
+    first, two, lines, plain = out.splitlines()
+    stamp = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d actor-3\[{os.getpid()}\] "
+    assert re.fullmatch(stamp + "playing 100 % of it", first)
+    assert [re.sub(stamp, "", line) for line in (two, lines)] == ["two", "lines"]
+    assert (plain, err) == ("plain", "error: as it was\n")
+
+
+def test_threads_do_not_mix_their_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    def talk(word: str) -> None:
+        for _ in range(200):
+            print(word, word, word, flush=True)
+
+    with logged("learner"):
+        threads = [threading.Thread(target=talk, args=(word,)) for word in ("a", "b", "c")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = [line.split("] ")[1] for line in capfd.readouterr().out.splitlines()]
+    assert sorted(set(lines)) == ["a a a", "b b b", "c c c"]
+    assert len(lines) == 600
