@@ -1,7 +1,7 @@
 """The console commands, `cluster-rl-train` and so on: each imports its program, which takes seconds.
 
-Before that, those of trainers hold the stop signals, and all others give up what Python makes of Ctrl-C; so do the
-programs themselves where they are called as `python -m cluster_rl.train_cluster`.
+Before that, those of trainers and of `watch` hold the stop signals, and all others give up what Python makes of Ctrl-C;
+so do the programs themselves where they are called as `python -m cluster_rl.train_cluster`.
 """
 
 from __future__ import annotations
@@ -80,3 +80,11 @@ def export() -> None:
     from cluster_rl import export
 
     export.command()
+
+
+def watch() -> None:
+    """`cluster-rl-watch`."""
+    hold_signals()
+    from cluster_rl import watch
+
+    watch.command()

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from cluster_rl.report.charts import PALETTE, Chart, draw
 from cluster_rl.report.curves import printable
 from cluster_rl.report.findings import findings_of
 from cluster_rl.report.glance import glance_table
+from cluster_rl.report.overlay import SIZE
 from cluster_rl.report.pictures import MOST_QUESTS, episode_charts, learner_charts, milestone_charts, quest_chart
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.tables import (
@@ -45,6 +47,7 @@ BAND_WORDS: Final = (
     "A line of several runs is their median, its band from the least to the most of them. Where one ends, the line "
     "goes on with those that are left."
 )
+LIVE_PART: Final = ("film", "What it plays")
 PARTS: Final = (
     ("glance", "At a glance"),
     ("findings", "What looks wrong"),
@@ -59,17 +62,11 @@ PARTS: Final = (
 )
 
 
-def page_of(runs: Sequence[RunFacts], out: Path) -> str:
-    """The page, as it will lie at `out`: links to videos are relative to it. Raises `StorageError`."""
-    environment = Environment(
-        loader=PackageLoader("cluster_rl.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css, js = (environment.get_template(name).render() for name in ("page.css", "page.js"))
+def page_of(runs: Sequence[RunFacts], out: Path, live: int = 0) -> str:
+    """The page, as it will lie at `out`: links to videos are relative to it. With `live`, the number of the page, it
+    asks whoever serves it for newer ones. Raises `StorageError`."""
+    environment = _environment()
+    css, js = environment.get_template("page.css").render(), _script(bool(live))
     pictures = _Pictures()
     return environment.get_template("page.html.j2").render(
         title=f"Run {runs[0].name}" if len(runs) == 1 else f"Runs {', '.join(run.name for run in runs)}",
@@ -77,8 +74,10 @@ def page_of(runs: Sequence[RunFacts], out: Path) -> str:
         version=__version__,
         css=Markup(css),
         js=Markup(js),
-        policy=policy(js),
-        parts=PARTS,
+        policy=page_policy(bool(live)),
+        live=live,
+        film_size=SIZE,
+        parts=(LIVE_PART, *PARTS) if live else PARTS,
         palette=PALETTE,
         band_words=BAND_WORDS,
         most_problems=MOST_PROBLEMS,
@@ -101,12 +100,33 @@ def _shown(value: Any) -> Any:
     return printable(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def policy(js: str) -> str:
-    """The page's Content-Security-Policy: its own script and no other, pictures that it holds, and no network."""
-    digest = base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
+@cache
+def page_policy(live: bool = False) -> str:
+    """The page's Content-Security-Policy: its own script and no other, pictures that it holds, and no network; where it
+    is `live`, that of whoever serves it."""
+    digest = base64.b64encode(hashlib.sha256(_script(live).encode()).digest()).decode()
+    parts = [
+        *("default-src 'none'", f"script-src 'sha256-{digest}'", "style-src 'unsafe-inline'", "img-src data:"),
+        *("base-uri 'none'", "form-action 'none'"),
+    ]
+    return "; ".join(parts + ["connect-src 'self'", "media-src 'self'"] * live)
+
+
+@cache
+def _script(live: bool) -> str:
+    """All that runs in the page."""
+    names = ("page.js", "live.js") if live else ("page.js",)
+    return "\n".join(_environment().get_template(name).render() for name in names)
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("cluster_rl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -43,6 +43,8 @@ def _console(command: str) -> list[str]:
         (_console("train"), signal.SIGUSR2, EXIT_UNFINISHED, "nothing was started"),
         (_console("train_slim"), signal.SIGTERM, EXIT_OK, "nothing was started"),
         (["-m", "cluster_rl.jobs.actor_job"], signal.SIGTERM, EXIT_OK, "nothing was started"),
+        (["-m", "cluster_rl.watch"], signal.SIGTERM, EXIT_OK, "ended; the run goes on as it did"),
+        (_console("watch"), signal.SIGINT, EXIT_OK, "ended; the run goes on as it did"),
         (["-m", "cluster_rl.learner"], signal.SIGUSR2, EXIT_UNFINISHED, "stopping before anything was read"),
     ],
 )
@@ -54,6 +56,8 @@ def test_a_signal_during_the_imports(
     of_module = {
         "cluster_rl.jobs.actor_job": ["--run-name", "tiny"],
         "cluster_rl.learner": ["--run-dir", str(run_dir.path)],
+        "cluster_rl.watch": ["--run-name", "tiny"],
+        _console("watch")[1]: ["--run-name", "tiny"],
     }
     arguments = of_module.get(program[1], ["--config", "quickstart", "--run-name", "tiny"])
     process = subprocess.Popen(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import http.server
 import importlib
 import inspect
 import io
 import pkgutil
+import socketserver
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -33,6 +35,18 @@ MEANT: dict[type, set[str]] = {
     gymnasium.Env: {"reset", "step", "render", "close", "metadata", "render_mode", "observation_space", "action_space"},
     gymnasium.Wrapper: {"reset", "step"},
     io.FileIO: {"write"},
+    socketserver.TCPServer: {"address_family", "allow_reuse_address", "request_queue_size"},
+    socketserver.BaseServer: {"verify_request", "handle_error"},
+    socketserver.ThreadingMixIn: {"daemon_threads"},
+    socketserver.BaseRequestHandler: {"server"},
+    socketserver.StreamRequestHandler: {"timeout"},
+    http.server.BaseHTTPRequestHandler: {
+        "close_connection",
+        "log_message",
+        "protocol_version",
+        "send_error",
+        "version_string",
+    },
     argparse.ArgumentParser: {"error", "parse_known_args"},
     yaml.SafeLoader: {"compose_mapping_node"},
     # Python gives them to each class of members.

@@ -23,6 +23,7 @@ LEARNING = {"torch", "matplotlib", "tensorboard"}
         ("export", LEARNING | EMULATION),
         ("exporting.tables", LEARNING | {"pyboy", "wandb"}),
         ("exporting.coords", LEARNING | {"pyboy", "wandb"}),
+        ("watch", LEARNING | EMULATION),
         ("debug_rollout", LEARNING | {"pyboy"}),
     ],
 )

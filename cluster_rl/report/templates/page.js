@@ -15,43 +15,43 @@ function order(a, b) {
   return a.localeCompare(b);
 }
 
-for (const button of all("table.sortable th button")) {
-  button.addEventListener("click", () => {
-    const head = button.closest("th"), body = button.closest("table").tBodies[0];
-    const down = head.getAttribute("aria-sort") === "ascending";
-    for (const other of all("th", head.parentElement)) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const rows = [...body.rows].sort((a, b) => order(key(a, head.cellIndex), key(b, head.cellIndex)));
-    body.append(...(down ? rows.reverse() : rows));
-  });
+function sort(button) {
+  const head = button.closest("th"), body = button.closest("table").tBodies[0];
+  const down = head.getAttribute("aria-sort") === "ascending";
+  for (const other of all("th", head.parentElement)) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const rows = [...body.rows].sort((a, b) => order(key(a, head.cellIndex), key(b, head.cellIndex)));
+  body.append(...(down ? rows.reverse() : rows));
 }
 
-for (const select of all("select.milestone")) {
-  select.addEventListener("change", () => {
-    let shown = 0;
-    for (const row of all("tbody tr", document.getElementById(select.dataset.table))) {
-      row.hidden = select.value !== "" && !row.dataset.milestones.split(" ").includes(select.value);
-      shown += row.hidden ? 0 : 1;
-    }
-    document.getElementById(select.dataset.count).textContent = `${shown} shown`;
-  });
+function filter(select) {
+  let shown = 0;
+  for (const row of all("tbody tr", document.getElementById(select.dataset.table))) {
+    row.hidden = select.value !== "" && !row.dataset.milestones.split(" ").includes(select.value);
+    shown += row.hidden ? 0 : 1;
+  }
+  document.getElementById(select.dataset.count).textContent = `${shown} shown`;
 }
 
-for (const slider of all("input.slice")) {
-  const map = document.getElementById(slider.dataset.map), layers = all(".layer", map);
-  slider.addEventListener("input", () => {
-    const chosen = Number(slider.value);
-    layers.forEach((layer, number) => layer.classList.toggle("shown", number === chosen));
-    slider.setAttribute("aria-valuetext", layers[chosen].dataset.label);
-    document.getElementById(slider.dataset.words).textContent = layers[chosen].dataset.label;
-  });
+function slice(slider) {
+  const layers = all(".layer", document.getElementById(slider.dataset.map)), chosen = Number(slider.value);
+  layers.forEach((layer, number) => layer.classList.toggle("shown", number === chosen));
+  slider.setAttribute("aria-valuetext", layers[chosen].dataset.label);
+  document.getElementById(slider.dataset.words).textContent = layers[chosen].dataset.label;
 }
 
-for (const box of all("input.way")) {
-  const show = () => document.getElementById(box.dataset.way).classList.toggle("shown", box.checked);
-  box.addEventListener("change", show);
-  show(); // a browser keeps what was ticked when a page is read again
-}
+const follow = (box) => document.getElementById(box.dataset.way).classList.toggle("shown", box.checked);
+
+// On the document, so that it holds for parts that are put in later.
+const on = (event, selector, act) => document.addEventListener(event, ({ target }) => {
+  const found = target.closest(selector);
+  if (found) act(found);
+});
+on("click", "table.sortable th button", sort);
+on("change", "select.milestone", filter);
+on("input", "input.slice", slice);
+on("change", "input.way", follow);
+all("input.way").forEach(follow); // a browser keeps what was ticked when a page is read again
 
 // Folds are read on paper too.
 addEventListener("beforeprint", () => all("details:not([open])").forEach((fold) => { fold.open = true; }));
