@@ -73,10 +73,10 @@ AUX_SLOTS: Final = tuple(
 )
 """Slots worth predicting for a later position: where the agent will be, and what grows slowly."""
 
-PLACE_SLOTS: Final = tuple(
-    SLOT_INDEX[name]
-    for name in ("x_cell", "y_cell", "x_in_map", "y_in_map", *(f"map_id_bit_{bit}" for bit in range(8)))
-)
+MAP_SLOTS: Final = tuple(SLOT_INDEX[f"map_id_bit_{bit}"] for bit in range(8))
+"""Slots of the bits of the map's number, the lowest first; all 0 in the dark."""
+
+PLACE_SLOTS: Final = (*(SLOT_INDEX[name] for name in ("x_cell", "y_cell", "x_in_map", "y_in_map")), *MAP_SLOTS)
 """Slots that tell where the player is and nothing else."""
 
 _BITS: Final = tuple(bytes(255 if value >> bit & 1 else 0 for bit in range(8)) for value in range(256))

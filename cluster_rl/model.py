@@ -61,6 +61,7 @@ class ObservationSpec:
     num_actions: int  # A
     aux_slots: tuple[int, ...] = ()  # context slots that the auxiliary head predicts
     place_slots: tuple[int, ...] = ()  # context slots that tell where the player is
+    map_slots: tuple[int, ...] = ()  # of these, the bits of the map's number, the lowest first: each 0 or 255
 
 
 class QNetwork(nn.Module):

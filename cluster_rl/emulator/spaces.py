@@ -5,7 +5,7 @@ Actor and learner read them. In: a config, a run. Out: the specs of networks and
 
 from __future__ import annotations
 
-from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE, PLACE_SLOTS, SLOT_INDEX
+from cluster_rl.cluster_map_features import AUX_SLOTS, CONTEXT_SIZE, MAP_SLOTS, PLACE_SLOTS, SLOT_INDEX
 from cluster_rl.config import SCHOOL_PREFIX, Config
 from cluster_rl.exploration.bayes_quests import Quest
 from cluster_rl.game.buttons import NUM_BUTTONS
@@ -27,6 +27,7 @@ def observation_spec(config: Config) -> ObservationSpec:
         num_actions=NUM_BUTTONS,
         aux_slots=AUX_SLOTS,
         place_slots=PLACE_SLOTS,
+        map_slots=MAP_SLOTS,
     )
 
 

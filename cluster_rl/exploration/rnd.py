@@ -114,6 +114,7 @@ class Rnd:
         self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=_LEARNING_RATE, fused=True)
         self.inputs = Moments(size).to(self.device)
         self.errors = Moments(1, ERROR_HORIZON_BATCHES if config.rnd_by_counts else None).to(self.device)
+        self._map_slots = torch.tensor(spec.map_slots, dtype=torch.int64, device=self.device)
         self._slots = torch.tensor(spec.place_slots, dtype=torch.int64, device=self.device)
         self._scales = torch.ones(size, device=self.device)
         if spec.place_slots:  # the few of them weigh as much as the many squares
@@ -150,7 +151,7 @@ class Rnd:
         bonus = torch.where(self._rows < batch.last, self._bonus(errors, batch.visits[first:-1]), 0.0)
         reward = batch.reward.clone()
         reward[first:-1].add_(bonus, alpha=weight)
-        self._newest = _Rewarded(errors, bonus, weight, reward, batch.train_length)
+        self._newest = _Rewarded(errors, bonus, weight, reward, batch.train_length, batch.context[led_to])
         return replace(batch, reward=reward)
 
     def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class Rnd:
         since this object was made; empty before the first batch. See docs/metrics.md."""
         if self._newest is None:
             return {}
-        errors, bonus, weight, reward, train_length = self._newest
+        errors, bonus, weight, reward, train_length, context = self._newest
         mask = loss_mask(train_length, self.config.unroll_length)
         reward = reward[self.config.burn_in :]
         errors, bonus, reward = (values[: len(mask)][mask].double() for values in (errors, bonus, reward))
@@ -187,7 +188,17 @@ class Rnd:
             "bonus_std": float(bonus.std(correction=0)),
             "reward_share": float(paid.sum() / whole) if whole > 0 else 0.0,
             "skipped_steps": float(self._skipped),
+            **self._by_map(context[: len(mask)][mask], bonus),
         }
+
+    def _by_map(self, context: Tensor, bonus: Tensor) -> dict[str, float]:
+        """Mean bonus on each map, by its number: context uint8 [M, C], bonus float64 [M]."""
+        if not len(self._map_slots):
+            return {}
+        bits = (context.index_select(-1, self._map_slots) > 0).long()
+        maps = (bits << torch.arange(len(self._map_slots), device=self.device)).sum(-1)
+        steps, paid = torch.bincount(maps).tolist(), torch.bincount(maps, weights=bonus).tolist()
+        return {f"map_bonus/{number}": paid[number] / count for number, count in enumerate(steps) if count}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on, as `R2D2.state_dict` has it."""
@@ -285,6 +296,7 @@ class _Rewarded(NamedTuple):
     weight: float
     reward: Tensor  # [L, N], with the bonus
     train_length: Tensor  # int64 [N]: how many steps are trained
+    context: Tensor  # uint8 [T + n - 1, N, C], that each step led to
 
 
 def _network(inputs: int, hidden_layers: int) -> nn.Sequential:

@@ -123,6 +123,25 @@ def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
 
 
 @CONFIGS
+def test_the_bonus_of_a_map_is_that_of_the_steps_that_led_there(config: Config) -> None:
+    rnd = Rnd(config, replace(PLACES, map_slots=(2, 3)), CPU, seed=3)
+    arrays = random_arrays(config, 6, 1)
+    bits = np.random.default_rng(0).integers(0, 2, (*arrays["context"].shape[:2], 2))
+    arrays["context"][..., 2:4] = 255 * bits
+    batch = batch_of(arrays)
+    first, steps = config.burn_in, config.unroll_length
+    bonus = ((rnd.update(batch, config.w_rnd).reward - batch.reward) / config.w_rnd).numpy()[first : first + steps]
+    maps = (bits[..., 0] + 2 * bits[..., 1])[first + 1 : first + 1 + steps]
+    mask = np.arange(steps)[:, None] < batch.train_length.numpy()
+    metrics = rnd.metrics()
+    found = {name: value for name, value in metrics.items() if name.startswith("map_bonus/")}
+    there = np.unique(maps[mask]).tolist()
+    assert len(there) > 1
+    expected = {f"map_bonus/{number}": bonus[mask & (maps == number)].mean() for number in there}
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@CONFIGS
 def test_scores_are_the_bonuses_that_would_be_paid_and_teach_nothing(config: Config) -> None:
     rnd = Rnd(config, PLACES, CPU, seed=3)
     rnd.update(batch_of(random_arrays(config, 6, 0)), 1.0)
