@@ -23,6 +23,7 @@ from cluster_rl.report.run_rows import (
     Column,
     EpisodeRow,
     Episodes,
+    Metrics,
     QuestRow,
     read_episodes,
     read_metrics,
@@ -114,6 +115,8 @@ class RunFacts:
     jobs: tuple[JobFacts, ...] = ()
     episodes: Episodes = field(default_factory=Episodes)
     metrics: dict[str, Column] = field(default_factory=dict)
+    map_bonus: dict[int, float] = field(default_factory=dict)
+    """Curiosity's mean bonus on each map, by its number, as of the newest rows; empty where it is off."""
     quests: list[QuestRow] = field(default_factory=list)
     videos: Videos = field(default_factory=Videos)
     problems: tuple[str, ...] = ()
@@ -184,6 +187,7 @@ def read_run(run_dir: RunDir) -> RunFacts:
     identity = tried(run_dir.identity, lambda: read_identity(run_dir.identity), instead)
     rom_sha1 = identity.rom_sha1 if identity is not None else load_rom(rom).sha1 if is_embedded else ""
     progress = tried(run_dir.progress, lambda: read_progress(run_dir.progress))
+    metrics = rows_of(read_metrics, run_dir.metrics, Metrics())
     videos = tried(run_dir.videos, lambda: videos_in(run_dir.videos)) or Videos()
     return RunFacts(
         name=run_dir.run_name,
@@ -196,7 +200,8 @@ def read_run(run_dir: RunDir) -> RunFacts:
         progress=progress,
         jobs=jobs_of(progress, records),
         episodes=rows_of(partial(read_episodes, filmed=videos.there), run_dir.episodes, Episodes()),
-        metrics=rows_of(read_metrics, run_dir.metrics, {}),
+        metrics=metrics.columns,
+        map_bonus=metrics.map_bonus,
         quests=rows_of(read_quests, run_dir.quests, []),
         videos=videos,
         problems=tuple(problems),

@@ -33,6 +33,10 @@ BEST_EPISODES = 100
 """And of those with the highest returns."""
 SPREAD_EPISODES = 1000
 """At least so many, if there are, are kept spread evenly over the run, for the map."""
+MAP_BONUS = "rnd/map_bonus/"
+"""What the metrics of curiosity on a map begin with; its number follows."""
+CURIOUS_ROWS = 200
+"""So many of the newest rows tell where the learner is still curious: each has but the maps of one batch."""
 LARGEST = 1e15
 """A figure beyond it is of no run, and counts as unknown: charts could not draw it."""
 
@@ -234,13 +238,20 @@ def _numbers(row: EpisodeRow) -> dict[str, float]:
     }
 
 
-def read_metrics(path: Path) -> tuple[dict[str, Column], str]:
-    """Name to column, float64 [rows] with NaN where a row has no number, and what was wrong with the file.
+@dataclass
+class Metrics:
+    """`columns` by name, float64 [rows] with NaN where a row has no number; and curiosity's mean bonus on each map, by
+    its number, over the newest rows, empty where it is off."""
 
-    Raises `UserError` where it cannot be read.
-    """
+    columns: dict[str, Column] = field(default_factory=dict)
+    map_bonus: dict[int, float] = field(default_factory=dict)
+
+
+def read_metrics(path: Path) -> tuple[Metrics, str]:
+    """The metrics, and what was wrong with the file. Raises `UserError` where it cannot be read."""
     rows = Rows(path, dict[str, Any])
     columns: dict[str, array[float]] = {}
+    newest: deque[dict[int, float]] = deque(maxlen=CURIOUS_ROWS)
     count = 0
     for row in rows:
         values: dict[str, float] = {}
@@ -251,8 +262,25 @@ def read_metrics(path: Path) -> tuple[dict[str, Column], str]:
                 rows.leave_out(name)
             values[name] = value if is_number else np.nan
         _add(columns, count, values)
+        newest.append(_map_bonus(row))
         count += 1
-    return _padded(columns, count), rows.problem
+    told: dict[int, list[float]] = {}
+    for by_map in newest:
+        for number, bonus in by_map.items():
+            told.setdefault(number, []).append(bonus)
+    return Metrics(
+        _padded(columns, count), {number: float(np.mean(told[number])) for number in sorted(told)}
+    ), rows.problem
+
+
+def _map_bonus(row: dict[str, Any]) -> dict[int, float]:
+    """What a row tells of curiosity on maps, by their numbers."""
+    found = {name.removeprefix(MAP_BONUS): value for name, value in row.items() if name.startswith(MAP_BONUS)}
+    return {
+        int(number): float(value)
+        for number, value in found.items()
+        if number.isdecimal() and len(number) <= 3 and isinstance(value, int | float) and abs(value) <= LARGEST
+    }
 
 
 def read_quests(path: Path) -> tuple[list[QuestRow], str]:

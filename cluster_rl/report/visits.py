@@ -13,7 +13,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ PIXELS: Final = 8
 """Of a map tile in the picture of an embedded world."""
 _GREYS: Final = 16
 _NAMED_MAPS: Final = 3
+
+_Number = TypeVar("_Number", np.int64, np.float64, np.bool_)
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in cells of the canvas."""
@@ -79,11 +81,14 @@ class WorldMap:
     base: str
     maps: list[MapName]
     layers: list[Layer]
-    """All of training first, then when each tile was first entered, then the visits of each slice."""
+    """All of training first, then when each tile was first entered, then curiosity by map if it is on, then the visits
+    of each slice."""
     ways: list[Way]
     logs: int
     most_visits: int
     problems: list[str]
+    is_curious: bool = False
+    """Whether a layer shows where the learner is still curious."""
 
     @property
     def letter(self) -> float:
@@ -112,6 +117,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
     ways = [way for row, why in chosen_ways(run) if (way := _way(run, row, why, problems)) is not None]
     most = int(total.max())
     slices = [_words(f"env steps {_span(edges, i)}", counts[i], grids[i], run.world) for i in range(SLICES)]
+    curious = curious_layer(run, total, maps, box)
     first = first_entered(grids)
     fresh = [int(np.count_nonzero(first == number + 1)) for number in range(SLICES)]
     newest = new_ground_words(first, maps, edges)
@@ -126,6 +132,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
         layers=[
             Layer(all_words[0], visit_picture(_cut(total, box), most), all_words[1]),
             Layer("new ground: brighter where first entered later", visit_picture(_cut(first, box), SLICES), newest),
+            *([] if curious is None else [curious]),
             *(
                 Layer(label, visit_picture(_cut(grid, box), most), f"{words}; {count_words(new, 'tile')} new")
                 for grid, (label, words), new in zip(grids, slices, fresh, strict=True)
@@ -135,6 +142,27 @@ def world_map(run: RunFacts) -> WorldMap | None:
         logs=read,
         most_visits=most,
         problems=problems,
+        is_curious=curious is not None,
+    )
+
+
+def curious_layer(run: RunFacts, total: npt.NDArray[np.int64], maps: Sequence[MapName], box: Box) -> Layer | None:
+    """Where the learner is still curious: the entered tiles of each map by its bonus; None where that is not known."""
+    known = {place: run.map_bonus[place.id] for place in maps if place.id in run.map_bonus}
+    if not known or max(known.values()) <= 0:
+        return None
+    most = max(known.values())
+    share = np.zeros(total.shape)
+    for place, bonus in known.items():
+        left, top, width, height = place.box
+        share[top : top + height, left : left + width] = bonus / most
+    there = (total > 0) & (share > 0)
+    named = sorted(known, key=lambda place: -known[place])
+    words = ", ".join(f"{place.name} {known[place]:.2g}" for place in named[: 2 * _NAMED_MAPS])
+    return Layer(
+        "still curious: brighter where a map's frames are newer to the learner",
+        _coloured(_cut(share, box), _cut(there, box)),
+        f"bonus before its weight, mean over the newest rows of metrics: {words}",
     )
 
 
@@ -252,12 +280,16 @@ def base_picture(world: World, maps: Sequence[MapName], box: Box) -> str:
 
 def visit_picture(grid: npt.NDArray[np.int64], most: int) -> str:
     """Counts, int64 [h, w], as a data URI of a picture with a pixel each: none is clear, few dark, `most` bright."""
+    return _coloured(np.log1p(grid) / np.log1p(max(most, 1)), grid > 0)
+
+
+def _coloured(share: npt.NDArray[np.float64], there: npt.NDArray[np.bool_]) -> str:
+    """Shares from 0, dark, to 1, bright, float64 [h, w], as a data URI; clear where nothing is `there`."""
     from matplotlib import colormaps
 
-    share = np.log1p(grid) / np.log1p(max(most, 1))
     colours = (colormaps["viridis"](share) * 255).astype(np.uint8)  # [h, w, 4]
-    colours[..., 3] = np.where(grid > 0, 215, 0)
-    colours[grid == 0] = 0
+    colours[..., 3] = 215
+    colours[~there] = 0
     return _data_uri(colours)
 
 
@@ -288,7 +320,7 @@ def _around(maps: Sequence[MapName]) -> Box:
     return left, top, right - left, bottom - top
 
 
-def _cut(grid: npt.NDArray[np.int64], box: Box) -> npt.NDArray[np.int64]:
+def _cut(grid: npt.NDArray[_Number], box: Box) -> npt.NDArray[_Number]:
     left, top, width, height = box
     return grid[top : top + height, left : left + width]
 

@@ -12,7 +12,7 @@ from made_runs import INCARNATION, episode, lines, metrics_row, quest, quest_row
 
 from cluster_rl.errors import UserError
 from cluster_rl.report import run_rows
-from cluster_rl.report.run_rows import read_episodes, read_metrics, read_quests
+from cluster_rl.report.run_rows import CURIOUS_ROWS, Metrics, read_episodes, read_metrics, read_quests
 from cluster_rl.runs.episode_log import log_name, read_header
 from cluster_rl.runs.metrics_tail import MAX_ROW_BYTES
 
@@ -86,7 +86,8 @@ def test_a_damaged_row_is_left_out_and_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     damage = b'{"time": 1, "env_st\x00\n' + b"\xff\xfe\n" + b"[1, 2]\n"
     path.write_bytes(lines([metrics_row(0)]) + damage + lines([metrics_row(1)]) + b'{"time": 3')
-    columns, problem = read_metrics(path)
+    found, problem = read_metrics(path)
+    columns = found.columns
     assert columns["env_steps"].tolist() == [100, 200]
     assert problem.startswith("metrics.jsonl: 3 rows are damaged and left out; the first: line 2: damaged (")
 
@@ -94,7 +95,8 @@ def test_a_damaged_row_is_left_out_and_told(tmp_path: Path) -> None:
 def test_a_line_without_an_end_is_no_row_and_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(lines([metrics_row(0)]) + b"x" * (3 << 20) + b"\n" + lines([metrics_row(1)]))
-    columns, problem = read_metrics(path)
+    found, problem = read_metrics(path)
+    columns = found.columns
     assert columns["env_steps"].tolist() == [100, 200]
     first = f"line 2: damaged (more than {MAX_ROW_BYTES} bytes)"
     assert problem == f"metrics.jsonl: a row is damaged and left out; the first: {first}"
@@ -115,7 +117,8 @@ def test_a_row_is_as_long_as_rows_may_be_at_most(tmp_path: Path, extra: int, pro
     path = tmp_path / "metrics.jsonl"
     row = b'{"env_steps": 1%s}\n'
     path.write_bytes(row % (b" " * (MAX_ROW_BYTES - len(row) + 3 + extra)) + lines([metrics_row(1)]))
-    columns, told = read_metrics(path)
+    found, told = read_metrics(path)
+    columns = found.columns
     assert columns["env_steps"].tolist() == ([200] if problem else [1, 200])
     assert told == problem
 
@@ -131,7 +134,8 @@ def test_what_is_no_number_costs_no_other_number_of_its_row(tmp_path: Path, odd:
     path = tmp_path / "metrics.jsonl"
     bad = b'{"env_steps": 150, "learner/loss": %s, "note": "of nobody"}\n' % odd.encode()
     path.write_bytes(lines([metrics_row(0, learner__loss=0.5)]) + bad + bad + lines([metrics_row(1)]))
-    columns, problem = read_metrics(path)
+    found, problem = read_metrics(path)
+    columns = found.columns
     assert columns["env_steps"].tolist() == [100, 150, 150, 200]
     np.testing.assert_equal(columns["learner/loss"], [0.5, np.nan, np.nan, np.nan])
     told = "2 values are no numbers and left out; the first: learner/loss in line 2"
@@ -141,7 +145,7 @@ def test_what_is_no_number_costs_no_other_number_of_its_row(tmp_path: Path, odd:
 def test_metrics_that_the_page_does_not_show_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(lines([metrics_row(0, learner__loss=0.5, quest__HOME=1.0), metrics_row(1)]))
-    columns, _ = read_metrics(path)
+    columns = read_metrics(path)[0].columns
     assert "quest/HOME" not in columns
     np.testing.assert_equal(columns["learner/loss"], [0.5, np.nan])
 
@@ -149,7 +153,21 @@ def test_metrics_that_the_page_does_not_show_are_not_kept(tmp_path: Path) -> Non
 def test_a_null_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"time": 1, "env_steps": 2, "learner/loss": null}\n')
-    assert np.isnan(read_metrics(path)[0]["learner/loss"]).all()
+    assert np.isnan(read_metrics(path)[0].columns["learner/loss"]).all()
+
+
+def test_curiosity_on_each_map_is_the_mean_of_the_newest_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    old = [metrics_row(number, **{"rnd/map_bonus/7": 5.0}) for number in range(30)]
+    new = [
+        metrics_row(number, **{f"rnd/map_bonus/{number % 2}": 0.5 * (1 + number % 4)}) for number in range(CURIOUS_ROWS)
+    ]
+    odd = {"rnd/map_bonus/x": 1.0, "rnd/map_bonus/-1": 1.0, "rnd/map_bonus/1": None, "rnd/map_bonus/0": 1e300}
+    path.write_bytes(lines([*old, *new[:-1], new[-1] | odd]))
+    found, problem = read_metrics(path)
+    assert problem == ""
+    assert found.map_bonus == {0: 1.0, 1: pytest.approx(1.5, abs=0.01)}
+    assert not [name for name in found.columns if name.startswith("rnd/map")]
 
 
 def test_quests_of_each_row(tmp_path: Path) -> None:
@@ -161,13 +179,13 @@ def test_quests_of_each_row(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there_or_no_files(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path / "metrics.jsonl") == ({}, "metrics.jsonl: not there")
+    assert read_metrics(tmp_path / "metrics.jsonl") == (Metrics(), "metrics.jsonl: not there")
     (tmp_path / "quests.jsonl").mkdir()
     folder = "a folder lies where a file was expected; move it away"
     assert read_quests(tmp_path / "quests.jsonl") == ([], f"quests.jsonl: {folder}")
     (tmp_path / "pipe.jsonl").symlink_to("/dev/null")
     pipe = "something else lies where a file was expected; move it away"
-    assert read_metrics(tmp_path / "pipe.jsonl") == ({}, f"pipe.jsonl: {pipe}")
+    assert read_metrics(tmp_path / "pipe.jsonl") == (Metrics(), f"pipe.jsonl: {pipe}")
     found, problem = read_episodes(tmp_path / "episodes.jsonl")
     assert (found.count, found.columns, problem) == (0, {}, "episodes.jsonl: not there")
 
@@ -190,5 +208,5 @@ def test_the_rows_of_todays_writers_are_read(tmp_path: Path) -> None:
         read_episodes(run_dir.episodes)[1] == read_metrics(run_dir.metrics)[1] == read_quests(run_dir.quests)[1] == ""
     )
     assert read_episodes(run_dir.episodes)[0].count == 1
-    assert read_metrics(run_dir.metrics)[0]["env_steps"].tolist() == [640]
+    assert read_metrics(run_dir.metrics)[0].columns["env_steps"].tolist() == [640]
     assert list(read_quests(run_dir.quests)[0][0].quests) == ["LEFT_HOME"]

@@ -104,7 +104,7 @@ def test_a_bare_folder_has_no_facts(tmp_path: Path) -> None:
     assert run.problems[0] == f"config.json: not there; {BY_DEFAULTS}"
     assert missing == [
         "run.json: not there; maps and milestones have the names of Pokémon Red, and are its if the game is",
-        *("progress.json", "episodes.jsonl", "metrics.jsonl", "quests.jsonl"),
+        *("progress.json", "metrics.jsonl", "episodes.jsonl", "quests.jsonl"),
     ]
     facts = columns_of(run)
     assert (facts["now"], facts["game"]) == ("unknown", "unknown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from made_logs import write_log
-from made_runs import episode, make_run, set_keys
+from made_runs import episode, make_run, metrics_row, set_keys
 from PIL import Image
 
 from cluster_rl.game.world import World
@@ -120,6 +121,25 @@ def test_more_visits_are_brighter() -> None:
 def test_new_ground_is_where_nobody_was_before() -> None:
     slices = np.array([[[1, 0, 0]], [[4, 2, 0]], [[0, 9, 0]]])
     assert first_entered(list(slices)).tolist() == [[1, 2, 0]]
+
+
+def test_where_it_is_still_curious(tmp_path: Path) -> None:
+    """By map, on the tiles that were entered; the brightest is the map with the largest bonus."""
+    row = metrics_row(0, **{"rnd/map_bonus/0": 0.5, "rnd/map_bonus/99": 4.0})
+    run_dir = make_run(tmp_path, episodes=[episode(0)], metrics=[row], env_steps=100)
+    write_log(run_dir, 0, (HOLLOW, 4, 5), (HOLLOW, 5, 5))
+    run = read_run(run_dir)
+    found = world_map(run)
+    assert found is not None
+    assert found.is_curious
+    layer = found.layers[2]
+    assert layer.words.endswith("newest rows of metrics: HOLLOW 0.5")
+    shown = pixels(layer.picture)
+    assert np.argwhere(shown[..., 3]).tolist() == [[5, 4], [5, 5]]
+    assert shown[5, 4, :3].tolist() == [253, 231, 36]
+    silent = world_map(dataclasses.replace(run, map_bonus={}))
+    assert silent is not None
+    assert (len(silent.layers), silent.is_curious) == (14, False)
 
 
 def test_of_a_game_without_pictures_there_are_outlines(tmp_path: Path) -> None:
