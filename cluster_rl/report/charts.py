@@ -130,7 +130,7 @@ def _panels(figure_class: Any, chart: Chart) -> Any:
         axes.set_title(curve.name, fontsize=7, pad=3)
         axes.tick_params(labelsize=6.5)
         if last > 0:
-            axes.set_xlim(0, last)
+            axes.set_xlim(0, 1.03 * last)  # so that a single point there is whole
         axes.locator_params(nbins=3)
     figure.text(0.5, 0.03 / rows, chart.x_label, fontsize=8, ha="center")
     return figure
@@ -144,6 +144,8 @@ def _line(axes: Any, curve: Curve, number: int) -> None:
     if curve.low is not None and curve.high is not None and len(curve.x):
         fill = "post" if curve.steps else None
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.22, linewidth=0, step=fill)
+        if len(curve.x) == 1:  # whose band has no width
+            axes.vlines(curve.x, curve.low, curve.high, color=colour, alpha=0.4, linewidth=4)
     axes.plot(
         curve.x,
         curve.y,

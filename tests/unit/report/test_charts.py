@@ -96,6 +96,12 @@ def test_panels_of_the_very_beginning_are_drawn_without_a_warning() -> None:
     assert "<svg" in draw(chart(counted("a", [], 0)), "c3")
 
 
+def test_the_interval_of_a_single_point_is_seen() -> None:
+    wide, narrow = (Curve("a", X[5:6], X[:1] + 0.5, X[:1] + low, X[:1] + 1 - low) for low in (0.1, 0.4))
+    assert draw(chart(wide, limits=(0, 1)), "c1") != draw(chart(narrow, limits=(0, 1)), "c1")
+    assert "stroke-width: 4" in draw(chart(wide, panels=True), "c1")
+
+
 def test_a_logarithmic_axis_begins_with_the_first() -> None:
     svg = draw(chart(counted("a", [10, 20, 4000], 100_000), log_x=True), "c1")
     texts = [(element.text or "").strip() for element in ElementTree.fromstring(svg).iter("text")]
