@@ -53,7 +53,7 @@ def expand_crop(crop: Tensor) -> Tensor:
     Plane 0 / 255, then one plane of 0 and 1 for each code k * 51, k from 1; code 0 has none.
     """
     codes = torch.arange(CROP_CODE_STEP, 256, CROP_CODE_STEP, dtype=torch.uint8, device=crop.device)
-    planes = torch.empty((len(crop), CROP_PLANES, *crop.shape[2:]), device=crop.device)
+    planes = torch.empty((crop.shape[0], CROP_PLANES, *crop.shape[2:]), device=crop.device)
     torch.mul(crop[:, 0], 1.0 / 255.0, out=planes[:, 0])
     torch.eq(crop[:, 1:], codes.view(1, -1, 1, 1), out=planes[:, 1:])
     return planes

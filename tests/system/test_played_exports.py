@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import run_fixtures
+import safetensors
+import torch
 from run_fixtures import Launcher
+
+from cluster_rl.config import config_from_builtins, load_config
+from cluster_rl.emulator.spaces import observation_spec
+from cluster_rl.model import build_model, load_params
+from cluster_rl.runs.checkpoint import read_params
+from cluster_rl.runs.layout import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +56,15 @@ def test_tables_and_coordinates(played: Path) -> None:
         assert int(row["step"]) == steps[row["episode"]]
     assert sum(steps.values()) == sum(int(row["steps"]) for row in episodes)
     assert len(steps) == len(episodes) >= 10
+
+
+def test_the_policy_plays_from_its_file(played: Path) -> None:
+    assert "weights" in export(played, "--to", "safetensors")
+    run_dir = RunDir(played / "cluster_runs", "tiny")
+    with safetensors.safe_open(run_dir.exports / "policy.safetensors", "pt") as file:
+        config = config_from_builtins(json.loads(file.metadata()["config"]), "metadata")
+    assert config == load_config(run_dir.config)
+    network = build_model(config, observation_spec(config))
+    load_params(network, (run_dir.exports / "policy.safetensors").read_bytes())
+    wanted = read_params(run_dir.online_params)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
