@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import episode, lines, make_run, metrics_row, quest, quest_row
 
 from cluster_rl.errors import UserError
+from cluster_rl.exporting import tables
 from cluster_rl.exporting.tables import export_tables
 from cluster_rl.runs.layout import RunDir
 
@@ -77,6 +80,23 @@ def test_tables_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     export_tables(run_dir, tmp_path / "out")
     assert len(table(tmp_path / "out" / "metrics.csv")) == 2
+
+
+def test_rows_that_come_meanwhile_wait_for_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path, metrics=[metrics_row(0), metrics_row(1)])
+    lines_of = tables._as_cells
+
+    def while_it_trains(rows: Iterable[Any]) -> Iterator[Any]:
+        yield from lines_of(rows)
+        with run_dir.metrics.open("ab") as file:
+            file.write(lines([metrics_row(9, late__column=1.0)]))
+
+    monkeypatch.setattr(tables, "_as_cells", while_it_trains)
+    told = export_tables(run_dir, tmp_path / "out")
+    assert "2 lines, 3 columns" in told[0]
+    found = table(tmp_path / "out" / "metrics.csv")
+    assert [row["env_steps"] for row in found] == ["100.0", "200.0"]
+    assert "late/column" not in found[0]
 
 
 def test_a_run_without_rows_and_a_file_for_a_folder(tmp_path: Path) -> None:

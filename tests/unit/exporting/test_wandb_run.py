@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from made_runs import make_run, metrics_row
+from PIL import Image
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
@@ -56,9 +57,13 @@ def test_without_the_package_a_line_says_what_to_install(tmp_path: Path, monkeyp
 def test_rows_config_and_summary(tmp_path: Path) -> None:
     from wandb.proto import wandb_internal_pb2
 
-    told = export_wandb(made(tmp_path), tmp_path / "out")
+    run_dir = made(tmp_path)
+    run_dir.videos.mkdir()
+    (run_dir.videos / "a000.mp4").write_bytes(b"a video")
+    Image.new("L", (4, 3)).save(run_dir.videos / "a000.png")
+    told = export_wandb(run_dir, tmp_path / "out")
     (folder,) = (tmp_path / "out").iterdir()
-    assert told[0].startswith(f"{folder}: 2 rows, 0 videos; to upload it: wandb sync ")
+    assert told[0].startswith(f"{folder}: 2 rows, 1 videos; to upload it: wandb sync ")
     assert folder.name.startswith("offline-run-")
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     (path,) = folder.glob("run-*.wandb")
@@ -77,5 +82,13 @@ def test_rows_config_and_summary(tmp_path: Path) -> None:
         if record.HasField("summary"):
             summary |= {name(item): json.loads(item.value_json) for item in record.summary.update}
     assert config["gamma"] == 0.9
-    assert [(row["env_steps"], row.get("learner/loss")) for row in history] == [(100, None), (200, 0.5)]
+    assert [(row["env_steps"], row.get("learner/loss")) for row in history] == [
+        (100, None),
+        (200, 0.5),
+        (200, None),
+    ]
+    (video,) = (path for path in folder.rglob("*.mp4"))
+    assert video.read_bytes() == b"a video"
+    assert history[-1]["videos/a000/path"] == str(video.relative_to(folder / "files")), history[-1]
+    assert "paths/a000/path" in history[-1]
     assert summary["milestone/LEFT_HOME"] == 150
