@@ -150,7 +150,12 @@ class Config(_Section, frozen=True):
     wander_steps: Annotated[int, _key("length of such a random stretch, on average", "env steps", ge=1)] = 50
     frontier_weight: Annotated[
         float,
-        _key("weight of a random step to the nearest map tile not entered yet; others have about 1", ge=0, le=1000),
+        _key(
+            "weight of a random step to the nearest map tile not entered yet, others have about 1; above 0, A and B are"
+            " seldom drawn where nothing waits for them",
+            ge=0,
+            le=1000,
+        ),
     ] = 0.0
 
     start_button: Annotated[

@@ -211,6 +211,9 @@ MUTATIONS = (
     Mutation(
         "the way to the start counts nothing", ENV, "self._steps_before + self.episode_steps", "self.episode_steps"
     ),
+    Mutation("who hurries presses A all the same", WANDERING, "_IDLE_A_WEIGHT, 1.0)", "1.0, 1.0)"),
+    Mutation("who hurries presses no A in a text", WANDERING, "& (context[:, _INTERFACE_UP] == 0)", "& True"),
+    Mutation("who hurries presses B all the same", WANDERING, "_IDLE_B_WEIGHT, 1.0)", "1.0, 1.0)"),
     Mutation("states are saved while a map loads", ENV, "here != (state.map_id, state.x, state.y)", "False"),
     Mutation(
         "sequences do not say where they began",

@@ -22,7 +22,11 @@ _TRODDEN_WEIGHT = 0.1  # of a direction whose cell was entered often, where one 
 _SIGHT_WEIGHT = 12.0  # of a door, sign or person right ahead; measured by scripts/bench/exploration.py
 _FIGHT_WEIGHT = 4.0  # of A in a battle, where another button has 1
 _START_WEIGHT = 0.05  # of START, where another button has 1
-_A, _START = BUTTONS.index("a"), BUTTONS.index("start")
+# Of A and B where nothing waits for an answer, for who makes for what was never entered: a third of all steps would go
+# to them, and lead nowhere.
+_IDLE_A_WEIGHT, _IDLE_B_WEIGHT = 0.1, 0.05
+_A, _B, _START = BUTTONS.index("a"), BUTTONS.index("b"), BUTTONS.index("start")
+_INTERFACE_UP = SLOT_INDEX["interface_up"]
 _BARS = frozenset((SIGN, PERSON, WALL, OUTSIDE))  # what cannot be entered
 _IN_BATTLE = np.array([SLOT_INDEX["battle_wild"], SLOT_INDEX["battle_trainer"]])
 
@@ -38,7 +42,8 @@ def wander_weights(
     Args:
         masks: [N, A], the valid buttons.
         crop: [N, 2, S, S], the map memory around the player, which holds only what was on the screen.
-        context: [N, C], bytes or shares of 1; only whether there is a battle is read.
+        context: [N, C], bytes or shares of 1; read is only whether a text or menu is open, and whether there is a
+            battle.
         frontier_weight: of the directions that lead to the nearest cell never entered.
 
     A direction weighs 0.1 + 2^-visits of the cell that way, and for each door, sign and person in the crop that lies
@@ -46,10 +51,11 @@ def wander_weights(
     own cell, and the most visited one beside a sign or a person, whose own cannot be entered; and all of it halves with
     each further visit of the player's own cell, so that what is out of reach lets go. Each direction that a shortest
     known way to a cell never entered begins with weighs `frontier_weight` more: that covers a maze, and passes by signs
-    and people. The valid directions are scaled so that together they are as likely as if all buttons were equal. Beside
-    a sign or a person A weighs 1 + 12 2^-visits, any other button 1. In a battle A weighs 4 and any other button 1,
-    wherever it is: A attacks and gets on with the texts, while most of what else can be pressed there opens and closes
-    menus. START weighs 0.05 of what it would: its menu costs steps, and leads to little.
+    and people; with it A weighs 0.1 and B 0.05 where no text or menu is open. The valid directions are scaled so that
+    together they are as likely as if all buttons were equal. Else a button weighs 1, beside a sign or a person A
+    12 2^-visits more. In a battle A weighs 4 and any other button 1, wherever it is: A attacks and gets on with the
+    texts, while most of what else can be pressed there opens and closes menus. START weighs 0.05 of what it would: its
+    menu costs steps, and leads to little.
 
     The least trodden neighbour is the simplest use of counts for exploration (Thrun 1992), the nearest cell never
     entered is where robots go that map a building (Yamauchi 1997); doors, signs and people are what an episode can be
@@ -64,7 +70,9 @@ def wander_weights(
     in_sight *= np.minimum(2.0 * (1.0 - planes[:, 0, centre, None] / 255.0), 1.0)  # 2^(1 - visits) of this cell
     weights = masks.astype(np.float64)
     who_answers = interest.take(beside, axis=1) * (planes[:, 1].take(beside, axis=1) != WARP)
-    weights[:, _A] *= 1.0 + _SIGHT_WEIGHT * who_answers.max(1)
+    hurries = (frontier_weight > 0) & (context[:, _INTERFACE_UP] == 0)
+    weights[:, _A] *= np.where(hurries, _IDLE_A_WEIGHT, 1.0) + _SIGHT_WEIGHT * who_answers.max(1)
+    weights[:, _B] *= np.where(hurries, _IDLE_B_WEIGHT, 1.0)
     ahead = weights[:, _DIRECTIONS] * (1.0 + _TRODDEN_WEIGHT - visited + _SIGHT_WEIGHT * in_sight)
     fights = context.take(_IN_BATTLE, axis=1).any(1)
     for row in np.flatnonzero(~fights) if frontier_weight else ():

@@ -79,7 +79,9 @@ def main() -> int:
         seed = options.seed + len(played)
         played += play_at_random(config, world, seed, EMULATORS, lambda _, env, step: step.summary, options.plain)
     found = report(played, milestones_ahead(config), len(played))  # each of a seed of its own
+    cells = np.array([summary.cells for summary in played])
     print(f"{len(played)} episodes of {config.episode_max_steps} steps, return {found['return']['mean']:.2f}")
+    print(f"{cells.mean():.0f} map tiles, standard error {cells.std(ddof=1) / len(cells) ** 0.5:.0f}")
     for name, share in found["milestones"].items():
         low, high = share["interval"]
         when = f", median step {share['median_step']:.0f}" if share["episodes"] else ""

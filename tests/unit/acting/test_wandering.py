@@ -208,8 +208,21 @@ def test_nothing_is_drawn_to_where_all_is_known_or_the_edge() -> None:
     crop = empty_crop()
     crop[0, CENTRE, CENTRE] = trodden(1)
     crop[1] = OUTSIDE
-    plain = wander_weights(ALL, crop[None], ON_MAP)
-    np.testing.assert_array_equal(wander_weights(ALL, crop[None], ON_MAP, FRONTIER_WEIGHT), plain)
+    plain, drawn = (wander_weights(ALL, crop[None], ON_MAP, weight)[0, :4] for weight in (0.0, FRONTIER_WEIGHT))
+    np.testing.assert_array_equal(drawn, plain)
+
+
+@pytest.mark.parametrize("frontier_weight", [0.0, FRONTIER_WEIGHT])
+def test_who_makes_for_a_frontier_presses_a_and_b_where_something_waits_for_them(frontier_weight: float) -> None:
+    """In the open, in a text, beside a person who was never spoken to; each row by itself."""
+    crops, contexts = np.stack([empty_crop()] * 3), np.repeat(ON_MAP, 3, axis=0)
+    contexts[1, SLOT_INDEX["interface_up"]] = 255
+    crops[2, 1, CENTRE, CENTRE + 1] = PERSON
+    weights = wander_weights(np.repeat(ALL, 3, axis=0), crops, contexts, frontier_weight)
+    a, b = weights[:, BUTTONS.index("a")], weights[:, BUTTONS.index("b")]
+    idle_a, idle_b = (0.1, 0.05) if frontier_weight else (1.0, 1.0)
+    assert a.tolist() == pytest.approx([idle_a, 1.0, idle_a + 12.0])
+    assert b.tolist() == pytest.approx([idle_b, 1.0, idle_b])
 
 
 def test_a_frontier_covers_more_of_the_cartridge() -> None:
