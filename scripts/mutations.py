@@ -154,9 +154,9 @@ def _outlives(part: str, keep: str) -> Mutation:
 
 MUTATIONS = (
     # Where episodes begin.
-    Mutation("a stage counts whatever its quest is worth", CURRICULUM, "quest_weights.get(name, 0.0)", "1.0"),
+    Mutation("a stage counts whatever its quest is worth", CURRICULUM, "stage_weights.get(name, 0.0)", "1.0"),
     Mutation("each set of milestones is a stage", CURRICULUM, 'next(missing, "")', '" ".join(entry.milestones)'),
-    Mutation("a stage may never be drawn", CURRICULUM, "max(_STAGE_FLOOR, quest_weights", "(quest_weights"),
+    Mutation("a stage may never be drawn", CURRICULUM, "max(_STAGE_FLOOR, stage_weights", "(stage_weights"),
     Mutation("a stage counts by the number of its states", CURRICULUM, "stage * one / total", "stage * one"),
     Mutation("a state often tried counts as a fresh one", CURRICULUM, " / math.sqrt(1 + entry.episodes)", ""),
     Mutation("what followed from a state does not count", CURRICULUM, "max(_FOLLOWED_FLOOR, followed)", "1.0"),
