@@ -159,8 +159,6 @@ MUTATIONS = (
     Mutation("a stage may never be drawn", CURRICULUM, "max(_STAGE_FLOOR, stage_weights", "(stage_weights"),
     Mutation("a stage counts by the number of its states", CURRICULUM, "stage * one / total", "stage * one"),
     Mutation("a state often tried counts as a fresh one", CURRICULUM, " / math.sqrt(1 + entry.episodes)", ""),
-    Mutation("what else was done does not count", CURRICULUM, "return done * max(", "return max("),
-    Mutation("a state far behind is hardly drawn", CURRICULUM, "max(_BEHIND_FLOOR, 2.0", "(2.0"),
     Mutation("what followed from a state does not count", CURRICULUM, "max(_FOLLOWED_FLOOR, followed)", "1.0"),
     Mutation("counts do not fade", CURRICULUM, "self.episodes * FORGET + 1", "self.episodes + 1"),
     Mutation("any state replaces that of its cell", ARCHIVE, "not entry.steps <= CLEARLY_FEWER * known.steps", "False"),

@@ -2,9 +2,9 @@
 
 Pure functions and one struct. The learner weighs the states (`archive.py`), actors draw by the weights. States that
 lack the same required milestone first are a stage, and a stage counts by how likely that one is to be missed (mean
-return would not tell, for a state beside a badge always looks good). Within a stage a state counts by how much else was
-done, by how seldom it was tried (Go-Explore, Ecoffet et al. 2021) and by what followed from it. No weight is ever 0:
-what nothing follows from today may be what a better agent needs tomorrow.
+return would not tell, for a state beside a badge always looks good). Within a stage a state counts by how seldom it was
+tried (Go-Explore, Ecoffet et al. 2021) and by what followed from it. No weight is ever 0: what nothing follows from
+today may be what a better agent needs tomorrow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ CLEARLY_FEWER = 0.8
 FORGET = 0.98
 """What an entry's counts are multiplied by before an episode is added: the newest 50 count, for the agent changes."""
 _STAGE_FLOOR = 0.05
-_BEHIND_FLOOR = 1 / 16
 _FOLLOWED_FLOOR = 0.1
 
 
@@ -75,8 +74,7 @@ def weights_of(
 
     `uniform` gives all the same. `quest_weights` are of the required milestones in the order of play: a stage is all
     states that lack the same one first, and counts as much as that one does; those that lack none count least. Without
-    them all states are one stage. Within a stage each optional milestone doubles a state's weight, up to 16 times: one
-    may be what opens the way, and which those are nobody knows before.
+    them all states are one stage.
     """
     if weighting == "uniform":
         return [1.0] * len(entries)
@@ -88,17 +86,15 @@ def weights_of(
     weights: dict[str, float] = {}
     for name, members in stages.items():
         stage = min(1.0, max(_STAGE_FLOOR, stage_weights.get(name, 0.0)))
-        most = max(len(entry.milestones) for entry in members)
-        interests = [_interest(entry, most) for entry in members]
+        interests = [_interest(entry) for entry in members]
         total = math.fsum(interests)
         weights |= {entry.key: stage * one / total for entry, one in zip(members, interests, strict=True)}
     return [weights[entry.key] for entry in entries]
 
 
-def _interest(entry: Entry, most_milestones: int) -> float:
-    done = max(_BEHIND_FLOOR, 2.0 ** (len(entry.milestones) - most_milestones))
+def _interest(entry: Entry) -> float:
     followed = (1 + entry.followed) / (1 + entry.episodes)
-    return done * max(_FOLLOWED_FLOOR, followed) / math.sqrt(1 + entry.episodes)
+    return max(_FOLLOWED_FLOOR, followed) / math.sqrt(1 + entry.episodes)
 
 
 def draw(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
