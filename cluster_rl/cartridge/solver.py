@@ -204,13 +204,14 @@ def _steps_toward(story: Story, state: State, secrets: Secrets, goal: Fact) -> I
 
 
 def check_gates(world: Mapping[str, Any]) -> None:
-    """Raises UserError where a gate opens early, is out of reach, stays open after a wrong answer, or an act on the way
-    leads to a dead end. A world without gates passes."""
+    """Raises UserError where a gate opens early, is out of reach, stays open after a wrong answer, an act on the way
+    leads to a dead end, or a milestone is wrongly required or optional. A world without gates passes."""
     gates = world.get("gate", [])
     if not gates:
         return
     story = Story(world)
     check_order(story, gates)
+    check_required(story, gates, world.get("milestone", []))
     check_reachable(story, gates)
     check_wrong_answers(story, gates)
     check_no_dead_end(story, gates)
@@ -223,6 +224,19 @@ def check_order(story: Story, gates: list[dict[str, Any]]) -> None:
         for later in gates[number + 1 :]:
             if closure.flag(later["event"]):
                 raise UserError(f"gate {later['name']} can be opened without {gate['name']}")
+
+
+def check_required(story: Story, gates: list[dict[str, Any]], milestones: list[dict[str, Any]]) -> None:
+    """A milestone of an event is required where no way to the last gate leads round it, and only there: episodes are
+    sent to where the first required one is missing."""
+    for milestone in milestones:
+        if milestone["kind"] != "event":
+            continue
+        without = Closure(story, story.start(), forbidden=milestone["event"])
+        needed = not without.flag(gates[-1]["event"])
+        if needed != milestone["required"]:
+            way = "no way leads round it" if needed else "a way leads round it"
+            raise UserError(f"milestone {milestone['name']}: {way}, so required = {str(needed).lower()}")
 
 
 def check_reachable(story: Story, gates: list[dict[str, Any]]) -> None:

@@ -238,6 +238,27 @@ def test_flaws_are_found(flaw: Callable[[World], None], complaint: str) -> None:
         check_gates(world)
 
 
+@pytest.mark.parametrize(
+    ("event", "required", "complaint"),
+    [
+        ("PASSED", True, ""),
+        ("DONE", True, ""),
+        ("WRONG", False, ""),
+        ("PASSED", False, "milestone IT: no way leads round it, so required = true"),
+        ("WRONG", True, "milestone IT: a way leads round it, so required = false"),
+    ],
+)
+def test_milestones_are_required_where_no_way_leads_round_them(event: str, required: bool, complaint: str) -> None:
+    world = copy.deepcopy(tiny_world())
+    room = {"name": "THERE", "kind": "map", "map": "FIELD", "required": False}  # not looked at
+    world["milestone"] = [room, {"name": "IT", "kind": "event", "event": event, "required": required}]
+    if complaint:
+        with pytest.raises(UserError, match=complaint):
+            check_gates(world)
+    else:
+        check_gates(world)
+
+
 def test_a_guard_on_a_spot_lets_nobody_by() -> None:
     world = tiny_world()
     with_a_guard_on_a_spot(world)
