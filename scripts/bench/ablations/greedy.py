@@ -51,6 +51,8 @@ def play_greedily(config: Config, run: Path, task: Task, episodes: int, seed: in
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.iterdir():
         old.unlink()
+    if task.greedy_steps:
+        config = msgspec.structs.replace(config, episode_max_steps=task.greedy_steps)
     network = load_network(config, RunDir(run.parent, run.name).online_params)
     torch.set_num_threads(1)
     played = play_episodes(config, network, episodes, seed, log_dir=logs)

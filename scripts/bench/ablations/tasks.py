@@ -16,7 +16,10 @@ from cluster_rl.config import Config, load_config
 PRESET = "cpu"
 WHOLE = "whole"
 """The arm with all parts."""
-SHARED = ("rom=lanternvale", "start_button=true", "gamma=0.99")
+SHARED = (
+    *("rom=lanternvale", "start_button=true", "gamma=0.99"),
+    *("frontier_weight=100", "epsilon_hold_steps_max=1"),  # random actions that cover a map: results/diary/training.md
+)
 LESSON_STEPS, GAME_STEPS = 300_000, 3_000_000
 """Env steps of a training, if nothing else is said."""
 
@@ -35,6 +38,7 @@ class Task:
     """A start, the milestone that tells of success, and the arms by name.
 
     `gates` are the milestones of a game in their order; the last one that a training reached tells how far it came.
+    `greedy_steps` are those of a greedy episode where they are not those of training, which may begin all over a game.
     `noise` is where a box of flickering pixels stands that leads nowhere, as (map id, x, y): the share of greedy steps
     that see it is told, for agents that stare.
     """
@@ -43,6 +47,7 @@ class Task:
     milestone: str
     overrides: tuple[str, ...]
     arms: Mapping[str, Arm]
+    greedy_steps: int = 0
     noise: tuple[int, int, int] | None = None
     gates: tuple[str, ...] = ()
 
@@ -56,67 +61,80 @@ class Task:
         return load_config(PRESET, [*SHARED, *self.overrides, *more, *self.arms[arm].overrides])
 
 
-def _start(name: str, episode_max_steps: int) -> tuple[str, ...]:
-    return (f"initial_state=school:{name}", f"episode_max_steps={episode_max_steps}")
-
-
 _CURIOSITY = ("w_rnd=0.01",)
 _NO_CURIOSITY = ("w_rnd=0", "rewards.novelty=0", "rewards.talk=0")
 _WHOLE = Arm("the whole agent")
 _FORGETFUL = Arm("no recurrence", overrides=("model.recurrent_cell=none",))
-_ARCHIVE = ("archive_entries=500",)
+_ARCHIVE = ("archive_entries=500", "start_share=0.7", "start_explore_share=0.5")
+_GREEDY_STEPS = 4000  # of a game, twice what a good player takes
 _PLAYERS = {
-    WHOLE: Arm(_WHOLE.title, overrides=_ARCHIVE),
-    "uniform": Arm("start states drawn alike", overrides=(*_ARCHIVE, "start_weighting=uniform")),
-    "no_archive": Arm("every episode from the beginning", overrides=("archive_entries=0",)),
-    "ppo": Arm("MaskablePPO with our random actions and the archive", "maskable_ppo_prior", _ARCHIVE),
-    "go_explore": Arm("Go-Explore: the archive and our random actions", "explore", _ARCHIVE),
+    WHOLE: _WHOLE,
+    "uniform": Arm("start states drawn alike", overrides=("start_weighting=uniform",)),
+    "no_archive": Arm(
+        "every episode from the beginning", overrides=("archive_entries=0", f"episode_max_steps={_GREEDY_STEPS}")
+    ),
+    "ppo": Arm("MaskablePPO with our random actions and the archive", "maskable_ppo_prior"),
+    "go_explore": Arm("Go-Explore: the archive and our random actions", "explore"),
 }
+
+
+def _lesson(
+    title: str,
+    milestone: str,
+    start: str,
+    episode_max_steps: int,
+    arms: Mapping[str, Arm],
+    noise: tuple[int, int, int] | None = None,
+) -> Task:
+    """From a school start, with curiosity and an archive of start states unless an arm is without."""
+    begins = (f"initial_state=school:{start}", f"episode_max_steps={episode_max_steps}")
+    return Task(title, milestone, (*begins, *_CURIOSITY, *_ARCHIVE), arms, noise=noise)
 
 
 def _game(title: str, world: str) -> Task:
     """From a new game to the end; a player who knows the way into the second gym knows most of what there is."""
     gates = tuple(gate["name"] for gate in read_world(world)["gate"])
-    return Task(title, "BADGE_1", (f"rom={world}", "episode_max_steps=4000", *_CURIOSITY), _PLAYERS, gates=gates)
+    overrides = (f"rom={world}", "episode_max_steps=1000", *_CURIOSITY, *_ARCHIVE)
+    return Task(title, "BADGE_1", overrides, _PLAYERS, greedy_steps=_GREEDY_STEPS, gates=gates)
 
 
 LESSONS = {
-    "forest": Task(
+    "forest": _lesson(
         "through Firefly Wood",
         "FOREST",
-        (*_start("forest", 1000), *_CURIOSITY),
+        *("forest", 1000),
         {
             WHOLE: _WHOLE,
             "no_rnd": Arm("counts alone, no RND", overrides=("w_rnd=0",)),
             "no_curiosity": Arm("neither RND nor counts", overrides=_NO_CURIOSITY),
         },
     ),
-    "noisy_tv": Task(
+    "noisy_tv": _lesson(
         "past a box that flickers",
         "CAVE",
-        _start("cave", 1000),
+        *("cave", 1000),
         {
-            WHOLE: Arm("RND by counts", overrides=_CURIOSITY),
-            "no_counts": Arm("RND alone", overrides=(*_CURIOSITY, "rnd_by_counts=false", "rewards.novelty=0")),
+            WHOLE: Arm("RND by counts"),
+            "no_counts": Arm("RND alone", overrides=("rnd_by_counts=false", "rewards.novelty=0")),
         },
         noise=(13, 19, 14),
     ),
-    "masks": Task(
+    "masks": _lesson(
         "the first badge",
         "BADGE_0",
-        (*_start("badge_0", 1000), *_CURIOSITY),
+        *("badge_0", 1000),
         {WHOLE: _WHOLE, "no_masks": Arm("no masks, but in greedy play", agent="r2d2_unmasked")},
     ),
-    "password": Task(
+    "password": _lesson(
         "the door that the bells named",
         "PASSWORD_DOOR",
-        (*_start("bells", 1500), *_CURIOSITY),
+        *("bells", 1500),
         {WHOLE: _WHOLE, "no_memory": _FORGETFUL},
     ),
-    "levers": Task(
+    "levers": _lesson(
         "four levers in the order that the miller told",
         "LEVERS",
-        (*_start("miller", 1500), *_CURIOSITY),
+        *("miller", 1500),
         {WHOLE: _WHOLE, "no_memory": _FORGETFUL},
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -220,6 +221,28 @@ def test_what_is_given_to_all_does_not_undo_an_arm() -> None:
         assert all(one != other for index, one in enumerate(made) for other in made[:index])
     assert tasks.TASKS["lanternvale"].config("no_archive", ["gamma=0.5"]).gamma == 0.5
     assert tasks.TASKS["lanternvale"].config("no_archive", ["archive_entries=9"]).archive_entries == 0
+
+
+@pytest.mark.parametrize("greedy_steps", [0, 90])
+def test_greedy_episodes_may_be_longer_than_those_of_training(
+    greedy_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[Config] = []
+
+    def play(config: Config, *_: Any, **__: Any) -> list[Any]:
+        played.append(config)
+        return []
+
+    monkeypatch.setattr(greedy, "load_network", lambda *_: None)
+    monkeypatch.setattr(greedy, "play_episodes", play)
+    task = dataclasses.replace(tasks.TASKS["forest"], greedy_steps=greedy_steps)
+    greedy.play_greedily(task.config(tasks.WHOLE), tmp_path / "run", task, 2, 1, tmp_path / "greedy" / "seed1.json")
+    assert [config.episode_max_steps for config in played] == [greedy_steps or 1000]
+
+
+def test_a_game_is_played_greedily_for_longer_than_a_good_player_takes() -> None:
+    for name in tasks.GAMES:
+        assert tasks.TASKS[name].greedy_steps == tasks.TASKS[name].config("no_archive").episode_max_steps == 4000
 
 
 def test_an_arm_is_trained_and_played_once(
