@@ -1,7 +1,7 @@
 """`slurm/settings.env`: what differs between clusters and users, the cluster's limits among it.
 
-The job scripts read it as shell, `python -m cluster_rl.cluster` reads it here. In: the file, and the environment, which
-goes before it. Out: a `ClusterSettings`, or a `UserError` that names the line.
+The job scripts read it as shell, `python -m cluster_rl.cluster` reads it here: the same values, or none. In: the file,
+and the environment, which goes before it. Out: a `ClusterSettings`, or a `UserError` that names the line.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
                 f"{path}: has the line ends of Windows, which the shell reads as part of a value; save it anew"
             )
         try:
-            words = shlex.split(text, comments=True)
+            word, has_more = _first_word(text)
         except ValueError as error:
             raise UserError(f"{where}: {name}: {error}") from None
-        if len(words) > 1:
-            raise UserError(f"{where}: {name}: {text!r} is more than one word; put quotes around it")
-        if words and text[0].isspace():
+        if has_more and text[0].isspace():
             raise UserError(f"{where}: {name}: no space may stand after =")
-        value = os.path.expandvars(words[0]) if words else ""
-        if "$" in value or "`" in value or ("$" in text and "'" in text):
+        if has_more:
+            raise UserError(f"{where}: {name}: {text!r} is more than one word; put quotes around it")
+        value = os.path.expandvars(word)
+        if "$" in value or "`" in value or ("$" in text and ("'" in text or "\\" in text)):
             raise UserError(f"{where}: {name}: {text!r}: only $NAME of a variable that is set may stand here")
-        if value.startswith("~"):
-            if not text.startswith("~/"):
+        if value.startswith("~") or ":~" in value:
+            if not text.startswith("~/") or ":~" in value:
                 raise UserError(f"{where}: {name}: {text!r}: ~ stands for your home only as ~/, and without quotes")
             value = str(Path(value).expanduser())
         found[name] = (value, where)
@@ -86,6 +86,19 @@ def read_settings(path: Path = SETTINGS_FILE, environment: Mapping[str, str] = o
             found[name] = (environment[name], "the environment")
     values = {_field(name): _value(name, text, where) for name, (text, where) in found.items()}
     return msgspec.convert(values, ClusterSettings)
+
+
+def _first_word(text: str) -> tuple[str, bool]:
+    """The word right behind `=`, without its quotes, and whether more follows that is no comment.
+
+    Raises ValueError for quotes that are left open. `shlex.split` takes every # for a comment, and ; for a letter.
+    """
+    reader = shlex.shlex(text, posix=True, punctuation_chars=True)
+    reader.whitespace_split = True
+    reader.commenters = ""  # within a word # is a letter
+    word = "" if not text or text[0].isspace() else reader.get_token() or ""
+    reader.commenters = "#"
+    return word, reader.get_token() is not None or text[:1] in tuple(reader.punctuation_chars)
 
 
 def _field(name: str) -> str:

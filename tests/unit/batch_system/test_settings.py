@@ -32,6 +32,37 @@ def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
     assert shell.stdout.strip() == settings.runs
 
 
+TAKEN = (
+    *("a", "", " ", "a=b", "*", "a{b,c}", "a,b", "caf\u00e9", "a~b"),
+    *("'a b'", "'a'\"b\"", "a\\ b", "a\\nb", '"a\\nb"', "''", "'a;b'", '"a&b"', "a\\;b"),
+    *("a#b", "#b", "a'#'b", "a\\#b", "'#'", "a #b", " #b", "a  # it's", "\t# b", "$HOME#b"),
+    *("~/a", "$HOME", '"$HOME/a"', "${HOME}/a"),
+)
+REFUSED = (
+    *("a b", " a", "a# b", 'a "#b"', "a#'b", "'a", 'a"b', "a\\"),
+    *("a;true", "a;", ";", "a&", "a&&true", "a|cat", "a>/dev/null", "()", "(a b)"),
+    *("~", "~root/a", "'~/a'", "\\~/a", "/a:~/b"),
+    *("'$HOME'", "a\\$HOME", '"a\\$HOME"', "${HOME:-a}", "$(pwd)", "`pwd`", "a$"),
+)
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_a_value_is_what_the_shell_makes_of_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text(f"CLUSTER_RL_RUNS={text}\n", encoding="utf-8")
+    commands = f'set -e; . {path}; printf %s "$CLUSTER_RL_RUNS"'
+    shell = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, check=True)
+    assert (read_settings(path, {}).runs, "") == (shell.stdout, shell.stderr)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_the_shell_would_understand_otherwise_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text(f"CLUSTER_RL_RUNS={text}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"settings\.env, line 1: CLUSTER_RL_RUNS: "):
+        read_settings(path, {})
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -40,6 +71,7 @@ def test_settings_as_shell_reads_them(tmp_path: Path) -> None:
         ("CLUSTER_RL_MAX_JOBS=-1", "CLUSTER_RL_MAX_JOBS: '-1' is no limit"),
         ("CLUSTER_RL_MAX_HOURS=nan", "'nan' is no limit"),
         ("CLUSTER_RL_RUNS=two words", "more than one word"),
+        ("CLUSTER_RL_RUNS=/data;rm x", "more than one word"),
         ("CLUSTER_RL_RUNS='open", "CLUSTER_RL_RUNS: No closing quotation"),
         ("rm -rf /", "is no setting"),
         ("CLUSTER_RL_RUNS= /data", "no space may stand after ="),
