@@ -41,12 +41,12 @@ class PngFolder(WholeOutput):
 
     def write(self, frame: npt.NDArray[np.uint8]) -> None:
         """Appends a frame, uint8 [h, w, 3]. Raises `StorageError` for a full disk and the like."""
-        from matplotlib.image import imsave  # takes most of a second
+        from PIL import Image  # here: who makes no PNGs need not pay for it
 
         self.frames += 1
         picture = frame.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
         try:
-            imsave(self._partial.path / f"frame-{self.frames:06}.png", picture, pil_kwargs=_FAST)
+            Image.fromarray(picture).save(self._partial.path / f"frame-{self.frames:06}.png", **_FAST)
         except OSError as error:
             raise explain_os_error(error, self.path) from None
 

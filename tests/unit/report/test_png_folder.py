@@ -38,6 +38,16 @@ def test_frames_are_whole_and_in_order(tmp_path: Path, made_before: bool) -> Non
         assert np.array_equal(picture, frame_of(shade).repeat(3, 0).repeat(3, 1))
 
 
+def test_matplotlib_is_not_waited_for(tmp_path: Path) -> None:
+    lines = (
+        "import pathlib, sys, numpy; from cluster_rl.report.png_folder import PngFolder\n"
+        f"with PngFolder(pathlib.Path({str(tmp_path / 'x')!r})) as folder:\n"
+        "    folder.write(numpy.zeros((144, 160, 3), numpy.uint8))\n"
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", lines], check=True, timeout=60)
+
+
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         with PngFolder(tmp_path / "x") as folder:
