@@ -21,7 +21,7 @@ from cluster_rl.jobs import slurm
 from cluster_rl.jobs.machine import Limit
 from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.slurm import SlurmError
-from cluster_rl.report.bars import Bar
+from cluster_rl.report.bars import Bar, size_words
 from cluster_rl.runs.atomic import nearest_existing
 
 _PYTHON_TIMEOUT_SEC = 120.0
@@ -129,14 +129,14 @@ def _check_python(plan: Plan) -> str:
 def _check_folders(plan: Plan) -> str:
     """Room on the disk and in the quota for what a run keeps. Whether they can be written, `_check_run` sees."""
     free: float = shutil.disk_usage(nearest_existing(plan.run_dir.root)).free
-    words = f"{plan.run_dir.path}, {free / 1e9:.1f} GB free on its disk, "
+    words = f"{plan.run_dir.path}, {size_words(free)} free on its disk, "
     quota = quota_left_bytes()
     if quota is None:
         words += "`quota` here does not say what is left of your quota"
     elif math.isinf(quota):
         words += "no quota"
     else:
-        words += f"{quota / 1e9:.1f} GB left of your quota"
+        words += f"{size_words(quota)} left of your quota"
         free = min(free, quota)
     if free < 0.2e9:
         raise UserError(f"{words}: a checkpoint and its successor may not fit; free some, or give another --runs")

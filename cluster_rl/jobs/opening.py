@@ -38,7 +38,7 @@ from cluster_rl.jobs.presets import warnings_of_game
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.supervise import BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC, STORAGE_PATIENCE_SEC
 from cluster_rl.model import build_model, parameter_count
-from cluster_rl.report.bars import Bar, say, size_words
+from cluster_rl.report.bars import Bar, count_words, say, size_words
 from cluster_rl.rom import Rom, load_rom, preflight
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
@@ -334,7 +334,8 @@ def _where_run_stands(run_dir: RunDir) -> str:
         return "goes on (its progress.json is damaged and will be rebuilt)"
     if progress is None:
         return "exists, nothing trained yet"
-    return f"goes on at env step {progress.env_steps:,}, update {progress.updates:,}, after {len(progress.jobs)} job(s)"
+    jobs = count_words(len(progress.jobs), "job")
+    return f"goes on at env step {progress.env_steps:,}, update {progress.updates:,}, after {jobs}"
 
 
 def _replay_plan(config: Config) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from cluster_rl.config import SCHOOL_PREFIX, Config
 from cluster_rl.errors import UserError
 from cluster_rl.game.world import World
-from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live
+from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live, size_words
 from cluster_rl.rom import game_warning
 from cluster_rl.runs.atomic import why_unwritable
 from cluster_rl.runs.identity import read_identity
@@ -182,10 +182,7 @@ class StatusView:
         yield "updates", f"{progress.updates:,} ({rates.updates_per_sec:.1f}/s)"
         asked = self._config.samples_per_insert_at(progress.env_steps)
         yield "samples per insert", f"{progress.samples_per_insert:.2f} over the run, {asked:g} now"
-        yield (
-            "replay",
-            f"{replay.transitions:,} of {replay.capacity:,} transitions, {replay.bytes / 2**20:.0f} MiB",
-        )
+        yield "replay", f"{replay.transitions:,} of {replay.capacity:,} transitions, {size_words(replay.bytes)}"
         yield "episodes", f"{progress.episodes:,}"
         yield "recent return", "-" if mean_return is None else f"{mean_return:.3f}"
         yield "milestones", f"{len(progress.milestones)} of {milestones}{reached}"
