@@ -48,6 +48,7 @@ from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.rendering.plan import Entry, Plan, choose, find_milestone, make_plan
 from cluster_rl.rendering.work import Job, Look, Outcome, start_worker, work
 from cluster_rl.report.bars import Bar
+from cluster_rl.report.ground import Glimpse, add_to_ground, ground_of
 from cluster_rl.report.heatmap import VisitCounts, draw_maps
 from cluster_rl.report.overlay import Chance, chances_of
 from cluster_rl.report.recording import GIF_FPS_MAX
@@ -133,13 +134,24 @@ def run(options: Options) -> int:
     if plan.jobs:
         _find_encoder(options.look)
     with _sole_writer(options.out):
-        if options.maps:
-            with Bar("drawing maps"):
-                drawn = draw_maps(visits, world, options.out / "maps")
-            _say(f"{options.out / 'maps'}: {len(drawn)} maps of {visits.steps} steps in {len(entries)} episodes")
         if options.videos:
             codes += _render(plan, len(chosen), options, records, world)
+        if options.maps:  # last, as what the episodes of the videos saw lies under them
+            codes += _draw_maps(visits, len(entries), options.out / "maps", world)
     return max(codes)
+
+
+def _draw_maps(visits: VisitCounts, episodes: int, folder: Path, world: World) -> Iterator[int]:
+    """Draws where all episodes have been; yields exit codes. A ground that cannot be read is told, and left out."""
+    ground = None
+    try:
+        ground = ground_of(world, folder)
+    except UserError as error:
+        _say(f"error: {error}", exit_code_of(error))
+        yield exit_code_of(error)
+    with Bar("drawing maps"):
+        drawn = draw_maps(visits, world, folder, ground)
+    _say(f"{folder}: {len(drawn)} maps of {visits.steps} steps in {episodes} episodes")
 
 
 def read_logs(rom: Rom, paths: Sequence[Path], visits: VisitCounts, bar: Bar) -> list[Entry]:
@@ -154,7 +166,7 @@ def read_logs(rom: Rom, paths: Sequence[Path], visits: VisitCounts, bar: Bar) ->
         except UserError as error:
             _say(f"error: {error}", EXIT_BAD_INPUT)
             continue
-        visits.add(log.positions)
+        visits.add(log.positions, log.header.blackouts, _began(log.header))
         entries.append(Entry(path, log.header, hashlib.sha256(data).hexdigest()))
     return entries
 
@@ -172,8 +184,12 @@ def _render(plan: Plan, chosen: int, options: Options, read: Mapping[Path, Video
     if plan.finished + len(plan.renamed):
         _say(f"{plan.finished + len(plan.renamed)} of {chosen} videos are finished already")
     yield _list(options.out, records, world)
+    seen = Glimpse({}, {})
     for job, outcome in _outcomes(plan.jobs[: options.limit or None], options):
         yield outcome.code
+        if outcome.glimpse is not None:
+            seen.looks.update(outcome.glimpse.looks)
+            seen.doors.update(outcome.glimpse.doors)
         assert job.video is not None
         if outcome.record is not None:
             records[job.video] = outcome.record
@@ -181,6 +197,8 @@ def _render(plan: Plan, chosen: int, options: Options, read: Mapping[Path, Video
         if outcome.record is None and not job.video.exists():
             records.pop(job.video, None)
         yield _list(options.out, records, world)
+    if seen.looks and options.maps:
+        add_to_ground(options.out / "maps", world, seen)
     if records:
         _say(f"{options.out / PAGE}: all {len(records)} videos, best first")
 
@@ -207,15 +225,19 @@ def chances_by_time(run_dir: RunDir, world: World) -> tuple[Callable[[EpisodeHea
     times = [row.time for row in rows]
 
     def chances(header: EpisodeHeader) -> Mapping[str, Chance]:
-        try:
-            # The log has whole seconds.
-            began = datetime.datetime.fromisoformat(header.started).timestamp() + 1.0
-        except (ValueError, OverflowError):
-            return {}
-        number = bisect.bisect_right(times, began)
+        # The log has whole seconds.
+        number = bisect.bisect_right(times, _began(header) + 1.0)
         return chances_of(rows[number - 1].frontier, rows[number - 1].quests, world) if number else {}
 
     return chances, problem
+
+
+def _began(header: EpisodeHeader) -> float:
+    """When an episode began, in Unix seconds; 0 where its log tells no time."""
+    try:
+        return datetime.datetime.fromisoformat(header.started).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _play_greedily(options: Options) -> list[Path] | int:

@@ -184,6 +184,8 @@ class RewardCalculator:
         self.visits = 0
         self.achieved = False
         """Whether the last step gained something that a term is for, intrinsic ones aside."""
+        self.blacked_out = False
+        """Whether the last member of the party fainted in the last step."""
 
     @property
     def episode_return(self) -> float:
@@ -218,7 +220,7 @@ class RewardCalculator:
         texts = talk(before, state, memory)
         maps = new_map(before, state, memory)
         badges = levels = kinds = items = blackouts = 0
-        self.achieved = False
+        self.achieved = self.blacked_out = False
         # Most steps change nothing that the player has; these terms then pay nothing and have nothing to remember.
         if state.belongings != before.belongings or state.in_game != before.in_game:
             badges = badge(before, state, memory)
@@ -226,6 +228,7 @@ class RewardCalculator:
             kinds = species(before, state, memory)
             items = item(before, state, memory)
             blackouts = blackout(before, state, memory)
+            self.blacked_out = blackouts > 0
         elif not (new_events or new_milestones or maps or visits or texts):
             self.terms["step"] += self._weights["step"]
             return self._weights["step"]

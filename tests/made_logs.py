@@ -14,12 +14,16 @@ from cluster_rl.runs.episode_log import read_log
 from cluster_rl.runs.layout import RunDir
 
 
-def write_log(run_dir: RunDir, number: int, *positions: tuple[int, int, int]) -> Path:
-    """The log of episode `number`, with these positions; what the map does not need is as in the golden
+def write_log(
+    run_dir: RunDir, number: int, *positions: tuple[int, int, int], blackouts: list[int] | None = None
+) -> Path:
+    """The log of episode `number`, with these positions and blackouts; what the map does not need is as in the golden
     one."""
     golden = read_log(next(run_golden.FOLDER.glob("*.eplog")))
     steps = len(positions)
-    header = msgspec.structs.replace(golden.header, episode=number, incarnation=INCARNATION, steps=steps, milestones=[])
+    header = msgspec.structs.replace(
+        golden.header, episode=number, incarnation=INCARNATION, steps=steps, milestones=[], blackouts=blackouts
+    )
     log = dataclasses.replace(
         golden,
         header=header,

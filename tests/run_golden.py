@@ -279,6 +279,7 @@ def _episode() -> EpisodeLog:
         complete=True,
         ram_hash_interval_steps=2,
         start=EpisodeStart(id="boot", tag="beginning", milestones=[]),
+        blackouts=[2],
     )
     return EpisodeLog(
         header=header,

@@ -93,6 +93,9 @@ class Recorder(Protocol):
     def step(self, action: int, check: int, console: Console) -> None:
         """A step was made; `check` is `live_check` of the image after it."""
 
+    def blackout(self) -> None:
+        """In the step that was made last the whole party fainted."""
+
     def finish(self, summary: EpisodeSummary) -> None:
         """The episode is over."""
 
@@ -241,6 +244,8 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         if milestones:
             self._milestones.extend((name, self.episode_steps) for name in milestones)
         reward = self._rewards.step(before, state, self._latch.new_events, milestones)
+        if self._rewards.blacked_out and self._recorder is not None:
+            self._recorder.blackout()
         self._roaming.step(self._rewards.here, self._rewards.achieved)
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))

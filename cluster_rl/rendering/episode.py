@@ -115,7 +115,7 @@ def draw_path_of(log: EpisodeLog, rom: Rom, seen: SeenMap, video: Path, name: st
     picture.unlink(missing_ok=True)
     milestones = [(milestone.name, milestone.step) for milestone in header.milestones]
     title = f"{as_text(name)}: {header.steps} steps, return {header.episode_return:.1f}{_begun_at(header)}"
-    drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture)
+    drawn = draw_path(seen, log.positions, milestones, World.for_rom(rom.sha1), title, picture, header.blackouts or ())
     return picture.stat().st_size if drawn else 0
 
 

@@ -22,6 +22,7 @@ import msgspec
 from cluster_rl.emulator.playback import Diverged, Stopped, replay
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, UserError, exit_code_of
 from cluster_rl.rendering.episode import Commentary, draw_path_of, render
+from cluster_rl.report.ground import Glimpse, glimpse_of
 from cluster_rl.report.overlay import Chance
 from cluster_rl.report.video import video_frames
 from cluster_rl.report.video_record import Kind, VideoRecord, remove, size_bytes, told_by, write_record
@@ -57,11 +58,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a line for the user, the exit code it asks for, and what was rendered."""
+    """What became of a job: a line for the user, the exit code it asks for, what was rendered, and what of the map was
+    seen in it."""
 
     code: int
     line: str
     record: VideoRecord | None = None
+    glimpse: Glimpse | None = None
 
 
 _rom: Rom
@@ -150,4 +153,4 @@ def _rendered(job: Job, video: Path, log: EpisodeLog, log_sha256: str) -> Outcom
     write_record(video, record)
     for older in job.older:
         remove(older)
-    return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made, record)
+    return Outcome(EXIT_OK if record.path_bytes is not None else EXIT_FAILURE, made, record, glimpse_of(seen))

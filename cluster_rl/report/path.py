@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from cluster_rl.report.figures import save_png
 from cluster_rl.report.positions import known_places
 
 CELL_PIXELS = 16
+BLACKOUT_COLOUR = "#d1106b"
 _PLAYER_COLUMN, _PLAYER_ROW = 4, 4
 _SCREEN_COLUMNS, _SCREEN_ROWS = 10, 9
 _BLANK = 217  # grey level of what was never seen
@@ -40,6 +41,9 @@ class SeenMap:
     def __init__(self, world: World) -> None:
         self._world = world
         self._looks: defaultdict[Place, Counter[bytes]] = defaultdict(Counter)
+        self._looked_up: set[int] = set()  # maps whose doors are known
+        self.doors: dict[Place, int] = {}
+        """The map that each door leads to, by its cell of the canvas."""
 
     def look(self, state: GameState, screen: npt.NDArray[np.uint8]) -> None:
         """Takes in the squares of a screen, uint8 [144, 160, 3], that shows the map and stands still."""
@@ -48,6 +52,12 @@ class SeenMap:
         size = self._world.maps.size(state.map_id)
         if size is None:
             return
+        if state.map_id not in self._looked_up:
+            self._looked_up.add(state.map_id)
+            for door in state.warps:
+                place = self._world.global_position(state.map_id, door.x, door.y)
+                if place is not None and door.x < size[0] and door.y < size[1]:
+                    self.doors[place] = door.target_map
         squares = screen.reshape(_SCREEN_ROWS, CELL_PIXELS, _SCREEN_COLUMNS, CELL_PIXELS, 3).swapaxes(1, 2)
         for row in range(_SCREEN_ROWS):
             for column in range(_SCREEN_COLUMNS):
@@ -61,6 +71,12 @@ class SeenMap:
                 place = self._world.global_position(state.map_id, x, y)
                 if place is not None:
                     self._looks[place][squares[row, column].tobytes()] += 1
+
+    def looks(self) -> Iterator[tuple[Place, npt.NDArray[np.uint8]]]:
+        """Each cell that was seen and its most frequent look, uint8 [16, 16, 3]."""
+        for place, looks in self._looks.items():
+            most_frequent = looks.most_common(1)[0][0]
+            yield place, np.frombuffer(most_frequent, np.uint8).reshape(CELL_PIXELS, CELL_PIXELS, 3)
 
     def size(self) -> Place:
         """Columns and rows of cells of the picture; at least one was seen."""
@@ -85,9 +101,7 @@ class SeenMap:
             stride *= 2
         pixels = CELL_PIXELS // stride
         picture = np.full((height, width, pixels, pixels, 3), _BLANK, np.uint8)
-        for (x, y), looks in self._looks.items():
-            most_frequent = looks.most_common(1)[0][0]
-            look = np.frombuffer(most_frequent, np.uint8).reshape(CELL_PIXELS, CELL_PIXELS, 3)
+        for (x, y), look in self.looks():
             picture[y - top, x - left] = look[::stride, ::stride]
         return picture.swapaxes(1, 2).reshape(height * pixels, width * pixels, 3), (left, top)
 
@@ -114,10 +128,12 @@ def draw_path(
     world: World,
     title: str,
     path: Path,
+    blackouts: Sequence[int] = (),
 ) -> bool:
-    """Draws the map and the path on it, coloured by step, with numbered milestones; whether there was a map to draw.
+    """Draws the map and the path on it, coloured by step, with numbered milestones and a cross at each blackout;
+    whether there was a map to draw.
 
-    `milestones` are names and the steps, counted from 1, after which they were reached.
+    `milestones` are names and the steps, counted from 1, after which they were reached; `blackouts` are such steps.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
@@ -159,6 +175,10 @@ def draw_path(
     if here:
         axes.plot(*here[0], "o", color="white", markeredgecolor="black", markersize=8)
         axes.plot(*here[-1], "s", color="white", markeredgecolor="black", markersize=7)
+
+    fell = [place for step in blackouts if step <= len(places) and (place := places[step - 1]) is not None]
+    for x, y in fell:
+        axes.plot(x, y, "X", color=BLACKOUT_COLOUR, markeredgecolor="white", markersize=9)
 
     bar_left, bar_down = (across + 0.3) / total_across, min(1.6, 0.45 * down)
     bar = figure.add_axes((bar_left, 0.25 / total_down, 0.12 / total_across, bar_down / total_down))

@@ -2,7 +2,7 @@
 
 The report's page shows it. In: rows of episodes, whose logs are read for positions, and the world. Out: pictures as
 data URIs, one pixel a map tile for visits, and paths as SVG path data, all on the canvas of `World.global_position`.
-Of an embedded world the maps lie below as its ROM draws them; of any other the outlines of the maps.
+Below lie the maps themselves, where `ground.py` knows them; else their outlines alone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cluster_rl.cartridge import rom_bytes, table_name, world_names
-from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.errors import StorageError, UserError
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import count_words
 from cluster_rl.report.curves import slice_edges, slice_of
-from cluster_rl.report.heatmap import VisitCounts, canvas_grid
+from cluster_rl.report.ground import PIXELS, Box, Ground, Mark, ground_of
+from cluster_rl.report.heatmap import VisitCounts, blackout_marks, canvas_grid
 from cluster_rl.report.path import path_places
-from cluster_rl.report.rom_maps import CELL_PIXELS, RomMaps
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
 from cluster_rl.runs.episode_log import SUFFIX, EpisodeLog, read_log
@@ -36,23 +34,18 @@ SLICES: Final = 12
 LOGS_A_SLICE: Final = 40
 """Read at most: a run has a log for each episode, and a map is full of less."""
 MOST_PATHS: Final = 8
-PIXELS: Final = 8
-"""Of a map tile in the picture of an embedded world."""
-_GREYS: Final = 16
 _NAMED_MAPS: Final = 3
 
 _Number = TypeVar("_Number", np.int64, np.float64, np.bool_)
 
-Box = tuple[int, int, int, int]
-"""Left, top, width and height in cells of the canvas."""
-
 
 class Layer(NamedTuple):
-    """The visits of one slice of training. `words` say them without a picture."""
+    """The visits of one slice of training, and its blackouts as (x, y, count). `words` say them without a picture."""
 
     label: str
     picture: str
     words: str
+    blackouts: Sequence[tuple[int, int, int]] = ()
 
 
 class Way(NamedTuple):
@@ -87,8 +80,17 @@ class WorldMap:
     logs: int
     most_visits: int
     problems: list[str]
+    doors: list[Mark]
+    people: list[Mark]
+    notes_blackouts: bool
+    """Whether any of the logs has blackouts: those of older programs do not."""
     is_curious: bool = False
     """Whether a layer shows where the learner is still curious."""
+
+    @property
+    def blackouts(self) -> int:
+        """Of all logs read."""
+        return sum(count for *_, count in self.layers[0].blackouts)
 
     @property
     def letter(self) -> float:
@@ -106,7 +108,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
         for row in rows:
             log = log_of(run.run_dir, row, problems)
             if log is not None:
-                counts[number].add(log.positions)
+                counts[number].add(log.positions, log.header.blackouts)
                 read += 1
     grids = [canvas_grid(visits, run.world) for visits in counts]  # each [H, W]
     total = np.sum(grids, axis=0)
@@ -114,6 +116,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
         return None
     maps = _maps(run.world, total)
     box = _around(maps)
+    ground = _ground(run, problems)
     ways = [way for row, why in chosen_ways(run) if (way := _way(run, row, why, problems)) is not None]
     most = int(total.max())
     slices = [_words(f"env steps {_span(edges, i)}", counts[i], grids[i], run.world) for i in range(SLICES)]
@@ -125,25 +128,70 @@ def world_map(run: RunFacts) -> WorldMap | None:
     for visits in counts:
         everything.merge(visits)
     all_words = _words("all of training", everything, total, run.world)
+    doors, people = ([], []) if ground is None else (_on(ground.doors, maps), _on(ground.people, maps))
     return WorldMap(
         box=box,
-        base=base_picture(run.world, maps, box),
+        base="" if ground is None else _base(ground, maps, box),
         maps=maps,
         layers=[
-            Layer(all_words[0], visit_picture(_cut(total, box), most), all_words[1]),
+            Layer(
+                all_words[0],
+                visit_picture(_cut(total, box), most),
+                all_words[1],
+                blackout_marks(everything, run.world),
+            ),
             Layer("new ground: brighter where first entered later", visit_picture(_cut(first, box), SLICES), newest),
             *([] if curious is None else [curious]),
             *(
-                Layer(label, visit_picture(_cut(grid, box), most), f"{words}; {count_words(new, 'tile')} new")
-                for grid, (label, words), new in zip(grids, slices, fresh, strict=True)
+                Layer(
+                    label,
+                    visit_picture(_cut(grid, box), most),
+                    f"{words}; {count_words(new, 'tile')} new",
+                    blackout_marks(visits, run.world),
+                )
+                for visits, grid, (label, words), new in zip(counts, grids, slices, fresh, strict=True)
             ),
         ],
         ways=ways,
         logs=read,
         most_visits=most,
         problems=problems,
+        doors=doors,
+        people=people,
+        notes_blackouts=everything.notes_blackouts,
         is_curious=curious is not None,
     )
+
+
+def _ground(run: RunFacts, problems: list[str]) -> Ground | None:
+    """None where it is not known, or damaged, for which `problems` gets a line. Raises `StorageError`."""
+    try:
+        return ground_of(run.world, run.run_dir.videos / "maps")
+    except StorageError:
+        raise
+    except UserError as error:
+        problems.append(str(error).replace(f"{run.run_dir.path}/", ""))
+        return None
+
+
+def _on(marks: Sequence[Mark], maps: Sequence[MapName]) -> list[Mark]:
+    """Those on one of the maps."""
+    boxes = [place.box for place in maps]
+    return [
+        mark
+        for mark in marks
+        if any(x <= mark.x < x + width and y <= mark.y < y + height for x, y, width, height in boxes)
+    ]
+
+
+def _base(ground: Ground, maps: Sequence[MapName], box: Box) -> str:
+    """The maps of a box of the canvas, as a data URI."""
+    canvas = np.full((box[3] * PIXELS, box[2] * PIXELS), 255, np.uint8)
+    for place in maps:
+        left, top, width, height = (PIXELS * side for side in place.box)
+        x, y = left - box[0] * PIXELS, top - box[1] * PIXELS
+        canvas[y : y + height, x : x + width] = ground.picture[top : top + height, left : left + width]
+    return _data_uri(canvas)
 
 
 def curious_layer(run: RunFacts, total: npt.NDArray[np.int64], maps: Sequence[MapName], box: Box) -> Layer | None:
@@ -258,26 +306,6 @@ def path_data(places: Sequence[tuple[int, int] | None]) -> str:
     return "".join(words)
 
 
-def base_picture(world: World, maps: Sequence[MapName], box: Box) -> str:
-    """The maps as the ROM of an embedded world draws them, as a data URI; empty for any other world."""
-    name = next((name for name in world_names() if table_name(name) == f"{world.name}.json"), None)
-    if name is None:
-        return ""
-    content = read_world(name)
-    names = {entry["id"]: entry["name"] for entry in content["map"]}
-    drawn = RomMaps(rom_bytes(name), content)
-    left, top, width, height = box
-    canvas = np.full((height * PIXELS, width * PIXELS), 255, np.uint8)
-    shrink = CELL_PIXELS // PIXELS
-    for entry in maps:
-        shades = drawn.picture(names[entry.id])
-        rows, columns = shades.shape[0] // shrink, shades.shape[1] // shrink
-        small = shades.reshape(rows, shrink, columns, shrink).mean((1, 3))
-        x, y = (entry.box[0] - left) * PIXELS, (entry.box[1] - top) * PIXELS
-        canvas[y : y + rows, x : x + columns] = 255 - np.round(small / 3 * (_GREYS - 1)) * (255 // (_GREYS - 1)) // 2
-    return _data_uri(canvas)
-
-
 def visit_picture(grid: npt.NDArray[np.int64], most: int) -> str:
     """Counts, int64 [h, w], as a data URI of a picture with a pixel each: none is clear, few dark, `most` bright."""
     return _coloured(np.log1p(grid) / np.log1p(max(most, 1)), grid > 0)
@@ -338,4 +366,9 @@ def _words(label: str, visits: VisitCounts, grid: npt.NDArray[np.int64], world: 
         steps[world.map_name(map_id)] += int(counts.sum())
     named = ", ".join(f"{name} {count / visits.steps:.0%}" for name, count in steps.most_common(_NAMED_MAPS))
     tiles = count_words(int(np.count_nonzero(grid)), "tile")
-    return label, f"{count_words(visits.steps, 'step')} on {tiles} of {count_words(len(visits.maps), 'map')}; {named}"
+    words = f"{count_words(visits.steps, 'step')} on {tiles} of {count_words(len(visits.maps), 'map')}; {named}"
+    falls = Counter({world.map_name(map_id): places.total() for map_id, places in visits.blackouts.items()})
+    if falls:
+        where = ", ".join(f"{name} {count}" for name, count in falls.most_common(_NAMED_MAPS))
+        words += f"; {count_words(falls.total(), 'blackout')}: {where}"
+    return label, words

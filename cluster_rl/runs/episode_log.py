@@ -84,9 +84,10 @@ class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
-    """The JSON header. `steps`, `episode_return`, `terms` and `milestones` are as of the last write.
+    """The JSON header. `steps`, `episode_return`, `terms`, `milestones` and `blackouts` are as of the last write.
 
-    `start` is None in logs of older programs.
+    `blackouts` are the steps (counted from 1) in which the whole party fainted. `start` and `blackouts` are None in
+    logs of older programs.
     """
 
     schema: int = FORMAT_VERSION
@@ -103,6 +104,7 @@ class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
     complete: bool
     ram_hash_interval_steps: _Positive
     start: EpisodeStart | None = None
+    blackouts: list[Count] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -272,6 +274,7 @@ class EpisodeRecorder:
         self._checks = array("H")
         self._positions = bytearray()
         self._hashes = array("Q")
+        self._blackouts: list[int] = []
 
     @property
     def path(self) -> Path:
@@ -295,7 +298,7 @@ class EpisodeRecorder:
         self._start = EpisodeStart(id=start.id, tag=start.tag, milestones=list(start.milestones))
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._snapshot = snapshot
-        for column in (self._actions, self._checks, self._positions, self._hashes):
+        for column in (self._actions, self._checks, self._positions, self._hashes, self._blackouts):
             del column[:]
 
     def step(self, action: int, check: int, console: RecordedConsole) -> None:
@@ -309,6 +312,10 @@ class EpisodeRecorder:
             self._hashes.append(console.ram_hash())
         if steps % self._flush_steps == 0:
             self.flush()
+
+    def blackout(self) -> None:
+        """In the step that was recorded last the whole party fainted."""
+        self._blackouts.append(len(self._actions))
 
     def finish(self, summary: EpisodeSummaryLike) -> None:
         """Writes the whole episode, complete, and closes it."""
@@ -339,6 +346,7 @@ class EpisodeRecorder:
             complete=summary is not None,
             ram_hash_interval_steps=self._interval_steps,
             start=self._start,
+            blackouts=list(self._blackouts),
         )
         log = EpisodeLog(
             header=header,

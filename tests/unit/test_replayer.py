@@ -148,6 +148,8 @@ def test_renders_every_frame_and_draws_the_maps_then_skips_what_is_done(
     about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p.*480x432.* 30 fps", about)
     assert len(list((out / "maps").glob("[0-9]*.png"))) == len({int(m) for m in log.positions[:, 0]})
+    with np.load(out / "maps" / "ground.npz") as ground:  # what the video saw, for the next pictures
+        assert (ground["picture"] < 255).any()
     assert video.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
 

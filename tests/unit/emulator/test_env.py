@@ -215,7 +215,8 @@ def test_an_episode_is_as_if_it_were_the_first() -> None:
 
 
 def test_a_lost_battle_is_one_blackout() -> None:
-    env = new_env(start_idle_frames_max=0)
+    recorder = ListRecorder()
+    env = make_env(Config(start_idle_frames_max=0), 0, recorder)
     meet_trainer(env)
     for address in (ram.wPartyMons + 1, 0xD015):  # HP of the first member, in the party and in the battle
         poke(env, address, 0, 1)
@@ -228,6 +229,9 @@ def test_a_lost_battle_is_one_blackout() -> None:
     summary = env.stop()
     assert summary is not None
     assert summary.terms["blackout"] == pytest.approx(-0.5)
+    told = [call for call in recorder.calls if call[0] in ("step", "blackout")]
+    assert [call[0] for call in told].count("blackout") == 1
+    assert told[[call[0] for call in told].index("blackout") - 1][3][0] != 37  # where it happened, not at home
     env.close()
 
 
@@ -242,6 +246,9 @@ class ListRecorder:
 
     def step(self, action: int, check: int, console: Any) -> None:
         self.calls.append(("step", action, check, console.position()))
+
+    def blackout(self) -> None:
+        self.calls.append(("blackout",))
 
     def finish(self, summary: EpisodeSummary) -> None:
         self.calls.append(("finish", summary))

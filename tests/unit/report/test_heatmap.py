@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from cluster_rl.game.world import World
+from cluster_rl.report.ground import ground_of
 from cluster_rl.report.heatmap import VisitCounts, draw_maps, map_grid, world_grid
 
 PALLET_TOWN, ROUTE_1, UNUSED = 0, 12, 11
@@ -94,3 +95,42 @@ def test_a_map_of_unknown_size_and_place_is_drawn_too(tmp_path: Path) -> None:
     assert map_grid(counts.maps[UNUSED], world, UNUSED).shape == (3, 4)
     names = [path.name for path in draw_maps(counts, world, tmp_path)]
     assert names == ["011-" + names[0].removeprefix("011-")]  # and no world.png
+
+
+def test_a_blackout_is_a_cross_on_its_tile_and_when_first_is_a_picture_of_its_own(tmp_path: Path) -> None:
+    world, walk = World.red(), positions((PALLET_TOWN, 3, 3), (PALLET_TOWN, 6, 8), (PALLET_TOWN, 4, 3))
+    counts = VisitCounts()
+    counts.add(walk, [2], began=1000.0)
+    plain, _ = draw_maps(counts, world, tmp_path / "plain")
+    other = VisitCounts()
+    other.add(walk[:1], [], began=8200.0)
+    other.add(positions((PALLET_TOWN, 12, 12)), [], began=8200.0)
+    counts.merge(other)
+    both, _ = draw_maps(counts, world, tmp_path / "both")
+    assert (counts.first[PALLET_TOWN][3, 3], counts.first[PALLET_TOWN][12, 12]) == (1000.0, 8200.0)
+    assert np.isinf(counts.first[PALLET_TOWN][0, 0])
+    one, two = imread(plain), imread(both)
+    assert two.shape[1] == 2 * one.shape[1]  # beside each other
+    panel = one.shape[1]
+    at = [(round(45 + 25 * 8.5), round(60 + 25 * 6.5 + left)) for left in (0, panel)]  # a tile is 25 pixels
+    cross = [0xD1 / 255, 0x10 / 255, 0x6B / 255]
+    assert np.allclose(one[at[0]][:3], cross, atol=0.02)
+    assert all(np.allclose(two[place][:3], cross, atol=0.02) for place in at)
+    # The first that was stood on is dark, the newest is bright.
+    early, late = (two[round(45 + 25 * (y + 0.5)), round(60 + 25 * (x + 0.5)) + panel] for x, y in ((3, 3), (12, 12)))
+    assert early[:3].sum() < late[:3].sum()
+
+
+def test_the_map_itself_lies_under_the_visits(tmp_path: Path) -> None:
+    world = World.cartridge()
+    counts = VisitCounts()
+    counts.add(positions((PALLET_TOWN, 3, 3), (PALLET_TOWN, 19, 17)), [])
+    ground = ground_of(world, tmp_path)
+    with_ground, _ = draw_maps(counts, world, tmp_path / "a", ground)
+    without, _ = draw_maps(counts, world, tmp_path / "b")
+    shown, bare = imread(with_ground), imread(without)
+    assert shown.shape == bare.shape
+    inside = np.s_[45 : 45 + 25 * 18, 60 : 60 + 25 * 20]
+    assert (
+        len(np.unique(shown[inside].reshape(-1, 4), axis=0)) > len(np.unique(bare[inside].reshape(-1, 4), axis=0)) + 8
+    )

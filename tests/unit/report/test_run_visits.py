@@ -18,6 +18,8 @@ from PIL import Image
 from cluster_rl.game.world import World
 from cluster_rl.report import visits
 from cluster_rl.report.curves import slice_edges
+from cluster_rl.report.ground import GROUND_FILE, PIXELS, Glimpse, add_to_ground
+from cluster_rl.report.page import page_of
 from cluster_rl.report.run_facts import read_run
 from cluster_rl.report.visits import chosen_logs, chosen_ways, first_entered, path_data, visit_picture, world_map
 
@@ -49,8 +51,76 @@ def test_visits_lie_in_their_slice_and_on_their_tile(tmp_path: Path) -> None:
     assert found.layers[13].words == "1 step on 1 tile of 1 map; HOLLOW 100%; 1 tile new"
     assert found.layers[6].words == "no log of an episode; 0 tiles new"
     assert [place.name for place in found.maps] == ["HOLLOW"]
-    assert pixels(found.base).shape == (18 * visits.PIXELS, 20 * visits.PIXELS, 4)
+    assert pixels(found.base).shape == (18 * PIXELS, 20 * PIXELS, 4)
     assert len(np.unique(pixels(found.base))) > 4
+
+
+def test_blackouts_lie_where_they_were_in_their_slice(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(number) for number in range(24)], env_steps=2400)
+    write_log(run_dir, 0, (HOLLOW, 4, 5), (HOLLOW, 5, 5), (HOLLOW, 9, 9), blackouts=[2])
+    write_log(run_dir, 22, (HOLLOW, 5, 5), blackouts=[1])
+    write_log(run_dir, 23, (HOLLOW, 7, 6), blackouts=[])
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    assert found.layers[0].blackouts == [(15, 23, 2)]  # HOLLOW lies at (10, 18)
+    assert [layer.blackouts for layer in (found.layers[2], found.layers[3], found.layers[13])] == [
+        [(15, 23, 1)],
+        [],
+        [(15, 23, 1)],
+    ]
+    assert found.layers[0].words.endswith("; 2 blackouts: HOLLOW 2")
+    assert (found.notes_blackouts, found.blackouts) == (True, 2)
+    page = page_of([read_run(run_dir)], tmp_path / "report.html")
+    assert page.count('class="fell"') == 4  # two slices, all of training, and the key
+    assert "2 in these logs" in page
+    assert page.count('class="door"') == len(found.doors) + 1
+
+
+def test_logs_of_older_programs_tell_of_no_blackout(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    write_log(run_dir, 0, (HOLLOW, 4, 5))
+    run = read_run(run_dir)
+    found = world_map(run)
+    assert found is not None
+    assert not found.notes_blackouts
+    assert "Blackouts are not known" in page_of([run], tmp_path / "report.html")
+    write_log(run_dir, 0, (HOLLOW, 4, 5), blackouts=[])
+    assert "No blackout in these logs" in page_of([run], tmp_path / "report.html")
+
+
+def test_marks_are_of_maps_that_were_entered(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    write_log(run_dir, 0, (HOLLOW, 4, 5))
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    left, top, width, height = found.box
+    assert found.doors
+    assert found.people
+    for mark in (*found.doors, *found.people):
+        assert left <= mark.x < left + width
+        assert top <= mark.y < top + height
+
+
+def test_of_another_game_the_page_shows_what_its_videos_saw(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    set_keys(run_dir.identity, {"rom_sha1": "0" * 40, "rom_title": "POKEMON RED"})
+    pallet_town = 0
+    write_log(run_dir, 0, (pallet_town, 10, 0))
+    dark = np.full((PIXELS, PIXELS), 140, np.uint8)
+    add_to_ground(
+        run_dir.videos / "maps", World.red(), Glimpse({(66, 320): dark}, {(66, 320): 37})
+    )  # it is at (64, 318)
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    shown = pixels(found.base)[..., 0]
+    assert (shown[2 * PIXELS : 3 * PIXELS, 2 * PIXELS : 3 * PIXELS] == 140).all()
+    assert (shown == 255).sum() == shown.size - PIXELS**2
+    assert [(mark.x, mark.y) for mark in found.doors] == [(66, 320)]
+    (run_dir.videos / "maps" / GROUND_FILE).write_bytes(b"nothing")
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    assert found.base == ""
+    assert "ground.npz: not the ground of this game" in found.problems[0]
 
 
 def test_a_damaged_log_is_told_and_the_others_are_read(tmp_path: Path) -> None:

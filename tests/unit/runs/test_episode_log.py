@@ -78,6 +78,8 @@ def record(folder: Path, steps: int, interval: int = 8, flush: int = 1000) -> Ep
     console = CountingConsole()
     for step in range(steps):
         recorder.step(step % 7, step * 523 % 65536, console)
+        if step in (29, 59):
+            recorder.blackout()
     return recorder
 
 
@@ -100,6 +102,7 @@ def test_what_was_recorded_is_read_back(whole: Path) -> None:
     assert header.start == START
     assert header.terms == {"event": 3.0, "step": -0.5}
     assert [(milestone.name, milestone.step) for milestone in header.milestones] == [("left_home", 17)]
+    assert header.blackouts == [30, 60]
     assert log.snapshot == SNAPSHOT
     assert log.actions.tolist() == [step % 7 for step in range(100)]
     assert log.checks.tolist() == [step * 523 % 65536 for step in range(100)]
@@ -212,6 +215,7 @@ def test_an_episode_holds_nothing_of_the_one_before_and_leaves_it_whole(tmp_path
     recorder.start(SNAPSHOT, object(), seed=101, start=START)
     first, second = (read_log(path) for path in sorted(tmp_path.iterdir()))
     assert first.header.complete
+    assert (first.header.blackouts, second.header.blackouts) == ([], [])
     alone = record(tmp_path / "alone", 9)
     alone.finish(Summary())
     for column in ("actions", "checks", "positions", "ram_hashes"):
