@@ -8,6 +8,12 @@ cd "$ROOT"
 source scripts/python_env.sh
 prepare_python "[dev]" pytest
 
+# A browser for tests/browser, where it may be installed; where there is none these tests are skipped, and say so.
+if [ $# -eq 0 ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    get=(apt-get install -y -qq --no-install-recommends chromium)
+    export DEBIAN_FRONTEND=noninteractive
+    run_long "installing Chromium" "${get[@]}" || { apt-get update -qq && "${get[@]}"; } || true
+fi
 # One thread a process: the tests start several processes, and two cores are all we ask for.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [ $# -eq 0 ]; then
@@ -25,7 +31,7 @@ unset PYTHONDONTWRITEBYTECODE
 # Three parts, side by side. What starts whole runs on this machine, or measures time, is in one of them, as it waits with
 # time limits; the tests of the batch system mostly wait for it. The third is all else.
 RUNS=(tests/chaos tests/system tests/unit/wire)
-QUEUES=(tests/cluster tests/system/test_{env_setup,notebook}.py tests/fuzz tests/unit/{batch_system,report,runs,scripts})
+QUEUES=(tests/cluster tests/browser tests/system/test_{env_setup,notebook}.py tests/fuzz tests/unit/{batch_system,report,runs,scripts})
 SLOWEST=(--durations=20 --durations-min=5)
 reports=$(mktemp -d)
 pids=()

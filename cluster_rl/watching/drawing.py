@@ -23,8 +23,9 @@ from cluster_rl.watching.board import Board
 
 NICE: Final = 10
 """Of what draws and renders, and its processes: a tenth of a core beside one that trains on it."""
-_REST: Final = 9
-"""Times as long as a page took to draw is waited before the next one, at least."""
+REST: Final = 9
+"""So many times the CPU time that a page took is waited before the next one, at least: what does not depend on what
+else runs."""
 _LOOK_SEC: Final = 0.25
 
 
@@ -62,7 +63,7 @@ class Drawer:
         if found == self._drawn:
             self._board.note("page", "")
             return False
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.thread_time()
         try:
             run = read_run(self._run_dir)
             page = page_of([run], self._run_dir.report, live=self._board.next_page).encode()
@@ -70,8 +71,8 @@ class Drawer:
             self._board.note("page", f"the page is not drawn anew: {error}")
             return False
         finally:
-            took_sec = time.monotonic() - began
-            self._not_before = time.monotonic() + max(self._every_sec - took_sec, _REST * took_sec)
+            rest_sec = REST * (time.thread_time() - worked)
+            self._not_before = max(began + self._every_sec, time.monotonic() + rest_sec)
         if not self._run_dir.exists():  # it went meanwhile, and the page would be empty
             return False
         self._drawn = found

@@ -100,6 +100,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_host_ours():
             self.send_error(HTTPStatus.FORBIDDEN, "this server is not called so; use the address that watch printed")
             return
+        if self.path == "/favicon.ico":  # a browser asks by itself, and would call a refusal an error
+            self._send(HTTPStatus.OK, b"", "image/png")
+            return
         token, slash, name = self.path.partition("?")[0].removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
             self.send_error(HTTPStatus.FORBIDDEN, "no such token; copy the whole address that watch printed")

@@ -24,8 +24,11 @@ from cluster_rl.errors import UserError
 from cluster_rl.rom import load_rom
 from cluster_rl.watch import parse_arguments
 
-# At the priority of all tests: with its own it would wait for those beside it.
-LINES = "from cluster_rl.watching import drawing; drawing.NICE = 0; from cluster_rl.watch import command; command()"
+# At the priority of all tests, and without rest: with its own it would wait for those beside it.
+LINES = (
+    "from cluster_rl.watching import drawing; drawing.NICE = drawing.REST = 0; "
+    "from cluster_rl.watch import command; command()"
+)
 
 
 class Watch:

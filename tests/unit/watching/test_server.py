@@ -160,6 +160,13 @@ def test_nothing_else_is_to_be_had(server: Server, name: str) -> None:
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 404 ")
 
 
+def test_the_picture_that_browsers_ask_for_is_none(server: Server) -> None:
+    answer = Answer(server, "/favicon.ico")
+    assert (answer.status, answer.body) == (200, b"")
+    assert Answer(server, "/favicon.ico", Host="evil.example").status == 403
+    assert not server.board.is_watched
+
+
 def test_nonsense_is_answered_in_a_line(server: Server) -> None:
     for request in (
         b"GET\r\n\r\n",
