@@ -253,6 +253,17 @@ def test_wilson_interval() -> None:
         assert wilson_interval(1.0, trials) == (pytest.approx(1 - high), 1.0)
 
 
+def test_wilson_interval_is_that_of_scipy_where_successes_are_whole() -> None:
+    from scipy.stats import binomtest  # here: a second of imports
+
+    for trials in (1, 2, 7, 20, 100):
+        for successes in range(trials + 1):
+            expected = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+            assert wilson_interval(successes / trials, trials) == pytest.approx(
+                (expected.low, expected.high), abs=1e-12
+            )
+
+
 def test_bad_parameters_are_named(params: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not there yet"):
         load_network(CONFIG, tmp_path / "missing.pt")
