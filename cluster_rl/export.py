@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from cluster_rl.config import load_config
 from cluster_rl.errors import EXIT_OK, UserError, run_command
-from cluster_rl.exporting.output import make_folder
+from cluster_rl.exporting.output import cannot_write, require_onnx
 from cluster_rl.report.bars import say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
 from cluster_rl.runs.layout import RunDir
@@ -83,6 +83,7 @@ def export_policy(options: PolicyExport) -> list[str]:
         from cluster_rl.exporting.policy_file import export_safetensors
 
         return export_safetensors(config, options.params, options.out)
+    require_onnx()  # before torch, which takes long to load
     from cluster_rl.exporting.policy_onnx import export_onnx
 
     return export_onnx(config, options.params, options.out)
@@ -125,22 +126,43 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> RunExport | Polic
             raise UserError(f"--params {given.params}: no such file; give the online_params.pt of a run")
         config = given.config or str(given.params.with_name("config.json"))
         out = given.out or given.params.with_suffix(f".{given.to}")
-        return PolicyExport(given.params, config, given.to, _file(out))
+        return PolicyExport(given.params, config, given.to, _file(out, given.params, Path(config)))
     run_dir = RunDir(given.runs, given.run_name).require()
     if of_policy:
         out = given.out or run_dir.exports / f"policy.{given.to}"
-        if given.out is None:
-            make_folder(run_dir.exports)
-        return PolicyExport(run_dir.online_params, str(run_dir.require_config()), given.to, _file(out))
-    return RunExport(run_dir, given.to, given.out or run_dir.exports / given.to, given.episodes or MOST_EPISODES)
+        config_path = run_dir.require_config()
+        if given.out is not None:
+            _file(out, run_dir.online_params, config_path)
+        return PolicyExport(run_dir.online_params, str(config_path), given.to, out)
+    out = given.out or run_dir.exports / given.to
+    return RunExport(run_dir, given.to, _of_no_run(out), given.episodes or MOST_EPISODES)
 
 
-def _file(out: Path) -> Path:
-    """Raises `UserError` where no file can be written."""
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; give the name of a file in it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: its folder is not there; make it first")
+def _file(out: Path, *reads: Path) -> Path:
+    """Raises `UserError` where no file can be written, or one is there that is needed: what the export `reads`, or
+    what a run keeps."""
+    try:
+        if out.is_dir():
+            raise UserError(f"--out {out}: is a folder; give the name of a file in it")
+        if not out.parent.is_dir():
+            raise UserError(f"--out {out}: its folder is not there; make it first")
+        if out.exists() and any(path.exists() and out.samefile(path) for path in reads):
+            raise UserError(f"--out {out}: is what the policy is read from; give --out another name")
+    except OSError as error:
+        raise cannot_write(error, out) from None
+    return _of_no_run(out)
+
+
+def _of_no_run(out: Path) -> Path:
+    """Raises `UserError` where a run keeps something of its own."""
+    try:
+        owner = RunDir.owner_of(out)
+    except OSError as error:
+        raise cannot_write(error, out) from None
+    if owner is not None:
+        raise UserError(
+            f"--out {out}: the run {owner} keeps files of its own there; give another place, or its exports/"
+        )
     return out
 
 

@@ -28,10 +28,10 @@ from cluster_rl.game.world import World
 from cluster_rl.report.bars import Bar
 from cluster_rl.report.path import path_places
 from cluster_rl.report.positions import known_places
+from cluster_rl.report.run_facts import read_run
 from cluster_rl.report.run_rows import EpisodeRow, Rows
 from cluster_rl.report.visits import log_of
 from cluster_rl.runs.episode_log import SUFFIX, log_paths
-from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 
 COLUMNS: Final = (
@@ -46,8 +46,6 @@ COLOUR: Final = "#0033ff"
 def export_coords(run_dir: RunDir, out: Path, most: int) -> list[str]:
     """Writes the steps of at most `most` episodes, spread evenly over the run, into the folder `out`; returns lines
     that say so. Raises `UserError` where no episode has a log, or the files cannot be written."""
-    identity = read_identity(run_dir.identity)
-    world = World.for_rom(identity.rom_sha1 if identity is not None else "")
     there = {path.name.removesuffix(SUFFIX) for path in log_paths(run_dir.episode_logs)}
     rows = Rows(run_dir.episodes, EpisodeRow)
     count = sum(row.name in there for row in rows)
@@ -56,17 +54,23 @@ def export_coords(run_dir: RunDir, out: Path, most: int) -> list[str]:
             f"{run_dir.path}: no episode that ended has a log in episode_logs; "
             "with log_episodes_for_replay actors write them"
         )
-    problems = [rows.problem] if rows.problem else []
+    facts = read_run(run_dir)
+    world, is_known = facts.world, bool(facts.rom_sha1)
+    of_game = (run_dir.identity.name, run_dir.config.name)
+    problems = [problem for problem in facts.problems if problem.startswith(of_game)]
+    problems += [rows.problem] if rows.problem else []
     make_folder(out)
     with contextlib.ExitStack() as files:
         table = files.enter_context(TextFile(out / "coords.csv"))
-        viz = files.enter_context(TextFile(out / "map_viz.jsonl")) if world is World.red() else None
+        is_red = is_known and world is World.red()
+        viz = files.enter_context(TextFile(out / "map_viz.jsonl")) if is_red else None
         steps, messages = _write(run_dir, _spread(rows, there, count, most), world, problems, table, viz)
     told = [f"{table.path}: {steps:,} steps of {min(count, most):,} of {count:,} episodes with a log"]
     if viz is not None:
         told.append(f"{viz.path}: {messages:,} messages of pokerl-map-viz")
     else:
-        told.append(f"map_viz.jsonl: left out, as that map is Red's alone and this run plays {world.title}")
+        what = f"this run plays {world.title}" if is_known else "the run's game is not known"
+        told.append(f"map_viz.jsonl: left out, as that map is Red's alone and {what}")
     return told + [f"WARNING: {problem}" for problem in problems]
 
 

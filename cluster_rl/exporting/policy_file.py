@@ -14,10 +14,10 @@ import safetensors.torch
 import cluster_rl
 from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import Config, config_to_json
+from cluster_rl.exporting.output import write_file
 from cluster_rl.game.buttons import BUTTONS
 from cluster_rl.model import QNetwork, parameter_count
 from cluster_rl.report.bars import size_words
-from cluster_rl.runs.atomic import write_atomic
 
 
 def export_safetensors(config: Config, params: Path, out: Path) -> list[str]:
@@ -25,7 +25,7 @@ def export_safetensors(config: Config, params: Path, out: Path) -> list[str]:
     network = load_network(config, params)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     data = safetensors.torch.save(tensors, metadata={"format": "pt", **about(config, network)})
-    write_atomic(out, data)
+    write_file(out, data)
     return [f"{out}: {parameter_count(network):,} weights, {size_words(len(data))}"]
 
 

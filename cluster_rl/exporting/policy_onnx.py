@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from cluster_rl.acting.rollout import load_network
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
-from cluster_rl.exporting.output import require
+from cluster_rl.exporting.output import require_onnx, write_file
 from cluster_rl.exporting.policy_file import about
 from cluster_rl.learning.targets import expected_values
 from cluster_rl.model import ObservationSpec, QNetwork
 from cluster_rl.networks.frames import CROP_CODE_STEP, CROP_CODES, SCREEN_HEIGHT, SCREEN_WIDTH
 from cluster_rl.report.bars import Bar, size_words
-from cluster_rl.runs.atomic import write_atomic
 
 INPUTS: Final = ("screen", "context", "crop", "action_mask", "prev_action", "prev_reward", "h", "c")
 OUTPUTS: Final = ("quantiles", "values", "h_next", "c_next")
@@ -93,9 +92,8 @@ def export_onnx(config: Config, params: Path, out: Path) -> list[str]:
 
     Raises `UserError` where a package is missing, or the graph does not play as torch does: nothing is written then.
     """
-    onnx: Any = require("onnx", "onnx")
-    require("onnxscript", "onnx")
-    runtime: Any = require("onnxruntime", "onnx")
+    packages: tuple[Any, Any] = require_onnx()
+    onnx, runtime = packages
     network = load_network(config, params)
     with Bar("making the graph"):
         model = graph(network, config.value_rescaling)
@@ -106,7 +104,7 @@ def export_onnx(config: Config, params: Path, out: Path) -> list[str]:
         difference = parity(runtime, data, Step(network, config.value_rescaling))
     if not difference <= MOST_DIFFERENCE:
         raise UserError(f"{out}: the graph differs from torch by {difference:.2g}: not written; please report it")
-    write_atomic(out, data)
+    write_file(out, data)
     words = f"differs from torch by at most {difference:.1e} over {PARITY_STEPS} steps of {PARITY_EMULATORS} emulators"
     return [f"{out}: {size_words(len(data))}, opset {model.opset_import[0].version}; {words}"]
 

@@ -88,6 +88,23 @@ class RunDir:
         """With what the job of this number was made, `jobs/NNN.json`."""
         return self.jobs / f"{number:03}.json"
 
+    @staticmethod
+    def owner_of(path: Path) -> Path | None:
+        """The folder of the run that keeps something of its own at `path`, there or not, or in a folder that `path` is
+        in; None where no run does. `exports/` is free. Raises as `real_path` does, and `OSError`.
+        """
+        some = RunDir(Path(), "run")
+        own = {value.name for value in vars(some).values() if isinstance(value, Path) and value.parent == some.path}
+        for real in (real_path(path.parent) / path.name, real_path(path)):  # a link is the run's too
+            for folder in real.parents:
+                first = real.relative_to(folder).parts[0]
+                is_own = (
+                    first in own - {some.exports.name} or re.fullmatch(r"chain-actors-\d+\.json", first) is not None
+                )
+                if is_own and _is_run(folder):
+                    return folder
+        return None
+
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 
@@ -133,3 +150,12 @@ class RunDir:
             there = f"runs there are {', '.join(known[:8])}" if known else "no runs are there"
             raise UserError(f"run {self.run_name!r}: not found in {self.root}; {there}")
         return self
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it is that of a run, by what each has from its first job on."""
+    run_dir = RunDir(folder.parent, "run")
+    there = {
+        path.name: (folder / path.name).exists() for path in (run_dir.identity, run_dir.config, run_dir.checkpoint)
+    }
+    return there[run_dir.identity.name] or (there[run_dir.config.name] and there[run_dir.checkpoint.name])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from made_runs import make_run, metrics_row
+from made_logs import write_log
+from made_runs import episode, make_run, metrics_row
 
 from cluster_rl.errors import UserError
 from cluster_rl.export import PolicyExport, parse_arguments, run
@@ -54,6 +57,72 @@ def test_the_policy_of_a_file(tmp_path: Path) -> None:
     assert found == PolicyExport(params, str(tmp_path / "config.json"), "onnx", tmp_path / "online_params.onnx")
     with pytest.raises(UserError, match=r"config\.json"):
         run(found)
+
+
+@pytest.mark.parametrize(
+    "name", ["online_params.pt", "config.json", "run.lock", "checkpoint/a.onnx", "chain-actors-2.json"]
+)
+@pytest.mark.parametrize("form", ["onnx", "csv"])
+def test_nothing_that_a_run_keeps_is_replaced(tmp_path: Path, name: str, form: str) -> None:
+    run_dir = make_run(tmp_path)
+    out = run_dir.path / name
+    run_dir.online_params.write_bytes(b"published")
+    (tmp_path / "elsewhere").symlink_to(run_dir.path)
+    kept = "what the policy is read from|keeps files of its own|is a folder"
+    for path in (out, tmp_path / "elsewhere" / name, tmp_path / "made" / ".." / "made" / name):
+        with pytest.raises(UserError, match=kept):
+            parse_arguments(words(tmp_path, "--to", form, "--out", str(path)))
+    (tmp_path / "copy.pt").touch()  # the policy of another place
+    with pytest.raises(UserError, match=kept):
+        parse_arguments(["--params", str(tmp_path / "copy.pt"), "--to", "onnx", "--out", str(out)])
+    run_dir.identity.unlink()  # an older run
+    with pytest.raises(UserError, match=kept):
+        parse_arguments(words(tmp_path, "--to", form, "--out", str(out)))
+    for free in ("exports/x", "policy.x", "made.onnx"):
+        if form == "csv":
+            parse_arguments(words(tmp_path, "--to", form, "--out", str(run_dir.path / free)))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_policy_does_not_replace_what_it_is_read_from(tmp_path: Path, link: bool) -> None:
+    params, config = tmp_path / "policy.safetensors", tmp_path / "mine.json"
+    params.touch()
+    config.touch()
+    more = [] if not link else ["--out", str(tmp_path / "link")]
+    (tmp_path / "link").symlink_to(params)
+    with pytest.raises(UserError, match="is what the policy is read from"):
+        parse_arguments(["--params", str(params), "--to", "safetensors", *more])
+    with pytest.raises(UserError, match="is what the policy is read from"):
+        parse_arguments(["--params", str(params), "--config", str(config), "--to", "onnx", "--out", str(config)])
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "/proc", "n" * 300, "/dev/null/x"])
+@pytest.mark.parametrize("form", ["csv", "coords"])
+def test_a_place_that_takes_nothing_is_told_in_a_line(tmp_path: Path, form: str, out: str) -> None:
+    run_dir = make_run(tmp_path, metrics=[metrics_row(0)], episodes=[episode(0)])
+    write_log(run_dir, 0, (0, 4, 5))
+    with pytest.raises(UserError, match="cannot be written"):
+        run(parse_arguments(words(tmp_path, "--to", form, "--out", out)))
+
+
+def test_a_failed_export_of_a_policy_leaves_nothing(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    with pytest.raises(UserError, match=r"online_params\.pt"):
+        run(parse_arguments(words(tmp_path, "--to", "safetensors")))
+    assert not run_dir.exports.exists()
+
+
+def test_a_missing_package_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    program = (
+        "import sys; sys.modules['onnx'] = None; from cluster_rl.export import parse_arguments, run\n"
+        "try: run(parse_arguments(sys.argv[1:]))\n"
+        "except Exception as error: print(error); assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words(tmp_path, "--to", "onnx")], capture_output=True, text=True, check=True
+    )
+    assert "pip install 'cluster_rl[onnx]'" in done.stdout
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:

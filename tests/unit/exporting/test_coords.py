@@ -13,6 +13,7 @@ from made_runs import INCARNATION, episode, make_run, set_keys
 from cluster_rl.errors import UserError
 from cluster_rl.exporting import coords
 from cluster_rl.exporting.coords import export_coords
+from cluster_rl.game.world import World
 from cluster_rl.runs.layout import RunDir
 
 PALLET, OAKS_LAB, UNPLACED = 0, 40, 11  # of Red
@@ -64,6 +65,22 @@ def test_messages_of_the_public_map(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert about["env_id"].endswith("-000000")
     known = [row["known"] for row in lines_of(tmp_path / "out")]
     assert known == ["1", "1", "0", "1", "1", "1"]
+
+
+def test_the_game_of_a_run_without_run_json(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)])
+    write_log(run_dir, 0, (0, 4, 5))
+    run_dir.identity.unlink()
+    told = export_coords(run_dir, tmp_path / "by_config", 10)  # the embedded world's, by its config
+    assert [row["global_x"] for row in lines_of(tmp_path / "by_config")] == ["14"]
+    assert f"this run plays {World.cartridge().title}" in told[1]
+    assert any(line.startswith("WARNING: run.json: not there") for line in told)
+
+    run_dir.config.unlink()
+    told = export_coords(run_dir, tmp_path / "unknown", 10)
+    assert told[1] == "map_viz.jsonl: left out, as that map is Red's alone and the run's game is not known"
+    assert any("have the names of Pokémon Red" in line for line in told if line.startswith("WARNING: "))
+    assert [path.name for path in (tmp_path / "unknown").iterdir()] == ["coords.csv"]
 
 
 def test_no_more_episodes_than_asked_for_spread_evenly(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_parameters_of_another_network_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "policy.safetensors").exists()
 
 
+@pytest.mark.parametrize("out", ["/proc/x.safetensors", "/dev/null/x", "n" * 300])
+def test_a_place_that_takes_no_policy_is_told_in_a_line(tmp_path: Path, out: str) -> None:
+    config, _, params = published(tmp_path)
+    with pytest.raises(UserError, match=out[:9]):
+        export_safetensors(config, params, Path(out))
+
+
 @pytest.mark.parametrize("size", [(9, 10), (18, 20), (5, 5), (7, 13)])
 def test_maxima_of_regions_are_those_of_torch(size: tuple[int, int]) -> None:
     inputs = torch.randn(2, 3, *size)
