@@ -214,6 +214,14 @@ MUTATIONS = (
     Mutation("who hurries presses A all the same", WANDERING, "_IDLE_A_WEIGHT, 1.0)", "1.0, 1.0)"),
     Mutation("who hurries presses no A in a text", WANDERING, "& (context[:, _INTERFACE_UP] == 0)", "& True"),
     Mutation("who hurries presses B all the same", WANDERING, "_IDLE_B_WEIGHT, 1.0)", "1.0, 1.0)"),
+    Mutation("an archived start forgets what was said", ENV, "memory.recurrent if memory", 'b"" if memory'),
+    Mutation(
+        "a start has the cell's state for the hidden one",
+        ROLLOUT,
+        "values[:width], values[width:]",
+        "values[width:], values[:width]",
+    ),
+    Mutation("a damaged recurrent state is taken", ROLLOUT, "if np.isfinite(values).all()", "if True"),
     Mutation("states are saved while a map loads", ENV, "here != (state.map_id, state.x, state.y)", "False"),
     Mutation(
         "sequences do not say where they began",
@@ -741,7 +749,7 @@ MUTATIONS = (
         "acting_values(quantiles, self.config.value_rescaling)",
     ),
     Mutation("an actor's noise is never drawn anew", ACTOR, "self._network.resample_noise(self._noise)", "pass"),
-    Mutation("an episode begins with the last one's state", ROLLOUT, "part[row] = 0.0", "pass"),
+    Mutation("an episode begins with the last one's state", ROLLOUT, "part[row] = begins", "pass"),
     Mutation("a time limit bootstraps from the step before", ACTOR, "final = play.peek()", "final = quantiles"),
     Mutation(
         "initial priorities without the masks",

@@ -8,7 +8,9 @@ action and reward, and the recurrent state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,8 @@ class Rollout:
         self._prev_reward = np.zeros(count, np.float32)
         shape = (count, network.hidden_size)
         self._state: ActingState = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        for row, env in enumerate(envs):
+            env.recurrent_state = partial(self._kept_state, row)
         self._network, self._bfloat16 = network, bfloat16
         self.refresh()
 
@@ -61,11 +65,11 @@ class Rollout:
         return self._state
 
     def start(self, row: int) -> None:
-        """Begins an emulator's next episode, with a zero state."""
+        """Begins an emulator's next episode, with a zero state or what was kept with the state that it begins at."""
         observation = self.envs[row].start()
         self._observe(row, observation, NO_ACTION, 0.0)
-        for part in self._state:
-            part[row] = 0.0
+        for part, begins in zip(self._state, self._start_state(row), strict=True):
+            part[row] = begins
 
     def act(self) -> tuple[Floats, Floats]:
         """Noisy and clean quantiles [K, A, quantiles] of the newest observations; the recurrent state goes on."""
@@ -92,6 +96,18 @@ class Rollout:
             step = self.envs[row].look()
             yield row, step
             self._observe(row, step.observation, actions[row], step.reward)
+
+    def _kept_state(self, row: int) -> bytes:
+        """The recurrent state of one emulator, as sequences store it: h and c, float16."""
+        return np.concatenate([part[row] for part in self._state]).astype(np.float16).tobytes()
+
+    def _start_state(self, row: int) -> tuple[Any, Any]:
+        """h and c that the row's episode begins with: zeros, unless such were kept of a network of this width."""
+        kept, width = self.envs[row].start_recurrent, self._network.hidden_size
+        if len(kept) != 2 * width * np.float16().itemsize:
+            return 0.0, 0.0
+        values = np.frombuffer(kept, np.float16)
+        return (values[:width], values[width:]) if np.isfinite(values).all() else (0.0, 0.0)
 
     def _observe(self, row: int, observation: Observation, action: int, reward: float) -> None:
         self.shades[row] = observation.screen

@@ -143,6 +143,10 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._since_saved = _SAVE_EVERY_STEPS
         self.episode_id = (0, 0, 0, 0)
         """Whose episode the next one is, for states that are proposed: actor, incarnation, emulator, number."""
+        self.recurrent_state: Callable[[], bytes] = bytes
+        """What who plays carries from step to step, as of now; kept with states that are proposed."""
+        self.start_recurrent = b""
+        """What was carried so where the open episode begins; empty where nothing was."""
         self._latch = ProgressLatch(world.milestones)
         self._rewards = RewardCalculator(config.rewards)
         self._occupancy = OccupancyMemory(config.occupancy_crop_radius)
@@ -195,6 +199,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._latch.start(self.state, memory.latch if memory is not None else None)
         self._rewards.start(self.state, memory.rewards if memory is not None else None)
         self._occupancy.start(self.state, memory.occupancy if memory is not None else None)
+        self.start_recurrent = memory.recurrent if memory is not None else b""
         id_, tag = self._own if start is None else (start.header.key, start.header.tag)
         self.episode_start = EpisodeStart(id=id_, tag=tag, milestones=list(self._latch.reached))
         self._steps_before = start.header.steps if start is not None else 0
@@ -350,7 +355,8 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
             step=self.episode_steps,
             start_id=self.episode_start.id,
         )
-        starts.propose(header, pack_memory(self._latch, self._rewards, self._occupancy), self.console.save())
+        memory = pack_memory(self._latch, self._rewards, self._occupancy, self.recurrent_state())
+        starts.propose(header, memory, self.console.save())
 
     def _make_start_snapshot(self, rom: Rom) -> bytes:
         if self._config.initial_state:

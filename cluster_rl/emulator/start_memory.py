@@ -1,10 +1,11 @@
 """What an agent remembers where an archived state was saved, so that an episode from there goes on as that one did.
 
 The environment of an actor packs and unpacks it. In: the latch of milestones and event flags, what rewards have been
-paid for, and the map memory. Out: bytes beside the snapshot, some kilobytes. They are kept, and not begun empty,
-because they are cheap beside the snapshot (`docs/start_states.md` has figures) and because values then mean the same:
-a map that was entered on the way pays nothing again, and doors that were seen stay known. Only the recurrent state
-begins at zero, as at any episode's start.
+paid for, the map memory, and the network's recurrent state. Out: bytes beside the snapshot, some kilobytes. They are
+kept, and not begun empty, because they are cheap beside the snapshot (`docs/start_states.md` has figures) and because
+values then mean the same: a map that was entered on the way pays nothing again, and doors that were seen stay known.
+The recurrent state may hold what somebody said once, long before; as in the replay's sequences it is that of the
+parameters of its time (stored state, Kapturowski et al. 2019).
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ _MAX_BYTES = 1 << 24  # 64 of the largest maps have 5 MB
 
 
 class StartMemory(msgspec.Struct, kw_only=True, frozen=True):
-    """All of it, as plain data; `latch` is `ProgressLatch.state_dict`."""
+    """All of it, as plain data; `latch` is `ProgressLatch.state_dict`.
+
+    `recurrent` is of whoever plays, who alone knows what it means; empty where nobody said, as in files of before.
+    """
 
     latch: dict[str, Any]
     rewards: RewardState
     occupancy: OccupancyState
+    recurrent: bytes = b""
 
 
-def pack_memory(latch: ProgressLatch, rewards: RewardCalculator, occupancy: OccupancyMemory) -> bytes:
+def pack_memory(latch: ProgressLatch, rewards: RewardCalculator, occupancy: OccupancyMemory, recurrent: bytes) -> bytes:
     """What is remembered now, msgpack and zstd."""
-    memory = StartMemory(latch=latch.state_dict(), rewards=rewards.memory_state, occupancy=occupancy.memory_state)
+    memory = StartMemory(
+        latch=latch.state_dict(),
+        rewards=rewards.memory_state,
+        occupancy=occupancy.memory_state,
+        recurrent=recurrent,
+    )
     return zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(memory))
 
 
