@@ -143,7 +143,7 @@ _CUT_BY = "online_quantiles,\n            batch.mask[unroll],\n            confi
 _TAIL = "self.online.recur(features[steps.stop :], state)"
 _HISTORY_BEGINS = "state = _state(network, history[0][1])"
 _EPISODE_BEGINS = "        self._memory = EpisodeMemory.at(state)\n"
-_LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes):"
+_LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes, self._blackouts):"
 
 
 def _outlives(part: str, keep: str) -> Mutation:
@@ -853,10 +853,13 @@ MUTATIONS = (
             _LOG_COLUMNS,
             _LOG_COLUMNS.replace(f"self.{name}, ", ""),
         )
-        for name in ("_actions", "_checks", "_positions")
+        for name in ("_actions", "_checks", "_positions", "_hashes")
     ),
     Mutation(
-        "the log's hashes outlive the episode", EPISODE_LOG, _LOG_COLUMNS, _LOG_COLUMNS.replace(", self._hashes", "")
+        "the log's blackouts outlive the episode",
+        EPISODE_LOG,
+        _LOG_COLUMNS,
+        _LOG_COLUMNS.replace(", self._blackouts", ""),
     ),
     Mutation(
         "a finished log is written again as unfinished",
