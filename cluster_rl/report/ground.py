@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -50,6 +51,20 @@ class Ground(NamedTuple):
     picture: npt.NDArray[np.uint8]
     doors: list[Mark]
     people: list[Mark]
+
+    def only(self, boxes: Sequence[Box]) -> Ground:
+        """What lies in some boxes of the canvas; all else is white."""
+        kept = Ground(np.full_like(self.picture, 255), [], [])
+        for box in boxes:
+            kept.cut(box)[:] = self.cut(box)
+        for marks, own in ((kept.doors, self.doors), (kept.people, self.people)):
+            marks += [mark for mark in own if any(x <= mark.x < x + w and y <= mark.y < y + h for x, y, w, h in boxes)]
+        return kept
+
+    def cut(self, box: Box) -> npt.NDArray[np.uint8]:
+        """The picture of a box of the canvas, uint8 [8 h, 8 w], a view."""
+        left, top, width, height = (PIXELS * side for side in box)
+        return self.picture[top : top + height, left : left + width]
 
 
 def ground_of(world: World, folder: Path) -> Ground | None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cluster_rl.game.world import World
 from cluster_rl.report.figures import save_png
-from cluster_rl.report.ground import PIXELS, Box, Ground, Mark
+from cluster_rl.report.ground import Box, Ground, Mark
 from cluster_rl.report.path import BLACKOUT_COLOUR, Place
 from cluster_rl.report.positions import known_places
 
@@ -92,19 +92,16 @@ def draw_maps(visits: VisitCounts, world: World, folder: Path, ground: Ground | 
         path = folder / f"{map_id:03d}-{_slug(name)}.png"
         _draw(drawing, visits.notes_blackouts, path)
         paths.append(path)
-    canvas = canvas_grid(visits, world)
-    box = visited_box(canvas)
-    if box is not None:
-        left, top, width, height = box
-        here = np.s_[top : top + height, left : left + width]
-        drawing = _Drawing("World", canvas[here], _first_on_canvas(visits, world)[here])
+    boxes = _boxes(visits, world)
+    if boxes:
+        left, top = min(box[0] for box in boxes.values()), min(box[1] for box in boxes.values())
+        right, bottom = (max(box[i] + box[i + 2] for box in boxes.values()) for i in (0, 1))
+        here = np.s_[top:bottom, left:right]
+        drawing = _Drawing("World", canvas_grid(visits, world)[here], _first_on_canvas(visits, world)[here])
         drawing.blackouts = {(x - left, y - top): count for x, y, count in blackout_marks(visits, world)}
-        corners = {world.map_name(map_id): world.global_position(map_id, 0, 0) for map_id in visits.maps}
-        for name, corner in corners.items():
-            if corner is not None:
-                drawing.names[name] = max(0, corner[0] - left), max(0, corner[1] - top)
+        drawing.names = {name: (box[0] - left, box[1] - top) for name, box in boxes.items()}
         if ground is not None:
-            drawing.put_on(ground, box)
+            drawing.put_on(ground.only(list(boxes.values())), (left, top, right - left, bottom - top))
         path = folder / "world.png"
         _draw(drawing, visits.notes_blackouts, path)
         paths.append(path)
@@ -137,23 +134,16 @@ def canvas_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64]:
     return canvas
 
 
-def world_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64] | None:
-    """`canvas_grid` cut to what was visited, int64 [height, width]; None if no visited map has a place."""
-    canvas = canvas_grid(visits, world)
-    box = visited_box(canvas)
-    if box is None:
-        return None
-    left, top, width, height = box
-    return canvas[top : top + height, left : left + width]
-
-
-def visited_box(canvas: npt.NDArray[np.int64]) -> Box | None:
-    """The least box of the canvas, int64 [height, width], with all that was visited; None where nothing was."""
-    rows, columns = np.nonzero(canvas)
-    if not len(rows):
-        return None
-    left, top = int(columns.min()), int(rows.min())
-    return left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+def _boxes(visits: VisitCounts, world: World) -> dict[str, Box]:
+    """The boxes of the canvas that the visited maps take, by name; those without a place are left out."""
+    across, down = world.canvas_size
+    found = {}
+    for map_id, counts in visits.maps.items():
+        place = world.global_position(map_id, 0, 0)
+        if place is not None:
+            height, width = map_grid(counts, world, map_id).shape
+            found[world.map_name(map_id)] = (*place, min(width, across - place[0]), min(height, down - place[1]))
+    return found
 
 
 def blackout_marks(visits: VisitCounts, world: World) -> list[tuple[int, int, int]]:
@@ -199,7 +189,7 @@ class _Drawing:
     def put_on(self, ground: Ground, box: Box) -> None:
         """Takes what the ground has of a box of the canvas."""
         left, top, width, height = box
-        self.picture = ground.picture[PIXELS * top : PIXELS * (top + height), PIXELS * left : PIXELS * (left + width)]
+        self.picture = ground.cut(box)
         self.doors, self.people = (
             [Mark(x - left, y - top, name) for x, y, name in marks if 0 <= x - left < width and 0 <= y - top < height]
             for marks in (ground.doors, ground.people)
@@ -220,7 +210,9 @@ def _draw(drawing: _Drawing, notes_blackouts: bool, path: Path) -> None:
     times = drawing.first[stood_on]
     if len(times) and times.min() < times.max():
         hours = np.where(stood_on, drawing.first - times.min(), 0) / 3600
-        panels.append(("when first", hours, Normalize(0, hours.max()), "hours after the first episode there"))
+        panels.append(
+            (f"{drawing.title}: when first", hours, Normalize(0, hours.max()), "hours after the first episode there")
+        )
     height, width = visits.shape
     tile = min(0.25, 9 / max(height, width))  # inches, as all sizes here
     across, down = max(3.0, width * tile), max(1.5, height * tile)
@@ -303,6 +295,7 @@ def _write_legend(figure: Any, drawing: _Drawing, notes_blackouts: bool) -> None
         (_door_style(9), "door", bool(drawing.doors)),
         (_person_style(9), "somebody, or a thing to take", bool(drawing.people)),
         (_blackout_style(8), f"{sum(drawing.blackouts.values())} blackouts", bool(drawing.blackouts)),
+        ({"linestyle": "none"}, "no colour: never stood on", True),
         ({"linestyle": "none"}, "no blackout", notes_blackouts and not drawing.blackouts),
         ({"linestyle": "none"}, "blackouts: not in these logs", not notes_blackouts),
     ]

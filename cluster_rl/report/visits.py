@@ -22,7 +22,7 @@ from cluster_rl.errors import StorageError, UserError
 from cluster_rl.game.world import World
 from cluster_rl.report.bars import count_words
 from cluster_rl.report.curves import slice_edges, slice_of
-from cluster_rl.report.ground import PIXELS, Box, Ground, Mark, ground_of
+from cluster_rl.report.ground import Box, Ground, Mark, ground_of
 from cluster_rl.report.heatmap import VisitCounts, blackout_marks, canvas_grid
 from cluster_rl.report.path import path_places
 from cluster_rl.report.run_facts import RunFacts
@@ -114,9 +114,9 @@ def world_map(run: RunFacts) -> WorldMap | None:
     total = np.sum(grids, axis=0)
     if not total.any():
         return None
-    maps = _maps(run.world, total)
-    box = _around(maps)
-    ground = _ground(run, problems)
+    maps = entered_maps(run.world, total)
+    box = around(maps)
+    ground = ground_of_maps(run, maps, problems)
     ways = [way for row, why in chosen_ways(run) if (way := _way(run, row, why, problems)) is not None]
     most = int(total.max())
     slices = [_words(f"env steps {_span(edges, i)}", counts[i], grids[i], run.world) for i in range(SLICES)]
@@ -128,10 +128,9 @@ def world_map(run: RunFacts) -> WorldMap | None:
     for visits in counts:
         everything.merge(visits)
     all_words = _words("all of training", everything, total, run.world)
-    doors, people = ([], []) if ground is None else (_on(ground.doors, maps), _on(ground.people, maps))
     return WorldMap(
         box=box,
-        base="" if ground is None else _base(ground, maps, box),
+        base="" if ground is None else _data_uri(ground.cut(box)),
         maps=maps,
         layers=[
             Layer(
@@ -156,42 +155,24 @@ def world_map(run: RunFacts) -> WorldMap | None:
         logs=read,
         most_visits=most,
         problems=problems,
-        doors=doors,
-        people=people,
+        doors=ground.doors if ground is not None else [],
+        people=ground.people if ground is not None else [],
         notes_blackouts=everything.notes_blackouts,
         is_curious=curious is not None,
     )
 
 
-def _ground(run: RunFacts, problems: list[str]) -> Ground | None:
-    """None where it is not known, or damaged, for which `problems` gets a line. Raises `StorageError`."""
+def ground_of_maps(run: RunFacts, maps: Sequence[MapName], problems: list[str]) -> Ground | None:
+    """What lies under the visits, of these maps alone; None where that is not known, or damaged, for which `problems`
+    gets a line. Raises `StorageError`."""
     try:
-        return ground_of(run.world, run.run_dir.videos / "maps")
+        ground = ground_of(run.world, run.run_dir.videos / "maps")
     except StorageError:
         raise
     except UserError as error:
         problems.append(str(error).replace(f"{run.run_dir.path}/", ""))
         return None
-
-
-def _on(marks: Sequence[Mark], maps: Sequence[MapName]) -> list[Mark]:
-    """Those on one of the maps."""
-    boxes = [place.box for place in maps]
-    return [
-        mark
-        for mark in marks
-        if any(x <= mark.x < x + width and y <= mark.y < y + height for x, y, width, height in boxes)
-    ]
-
-
-def _base(ground: Ground, maps: Sequence[MapName], box: Box) -> str:
-    """The maps of a box of the canvas, as a data URI."""
-    canvas = np.full((box[3] * PIXELS, box[2] * PIXELS), 255, np.uint8)
-    for place in maps:
-        left, top, width, height = (PIXELS * side for side in place.box)
-        x, y = left - box[0] * PIXELS, top - box[1] * PIXELS
-        canvas[y : y + height, x : x + width] = ground.picture[top : top + height, left : left + width]
-    return _data_uri(canvas)
+    return None if ground is None else ground.only([place.box for place in maps])
 
 
 def curious_layer(run: RunFacts, total: npt.NDArray[np.int64], maps: Sequence[MapName], box: Box) -> Layer | None:
@@ -329,7 +310,7 @@ def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
-def _maps(world: World, total: npt.NDArray[np.int64]) -> list[MapName]:
+def entered_maps(world: World, total: npt.NDArray[np.int64]) -> list[MapName]:
     """The maps that were entered, with their places."""
     found = []
     for info in world.maps.by_id.values():
@@ -341,7 +322,7 @@ def _maps(world: World, total: npt.NDArray[np.int64]) -> list[MapName]:
     return found
 
 
-def _around(maps: Sequence[MapName]) -> Box:
+def around(maps: Sequence[MapName]) -> Box:
     """The least box that has all maps."""
     left, top = min(m.box[0] for m in maps), min(m.box[1] for m in maps)
     right, bottom = max(m.box[0] + m.box[2] for m in maps), max(m.box[1] + m.box[3] for m in maps)

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from cluster_rl.game.world import World
 from cluster_rl.report.ground import ground_of
-from cluster_rl.report.heatmap import VisitCounts, draw_maps, map_grid, world_grid
+from cluster_rl.report.heatmap import VisitCounts, canvas_grid, draw_maps, map_grid
 
 PALLET_TOWN, ROUTE_1, UNUSED = 0, 12, 11
 
@@ -54,8 +54,7 @@ def test_a_map_is_cut_to_its_size_and_strays_do_not_count(visits: VisitCounts) -
 
 def test_neighbouring_maps_lie_as_in_the_world(visits: VisitCounts) -> None:
     world = World.red()
-    grid = world_grid(visits, world)
-    assert grid is not None
+    grid = canvas_grid(visits, world)
     assert grid.sum() == 5
     town, route = world.global_position(PALLET_TOWN, 5, 6), world.global_position(ROUTE_1, 10, 35)
     assert town is not None
