@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cluster_rl.errors import UserError
-from cluster_rl.exporting.output import make_folder, require
-from cluster_rl.exporting.tables import MetricsRow
+from cluster_rl.errors import UserError, read_error
+from cluster_rl.exporting.output import cannot_write, make_folder, require
+from cluster_rl.exporting.tables import Row, cells_of
 from cluster_rl.report.bars import Bar
-from cluster_rl.report.run_facts import flat, videos_in
+from cluster_rl.report.run_facts import Videos, flat, videos_in
 from cluster_rl.report.run_rows import Rows
 from cluster_rl.report.whole_output import Partial
-from cluster_rl.runs.atomic import explain_os_error, real_path
+from cluster_rl.runs.atomic import real_path
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import read_progress
 from cluster_rl.runs.small_file import read_json
@@ -42,13 +42,13 @@ def export_wandb(run_dir: RunDir, out: Path) -> list[str]:
     try:
         partial = Partial(real_path(whole), is_folder=True)
     except OSError as error:
-        raise explain_os_error(error, whole) from None
+        raise cannot_write(error, whole) from None
     try:
         told = _log(wandb, run_dir, config, partial.path, run_id)
         _keep_alone(partial.path)
         partial.keep()
     except OSError as error:
-        raise explain_os_error(error, whole) from None
+        raise cannot_write(error, whole) from None
     except wandb.errors.Error as error:
         raise UserError(f"wandb: {' '.join(str(error).split())}") from None
     finally:
@@ -78,19 +78,25 @@ def _log(wandb: Any, run_dir: RunDir, config: dict[str, Any], folder: Path, run_
     )
     run.define_metric("env_steps")
     run.define_metric("*", step_metric="env_steps")
-    rows = Rows(run_dir.metrics, MetricsRow)
+    rows = Rows(run_dir.metrics, Row)
     count, env_steps = 0, 0.0
     with Bar("writing rows"):
         for row in rows:
-            run.log({name: value for name, value in row.items() if value is not None})
-            env_steps = row.get("env_steps") or env_steps
+            cells = cells_of(row, rows.leave_out)
+            run.log({name: value for name, value in cells.items() if value is not None})
+            at = cells.get("env_steps")
+            env_steps = at if isinstance(at, int | float) else env_steps
             count += 1
         found = videos_in(run_dir.videos)
-        newest = sorted(found.there.items(), key=lambda item: (run_dir.videos / item[1]).stat().st_mtime)[-MOST_VIDEOS:]
+        newest = newest_videos(run_dir.videos, found)
         for episode, name in newest:
-            media = {f"videos/{episode}": wandb.Video(str(run_dir.videos / name), format="mp4")}
-            if episode in found.pictures:
-                media[f"paths/{episode}"] = wandb.Image(str(run_dir.videos / found.pictures[episode]))
+            video = run_dir.videos / name
+            try:
+                media = {f"videos/{episode}": wandb.Video(str(video), format="mp4")}
+                if episode in found.pictures:
+                    media[f"paths/{episode}"] = wandb.Image(str(run_dir.videos / found.pictures[episode]))
+            except OSError as error:
+                raise read_error(error, error.filename or video) from None
             run.log({"env_steps": env_steps, **media})
         progress = read_progress(run_dir.progress)
         if progress is not None:
@@ -100,6 +106,18 @@ def _log(wandb: Any, run_dir: RunDir, config: dict[str, Any], folder: Path, run_
         run.finish()
     problems = [f"WARNING: {rows.problem}"] if rows.problem else []
     return [f"{count:,} rows, {len(newest)} videos", *problems]
+
+
+def newest_videos(folder: Path, videos: Videos) -> list[tuple[str, str]]:
+    """(episode, name of its video) of the newest in `folder`, oldest first. Raises `UserError` where one cannot be
+    looked at."""
+    made: dict[str, float] = {}
+    for episode, name in videos.there.items():
+        try:
+            made[episode] = (folder / name).stat().st_mtime
+        except OSError as error:
+            raise read_error(error, folder / name) from None
+    return [(episode, videos.there[episode]) for episode in sorted(made, key=made.__getitem__)[-MOST_VIDEOS:]]
 
 
 def _keep_alone(folder: Path) -> None:

@@ -137,8 +137,8 @@ class Rows(Generic[_Kind]):
             rows = "a row is" if self._damaged == 1 else f"{self._damaged} rows are"
             told.append(f"{rows} damaged and left out; the first: {self._first}")
         if self._odd:
-            values = "a value is no number and" if self._odd == 1 else f"{self._odd} values are no numbers and"
-            told.append(f"{values} left out; the first: {self._first_odd}")
+            values = "a value is" if self._odd == 1 else f"{self._odd} values are"
+            told.append(f"{values} of another kind and left out; the first: {self._first_odd}")
         return f"{self._path.name}: {'; '.join(told)}" if told else ""
 
 
@@ -251,22 +251,21 @@ def read_metrics(path: Path) -> tuple[Metrics, str]:
     """The metrics, and what was wrong with the file. Raises `UserError` where it cannot be read."""
     rows = Rows(path, dict[str, Any])
     columns: dict[str, array[float]] = {}
-    newest: deque[dict[int, float]] = deque(maxlen=CURIOUS_ROWS)
+    newest: deque[dict[str, Any]] = deque(maxlen=CURIOUS_ROWS)
     count = 0
     for row in rows:
         values: dict[str, float] = {}
         for name in _METRICS & row.keys():
             value = row[name]
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number and value is not None:
+            if not _is_number(value) and value is not None:
                 rows.leave_out(name)
-            values[name] = value if is_number else np.nan
+            values[name] = value if _is_number(value) else np.nan
         _add(columns, count, values)
-        newest.append(_map_bonus(row))
+        newest.append(row)
         count += 1
     told: dict[int, list[float]] = {}
-    for by_map in newest:
-        for number, bonus in by_map.items():
+    for row in newest:
+        for number, bonus in _map_bonus(row).items():
             told.setdefault(number, []).append(bonus)
     return Metrics(
         _padded(columns, count), {number: float(np.mean(told[number])) for number in sorted(told)}
@@ -279,8 +278,13 @@ def _map_bonus(row: dict[str, Any]) -> dict[int, float]:
     return {
         int(number): float(value)
         for number, value in found.items()
-        if number.isdecimal() and len(number) <= 3 and isinstance(value, int | float) and abs(value) <= LARGEST
+        if number.isdecimal() and len(number) <= 3 and _is_number(value) and abs(value) <= LARGEST
     }
+
+
+def _is_number(value: Any) -> bool:
+    """Whether JSON has it as a number; yes and no are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_quests(path: Path) -> tuple[list[QuestRow], str]:

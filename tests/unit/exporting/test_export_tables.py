@@ -53,9 +53,9 @@ def test_all_that_rows_have(tmp_path: Path) -> None:
 
 
 def test_a_damaged_row_is_told_and_a_missing_file_left_out(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path)
+    run_dir = make_run(tmp_path, episodes=[episode(0)])
     rows = lines(metrics_row(number) for number in range(3)).splitlines(keepends=True)
-    run_dir.metrics.write_bytes(rows[0] + b'{"time": [}\n' + rows[1] + b'{"nested": {"a": 1}}\n' + rows[2][:-5])
+    run_dir.metrics.write_bytes(rows[0] + b'{"time": [}\n' + rows[1] + b'[{"a": 1}]\n' + rows[2][:-5])
     run_dir.quests.unlink()
     told = export_tables(run_dir, tmp_path / "out")
     assert len(table(tmp_path / "out" / "metrics.csv")) == 2  # the last one is being written
@@ -70,8 +70,13 @@ def test_tables_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     run_dir.metrics.write_bytes(lines([metrics_row(0), metrics_row(1)]))
 
-    def broken(rows: object) -> None:
-        raise RuntimeError("in the last table")
+    lines_of, calls = tables._of_quests, []
+
+    def broken(rows: Any) -> Iterator[Any]:
+        calls.append(rows)
+        if len(calls) > 1:  # the first one looks for heads
+            raise RuntimeError("in the last table")
+        return iter(lines_of(rows))
 
     with monkeypatch.context() as patched:
         patched.setattr("cluster_rl.exporting.tables._of_quests", broken)
@@ -99,6 +104,37 @@ def test_rows_that_come_meanwhile_wait_for_the_next_export(tmp_path: Path, monke
     assert "late/column" not in found[0]
 
 
+def test_an_odd_value_costs_nothing_but_itself(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, metrics=[metrics_row(0)])
+    odd = {
+        "env_steps": 7,
+        "loss": 0.5,
+        "done": True,
+        "note": "text",
+        "list": [1, 2],
+        "deep": {"a": {"b": 1}, "c": False},
+    }
+    run_dir.metrics.write_bytes(lines([metrics_row(0), odd]))
+    run_dir.episodes.write_bytes(lines([{"return": 1.5, "whole": False, "odd": [[1]]}]))
+    told = export_tables(run_dir, tmp_path / "out")
+    row = table(tmp_path / "out" / "metrics.csv")[1]
+    kept = {name: row.get(name) for name in ("env_steps", "loss", "done", "note", "list", "deep/a", "deep/c")}
+    assert list(kept.values()) == ["7", "0.5", "1", "text", None, None, "0"]
+    assert "WARNING: metrics.jsonl: 2 values are of another kind and left out; the first: list in line 2" in told
+    assert table(tmp_path / "out" / "episodes.csv") == [{"return": "1.5", "whole": "0"}]
+
+
+def test_a_table_without_lines_is_left_out(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, metrics=[metrics_row(0)], quests=[quest_row(1, {})])
+    told = export_tables(run_dir, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.csv"]
+    assert told[1:] == [f"{name}.csv: left out, as {name}.jsonl has no rows for it" for name in ("episodes", "quests")]
+    run_dir.metrics.write_bytes(b"nothing\n")
+    with pytest.raises(UserError, match=r"has no rows .* yet; metrics\.jsonl: a row is damaged"):
+        export_tables(run_dir, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_run_without_rows_and_a_file_for_a_folder(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path, "bare")
     run_dir.path.mkdir()
@@ -106,5 +142,5 @@ def test_a_run_without_rows_and_a_file_for_a_folder(tmp_path: Path) -> None:
         export_tables(run_dir, tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file; give --out a folder"):
-        export_tables(make_run(tmp_path), tmp_path / "file")
+        export_tables(make_run(tmp_path, metrics=[metrics_row(0)]), tmp_path / "file")
     assert not (tmp_path / "out").exists()

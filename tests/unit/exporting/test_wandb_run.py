@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from PIL import Image
 
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
-from cluster_rl.exporting.wandb_run import export_wandb
+from cluster_rl.exporting.wandb_run import export_wandb, newest_videos
+from cluster_rl.report.run_facts import Videos
 from cluster_rl.runs.layout import RunDir
 
 
@@ -49,6 +51,18 @@ def test_without_the_package_a_line_says_what_to_install(tmp_path: Path, monkeyp
     with pytest.raises(UserError, match=r"python -m pip install 'cluster_rl\[wandb\]'"):
         export_wandb(made(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_newest_videos_and_one_that_is_gone(tmp_path: Path) -> None:
+    names = {f"e{number}": f"v{number}.mp4" for number in range(22)}
+    for number, name in enumerate(names.values()):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (100 - number, 100 - number))
+    found = newest_videos(tmp_path, Videos(names))
+    assert [episode for episode, _ in found] == [f"e{number}" for number in reversed(range(20))]
+    (tmp_path / "v3.mp4").unlink()
+    with pytest.raises(UserError, match=r"v3\.mp4: cannot be read"):
+        newest_videos(tmp_path, Videos(names))
 
 
 @pytest.mark.skipif(

@@ -138,7 +138,7 @@ def test_what_is_no_number_costs_no_other_number_of_its_row(tmp_path: Path, odd:
     columns = found.columns
     assert columns["env_steps"].tolist() == [100, 150, 150, 200]
     np.testing.assert_equal(columns["learner/loss"], [0.5, np.nan, np.nan, np.nan])
-    told = "2 values are no numbers and left out; the first: learner/loss in line 2"
+    told = "2 values are of another kind and left out; the first: learner/loss in line 2"
     assert problem == f"metrics.jsonl: {told}"
 
 
@@ -162,7 +162,13 @@ def test_curiosity_on_each_map_is_the_mean_of_the_newest_rows(tmp_path: Path) ->
     new = [
         metrics_row(number, **{f"rnd/map_bonus/{number % 2}": 0.5 * (1 + number % 4)}) for number in range(CURIOUS_ROWS)
     ]
-    odd = {"rnd/map_bonus/x": 1.0, "rnd/map_bonus/-1": 1.0, "rnd/map_bonus/1": None, "rnd/map_bonus/0": 1e300}
+    odd = {
+        "rnd/map_bonus/x": 1.0,
+        "rnd/map_bonus/-1": 1.0,
+        "rnd/map_bonus/1": None,
+        "rnd/map_bonus/0": 1e300,
+        "rnd/map_bonus/2": True,
+    }
     path.write_bytes(lines([*old, *new[:-1], new[-1] | odd]))
     found, problem = read_metrics(path)
     assert problem == ""
