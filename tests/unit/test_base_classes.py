@@ -35,6 +35,7 @@ MEANT: dict[type, set[str]] = {
     gymnasium.Env: {"reset", "step", "render", "close", "metadata", "render_mode", "observation_space", "action_space"},
     gymnasium.Wrapper: {"reset", "step"},
     io.FileIO: {"write"},
+    io.TextIOBase: {"write", "writable", "fileno", "encoding", "_abc_impl"},
     socketserver.TCPServer: {"address_family", "allow_reuse_address", "request_queue_size"},
     socketserver.BaseServer: {"verify_request", "handle_error"},
     socketserver.ThreadingMixIn: {"daemon_threads"},

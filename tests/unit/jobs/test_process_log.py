@@ -34,3 +34,28 @@ def test_threads_do_not_mix_their_lines(capfd: pytest.CaptureFixture[str]) -> No
         other.join()
         print("and ends")
     assert [line.split("] ")[1] for line in capfd.readouterr().out.splitlines()] == ["another", "one begins and ends"]
+
+
+def test_last_words_without_an_end_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    def ends() -> None:
+        with logged("learner"):
+            other = threading.Thread(target=lambda: print("of a thread that ended", end=""))
+            other.start()
+            other.join()
+            print("last words", end="")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ends()
+    found = [line.split("] ")[1] for line in capfd.readouterr().out.splitlines()]
+    assert found == ["of a thread that ended", "last words"]
+
+
+def test_it_is_a_stream_as_libraries_know_them(capfd: pytest.CaptureFixture[str]) -> None:
+    below = sys.stdout
+    with logged("learner"):
+        sys.stdout.writelines(["one\n", "two\n"])
+        sys.stdout.flush()
+        assert sys.stdout.fileno() == below.fileno()
+        assert (sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.writable()) == (below.encoding, False, True)
+    assert [line.split("] ")[1] for line in capfd.readouterr().out.splitlines()] == ["one", "two"]
