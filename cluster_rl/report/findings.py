@@ -186,8 +186,7 @@ def stagnant_quests(run: RunFacts) -> Iterator[Finding]:
 def no_new_milestone(run: RunFacts) -> Iterator[Finding]:
     """Nothing new in the second half of the run."""
     reached, ahead = run.milestones, run.env_steps
-    school = run.settings.initial_state.removeprefix("school:")
-    left = [m.name for m in run.world.milestones_from(school) if m.name not in reached]
+    left = [m.name for m in run.world.milestones_from(run.school) if m.name not in reached]
     is_known = run.progress is not None or run.episodes.count > 0
     if not left or not is_known or ahead < run.settings.target_total_steps // 10:
         return

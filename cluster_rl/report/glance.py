@@ -5,6 +5,7 @@ The report's page begins with it. In: `RunFacts`. Out: a few lines of words with
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from cluster_rl.report.pictures import milestone_hours
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
 from cluster_rl.report.tables import UNKNOWN, link
+from cluster_rl.runs.layout import DEFAULT_ROOT
 
 PAID_EPISODES: Final = 100
 """What pays is told of so many of the newest whole episodes."""
@@ -44,7 +46,7 @@ def glance_table(runs: Sequence[RunFacts], out: Path) -> list[tuple[str, list[To
 
 def _goal(run: RunFacts) -> Told:
     """The last milestone on the way to the task's end."""
-    required = [m.name for m in run.world.milestones_from(_school(run)) if m.required]
+    required = [m.name for m in run.world.milestones_from(run.school) if m.required]
     return _reached(run, required[-1]) if required and run.rom_sha1 else Told(UNKNOWN)
 
 
@@ -55,7 +57,7 @@ def _furthest(run: RunFacts) -> Told:
 
 def _furthest_name(run: RunFacts) -> str:
     """The last in the order of play of those reached, an optional one only without others; empty without any."""
-    order = [m.name for m in sorted(run.world.milestones_from(_school(run)), key=lambda milestone: milestone.required)]
+    order = [m.name for m in sorted(run.world.milestones_from(run.school), key=lambda milestone: milestone.required)]
     return max(run.milestones, key=lambda name: order.index(name) if name in order else -1, default="")
 
 
@@ -100,7 +102,7 @@ def _best(run: RunFacts, out: Path) -> Told:
 def _first(run: RunFacts, out: Path) -> Told:
     name = _furthest_name(run)
     row = run.episodes.first.get(name)
-    return _watched(run, [row] if row is not None else [], f"--milestone {name}", out)
+    return _watched(run, [row] if row is not None else [], f"--milestone {shlex.quote(name)}", out)
 
 
 def _watched(run: RunFacts, rows: Sequence[EpisodeRow], choice: str, out: Path) -> Told:
@@ -113,8 +115,8 @@ def _watched(run: RunFacts, rows: Sequence[EpisodeRow], choice: str, out: Path) 
     video = run.videos.there.get(row.name)
     if video:
         return Told(words, link(run.run_dir.videos / video, out), "video")
-    return Told(f"{words}; python -m cluster_rl.replayer --run-name {run.name} {choice} makes its video")
-
-
-def _school(run: RunFacts) -> str:
-    return run.settings.initial_state.removeprefix("school:")
+    if row.name not in run.logs:
+        return Told(f"{words}; its log is not there, so no video can be made of it")
+    root = run.run_dir.root
+    runs = "" if root == DEFAULT_ROOT else f"--runs {shlex.quote(str(root))} "
+    return Told(f"{words}; python -m cluster_rl.replayer {runs}--run-name {run.name} {choice} makes its video")

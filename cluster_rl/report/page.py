@@ -119,7 +119,9 @@ def _script(live: bool) -> str:
     return "\n".join(_environment().get_template(name).render() for name in names)
 
 
+@cache
 def _environment() -> Environment:
+    """It keeps the templates that it has compiled."""
     return Environment(
         loader=PackageLoader("cluster_rl.report"),
         autoescape=True,

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from cluster_rl.cartridge import world_names
-from cluster_rl.config import Config, config_from_builtins, config_values
+from cluster_rl.config import SCHOOL_PREFIX, Config, config_from_builtins, config_values
 from cluster_rl.errors import StorageError, UserError, read_error
 from cluster_rl.game.world import World
 from cluster_rl.report.run_rows import (
@@ -31,6 +31,7 @@ from cluster_rl.report.run_rows import (
 )
 from cluster_rl.report.video_record import VideoRecord, log_stem, path_picture, record_path, video_of
 from cluster_rl.rom import load_rom
+from cluster_rl.runs.episode_log import SUFFIX, log_paths
 from cluster_rl.runs.identity import RunIdentity, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, read_progress
@@ -119,6 +120,8 @@ class RunFacts:
     """Curiosity's mean bonus on each map, by its number, as of the newest rows; empty where it is off."""
     quests: list[QuestRow] = field(default_factory=list)
     videos: Videos = field(default_factory=Videos)
+    logs: frozenset[str] = frozenset()
+    """The names of the episodes whose logs are there."""
     problems: tuple[str, ...] = ()
 
     @property
@@ -127,6 +130,11 @@ class RunFacts:
         if self.progress is not None:
             return dict(self.progress.milestones)
         return {name: row.env_steps for name, row in self.episodes.first.items()}
+
+    @property
+    def school(self) -> str:
+        """The name of the school in which episodes begin; of another start its path, which is no school's name."""
+        return self.settings.initial_state.removeprefix(SCHOOL_PREFIX)
 
     @property
     def env_steps(self) -> int:
@@ -204,6 +212,7 @@ def read_run(run_dir: RunDir) -> RunFacts:
         map_bonus=metrics.map_bonus,
         quests=rows_of(read_quests, run_dir.quests, []),
         videos=videos,
+        logs=frozenset(path.name.removesuffix(SUFFIX) for path in log_paths(run_dir.episode_logs)),
         problems=tuple(problems),
     )
 

@@ -67,7 +67,7 @@ def _facts(run: RunFacts) -> dict[str, str]:
     progress, identity = run.progress, run.identity
     target = progress.target_total_steps if progress is not None else run.settings.target_total_steps
     is_known = progress is not None or bool(run.config)
-    of = len(run.world.milestones_from(run.settings.initial_state.removeprefix("school:")))
+    of = len(run.world.milestones_from(run.school))
     versions = next((job.versions for job in reversed(run.jobs) if job.versions), {})
     return {
         "game": _game(run),

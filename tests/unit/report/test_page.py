@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from made_runs import BEGAN, INCARNATION, episode, lines, make_run, metrics_row,
 from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 from cluster_rl.report.__main__ import MOST_RUNS, main, parse_arguments, run
+from cluster_rl.report.glance import glance_table
 from cluster_rl.report.page import MOST_PROBLEMS
+from cluster_rl.report.run_facts import read_run
 from cluster_rl.runs.layout import RunDir
 
 VOID = {"meta", "input", "br", "link", "img"}
@@ -211,7 +214,24 @@ def test_a_newcomer_finds_the_goal_what_pays_and_what_to_watch(page: str) -> Non
     assert rows["furthest so far"] == f"LEFT_HOME: stepped out of the house; {reached}"  # what is optional is no way
     assert rows["what pays most"] == "event 29.5 (100%); mean of the newest 60 whole episodes"
     assert rows["best episode to watch"].endswith(f'epsilon 0.4 <a href="videos/{NEWEST}.mp4">video</a>')
-    assert "--milestone LEFT_HOME makes its video" in rows["first to come furthest"]
+    assert rows["first to come furthest"].endswith("; its log is not there, so no video can be made of it")
+
+
+def test_a_command_that_makes_a_video_can_be_pasted(tmp_path: Path) -> None:
+    root = tmp_path / "my runs"
+    run_dir = make_run(root, episodes=[episode(0, milestones={"IT'S; ODD": 5})], milestones={"IT'S; ODD": 100})
+    out = tmp_path / "page.html"
+    rows = dict(glance_table([read_run(run_dir)], out))
+    assert rows["first to come furthest"][0].words.endswith("its log is not there, so no video can be made of it")
+    write_log(run_dir, 0, (0, 4, 5))
+    rows = dict(glance_table([read_run(run_dir)], out))
+    for question, choice in (
+        ("first to come furthest", ["--milestone", "IT'S; ODD"]),
+        ("best episode to watch", ["--best", "1"]),
+    ):
+        command = rows[question][0].words.split("; ", 1)[1].removesuffix(" makes its video")
+        begin = ["python", "-m", "cluster_rl.replayer", "--runs", str(root), "--run-name", "made"]
+        assert shlex.split(command) == begin + choice
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
