@@ -142,13 +142,15 @@ def run_actor(run_dir: RunDir, job: int, slot: int) -> int:
             if wait_for_learner(run_dir.rendezvous, previous, wait_sec, not_wanted, watchdog.alive) is None:
                 break
         config = load_config(run_dir.config)  # anew: the learner's next job may have changed it
-        if job > config.actor_jobs or slot >= config.num_actors:
-            words = f"job {job}, slot {slot}: the run has {config.actor_jobs} actor jobs with {config.num_actors} each"
-            if previous:
-                print(f"{words} now; this actor ends", flush=True)
-                break
-            raise UserError(f"{words}; start the learner with other --actor_jobs or --num_actors")
-        channel = _play(run_dir, config, job, slot, stop, watchdog)
+        try:
+            index = actor_number(config, job, slot)
+        except UserError as error:
+            if not previous:
+                raise
+            print(f"{error}; this actor ends", flush=True)
+            break
+        patience_sec = config.learner_wait_seconds if job else None
+        channel = _play(run_dir, config, index, patience_sec, stop, watchdog)
         previous = channel.learner_incarnation
         if stop or channel.run_complete or channel.stop_reason is None or not job:
             break
@@ -156,9 +158,20 @@ def run_actor(run_dir: RunDir, job: int, slot: int) -> int:
     return EXIT_OK
 
 
-def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, watchdog: Watchdog) -> ActorChannel:
-    """Plays for one learner, its restarts included; returns the channel, closed."""
-    index = config.num_actors * job + slot
+def actor_number(config: Config, job: int, slot: int) -> int:
+    """The number in the run of the actor in this slot of this job. Raises `UserError` if the run has no such actor."""
+    if not (0 <= job <= config.actor_jobs and 0 <= slot < config.num_actors):
+        raise UserError(
+            f"job {job}, slot {slot}: the run has {config.actor_jobs} actor jobs with {config.num_actors} each; "
+            "start the learner with other --actor_jobs or --num_actors"
+        )
+    return config.num_actors * job + slot
+
+
+def _play(
+    run_dir: RunDir, config: Config, index: int, patience_sec: float | None, stop: StopFlag, watchdog: Watchdog
+) -> ActorChannel:
+    """Plays for one learner, its restarts included, as actor `index` of the run; returns the channel, closed."""
     channel = ActorChannel(
         functools.partial(read_rendezvous, run_dir.rendezvous),
         index,
@@ -167,7 +180,7 @@ def _play(run_dir: RunDir, config: Config, job: int, slot: int, stop: StopFlag, 
         load_keys=functools.partial(load_actor_keys, run_dir.keys),
         max_block_bytes=max_block_bytes(block_spec(config)),
     )
-    link = WireLink(channel, config, stop, watchdog, config.learner_wait_seconds if job else None)
+    link = WireLink(channel, config, stop, watchdog, patience_sec)
     if link.wait_for_params():
         print(f"playing as actor {index}, {channel.state}", flush=True)
         logs = run_dir.episode_logs if config.log_episodes_for_replay else None
@@ -197,7 +210,8 @@ def main() -> int:
     parser.add_argument("--slot", type=int, required=True, help="which actor of the job, from 0")
     arguments = parser.parse_args()
     run_dir = RunDir(arguments.run_dir.parent, arguments.run_dir.name).require()
-    index = load_config(run_dir.config).num_actors * arguments.job + arguments.slot
+    # As which it begins to speak; the config may be another one when a learner comes.
+    index = actor_number(load_config(run_dir.config), arguments.job, arguments.slot)
     with logged(f"actor-{index}"):
         return run_actor(run_dir, arguments.job, arguments.slot)
 

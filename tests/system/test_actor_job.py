@@ -13,6 +13,7 @@ from run_fixtures import environment, overrides
 
 from cluster_rl import actor
 from cluster_rl.config import config_to_json, load_config, sequence_schema_hash, split_overrides
+from cluster_rl.errors import UserError
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.layout import RunDir
@@ -150,3 +151,14 @@ def test_signals_while_it_waits(run_dir: RunDir, number: signal.Signals, expecte
     assert "waiting up to 60 s" in process.stdout.readline()
     process.send_signal(number)
     assert end(process)[0] == expected
+
+
+@pytest.mark.parametrize(("job", "slot"), [(0, 99), (1, 0), (0, -1), (-1, 0)])
+def test_an_actor_that_the_run_does_not_have_says_nothing_in_anothers_name(
+    run_dir: RunDir, job: int, slot: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["actor", "--run-dir", str(run_dir.path), f"--job={job}", f"--slot={slot}"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=f"job {job}, slot {slot}: the run has 0 actor jobs"):
+        actor.main()
+    assert capfd.readouterr().out == ""
