@@ -70,7 +70,7 @@ def run(options: Options, stop: StopFlag) -> int:
                 "WARNING: other machines reach this, and nothing is encrypted; the token is all that keeps it private"
             )
         print(
-            f"{options.run_dir.run_name}: {server.url}{_tunnel(server.port) if server.is_loopback else ''}", flush=True
+            f"{options.run_dir.run_name}: {server.url}{_tunnel(server.place) if server.is_loopback else ''}", flush=True
         )
         threads = ThreadPoolExecutor(3)
         work = [
@@ -91,12 +91,12 @@ def run(options: Options, stop: StopFlag) -> int:
     return stop.exit_code
 
 
-def _tunnel(port: int) -> str:
-    """How to come here from another machine, where somebody has come by SSH."""
+def _tunnel(place: str) -> str:
+    """How to come to `place`, host and port of loopback, from another machine, where somebody has come by SSH."""
     if "SSH_CONNECTION" not in os.environ:
         return ""
     there = shlex.quote(f"{getpass.getuser()}@{socket.gethostname()}")
-    return f" (on your own machine first: ssh -N -L {port}:127.0.0.1:{port} {there})"
+    return f" (on your own machine first: ssh -N -L {place}:{place} {there})"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Options:

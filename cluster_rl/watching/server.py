@@ -19,7 +19,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from cluster_rl.errors import UserError
 from cluster_rl.report.page import page_policy
@@ -46,7 +46,8 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Listens from the start; `serve_forever` answers. `url` is the whole address, with the token."""
+    """Listens from the start; `serve_forever` answers. `url` is the whole address, with the token; `place` the
+    host and port in it."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -60,6 +61,8 @@ class Server(socketserver.ThreadingTCPServer):
             super().__init__(address, Handler)  # type: ignore[arg-type]  # of IPv6 it has four parts
         except socket.gaierror as error:
             raise UserError(f"--host {host}: {error.strerror}; give an address of this machine") from None
+        except UnicodeError:  # an empty label, or a long one: getaddrinfo lets out what its encoding says
+            raise UserError(f"--host {host}: no name of a machine; give an address of this machine") from None
         except OSError as error:
             words = f"--host {host} --port {port}: {error.strerror or error}"
             raise UserError(f"{words}; give another port, or --port 0 for a free one") from None
@@ -69,8 +72,9 @@ class Server(socketserver.ThreadingTCPServer):
         own = ipaddress.ip_address(address[0])
         self.is_loopback = own.is_loopback
         name = socket.gethostname() if own.is_unspecified else str(own)
+        self.place = f"{f'[{name}]' if ':' in name else name}:{self.port}"
         self.names = {"localhost", host.lower(), socket.gethostname().lower()}
-        self.url = f"http://{f'[{name}]' if ':' in name else name}:{self.port}/{token}/"
+        self.url = f"http://{self.place}/{token}/"
 
     def verify_request(self, *_: Any) -> bool:
         return threading.active_count() < MOST_THREADS
@@ -115,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_page(board.wait_for_page(FIRST_PAGE_SEC))
         elif name == "state":
             self._send(HTTPStatus.OK, board.state(), "application/json")
-        elif (path := board.file(unquote(name))) is not None:
+        elif (path := board.file(os.fsdecode(unquote_to_bytes(name)))) is not None:
             self._send_file(path)
         else:
             self.send_error(HTTPStatus.NOT_FOUND, "nothing of that name is shown, or no longer")
@@ -156,9 +160,10 @@ class Handler(BaseHTTPRequestHandler):
             size = os.fstat(file.fileno()).st_size
             headers = {"Accept-Ranges": "bytes"}
             wanted = self.headers.get("Range", "") if "If-Range" not in self.headers else ""
-            begin, end = byte_range(wanted, size) or (0, size)
+            part = byte_range(wanted, size)
+            begin, end = part or (0, size)
             status = HTTPStatus.OK
-            if begin >= end and size:
+            if part is not None and begin >= end:  # of an empty file there is no part
                 headers["Content-Range"] = f"bytes */{size}"
                 self._send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", _TEXT, headers)
                 return

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -103,15 +102,18 @@ def test_a_run_that_grows_is_watched(tmp_path: Path, started: list[Watch]) -> No
 
 def test_it_ends_by_ctrl_c_and_says_how_to_come_by_ssh(tmp_path: Path, started: list[Watch]) -> None:
     make_run(tmp_path)
-    watch = Watch(tmp_path, SSH_CONNECTION="192.0.2.1 50000 192.0.2.2 22")
+    watch = Watch(tmp_path, "--host", "127.0.0.2", SSH_CONNECTION="192.0.2.1 50000 192.0.2.2 22")
     started.append(watch)
-    assert re.search(r"/ \(on your own machine first: ssh -N -L (\d+):127\.0\.0\.1:\1 \S+@\S+\)\n", watch.line)
+    assert re.match(
+        r"made: http://(127\.0\.0\.2:\d+)/\S+/ \(on your own machine first: ssh -N -L \1:\1 \S+@\S+\)\n", watch.line
+    )
     port = re.findall(r":(\d+)/", watch.url)[0]
     command = [sys.executable, "-m", "cluster_rl.watch", "--run-name", "made", "--runs", str(tmp_path), "--port", port]
+    command += ["--host", "127.0.0.2"]
     other = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert (other.returncode, other.stdout) == (2, "")
     advice = "give another port, or --port 0 for a free one"
-    assert other.stderr == f"error: --host 127.0.0.1 --port {port}: Address already in use; {advice}\n"
+    assert other.stderr == f"error: --host 127.0.0.2 --port {port}: Address already in use; {advice}\n"
     code, out, said = watch.end(signal.SIGINT)
     assert (code, said, out) == (0, "", "signal SIGINT: ended; the run goes on as it did\n")
     assert list(watch.films.iterdir()) == []
@@ -137,7 +139,10 @@ def test_a_rom_that_is_none_is_told_at_once(tmp_path: Path) -> None:
     make_run(tmp_path)
     words = ["--run-name", "made", "--runs", str(tmp_path), "--rom", str(tmp_path / "no.gb")]
     command = [sys.executable, "-m", "cluster_rl.watch", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    variables = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, env=variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: ROM {tmp_path}/no.gb: no such file")
-    assert not list(Path(tempfile.gettempdir()).glob("cluster-rl-watch-*"))
+    assert list(folder.iterdir()) == []

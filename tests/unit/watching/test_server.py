@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -187,6 +189,16 @@ def test_a_file_of_the_table(server: Server) -> None:
     assert answer.headers["Accept-Ranges"] == "bytes"
 
 
+@pytest.mark.parametrize("name", [b"\xff\x80.mp4", "\N{SNOWMAN}é%.mp4".encode()])
+def test_a_file_of_any_name(server: Server, board: Board, tmp_path: Path, name: bytes) -> None:
+    """As the page links to it: the bytes that the file system has."""
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(VIDEO[:100])
+    board.put_page(b"page", {f"videos/{path.name}": path})
+    answer = Answer(server, f"/{TOKEN}/videos/{quote(name)}")
+    assert (answer.status, answer.body) == (200, VIDEO[:100])
+
+
 @pytest.mark.parametrize(
     ("wanted", "begin", "end"),
     [
@@ -213,6 +225,15 @@ def test_a_part_of_a_file(server: Server, wanted: str, begin: int, end: int) -> 
 def test_a_part_behind_the_end(server: Server, wanted: str) -> None:
     answer = Answer(server, f"/{TOKEN}/film/1.mp4", Range=wanted)
     assert (answer.status, answer.body, answer.headers["Content-Range"]) == (416, b"", f"bytes */{len(VIDEO)}")
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-", "bytes=5-", "bytes=5-9", "bytes=-5"])
+def test_no_part_of_an_empty_file(server: Server, tmp_path: Path, wanted: str) -> None:
+    (tmp_path / "1.mp4").write_bytes(b"")
+    answer = Answer(server, f"/{TOKEN}/film/1.mp4", Range=wanted)
+    assert (answer.status, answer.body, answer.headers["Content-Range"]) == (416, b"", "bytes */0")
+    whole = Answer(server, f"/{TOKEN}/film/1.mp4")
+    assert (whole.status, whole.body) == (200, b"")
 
 
 @pytest.mark.parametrize(
@@ -314,6 +335,12 @@ def test_a_host_that_is_none(board: Board) -> None:
         Server("no.such.host.invalid", 0, TOKEN, board)
     with pytest.raises(UserError, match=r"--host 192.0.2.1 --port 0: Cannot assign requested address"):
         Server("192.0.2.1", 0, TOKEN, board)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64 + ".org", "\udcff"])
+def test_a_host_that_can_be_no_name(board: Board, host: str) -> None:
+    with pytest.raises(UserError, match=r"--host .*; give an address of this machine"):
+        Server(host, 0, TOKEN, board)
 
 
 def test_all_addresses(board: Board) -> None:
