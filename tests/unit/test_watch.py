@@ -82,7 +82,7 @@ def test_a_run_that_grows_is_watched(tmp_path: Path, started: list[Watch]) -> No
     watch = Watch(tmp_path, "--every-sec", "1")
     started.append(watch)
     assert re.fullmatch(r"made: http://127\.0\.0\.1:\d+/[\w-]{43}/\n", watch.line)
-    watch.until(lambda: b"1 of the run&#39;s 1 episodes" in watch.get(""))
+    watch.until(lambda: b"The only episode of the run" in watch.get(""))
     played = {"incarnation": 7, "episode": 0, "steps": 8, "epsilon": 0.01}
     with run_dir.episodes.open("ab") as file:
         file.write(lines([episode(1, **played)]))
