@@ -117,13 +117,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         type=whole_number(1, 86_400),
         default=30,
         metavar="SECONDS",
-        help="the page is drawn anew at most so often, and only where files have changed (default: 30)",
+        help="the page is drawn anew at most so often, where files have changed (default: 30)",
     )
     parser.add_argument(
         "--speed",
         type=whole_number(1, _SPEED_MAX),
         default=1,
-        help="times as fast as the game that the episode plays (default: 1)",
+        help="times as fast as the game that the episode plays, at least; a long one plays faster (default: 1)",
     )
     parser.add_argument("--rom", default="", help="ROM or embedded world of the run (default: as its config says)")
     given = parser.parse_args(arguments)

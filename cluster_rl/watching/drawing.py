@@ -1,4 +1,4 @@
-"""The page of a run, drawn again when the run's files have changed.
+"""The page of a run, drawn again when the run's files have changed, or long have not though it should train.
 
 A thread of `watch` does it. In: the run's directory, which may grow, be damaged or go away meanwhile. Out: the page on
 the `Board`, and the run's facts for whoever wants them. It takes a tenth of a core at most, at low priority.
@@ -7,6 +7,7 @@ the `Board`, and the run's facts for whoever wants them. It takes a tenth of a c
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -26,7 +27,11 @@ NICE: Final = 10
 REST: Final = 9
 """So many times the CPU time that a page took is waited before the next one, at least: what does not depend on what
 else runs."""
-_LOOK_SEC: Final = 0.25
+SILENCE_SEC: Final = 300.0
+"""While the newest job has no end, the page is drawn at least so often: that nothing is written any more is told by the
+clock, when no file changes."""
+LOOK_SEC: Final = 2.0
+"""As often as a page asks."""
 
 
 def work_quietly() -> None:
@@ -45,22 +50,25 @@ class Drawer:
         self._run_dir, self._board, self._every_sec, self._offer = run_dir, board, every_sec, offer
         self._drawn: tuple[object, ...] | None = None
         self._not_before = 0.0
+        self._drawn_again_at = math.inf
 
     def run(self, stopping: Callable[[float], bool]) -> None:
         """Draws until `stopping`, which waits for so many seconds, says so."""
         work_quietly()
-        while not stopping(_LOOK_SEC):
+        wait_sec = 0.0
+        while not stopping(wait_sec):
+            wait_sec = LOOK_SEC
             if time.monotonic() >= self._not_before and (not self._board.page or self._board.is_watched):
                 self.look()
 
     def look(self) -> bool:
-        """Draws the page if the run's files have changed since, and returns whether it did. What hinders it is noted,
-        and the page stays as it was."""
+        """Draws the page if the run's files have changed since, or are silent, and returns whether it did. What hinders
+        it is noted, and the page stays as it was."""
         if not self._run_dir.exists():
             self._board.note("page", f"{self._run_dir.path}: the run is gone; this is what was last seen of it")
             return False
         found = stamps(self._run_dir)
-        if found == self._drawn:
+        if found == self._drawn and time.monotonic() < self._drawn_again_at:
             self._board.note("page", "")
             return False
         began, worked = time.monotonic(), time.thread_time()
@@ -76,6 +84,8 @@ class Drawer:
         if not self._run_dir.exists():  # it went meanwhile, and the page would be empty
             return False
         self._drawn = found
+        trains = bool(run.jobs) and run.jobs[-1].ended is None
+        self._drawn_again_at = began + SILENCE_SEC if trains else math.inf
         self._board.put_page(page, linked_files(run))
         self._board.note("page", "")
         self._offer(run)

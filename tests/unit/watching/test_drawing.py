@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from cluster_rl.errors import StorageError
 from cluster_rl.jobs.signals import STOP_SIGNALS
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.runs.layout import RunDir
+from cluster_rl.runs.progress import readable_progress, save_progress
 from cluster_rl.watching import drawing
 from cluster_rl.watching.board import Board
-from cluster_rl.watching.drawing import NICE, Drawer, work_quietly
+from cluster_rl.watching.drawing import NICE, SILENCE_SEC, Drawer, work_quietly
 
 
 class Pages:
@@ -137,6 +139,42 @@ def test_it_draws_for_nobody_but_the_first_page(run_dir: RunDir, pages: Pages, m
     drawer.run(stopping)
     # At the first look; at none of the next two; from the fourth on, when somebody looks, at most every 30 s.
     assert looks == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
+
+
+def test_the_death_of_the_learner_is_told_though_no_file_changes(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real page, of a job without an end; and none is drawn again once it has one."""
+    told = readable_progress(run_dir.progress)
+    assert told is not None
+    told.jobs[-1].ended = None
+    save_progress(run_dir.progress, told)
+    clocks = {"monotonic": 1000.0, "time": time.time()}
+    monkeypatch.setattr("time.monotonic", lambda: clocks["monotonic"])
+    monkeypatch.setattr("time.time", lambda: clocks["time"])
+    board = Board()
+    drawer = Drawer(run_dir, board, 0.0, lambda _: None)
+    assert [drawer.look(), drawer.look()] == [True, False]
+    assert b"has no end, and wrote nothing" not in board.page
+    drawn = []
+    for _ in range(7):
+        clocks = {name: sec + SILENCE_SEC / 2 for name, sec in clocks.items()}
+        drawn.append(drawer.look())
+    assert drawn == [False, True, False, True, False, True, False]
+    assert b"has no end, and wrote nothing for 0." in board.page
+    told.jobs[-1].ended = told.jobs[-1].started + 1
+    save_progress(run_dir.progress, told)
+    assert drawer.look()
+    clocks["monotonic"] += 10 * SILENCE_SEC
+    assert not drawer.look()
+
+
+def test_it_looks_as_often_as_a_page_asks(run_dir: RunDir, pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "work_quietly", lambda: None)
+    waits: list[float] = []
+    drawer = Drawer(run_dir, Board(), 0.0, lambda _: None)
+    drawer.run(lambda sec: (waits.append(sec), len(waits) == 4)[1])
+    assert waits == [0.0, 2.0, 2.0, 2.0]
 
 
 def test_a_page_that_takes_long_is_drawn_seldom(run_dir: RunDir, pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
