@@ -87,7 +87,7 @@ SLOW_TO_READ = {
     **dict.fromkeys((f"checkpoint/20-2/{file}" for file in ("state.json", "tensors.safetensors")), 300),
 }
 """So many flips are tried of these where not all are."""
-NOT_READ = {"run.lock", "tensorboard", "logs", "report.html", "greedy"}
+NOT_READ = {"run.lock", "tensorboard", "logs", "report.html", "greedy", "exports"}
 """Held, or written for people and other programs: nothing of ours reads bytes of them. In `greedy/` lie logs and videos
 like those of the run."""
 WITHOUT_WORDS = {"run.lock.holder", f"videos/{_VIDEO.replace('.mp4', '.json')}", "replay/segment-00000001.log"}
@@ -245,7 +245,8 @@ def test_what_lies_in_the_way_of_a_run_is_told_before_it_starts(tmp_path: Path) 
         run_dir = RunDir(tmp_path, f"run{number}")
         run_dir.path.mkdir()
         folders = ("checkpoint", "replay", "episode_logs", "videos", "greedy", "tensorboard", "logs", "jobs", "keys")
-        if name in (*folders, "archive"):
+        folders += ("archive", "exports")
+        if name in folders:
             (run_dir.path / name).touch()
         else:
             (run_dir.path / name).mkdir()
