@@ -99,7 +99,7 @@ def draw_maps(visits: VisitCounts, world: World, folder: Path, ground: Ground | 
         here = np.s_[top:bottom, left:right]
         drawing = _Drawing("World", canvas_grid(visits, world)[here], _first_on_canvas(visits, world)[here])
         drawing.blackouts = {(x - left, y - top): count for x, y, count in blackout_marks(visits, world)}
-        drawing.names = {name: (box[0] - left, box[1] - top) for name, box in boxes.items()}
+        drawing.names = {world.map_name(map_id): (box[0] - left, box[1] - top) for map_id, box in boxes.items()}
         if ground is not None:
             drawing.put_on(ground.only(list(boxes.values())), (left, top, right - left, bottom - top))
         path = folder / "world.png"
@@ -123,26 +123,21 @@ def map_grid(counts: npt.NDArray[np.int64], world: World, map_id: int) -> npt.ND
 
 def canvas_grid(visits: VisitCounts, world: World) -> npt.NDArray[np.int64]:
     """All counts on the world's canvas, int64 [height, width]; those of maps without a place there are left out."""
-    width, height = world.canvas_size
-    canvas = np.zeros((height, width), np.int64)
-    for map_id, counts in visits.maps.items():
-        place = world.global_position(map_id, 0, 0)
-        if place is not None:
-            left, top = place
-            grid = map_grid(counts, world, map_id)[: height - top, : width - left]
-            canvas[top : top + grid.shape[0], left : left + grid.shape[1]] += grid
+    canvas = np.zeros(world.canvas_size[::-1], np.int64)
+    for map_id, (left, top, width, height) in _boxes(visits, world).items():
+        canvas[top : top + height, left : left + width] += visits.maps[map_id][:height, :width]
     return canvas
 
 
-def _boxes(visits: VisitCounts, world: World) -> dict[str, Box]:
-    """The boxes of the canvas that the visited maps take, by name; those without a place are left out."""
+def _boxes(visits: VisitCounts, world: World) -> dict[int, Box]:
+    """The boxes of the canvas that the visited maps take, by map id; those without a place are left out."""
     across, down = world.canvas_size
     found = {}
     for map_id, counts in visits.maps.items():
         place = world.global_position(map_id, 0, 0)
         if place is not None:
             height, width = map_grid(counts, world, map_id).shape
-            found[world.map_name(map_id)] = (*place, min(width, across - place[0]), min(height, down - place[1]))
+            found[map_id] = (*place, min(width, across - place[0]), min(height, down - place[1]))
     return found
 
 
@@ -159,15 +154,10 @@ def blackout_marks(visits: VisitCounts, world: World) -> list[tuple[int, int, in
 
 def _first_on_canvas(visits: VisitCounts, world: World) -> npt.NDArray[np.float64]:
     """When each cell of the canvas was first stood on, float64 [height, width]; infinite for never."""
-    width, height = world.canvas_size
-    canvas = np.full((height, width), np.inf)
-    for map_id, times in visits.first.items():
-        place = world.global_position(map_id, 0, 0)
-        if place is not None:
-            left, top = place
-            rows, columns = map_grid(visits.maps[map_id], world, map_id)[: height - top, : width - left].shape
-            part = canvas[top : top + rows, left : left + columns]
-            np.minimum(part, times[:rows, :columns], out=part)
+    canvas = np.full(world.canvas_size[::-1], np.inf)
+    for map_id, (left, top, width, height) in _boxes(visits, world).items():
+        part = canvas[top : top + height, left : left + width]
+        np.minimum(part, visits.first[map_id][:height, :width], out=part)
     return canvas
 
 

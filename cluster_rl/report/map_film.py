@@ -54,9 +54,10 @@ def write_film(run: RunFacts, path: Path) -> int:
                 if log is not None:
                     parts[number].add(log.positions, log.header.blackouts)
                     read += 1
-    if not any(canvas_grid(part, run.world).any() for part in parts):
+    grids = [canvas_grid(part, run.world) for part in parts]
+    if not any(grid.any() for grid in grids):
         raise UserError(f"{run.run_dir.path}: no log of an episode on a map that has a place; there is no map to film")
-    frames = [*_frames(run, parts, edges)]
+    frames = [*_frames(run, parts, grids, edges)]
     palette = _palette(frames[-1]) if path.suffix == ".gif" else None
     height, width = frames[0].shape[:2]
     with VideoWriter(path, FPS, 1, (height, width), palette) as video:
@@ -65,12 +66,13 @@ def write_film(run: RunFacts, path: Path) -> int:
     return read
 
 
-def _frames(run: RunFacts, parts: list[VisitCounts], edges: npt.NDArray[np.float64]) -> Iterator[Frame]:
-    """A picture after each part, uint8 [h, w, 3], h and w even."""
+def _frames(
+    run: RunFacts, parts: list[VisitCounts], grids: list[npt.NDArray[np.int64]], edges: npt.NDArray[np.float64]
+) -> Iterator[Frame]:
+    """A picture after each part, uint8 [h, w, 3], h and w even; `grids` are the parts' counts on the canvas."""
     from matplotlib import colormaps
     from PIL import Image, ImageDraw, ImageFont
 
-    grids = [canvas_grid(part, run.world) for part in parts]
     total = np.sum(grids, axis=0)
     maps = entered_maps(run.world, total)
     left, top, width, height = box = around(maps)

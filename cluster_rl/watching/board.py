@@ -30,10 +30,20 @@ class Film(NamedTuple):
     words: str
 
     @property
+    def video_name(self) -> str:
+        """Its name in the address."""
+        return f"film/{self.number}.mp4"
+
+    @property
+    def picture_name(self) -> str:
+        """The picture's name in the address; empty without one."""
+        return f"film/{self.number}.png" if self.picture is not None else ""
+
+    @property
     def files(self) -> dict[str, Path]:
         """By their names in the address."""
-        found = {f"film/{self.number}.mp4": self.video}
-        return found | ({f"film/{self.number}.png": self.picture} if self.picture is not None else {})
+        found = {self.video_name: self.video}
+        return found | ({self.picture_name: self.picture} if self.picture is not None else {})
 
 
 class Board:
@@ -109,9 +119,12 @@ class Board:
             film = self._films[-1] if self._films else None
             told: dict[str, Any] = {"page": self._pages, "film": None, "notes": self.notes}
         if film is not None:
-            picture = f"film/{film.number}.png" if film.picture is not None else ""
-            video = f"film/{film.number}.mp4"
-            told["film"] = {"number": film.number, "video": video, "picture": picture, "words": film.words}
+            told["film"] = {
+                "number": film.number,
+                "video": film.video_name,
+                "picture": film.picture_name,
+                "words": film.words,
+            }
         return msgspec.json.encode(told)
 
     def file(self, name: str) -> Path | None:
