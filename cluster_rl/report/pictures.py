@@ -19,9 +19,12 @@ from cluster_rl.report.run_rows import Column
 
 MOST_QUESTS: Final = 16
 """Panels of quests on a page; a table has all of them."""
-_EPISODE_POINTS: Final = 150  # each the mean of many episodes: single ones say little
+_EPISODE_POINTS: Final = 150
+_FEW: Final = 20
+_OF_A_POINT: Final = 5  # episodes at least, on average: single ones say little
 _PANEL_POINTS: Final = 120
 _MOST_TERMS: Final = 8
+_SHORT_HOURS: Final = 2
 _STEPS: Final = "env steps"
 
 
@@ -127,19 +130,20 @@ def by_setting(runs: Sequence[RunFacts], curve_of: Callable[[RunFacts], Curve]) 
 
 
 def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
-    """How many milestones were reached, over env steps and over hours."""
+    """How many milestones were reached, over env steps and over hours, or over minutes of short runs."""
 
     def over_steps(run: RunFacts) -> Curve:
         return counted(run.name, run.milestones.values(), run.env_steps)
 
     def over_hours(run: RunFacts) -> Curve:
-        return counted(run.name, milestone_hours(run).values(), hours_now(run))
+        return counted(run.name, [of_hour * at for at in milestone_hours(run).values()], of_hour * hours_now(run))
 
     begun = [run for run in runs if run.env_steps]
+    unit, of_hour = ("hours", 1) if max(map(hours_now, begun), default=0.0) > _SHORT_HOURS else ("minutes", 60)
     return [
         # Half of them come in the first hundredth of a long run.
         Chart("Milestones reached, by env steps", _STEPS, "milestones", by_setting(begun, over_steps), log_x=True),
-        Chart("Milestones reached, by hours of training", "hours", "milestones", by_setting(begun, over_hours)),
+        Chart(f"Milestones reached, by {unit} of training", unit, "milestones", by_setting(begun, over_hours)),
     ]
 
 
@@ -164,7 +168,12 @@ def episode_curve(run: RunFacts, column: str, name: str) -> Curve:
     if column not in columns:
         return Curve(name, np.empty(0), np.empty(0))
     whole = columns["whole"] == 1
-    return thinned(name, columns["env_steps"][whole], columns[column][whole], _EPISODE_POINTS)
+    return episodes_thinned(name, columns["env_steps"][whole], columns[column][whole])
+
+
+def episodes_thinned(name: str, env_steps: Column, values: Column) -> Curve:
+    """Figures of episodes, float64 [episodes], as means of several each; few, as of a young run, as they are."""
+    return thinned(name, env_steps, values, min(_EPISODE_POINTS, max(_FEW, len(values) // _OF_A_POINT)))
 
 
 def term_curves(run: RunFacts) -> list[Curve]:

@@ -130,7 +130,7 @@ def world_map(run: RunFacts) -> WorldMap | None:
     all_words = _words("all of training", everything, total, run.world)
     return WorldMap(
         box=box,
-        base="" if ground is None else _data_uri(ground.cut(box)),
+        base="" if ground is None else base_picture(ground, maps, box),
         maps=maps,
         layers=[
             Layer(
@@ -173,6 +173,14 @@ def ground_of_maps(run: RunFacts, maps: Sequence[MapName], problems: list[str]) 
         problems.append(str(error).replace(f"{run.run_dir.path}/", ""))
         return None
     return None if ground is None else ground.only([place.box for place in maps])
+
+
+def base_picture(ground: Ground, maps: Sequence[MapName], box: Box) -> str:
+    """The ground of a box as a data URI, clear between the maps."""
+    there = ground._replace(picture=np.zeros_like(ground.picture))
+    for place in maps:
+        there.cut(place.box)[:] = 255
+    return _data_uri(np.stack((ground.cut(box), there.cut(box)), axis=-1))  # [8 h, 8 w, grey and alpha]
 
 
 def curious_layer(run: RunFacts, total: npt.NDArray[np.int64], maps: Sequence[MapName], box: Box) -> Layer | None:

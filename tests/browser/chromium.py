@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import io
 import json
 import os
 import select
@@ -18,9 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 LIMIT_SEC = 90.0
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--mute-audio"),
+    "--hide-scrollbars",  # which a picture beyond what is seen leaves out
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server", "--window-size=1200,900"),
 )
@@ -154,9 +158,23 @@ class Page:
         told = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
         self._call("Emulation.setEmulatedMedia", features=told)
 
-    def screenshot(self, path: Path) -> None:
-        """What is seen now, as PNG."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self, path: Path, *selectors: str) -> None:
+        """What is seen now, as a PNG of 256 colours; with selectors all of the page from the first of these elements to
+        the last."""
+        clip = {}
+        if selectors:
+            boxes = self.js(
+                f"{json.dumps(selectors)}.map(one => document.querySelector(one).getBoundingClientRect())"
+                ".map(({x, y, right, bottom}) => [x + scrollX, y + scrollY, right + scrollX, bottom + scrollY])"
+            )
+            left, top = (min(box[side] for box in boxes) - 8 for side in (0, 1))
+            right, bottom = (max(box[side] for box in boxes) + 8 for side in (2, 3))
+            box = {"x": left, "y": top, "width": right - left, "height": bottom - top, "scale": 1}
+            clip = {"clip": box, "captureBeyondViewport": True}
+        told = self._call("Page.captureScreenshot", format="png", **clip)
+        seen = Image.open(io.BytesIO(base64.b64decode(told["data"]))).convert("RGB")
+        # By coverage, so that the colour of a thin line stays.
+        seen.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3).save(path, optimize=True)
 
     @property
     def problems(self) -> list[str]:

@@ -1,6 +1,7 @@
 """A browser, and a real run to look at, each made once for all tests of this folder.
 
 `CLUSTER_RL_PICTURES=FOLDER` has the tests leave pictures of what they saw there; otherwise they leave nothing.
+`CLUSTER_RL_PICTURES_RUN=cluster_runs/NAME` has `test_pictures.py` look at that run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from run_fixtures import Launcher, environment, overrides
 
 from cluster_rl.runs.layout import RunDir
 
+PICTURES, PICTURED_RUN = "CLUSTER_RL_PICTURES", "CLUSTER_RL_PICTURES_RUN"
 ROOT = Path(__file__).resolve().parents[2]
 # At the priority of all tests, and without rest: with its own it would wait for those beside it.
 WATCH = (
@@ -52,15 +54,25 @@ def page(browser: chromium.Chromium) -> Iterator[chromium.Page]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A run of some hundred env steps in serial mode, with one video and its page."""
+    """A run of some hundred env steps in serial mode, with one video and its page; or the one that is named, whose page
+    is made anew."""
+    if PICTURED_RUN in os.environ:
+        path = (ROOT / os.environ[PICTURED_RUN]).absolute()
+        run_dir = RunDir(path.parent, path.name).require()
+        _make("report", run_dir)
+        return run_dir
     folder = tmp_path_factory.mktemp("trained")
     changes = overrides(num_actors=1, envs_per_actor=4, target_total_steps=600, samples_per_insert=0.2)
     launcher = Launcher(folder, *changes, "--no-video", module="train_slim")
     assert launcher.wait() == 0, launcher.output
-    named = ["--run-name", launcher.run_dir.run_name, "--runs", str(launcher.run_dir.root)]
-    for words in (["replayer", *named, "--limit", "1", "--workers", "1", "--no-maps"], ["report", *named]):
-        subprocess.run([sys.executable, "-m", f"cluster_rl.{words[0]}", *words[1:]], check=True, env=environment())
+    _make("replayer", launcher.run_dir, "--limit", "1", "--workers", "1", "--no-maps")
+    _make("report", launcher.run_dir)
     return launcher.run_dir
+
+
+def _make(module: str, run_dir: RunDir, *words: str) -> None:
+    named = ["--run-name", run_dir.run_name, "--runs", str(run_dir.root)]
+    subprocess.run([sys.executable, "-m", f"cluster_rl.{module}", *named, *words], check=True, env=environment())
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +102,14 @@ def watch(run_dir: RunDir) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def picture(page: chromium.Page) -> Callable[[str], None]:
-    """Keeps a picture of the page under a name, where pictures are asked for."""
+def picture(page: chromium.Page, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a picture of the page under a name, of all that is seen or from one element to another, and returns its
+    path; it is kept where pictures are asked for."""
+    folder = tmp_path if PICTURES not in os.environ else ROOT / os.environ[PICTURES]
+    folder.mkdir(parents=True, exist_ok=True)
 
-    def take(name: str) -> None:
-        if "CLUSTER_RL_PICTURES" in os.environ:
-            folder = ROOT / os.environ["CLUSTER_RL_PICTURES"]
-            folder.mkdir(parents=True, exist_ok=True)
-            page.screenshot(folder / f"{name}.png")
+    def take(name: str, *selectors: str) -> Path:
+        page.screenshot(folder / f"{name}.png", *selectors)
+        return folder / f"{name}.png"
 
     return take

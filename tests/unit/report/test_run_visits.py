@@ -24,6 +24,7 @@ from cluster_rl.report.run_facts import read_run
 from cluster_rl.report.visits import chosen_logs, chosen_ways, first_entered, path_data, visit_picture, world_map
 
 HOLLOW = 0  # 20 x 18 cells of the canvas at (10, 18)
+HOME = 37
 
 
 def pixels(uri: str) -> npt.NDArray[np.uint8]:
@@ -99,6 +100,21 @@ def test_marks_are_of_maps_that_were_entered(tmp_path: Path) -> None:
     for mark in (*found.doors, *found.people):
         assert left <= mark.x < left + width
         assert top <= mark.y < top + height
+
+
+def test_nothing_is_drawn_between_the_maps(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=[episode(0)], env_steps=100)
+    write_log(run_dir, 0, (HOME, 2, 2), (HOLLOW, 4, 5))
+    found = world_map(read_run(run_dir))
+    assert found is not None
+    alpha = pixels(found.base)[..., 3]
+    assert alpha.shape == (PIXELS * found.box[3], PIXELS * found.box[2])
+    there = np.zeros((found.box[3], found.box[2]), bool)
+    for place in found.maps:
+        left, top = place.box[0] - found.box[0], place.box[1] - found.box[1]
+        there[top : top + place.box[3], left : left + place.box[2]] = True
+    assert 0 < there.mean() < 1
+    assert (alpha[::PIXELS, ::PIXELS] == np.where(there, 255, 0)).all()
 
 
 def test_of_another_game_the_page_shows_what_its_videos_saw(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from made_runs import BEGAN, INCARNATION, episode, make_run, metrics_row, set_ke
 from cluster_rl.config import Config, config_from_builtins, config_values
 from cluster_rl.errors import StorageError
 from cluster_rl.game.world import World
-from cluster_rl.report.pictures import job_spans, milestone_hours
+from cluster_rl.report.pictures import episode_curve, job_spans, milestone_charts, milestone_hours
 from cluster_rl.report.run_facts import (
     BY_DEFAULTS,
     DEFAULTS,
@@ -257,6 +258,35 @@ def test_a_milestone_was_reached_when_metrics_had_counted_so_far(tmp_path: Path)
     )
     hours = milestone_hours(read_run(run_dir))
     assert {name: round(3600 * when) for name, when in hours.items()} == {"LEFT_HOME": 30, "GOT_BALM": 810}
+
+
+@pytest.mark.parametrize(("count", "most", "least"), [(12, 12, 12), (60, 20, 15), (500, 100, 90), (3000, 150, 140)])
+def test_a_point_is_of_several_episodes_but_of_few_there_are(tmp_path: Path, count: int, most: int, least: int) -> None:
+    run = read_run(make_run(tmp_path, episodes=[episode(number) for number in range(count)]))
+    curve = episode_curve(run, "return", "a")
+    assert least <= len(curve.x) <= most
+    assert curve.y.mean() == pytest.approx((count - 1) / 2, rel=0.1)
+
+
+def test_short_runs_are_told_in_minutes(tmp_path: Path) -> None:
+    run_dir = make_run(
+        tmp_path, env_steps=100, milestones={"LEFT_HOME": 50}, episodes=[episode(0, milestones={"LEFT_HOME": 4})]
+    )
+    set_keys(run_dir.progress, {"jobs": [job_of(run_dir) | {"started": BEGAN, "ended": BEGAN + 300.0}]})
+    charts = milestone_charts([read_run(run_dir)])
+    assert (charts[1].title, charts[1].x_label) == ("Milestones reached, by minutes of training", "minutes")
+    assert charts[1].curves[0].x.tolist() == pytest.approx([0, 1 / 6, 5])  # the episode's row came after 10 s
+    set_keys(run_dir.progress, {"jobs": [job_of(run_dir) | {"ended": BEGAN + 3 * 3600.0}]})
+    charts = milestone_charts([read_run(run_dir)])
+    assert charts[1].x_label == "hours"
+    assert charts[1].curves[0].x[-1] == 3
+
+
+def job_of(run_dir: RunDir) -> dict[str, Any]:
+    """The only job of a made run."""
+    (job,) = json.loads(run_dir.progress.read_bytes())["jobs"]
+    found: dict[str, Any] = job
+    return found
 
 
 def test_the_table_has_the_newest_and_the_best(tmp_path: Path) -> None:
