@@ -240,6 +240,17 @@ class Config(_Section, frozen=True):
         ),
     ] = "none"
 
+    advantage_alpha: Annotated[
+        float,
+        _key(
+            "share of what an action falls short of the best one that its target is lowered by, so that greedy play can"
+            " tell them apart (advantage learning); 0: none",
+            "",
+            ge=0,
+            le=0.99,
+        ),
+    ] = 0.0
+
     replay_capacity_transitions: Annotated[
         int, _key("trained positions kept in the replay", "env steps", ge=1, opens="Replay")
     ] = 5_000_000

@@ -49,6 +49,7 @@ TEST_FILES = (
     "tests/learning/test_exact_rlax.py",
     "tests/learning/test_exact_targets.py",
     "tests/learning/test_return_cuts.py",
+    "tests/learning/test_advantage_learning.py",
     "tests/learning/test_exact_oracle.py",
     "tests/learning/test_exact_update.py",
     "tests/learning/test_exact_rnd.py",
@@ -312,6 +313,29 @@ MUTATIONS = (
         "expected_values(online, rescaling)",
         "expected_values(target, rescaling)",
     ),
+    Mutation(
+        "masked actions are fallen short of",
+        TARGETS,
+        """masked_fill(~masks, float("-inf")).amax(-1)
+        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
+        return alpha""",
+        """amax(-1)
+        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
+        return alpha""",
+    ),
+    Mutation("penalties of unused rows", TARGETS, "(best - taken).clamp(min=0.0)", "(best - taken)"),
+    Mutation(
+        "penalties by the online net",
+        R2D2,
+        "            target_quantiles,\n            batch.action",
+        "            online_quantiles,\n            batch.action",
+    ),
+    Mutation(
+        "initial priorities without penalties",
+        PRIORITIES,
+        "advantage_penalties(config.advantage_alpha,",
+        "advantage_penalties(0.0,",
+    ),
     Mutation("bootstrap value by the online net", TARGETS, "target.gather(2, best)", "online.gather(2, best)"),
     Mutation("truncation as termination", TARGETS, "(terminated & (bootstrap_row == last))", "(bootstrap_row == last)"),
     Mutation(
@@ -354,8 +378,10 @@ MUTATIONS = (
     Mutation(
         "nearly the best of all actions",
         TARGETS,
-        'values.masked_fill(~masks, float("-inf")).amax(-1)',
-        "values.amax(-1)",
+        """masked_fill(~masks, float("-inf")).amax(-1)
+    taken""",
+        """amax(-1)
+    taken""",
     ),
     Mutation("nearly the best is the best", TARGETS, "best - SOFT_WATKINS_TOLERANCE * best.abs()", "best"),
     Mutation("nearly the best of negative values is better", TARGETS, "TOLERANCE * best.abs()", "TOLERANCE * best"),

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_rl.config import Config
-from cluster_rl.learning.targets import loss_mask, quantile_targets, return_goes_on, taken_quantiles
+from cluster_rl.learning.targets import (
+    advantage_penalties,
+    loss_mask,
+    quantile_targets,
+    return_goes_on,
+    taken_quantiles,
+)
 
 # Keeps a perfectly predicted sequence in the draw; typical errors in h-space are 1e-2 to 1.
 PRIORITY_FLOOR = 1e-4
@@ -75,6 +81,7 @@ def actor_priorities(
         gamma=config.gamma,
         rescaling=config.value_rescaling,
         goes_on=return_goes_on(config.return_cut, greedy, actions, quantiles, masks, config.value_rescaling),
+        penalties=advantage_penalties(config.advantage_alpha, quantiles, actions, masks, config.value_rescaling),
     )
     taken = taken_quantiles(quantiles[:unroll_length], actions[:unroll_length])
     mask = loss_mask(train_length, unroll_length)

@@ -167,6 +167,13 @@ class R2D2:
             batch.mask[unroll],
             config.value_rescaling,
         )  # [T + n, N]
+        penalties = targets.advantage_penalties(
+            config.advantage_alpha,
+            target_quantiles,
+            batch.action[unroll],
+            batch.mask[unroll],
+            config.value_rescaling,
+        )  # [T + n, N]
         returns = targets.quantile_targets(
             online_quantiles,
             target_quantiles,
@@ -178,6 +185,7 @@ class R2D2:
             gamma=config.gamma,
             rescaling=config.value_rescaling,
             goes_on=goes_on,
+            penalties=penalties,
         )  # [T, N, K]
         mask = targets.loss_mask(batch.train_length, config.unroll_length)  # [T, N]
         taken = targets.taken_quantiles(quantiles, batch.action[steps])  # [T, N, K]

@@ -82,6 +82,30 @@ def return_goes_on(
     return taken >= best - SOFT_WATKINS_TOLERANCE * best.abs()
 
 
+def advantage_penalties(
+    alpha: float, quantiles: Tensor, actions: Tensor, masks: Tensor, rescaling: bool
+) -> Tensor | None:
+    """What is taken off the target of each row's action, [R, N] in reward units, at least 0; None: nothing.
+
+    Advantage learning (Baird 1999; Bellemare et al. 2016): `alpha` times what the action falls short of the best valid
+    one, max Q - Q. The best action and its value stay as they are, all others come to lie 1 / (1 - alpha) times as far
+    below it: errors of a network that are small beside values, but not beside the difference that one step makes, no
+    longer decide which action is greedy.
+
+    Args:
+        quantiles: [R, N, A, K], by which actions are valued, by the network that values the bootstrap action.
+        actions: [R, N] int64, those taken.
+        masks: [R, N, A] bool, the valid actions; none valid on unused rows, which get 0.
+    """
+    if alpha == 0:
+        return None
+    with torch.no_grad():
+        values = expected_values(quantiles, rescaling)  # [R, N, A]
+        best = values.masked_fill(~masks, float("-inf")).amax(-1)
+        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
+        return alpha * (best - taken).clamp(min=0.0)
+
+
 def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int, goes_on: Tensor | None = None) -> Tensor:
     """Steps m between each trained position t and the one it bootstraps from: min(n, last - t), at least 0.
 
@@ -122,6 +146,7 @@ def quantile_targets(
     gamma: float,
     rescaling: bool,
     goes_on: Tensor | None = None,
+    penalties: Tensor | None = None,
 ) -> Tensor:
     """n-step double-Q target samples for every trained position, without gradient.
 
@@ -135,6 +160,7 @@ def quantile_targets(
             truncated segment bootstraps from its final observation like any other.
         goes_on: [R, N] bool, see `return_goes_on`: a return ends, and bootstraps, at the first row after its own where
             it is False. None: nowhere before n steps.
+        penalties: [R, N], see `advantage_penalties`; None: none.
 
     Returns:
         [T, N, K] target samples (h-space if `rescaling`). Rows behind the trained length hold finite filler if their
@@ -146,6 +172,7 @@ def quantile_targets(
     assert masks.shape == (rows, batch_size, num_actions), masks.shape
     assert rewards.shape == (rows, batch_size), rewards.shape
     assert goes_on is None or goes_on.shape == rewards.shape, (goes_on, rewards.shape)
+    assert penalties is None or penalties.shape == rewards.shape, (penalties, rewards.shape)
     assert last.shape == terminated.shape == (batch_size,), (last.shape, terminated.shape)
     with torch.no_grad():
         best = greedy_actions(expected_values(online, rescaling), masks)  # [R, N]
@@ -160,6 +187,8 @@ def quantile_targets(
         ends = (terminated & (bootstrap_row == last)).unsqueeze(-1)  # [T, N, 1]
         discount = (gamma ** steps.to(values.dtype)).unsqueeze(-1)  # [T, N, 1]
         returns = n_step_returns(rewards, steps, n_step, gamma).unsqueeze(-1)  # [T, N, 1]
+        if penalties is not None:
+            returns = returns - penalties[:unroll_length].unsqueeze(-1)
         samples = returns + torch.where(ends, torch.zeros_like(values), discount * values)
         return h(samples) if rescaling else samples  # [T, N, K]
 

@@ -87,7 +87,10 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
             returned = sum(CONFIG.gamma**j * batch.reward[row + j, item] for j in range(m))
             future = CONFIG.gamma**m * h_inv(target[values.argmax()])
             ended = bool(batch.terminated[item]) and t + m == last
-            samples = h(returned + (0.0 if ended else 1.0) * future).detach()
+            here = h_inv(learner.target.head(unrolled["target"][t], noise=True)).mean(-1)
+            best = here[batch.mask[row, item]].max()
+            short = torch.clamp(best - here[batch.action[row, item]], min=0)  # batches of chance take masked actions
+            samples = h(returned - config.advantage_alpha * short + (0.0 if ended else 1.0) * future).detach()
             total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples, config.huber_kappa)
             errors.append(abs(float(samples.mean() - predicted.detach().mean())))
             aux = torch.sigmoid(learner.online.aux(unrolled["online"][t]))

@@ -22,6 +22,7 @@ SETTINGS: list[dict[str, Any]] = [
     *({}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}),
     *({"return_cut": "watkins"}, {"return_cut": "soft_watkins"}),
     {"target_encoder": "online"},
+    *({"advantage_alpha": 0.7}, {"advantage_alpha": 0.7, "value_rescaling": False}),
 ]
 
 
@@ -177,6 +178,37 @@ def test_every_other_cut_disagrees_with_the_oracle(name: str, cut: str, monkeypa
     assert agrees(learner, batch, expected)
     whole = targets.return_goes_on
     monkeypatch.setattr(targets, "return_goes_on", lambda *args: CUT_ABLATIONS[name](whole(*args)))
+    assert not agrees(learner, batch, expected)
+
+
+Penalties = Callable[..., Tensor]
+PENALTY_ABLATIONS: dict[str, Callable[[Penalties, R2D2, Any], Tensor | None]] = {
+    "none": lambda whole, learner, given: None,
+    "of the row before": lambda whole, learner, given: whole(*given).roll(1, 0),
+    "against actions that are masked": lambda whole, learner, given: whole(
+        *given[:3], torch.ones_like(given[3]), given[4]
+    ),
+    "in h-space": lambda whole, learner, given: whole(*given[:4], False),
+    "of another action": lambda whole, learner, given: whole(*given[:2], (given[2] + 1) % SPEC.num_actions, *given[3:]),
+    "all of it": lambda whole, learner, given: whole(1.0, *given[1:]),
+}
+
+
+@pytest.mark.parametrize("name", PENALTY_ABLATIONS)
+def test_every_other_penalty_disagrees_with_the_oracle(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = make(msgspec.structs.replace(CONFIG, advantage_alpha=0.7)), random_batch(12)
+    expected = oracle(learner, batch)
+    assert agrees(learner, batch, expected)
+    whole = targets.advantage_penalties
+    monkeypatch.setattr(targets, "advantage_penalties", lambda *given: PENALTY_ABLATIONS[name](whole, learner, given))
+    assert not agrees(learner, batch, expected)
+
+
+def test_penalties_by_the_online_network_disagree_with_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = make(msgspec.structs.replace(CONFIG, advantage_alpha=0.7)), random_batch(12)
+    expected, online = oracle(learner, batch), bootstrap_values(learner, batch)["online"]
+    whole = targets.advantage_penalties
+    monkeypatch.setattr(targets, "advantage_penalties", lambda alpha, _, *rest: whole(alpha, online, *rest))
     assert not agrees(learner, batch, expected)
 
 

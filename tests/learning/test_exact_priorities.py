@@ -79,8 +79,9 @@ def test_actor_priority_by_hand_and_with_padding() -> None:
 
 @pytest.mark.parametrize("rescaling", [True, False])
 @pytest.mark.parametrize("cut", ["none", "watkins", "soft_watkins"])
-def test_actor_priorities_equal_the_learners_formula(cut: ReturnCut, rescaling: bool) -> None:
-    config = Config(unroll_length=6, n_step=3, value_rescaling=rescaling, return_cut=cut)
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_actor_priorities_equal_the_learners_formula(alpha: float, cut: ReturnCut, rescaling: bool) -> None:
+    config = Config(unroll_length=6, n_step=3, value_rescaling=rescaling, return_cut=cut, advantage_alpha=alpha)
     generator = torch.Generator().manual_seed(3)
     quantiles = torch.randn(9, 4, 7, 8, generator=generator)
     masks = torch.rand(9, 4, 7, generator=generator) < 0.5
@@ -98,6 +99,7 @@ def test_actor_priorities_equal_the_learners_formula(cut: ReturnCut, rescaling: 
 
     result = priority(config)
     others = [msgspec.structs.replace(config, return_cut=other) for other in get_args(ReturnCut) if other != cut]
+    others.append(msgspec.structs.replace(config, advantage_alpha=0.3))
     assert not any(torch.allclose(result, priority(other)) for other in others)
     samples = targets.quantile_targets(
         *(quantiles, quantiles, masks, rewards, last, terminated),
@@ -105,6 +107,7 @@ def test_actor_priorities_equal_the_learners_formula(cut: ReturnCut, rescaling: 
         gamma=config.gamma,
         rescaling=rescaling,
         goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, rescaling),
+        penalties=targets.advantage_penalties(alpha, quantiles, actions, masks, rescaling),
     )
     for item in range(4):
         length = int(train_length[item])
