@@ -38,13 +38,17 @@ class Options:
     out: Path
     map_video: Path | None
     """Made in place of the page."""
+    rivals: tuple[Path, ...] = ()
 
 
 def run(options: Options) -> int:
     """Makes the page and returns the exit code. Raises `UserError` where it cannot be written."""
     # Here, so that a wrong command line is answered at once.
     from cluster_rl.report.page import page_of
+    from cluster_rl.report.rivals import read_rival
     from cluster_rl.report.run_facts import read_run
+
+    rivals = [read_rival(path) for path in options.rivals]
 
     with Bar("reading", len(options.runs), "runs") as bar:
         facts = []
@@ -54,7 +58,7 @@ def run(options: Options) -> int:
     if options.map_video is not None:
         return _film(facts[0], options.map_video)
     with Bar("making the page"):
-        page = page_of(facts, options.out).encode()
+        page = page_of(facts, options.out, rivals=rivals).encode()
     write_atomic(options.out, page)
     missing = sum(len(run.problems) for run in facts)
     told = f", which says what {count_words(missing, 'file')} {'lacks' if missing == 1 else 'lack'}" if missing else ""
@@ -86,13 +90,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         metavar="FILE.mp4",
         help="no page, but a film of one run's map over its training; FILE.gif is a GIF",
     )
+    parser.add_argument(
+        "--rival",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.jsonl",
+        help="records of other agents' trainings, drawn beside the runs: docs/rivals.md",
+    )
     given = parser.parse_args(arguments)
     names = list(dict.fromkeys(given.run_name))
     if len(names) > MOST_RUNS:
         parser.error(f"--run-name: {len(names)} runs; at most {MOST_RUNS} can be told apart on one page")
     runs = [RunDir(given.runs, name).require() for name in names]
     if given.map_video is not None:
-        _check_film(parser, given.map_video, len(runs), given.out)
+        _check_film(parser, given.map_video, len(runs), given.out is not None or bool(given.rival))
     out = given.out or (
         runs[0].report if len(runs) == 1 else runs[0].root / f"report-{runs[0].run_name}-and-{len(runs) - 1}-more.html"
     )
@@ -102,15 +114,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         raise UserError(f"--out {out}: a page's name ends in .html; any other file of this name would be lost")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: its folder is not there; make it first")
-    return Options(runs, out, given.map_video)
+    return Options(runs, out, given.map_video, tuple(dict.fromkeys(given.rival)))
 
 
-def _check_film(parser: Arguments, path: Path, runs: int, out: Path | None) -> None:
-    """Refuses what cannot be made. Raises `UserError`."""
+def _check_film(parser: Arguments, path: Path, runs: int, is_of_page: bool) -> None:
+    """Refuses what cannot be made; `is_of_page` where an option of the page's is given. Raises `UserError`."""
     if runs > 1:
         parser.error("--map-video: a film is of one run; give one name")
-    if out is not None:
-        parser.error("--map-video takes the place of the page: leave out --out")
+    if is_of_page:
+        parser.error("--map-video takes the place of the page: leave out --out and --rival")
     if path.suffix not in (".mp4", ".gif"):
         raise UserError(f"--map-video {path}: give a name that ends in .mp4 or .gif")
     if path.is_dir():

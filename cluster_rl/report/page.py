@@ -26,6 +26,7 @@ from cluster_rl.report.findings import findings_of
 from cluster_rl.report.glance import glance_table
 from cluster_rl.report.overlay import SIZE
 from cluster_rl.report.pictures import MOST_QUESTS, episode_charts, learner_charts, milestone_charts, quest_chart
+from cluster_rl.report.rivals import RivalFacts
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.tables import (
     EPISODE_COLUMNS,
@@ -35,6 +36,7 @@ from cluster_rl.report.tables import (
     facts_table,
     job_lines,
     milestone_table,
+    rival_lines,
     value_words,
 )
 from cluster_rl.report.visits import LOGS_A_SLICE, world_map
@@ -46,6 +48,10 @@ MOST_PROBLEMS: Final = 10
 BAND_WORDS: Final = (
     "A line of several runs is their median, its band from the least to the most of them. Where one ends, the line "
     "goes on with those that are left."
+)
+RIVAL_WORDS: Final = (
+    "Rivals are other agents' trainings, from their records alone. They are drawn by env steps: hours on their machine "
+    "are no measure of ours. Returns are those of training episodes, with whatever an agent does to explore."
 )
 LIVE_PART: Final = ("film", "What it plays")
 PARTS: Final = (
@@ -62,9 +68,9 @@ PARTS: Final = (
 )
 
 
-def page_of(runs: Sequence[RunFacts], out: Path, live: int = 0) -> str:
+def page_of(runs: Sequence[RunFacts], out: Path, live: int = 0, rivals: Sequence[RivalFacts] = ()) -> str:
     """The page, as it will lie at `out`: links to videos are relative to it. With `live`, the number of the page, it
-    asks whoever serves it for newer ones. Raises `StorageError`."""
+    asks whoever serves it for newer ones. Curves of `rivals` lie beside the runs'. Raises `StorageError`."""
     environment = _environment()
     css, js = environment.get_template("page.css").render(), _script(bool(live))
     pictures = _Pictures()
@@ -87,9 +93,11 @@ def page_of(runs: Sequence[RunFacts], out: Path, live: int = 0) -> str:
         episode_columns=EPISODE_COLUMNS,
         facts=facts_table(runs),
         differing=differing_keys([run.config for run in runs]) if len(runs) > 1 else [],
-        milestones=milestone_table(runs),
-        milestone_pictures=pictures.of(milestone_charts(runs)),
-        return_pictures=pictures.of(episode_charts(runs)),
+        rivals=rival_lines(runs, rivals),
+        rival_words=RIVAL_WORDS,
+        milestones=milestone_table(runs, rivals),
+        milestone_pictures=pictures.of(milestone_charts(runs, rivals)),
+        return_pictures=pictures.of(episode_charts(runs, rivals)),
         learner_pictures=pictures.of(learner_charts(runs)),
         runs=[_run(run, out, pictures, MOST_EPISODES // len(runs)) for run in runs],
     )

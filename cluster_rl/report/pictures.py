@@ -14,6 +14,7 @@ import numpy as np
 from cluster_rl.exploration.bayes_quests import QuestState
 from cluster_rl.report.charts import Chart
 from cluster_rl.report.curves import Curve, banded, counted, groups_of, hours_trained, thinned
+from cluster_rl.report.rivals import RivalFacts, by_agent
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.run_rows import Column
 
@@ -129,8 +130,15 @@ def by_setting(runs: Sequence[RunFacts], curve_of: Callable[[RunFacts], Curve]) 
     return [curve for curve in curves if len(curve.x)]
 
 
-def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
-    """How many milestones were reached, over env steps and over hours, or over minutes of short runs."""
+def rival_curves(rivals: Sequence[RivalFacts], curve_of: Callable[[RivalFacts], Curve]) -> list[Curve]:
+    """A curve for each other agent, put together from its trainings; those without any point are left out."""
+    found = [banded(f"rival {agent}", list(map(curve_of, group))) for agent, group in by_agent(rivals).items()]
+    return [curve for curve in found if len(curve.x)]
+
+
+def milestone_charts(runs: Sequence[RunFacts], rivals: Sequence[RivalFacts] = ()) -> list[Chart]:
+    """How many milestones were reached, over env steps and over hours, or over minutes of short runs; by rivals, whose
+    machines are not known, over env steps alone."""
 
     def over_steps(run: RunFacts) -> Curve:
         return counted(run.name, run.milestones.values(), run.env_steps)
@@ -138,23 +146,35 @@ def milestone_charts(runs: Sequence[RunFacts]) -> list[Chart]:
     def over_hours(run: RunFacts) -> Curve:
         return counted(run.name, [of_hour * at for at in milestone_hours(run).values()], of_hour * hours_now(run))
 
+    def rival_over_steps(rival: RivalFacts) -> Curve:
+        return counted(rival.agent, rival.milestones.values(), rival.env_steps)
+
     begun = [run for run in runs if run.env_steps]
     unit, of_hour = ("hours", 1) if max(map(hours_now, begun), default=0.0) > _SHORT_HOURS else ("minutes", 60)
+    over = by_setting(begun, over_steps) + rival_curves(rivals, rival_over_steps)
     return [
         # Half of them come in the first hundredth of a long run.
-        Chart("Milestones reached, by env steps", _STEPS, "milestones", by_setting(begun, over_steps), log_x=True),
+        Chart("Milestones reached, by env steps", _STEPS, "milestones", over, log_x=True),
         Chart(f"Milestones reached, by {unit} of training", unit, "milestones", by_setting(begun, over_hours)),
     ]
 
 
-def _chart_of(shown: Shown, runs: Sequence[RunFacts], curve_of: Callable[[RunFacts, str, str], Curve]) -> Chart:
-    """A figure over env steps, a line a run or setting; `curve_of` takes a run, the figure's name and the line's."""
-    return Chart(shown.title, _STEPS, shown.y_label, by_setting(runs, lambda run: curve_of(run, shown.name, run.name)))
+def _chart_of(
+    shown: Shown,
+    runs: Sequence[RunFacts],
+    curve_of: Callable[[RunFacts, str, str], Curve],
+    rivals: Sequence[RivalFacts] = (),
+) -> Chart:
+    """A figure over env steps, a line a run or setting, and a rival; `curve_of` takes a run, the figure's name and the
+    line's."""
+    curves = by_setting(runs, lambda run: curve_of(run, shown.name, run.name))
+    curves += rival_curves(rivals, lambda rival: rival_curve(rival, shown.name))
+    return Chart(shown.title, _STEPS, shown.y_label, curves)
 
 
-def episode_charts(runs: Sequence[RunFacts]) -> list[Chart]:
+def episode_charts(runs: Sequence[RunFacts], rivals: Sequence[RivalFacts] = ()) -> list[Chart]:
     """How episodes went that began where the run's do; then each run's return by part, and where its episodes began."""
-    charts = [_chart_of(shown, runs, episode_curve) for shown in _OF_EPISODES]
+    charts = [_chart_of(shown, runs, episode_curve, rivals) for shown in _OF_EPISODES]
     for run in runs:
         whose = f" of {run.name}" if len(runs) > 1 else ""
         charts.append(Chart(f"Return by part{whose}", _STEPS, "reward", term_curves(run)))
@@ -169,6 +189,14 @@ def episode_curve(run: RunFacts, column: str, name: str) -> Curve:
         return Curve(name, np.empty(0), np.empty(0))
     whole = columns["whole"] == 1
     return episodes_thinned(name, columns["env_steps"][whole], columns[column][whole])
+
+
+def rival_curve(rival: RivalFacts, column: str) -> Curve:
+    """The same of another agent's training; its record has returns and lengths alone."""
+    values = rival.episodes.get(column)
+    if values is None:
+        return Curve(rival.agent, np.empty(0), np.empty(0))
+    return episodes_thinned(rival.agent, rival.episodes["env_steps"], values)
 
 
 def episodes_thinned(name: str, env_steps: Column, values: Column) -> Curve:

@@ -19,6 +19,7 @@ from cluster_rl.config import config_keys
 from cluster_rl.report.bars import duration_words, size_words
 from cluster_rl.report.curves import number_words
 from cluster_rl.report.pictures import hours_now, hours_of, job_spans, milestone_hours
+from cluster_rl.report.rivals import RivalFacts, by_agent
 from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
 
@@ -28,6 +29,9 @@ EPISODE_COLUMNS: Final = (
     *("trained", "env steps", "return", "steps", "cells", "circles", "entropy", "epsilon"),
     *("began", "ended", "last map", "milestones", "files"),
 )
+
+# Of a rival's config what makes its game and its returns another run's or not; its rewards besides.
+_GAME_KEYS: Final = ("rom", "initial_state", "frame_skip", "episode_max_steps", "start_idle_frames_max", "start_button")
 
 
 class JobLine(NamedTuple):
@@ -175,10 +179,46 @@ def _where(job: JobFacts) -> str:
     return f"{job.host}{', SLURM ' + slurm if slurm else ''}"
 
 
-def milestone_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
-    """(milestone, env steps, time and episodes of each run) of all that any run reached, in the order of play."""
+def rival_lines(runs: Sequence[RunFacts], rivals: Sequence[RivalFacts]) -> list[tuple[str, list[str]]]:
+    """(agent, seeds, env steps, episodes, what its game has other than a run's) of each rival."""
+    lines = []
+    for agent, trainings in by_agent(rivals).items():
+        steps = sorted(rival.env_steps for rival in trainings)
+        episodes = sum(len(rival.episodes["return"]) for rival in trainings)
+        other = dict.fromkeys(words for rival in trainings for run in runs for words in _other_game(rival, run))
+        lines.append(
+            (
+                agent,
+                [
+                    ", ".join(str(rival.seed) for rival in trainings),
+                    f"{steps[0]:,}" if steps[0] == steps[-1] else f"{steps[0]:,} to {steps[-1]:,}",
+                    f"{episodes:,}",
+                    "; ".join(other) or "nothing that its records tell of",
+                ],
+            )
+        )
+    return lines
+
+
+def _other_game(rival: RivalFacts, run: RunFacts) -> list[str]:
+    """What both tell of the game and its rewards, and tell otherwise."""
+    if not rival.config:
+        return ["its records tell no config"]
+    keys = [key for key in rival.config if key in _GAME_KEYS or key.startswith("rewards.")]
+    return [
+        f"{key} {value_words(rival.config[key])}, {run.name} {value_words(run.config[key])}"
+        for key in keys
+        if key in run.config and run.config[key] != rival.config[key]
+    ]
+
+
+def milestone_table(runs: Sequence[RunFacts], rivals: Sequence[RivalFacts] = ()) -> list[tuple[str, list[str]]]:
+    """(milestone, env steps, time and episodes of each run, env steps of each rival) of all that any reached, in the
+    order of play."""
+    agents = list(by_agent(rivals).values())
     order = [milestone.name for run in runs for milestone in run.world.milestones]
     reached = dict.fromkeys(name for run in runs for name in [*run.milestones, *run.episodes.reached])
+    reached |= dict.fromkeys(name for rival in rivals for name in rival.milestones)
     names = [*(name for name in dict.fromkeys(order) if name in reached), *(n for n in reached if n not in order)]
     hours = [milestone_hours(run) for run in runs]
     rows = []
@@ -188,8 +228,18 @@ def milestone_table(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
             values.append(f"{run.milestones[name]:,}" if name in run.milestones else "")
             values.append(duration_words(when[name] * 3600) if name in when else "")
             values.append(f"{run.episodes.reached[name]:,}" if name in run.episodes.reached else "")
+        values += [_median_reached([rival.milestones.get(name, np.inf) for rival in trainings]) for trainings in agents]
         rows.append((name, values))
     return rows
+
+
+def _median_reached(at: Sequence[float]) -> str:
+    """The median env step, and how many of the seeds came there. One that did not counts as later than all others, so
+    there is no median where half of them or more did not."""
+    reached = sum(np.isfinite(at))
+    median = float(np.median(at))
+    words = f"{median:,.0f}" if np.isfinite(median) else "-"
+    return f"{words} ({reached} of {len(at)})" if reached else ""
 
 
 def episode_lines(run: RunFacts, out: Path, most: int) -> list[EpisodeLine]:

@@ -39,7 +39,7 @@ from cluster_rl.model import load_params
 from cluster_rl.replay.log import ReplayLog
 from cluster_rl.replay.segments import record_bytes
 from cluster_rl.replay.totals import Totals
-from cluster_rl.report import video_record
+from cluster_rl.report import rivals, video_record
 from cluster_rl.rom import load_rom
 from cluster_rl.runs import checkpoint, episode_log, identity, lock, progress, rendezvous
 from cluster_rl.training.metrics import read_metrics
@@ -307,6 +307,7 @@ def _run_files(folder: Path) -> list[Decoder]:
             "plain",
         ),
         file("metrics.jsonl", read_metrics, b'{"time":1.5,"env_steps":3,"a":null}\n{"time":2.5}\n', "plain"),
+        file("rival.jsonl", rivals.read_rival, _RIVAL, "plain"),
         file("online_params.pt", checkpoint.read_params, _params_file(folder), "plain"),
         file("settings.env", functools.partial(settings.read_settings, environment={}), _SETTINGS, "plain"),
         Decoder(
@@ -319,6 +320,15 @@ def _run_files(folder: Path) -> list[Decoder]:
     ]
 
 
+_RIVAL = b"".join(
+    b'{"agent":"ppo","seed":1,' + rest + b"}\n"
+    for rest in (
+        b'"kind":"start","env_step":0,"settings":{"config":{"rewards":{"talk":0.2}}}',
+        b'"kind":"milestone","env_step":40,"name":"LEFT_HOME"',
+        b'"kind":"episode","env_step":90,"return":1.5,"length":90',
+        b'"kind":"end","env_step":100',
+    )
+)
 _SETTINGS = b"# a comment\nCLUSTER_RL_PYTHON=/usr/bin/python3\nCLUSTER_RL_MAX_JOBS=4\nCLUSTER_RL_ACCOUNT='some one'\n"
 
 
