@@ -1,8 +1,8 @@
 """Which config and run a trainer takes that was given none, and what is said of a config that does not suit the game.
 
 The trainers ask, and `cluster`, before anything is created; `train.sh` and `after-job` afterwards. In: the default of
-the command or job script, and the arguments. Out: the name of a config: the default where the cartridge is played, else
-Red's preset for the same machine; and a run's folder.
+the command or job script, and the arguments. Out: the name of a config: the default where the small world is played,
+else the preset of that game for the same machine; and a run's folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from cluster_rl.runs.layout import RunDir
 
 _GENERAL = "cluster_config"
 _FOR_RED = {"gpu": "red", "cpu": "red_cpu", "slim_cpu": "red_cpu", "quickstart": "red_cpu"}
-"""Without `slim`, which suits both games."""
+_FOR_WHOLE_WORLDS = {"cpu": "lanternvale", "slim_cpu": "lanternvale", "quickstart": "lanternvale"}
+"""Without `slim`, which suits all games, and `gpu`."""
 _SHORT_EPISODE_STEPS = 1000
 
 
@@ -35,7 +36,7 @@ def choose_config(default: str, arguments: Sequence[str], why_default: str = "")
     except UserError:
         return default  # the trainer refuses it, and says in the same answer what is wrong with the other arguments
     rom = load_rom(config.rom)
-    preset = "" if rom.kind == "cartridge" else _preset_for_red(default, config)
+    preset = _preset_for(rom, default, config)
     if preset:
         print(f"config: {preset}, as this is {describe_rom(rom)}, and no --config was given", flush=True)
     elif why_default:
@@ -67,10 +68,10 @@ def warnings_of_game(config: Config, rom: Rom) -> list[str]:
     """What must not be missed of this game with this config, a line each."""
     lines = [game_warning(rom.sha1, rom.title)]
     if rom.kind == "cartridge":
-        if rom.sha1 not in World.cartridge().rom_sha1s and not config.start_button:
+        if not _is_small_world(rom) and not config.start_button:
             lines.append(
-                f"WARNING: START is off: nothing in the bag can be used, so {rom.title} cannot be played to its end, "
-                f"which is beyond {_SHORT_EPISODE_STEPS:,} steps too: --start_button true --episode_max_steps 4000"
+                f"WARNING: START is off: nothing in the bag can be used, so {rom.title} cannot be played to its end; "
+                "the preset for it is lanternvale (--config)"
             )
     else:
         short = config.episode_max_steps <= _SHORT_EPISODE_STEPS
@@ -84,8 +85,14 @@ def warnings_of_game(config: Config, rom: Rom) -> list[str]:
     return [line for line in lines if line]
 
 
-def _preset_for_red(default: str, config: Config) -> str:
+def _is_small_world(rom: Rom) -> bool:
+    return rom.sha1 in World.cartridge().rom_sha1s
+
+
+def _preset_for(rom: Rom, default: str, config: Config) -> str:
     """Empty where the default is to be kept."""
+    if _is_small_world(rom):
+        return ""
     name = config_name(default)
     if name == _GENERAL:
         if load_config(default) != Config():
@@ -93,4 +100,4 @@ def _preset_for_red(default: str, config: Config) -> str:
         from cluster_rl.jobs.devices import why_no_cuda  # torch takes seconds
 
         name = "cpu" if config.device == "cpu" or why_no_cuda() is not None else "gpu"
-    return _FOR_RED.get(name, "")
+    return (_FOR_WHOLE_WORLDS if rom.kind == "cartridge" else _FOR_RED).get(name, "")

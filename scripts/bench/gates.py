@@ -3,12 +3,12 @@
 usage: python scripts/bench/gates.py [--world lanternvale] [--gate NAME ...] [--episodes 100] [--steps 800] [--seed 1]
        [--jobs 1] [key=value ...]
 
-Plays episodes of the preset `cpu` from each gate's school start with every action a random one, as actors take them
-(`scripts/bench/exploration.py`), until the gate's event comes or the steps are over; then, from a new game with START
-and every button equally likely, masked or not, counts the steps that go to menus and texts. Prints a table: for each
-gate in how many episodes it opened, with 95 % intervals, and the small milestones on its way that were reached. Exits 1
-if a goal is missed: a gate opens in at most 20 % of the episodes, and menus and texts take at least a third of the
-steps. START is on, unlike in the preset, as a gate may need an item used: `start_button=false` leaves it out.
+Plays episodes of the preset `lanternvale` from each gate's school start with every action a random one, as actors take
+them (`scripts/bench/exploration.py`), until the gate's event comes or the steps are over; then, from a new game with
+START and every button equally likely, masked or not, counts the steps that go to menus and texts. Prints a table: for
+each gate in how many episodes it opened, with 95 % intervals, and the small milestones on its way that were reached.
+Exits 1 if a goal is missed: a gate opens in at most 20 % of the episodes, and menus and texts take at least a third of
+the steps. `frontier_weight=0 epsilon_hold_steps_max=20` are the random actions of the preset `cpu`.
 """
 
 from __future__ import annotations
@@ -92,19 +92,19 @@ def main() -> int:
     gates = [gate for gate in read_world(options.world)["gate"] if not options.gate or gate["name"] in options.gate]
     if not gates:
         raise UserError(f"{options.world} has no such gate")
-    base = [f"rom={options.world}", f"episode_max_steps={options.steps}", "start_button=true", *options.overrides]
+    base = [f"rom={options.world}", f"episode_max_steps={options.steps}", *options.overrides]
     good = True
     with ProcessPoolExecutor(options.jobs) as pool:
         for gate in gates:
             start = f"school:{gate['school']}" if "school" in gate else ""
-            config = load_config("cpu", [*base, f"initial_state={start}"])
+            config = load_config("lanternvale", [*base, f"initial_state={start}"])
             rounds: Iterable[int] = range(options.seed, options.seed + -(-options.episodes // EMULATORS))
             played = [one for some in pool.map(partial(play, config, gate["event"]), rounds) for one in some]
             line, met = gate_line(gate, played)
             print(line + ("" if met else f"  goal missed: at most {HIGHEST_CHANCE:.0%}"), flush=True)
             good &= met
         if not options.gate:
-            config = load_config("cpu", [*base, "start_button=true"])
+            config = load_config("lanternvale", [*base, "start_button=true"])
             counts = pool.map(partial(steps_in_menus, config), range(options.seed, options.seed + MENU_EPISODES))
             share = sum(counts) / (MENU_EPISODES * options.steps)
             met = share >= LEAST_IN_MENUS

@@ -13,13 +13,9 @@ from collections.abc import Mapping, Sequence
 from cluster_rl.cartridge.compile_content import read_world
 from cluster_rl.config import Config, load_config
 
-PRESET = "cpu"
+PRESET = "lanternvale"
 WHOLE = "whole"
 """The arm with all parts."""
-SHARED = (
-    *("rom=lanternvale", "start_button=true", "gamma=0.99"),
-    *("frontier_weight=100", "epsilon_hold_steps_max=1"),  # random actions that cover a map: results/diary/training.md
-)
 LESSON_STEPS, GAME_STEPS = 300_000, 3_000_000
 """Env steps of a training, if nothing else is said."""
 
@@ -58,14 +54,12 @@ class Task:
 
     def config(self, arm: str, more: Sequence[str] = ()) -> Config:
         """What an arm is trained with; `more` is given to all arms alike, as `key=value`, but for what makes an arm."""
-        return load_config(PRESET, [*SHARED, *self.overrides, *more, *self.arms[arm].overrides])
+        return load_config(PRESET, [*self.overrides, *more, *self.arms[arm].overrides])
 
 
-_CURIOSITY = ("w_rnd=0.01",)
 _NO_CURIOSITY = ("w_rnd=0", "rewards.novelty=0", "rewards.talk=0")
 _WHOLE = Arm("the whole agent")
 _FORGETFUL = Arm("no recurrence", overrides=("model.recurrent_cell=none",))
-_ARCHIVE = ("archive_entries=500", "start_share=0.7", "start_explore_share=0.5")
 _GREEDY_STEPS = 4000  # of a game, twice what a good player takes
 _PLAYERS = {
     WHOLE: _WHOLE,
@@ -86,16 +80,15 @@ def _lesson(
     arms: Mapping[str, Arm],
     noise: tuple[int, int, int] | None = None,
 ) -> Task:
-    """From a school start, with curiosity and an archive of start states unless an arm is without."""
+    """From a school start."""
     begins = (f"initial_state=school:{start}", f"episode_max_steps={episode_max_steps}")
-    return Task(title, milestone, (*begins, *_CURIOSITY, *_ARCHIVE), arms, noise=noise)
+    return Task(title, milestone, begins, arms, noise=noise)
 
 
 def _game(title: str, world: str) -> Task:
     """From a new game to the end; a player who knows the way into the second gym knows most of what there is."""
     gates = tuple(gate["name"] for gate in read_world(world)["gate"])
-    overrides = (f"rom={world}", "episode_max_steps=1000", *_CURIOSITY, *_ARCHIVE)
-    return Task(title, "BADGE_1", overrides, _PLAYERS, greedy_steps=_GREEDY_STEPS, gates=gates)
+    return Task(title, "BADGE_1", (f"rom={world}",), _PLAYERS, greedy_steps=_GREEDY_STEPS, gates=gates)
 
 
 LESSONS = {

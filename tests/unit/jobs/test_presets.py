@@ -143,8 +143,33 @@ def test_a_whole_world_wants_start_and_long_episodes(world: str) -> None:
     rom = load_rom(world)
     (line,) = warnings_of_game(load_config("cpu"), rom)
     assert line.startswith("WARNING: START is off: nothing in the bag can be used")
-    assert line.endswith("--start_button true --episode_max_steps 4000")
-    assert warnings_of_game(load_config("cpu", ["start_button=true", "episode_max_steps=4000"]), rom) == []
+    assert line.endswith("the preset for it is lanternvale (--config)")
+    assert warnings_of_game(load_config("lanternvale"), rom) == []
+
+
+@pytest.mark.parametrize("world", ["lanternvale", "world_b"])
+@pytest.mark.parametrize(
+    ("default", "wanted"),
+    [
+        ("quickstart", "lanternvale"),
+        ("cpu", "lanternvale"),
+        ("slim_cpu", "lanternvale"),
+        ("slim", "slim"),
+        ("gpu", "gpu"),
+        ("password", "password"),
+    ],
+)
+def test_a_whole_world_without_a_config(
+    world: str, default: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert choose_config(default, ["--rom", world]) == wanted
+    assert capsys.readouterr().out.startswith("config: lanternvale, as this is " if wanted != default else "")
+
+
+def test_the_default_config_on_a_whole_world(tmp_path: Path) -> None:
+    assert choose_config("cluster_config.json", ["--rom=world_b", "--device=cpu"]) == "lanternvale"
+    (tmp_path / "cluster_config.json").write_text('{"gamma": 0.98, "rom": "lanternvale"}')
+    assert choose_config("cluster_config.json", ["--device=cpu"]) == "cluster_config.json"
 
 
 @pytest.mark.parametrize(
