@@ -320,6 +320,17 @@ class Config(_Section, frozen=True):
     num_quantiles: Annotated[int, _key("quantiles of the value head", "quantiles", ge=1, le=256)] = 32
     model: ModelConfig = msgspec.field(default_factory=ModelConfig)
 
+    evaluate_interval_seconds: Annotated[
+        float,
+        _key(
+            "time between evaluations: greedy episodes of the published parameters, beside the training; 0: never",
+            "seconds",
+            ge=0,
+            opens="Evaluation",
+        ),
+    ] = 0.0
+    evaluate_episodes: Annotated[int, _key("episodes of one evaluation", "episodes", ge=1, le=10_000)] = 8
+
     log_episodes_for_replay: Annotated[bool, _key("write an episode log for each episode", opens="What is written")] = (
         True
     )

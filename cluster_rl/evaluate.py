@@ -1,6 +1,7 @@
 """How good the agent is: greedy episodes from a run's published parameters.
 
     python -m cluster_rl.evaluate --run-name NAME --episodes 20 [--max-steps N] [--random] [--logs DIR] [--json]
+    python -m cluster_rl.evaluate --run-name NAME --publish
 
 In: `config.json` and `online_params.pt` of a run, which may be training meanwhile. Out: return (whole and by term),
 length and milestones, each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is
@@ -10,6 +11,9 @@ state; `--random` plays valid buttons at random instead, for comparison.
 Chance has little part in greedy episodes (how long one waits before its first step, which masked buttons are tried
 again), so they may repeat each other, and a repetition is no further evidence of what the policy does. Means and shares
 are of all episodes, as starts are drawn; intervals are those of so many episodes as differ.
+
+With `--publish` the figures go into the `evaluation.json` of the run, for its learner, once for the same parameters.
+A training with `evaluate_interval_seconds` starts that beside itself (`jobs/evaluation_child.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,23 +37,28 @@ import torch
 from scipy.special import ndtri, stdtrit
 
 from cluster_rl.acting.exploration import acting_values, select_actions
-from cluster_rl.acting.rollout import Rollout, load_network
+from cluster_rl.acting.rollout import Rollout, network_of
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.school import start_words
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
+from cluster_rl.jobs.process_log import logged
+from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import QNetwork
 from cluster_rl.report.bars import Bar
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import Rom, load_rom, pyboy_version
 from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, whole_number
+from cluster_rl.runs.checkpoint import point_of, read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
+from cluster_rl.runs.evaluation import EMULATORS, Evaluation, readable_evaluation, save_evaluation
 from cluster_rl.runs.layout import RunDir
 
-EMULATORS = 8
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
+_SEED = 1
+_STUCK_SEC = 600.0  # a step takes milliseconds, and its share of a processor may be small
 _UPPER = 0.975  # a 95 % interval leaves out as much below it as above
 
 
@@ -60,19 +70,27 @@ class Episode(NamedTuple):
 
 
 def play_episodes(
-    config: Config, network: QNetwork, episodes: int, seed: int, random: bool = False, log_dir: Path | None = None
+    config: Config,
+    network: QNetwork,
+    episodes: int,
+    seed: int,
+    random: bool = False,
+    log_dir: Path | None = None,
+    params_version: int = -1,
+    alive: Callable[[], object] = lambda: None,
 ) -> list[Episode]:
     """Plays `episodes` whole episodes, up to 8 at a time, greedily or at random.
 
     All that are begun are finished and counted, so that short episodes weigh no more than long ones. Equal seeds and
     weights give equal episodes. As in training, an emulator remembers which buttons did nothing from one of its
-    episodes to the next. Raises `UserError` if the logs cannot be written.
+    episodes to the next. `params_version` is what the logs tell of the parameters, and `alive` is called at each step.
+    Raises `UserError` if the logs cannot be written.
     """
     rom = load_rom(config.rom)
     seeds = np.random.SeedSequence([seed, _EVALUATION_STREAM])
     count = min(EMULATORS, episodes)
     env_seeds = seeds.generate_state(count)
-    recorders = [_recorder(config, rom, log_dir, row, random) for row in range(count)]
+    recorders = [_recorder(config, rom, log_dir, row, random, params_version) for row in range(count)]
     envs = [
         Env(config, rom, World.for_rom(rom.sha1), int(env_seed) % 2**31, recorder)
         for env_seed, recorder in zip(env_seeds, recorders, strict=True)
@@ -89,6 +107,7 @@ def play_episodes(
     left_steps = episodes * config.episode_max_steps
     with Bar("playing", left_steps, "steps") as bar:
         while playing:
+            alive()
             _, quantiles = rollout.act()
             values = acting_values(quantiles, config.value_rescaling)
             actions = select_actions(values, rollout.mask, epsilons, rng).tolist()
@@ -181,7 +200,9 @@ def _share(successes: int, episodes: int, distinct: int) -> dict[str, Any]:
     return {"episodes": successes, "share": share, "interval": wilson_interval(share, distinct)}
 
 
-def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: bool) -> EpisodeRecorder | None:
+def _recorder(
+    config: Config, rom: Rom, log_dir: Path | None, row: int, random: bool, params_version: int
+) -> EpisodeRecorder | None:
     if log_dir is None:
         return None
     identity = EpisodeIdentity(
@@ -195,7 +216,7 @@ def _recorder(config: Config, rom: Rom, log_dir: Path | None, row: int, random: 
         emulator=row,
     )
     recorder = EpisodeRecorder(log_dir, identity, config.ram_hash_interval_steps)
-    recorder.set_context(params_version=-1, epsilon=1.0 if random else 0.0)  # the parameters' file names no version
+    recorder.set_context(params_version, epsilon=1.0 if random else 0.0)
     return recorder
 
 
@@ -227,6 +248,54 @@ def _with_interval(value: dict[str, float | None]) -> str:
     return f"{value['mean']:10.3f}" + (f" +- {half:.3f}" if half is not None else "")
 
 
+def publish(run_dir: RunDir) -> int:
+    """Plays with a run's newest parameters and writes the figures for its learner, once; the exit code.
+
+    The same seed each time: parameters are told apart by fewer episodes where these begin alike.
+    """
+    config = load_config(run_dir.require_config())
+    params = read_params(run_dir.online_params)
+    point = point_of(params)
+    if point is None:
+        print(f"{run_dir.online_params} does not say when it was made; the run's next job writes it anew")
+        return EXIT_OK
+    known = readable_evaluation(run_dir.evaluation)
+    if known is not None and known.point == point:
+        print(f"no parameters since those of update {point.updates}, which were evaluated")
+        return EXIT_OK
+    network = network_of(config, params, run_dir.online_params)
+    torch.set_num_threads(1)
+    watchdog = Watchdog(_STUCK_SEC)
+    began, started = time.time(), time.monotonic()
+    played = play_episodes(config, network, config.evaluate_episodes, _SEED, alive=watchdog.alive)
+    watchdog.close()
+    found = report([episode.summary for episode in played], milestones_ahead(config), count_distinct(played))
+    evaluation = Evaluation(
+        **point._asdict(),
+        began=began,
+        seconds=time.monotonic() - started,
+        episodes=found["episodes"],
+        distinct=found["distinct"],
+        episode_return=found["return"]["mean"],
+        half_interval=found["return"]["half_interval"],
+        steps=found["length"]["mean"],
+        finished=found["finished"]["share"],
+        milestones={name: share["share"] for name, share in found["milestones"].items()},
+    )
+    save_evaluation(run_dir.evaluation, evaluation)
+    print(f"{evaluation.words}; it took {evaluation.seconds:.0f} s")
+    return EXIT_OK
+
+
+def _refuse_others(parser: Arguments, known: argparse.Namespace, rest: Sequence[str]) -> None:
+    """With `--publish` all points of the curve are of the same: exits where an option would change what is played."""
+    changed = [f"--{name}" for name in ("episodes", "seed", "max_steps", "random", "logs", "json")
+               if getattr(known, name) != parser.get_default(name)]  # fmt: skip
+    if changed or rest:
+        other = [*changed, *rest][0].replace("_", "-")
+        parser.error(f"{other}: --publish plays what the run's config says; give it alone, or leave it out")
+
+
 def main() -> int:
     """`python -m cluster_rl.evaluate`."""
     parser = Arguments(
@@ -236,14 +305,26 @@ def main() -> int:
     )
     add_run_name(parser)
     parser.add_argument("--episodes", type=whole_number(1), default=20, help="episodes to play (default: %(default)s)")
-    parser.add_argument("--seed", type=whole_number(0), default=1, help="seed of the episodes (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=_SEED, help="seed of the episodes (default: %(default)s)"
+    )
     parser.add_argument(
         "--max-steps", type=whole_number(1), help="truncate episodes after this many steps (default: the run's)"
     )
     parser.add_argument("--random", action="store_true", help="play at random, for comparison")
     parser.add_argument("--logs", type=Path, help="write episode logs into this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="play the config's evaluate_episodes and have the run's learner put the figures into its metrics; without "
+        "any other option",
+    )
     known, rest = parser.parse_known_args()
+    if known.publish:
+        _refuse_others(parser, known, rest)
+        with logged("evaluate"):
+            return publish(RunDir(known.runs, known.run_name))
     if known.logs is not None:
         try:
             known.logs.mkdir(parents=True, exist_ok=True)
@@ -253,10 +334,12 @@ def main() -> int:
         rest.append(f"episode_max_steps={known.max_steps}")
     run_dir = RunDir(known.runs, known.run_name)
     config = load_config(run_dir.require_config(), split_overrides(rest))
-    network = load_network(config, run_dir.online_params)
+    params = read_params(run_dir.online_params)
+    network, point = network_of(config, params, run_dir.online_params), point_of(params)
     torch.set_num_threads(1)
     started = time.monotonic()
-    played = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs)
+    version = -1 if point is None else point.updates
+    played = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs, version)
     found = {
         "run": known.run_name,
         "policy": "random" if known.random else "greedy",

@@ -35,6 +35,7 @@ from cluster_rl.errors import (
 )
 from cluster_rl.jobs.actor_children import ActorChildren
 from cluster_rl.jobs.deadline import why_complete
+from cluster_rl.jobs.evaluation_child import EvaluationChild
 from cluster_rl.jobs.grace import Grace, demanded_end_sec
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
@@ -95,7 +96,10 @@ class _Job:
         for index in range(self._config.num_actors):
             self._actors.start(index, index)
         crash_point("launcher.actors_started")
-        with StatusView(self._run_dir, self._config, self._token) as view:
+        with (
+            StatusView(self._run_dir, self._config, self._token) as view,
+            EvaluationChild(self._config, self._run_dir, view.say) as evaluation,
+        ):
             while not self._stop and self._code is None:
                 for event in self._supervisor.poll():
                     if event.kind == "died":
@@ -108,6 +112,7 @@ class _Job:
                     view.say("learner was ended from outside, and the run is not complete; starting it again")
                     self._start_learner()
                 self._actors.restart_missed(view.say)
+                evaluation.tend()
                 if time.monotonic() >= self._late_at:
                     self._late = True
                     self._stop.set("max_runtime_seconds reached, and the learner has not ended itself", EXIT_UNFINISHED)
@@ -116,6 +121,7 @@ class _Job:
             if self._stop:
                 view.say(f"{self._stop.reason}: stopping")
             crash_point("launcher.stopping")
+            evaluation.kill()
             self._end(view)
             view.finish()
         return self.exit_code

@@ -30,6 +30,7 @@ from cluster_rl.emulator.spaces import block_spec, milestone_names, observation_
 from cluster_rl.errors import EXIT_OK, run_command
 from cluster_rl.jobs.deadline import job_deadline
 from cluster_rl.jobs.devices import why_no_cuda
+from cluster_rl.jobs.evaluation_child import EvaluationChild
 from cluster_rl.jobs.grace import SavingTime
 from cluster_rl.jobs.opening import add_run_arguments, dry_run, load_run, open_job
 from cluster_rl.jobs.presets import choose_config
@@ -105,6 +106,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
     logs = run_dir.episode_logs if config.log_episodes_for_replay else None
     links, actors = [], []
     view = StatusView(run_dir, config, token)
+    evaluation = EvaluationChild(config, run_dir, view.say)
     ending: SavingTime | None = None  # once the job must end
 
     def job_is_over() -> bool:
@@ -121,6 +123,7 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
             if trainer.publish_due():
                 publish()
         trainer.tick()
+        evaluation.tend()
         view.refresh()
         return sampled is not None
 
@@ -150,13 +153,14 @@ def train(config: Config, run_dir: RunDir, stop: StopFlag) -> str:
 
     publish()
     trainer.tick()
-    with view:
+    with view, evaluation:
         for _ in zip(*(actor.run() for actor in actors), strict=True):
             # After random play there are many updates at once: a signal, the time and the files do not wait for them.
             while not stop and not deadline.is_over() and learn():
                 pass
             if job_is_over():
                 break
+        evaluation.kill()
         for actor in actors:
             actor.stop()
         lost = sum(link.lost for link in links)

@@ -58,8 +58,11 @@ def overrides(**changes: object) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def command(module: str, *arguments: str, config: str = "quickstart", run_name: str = "tiny") -> list[str]:
-    return [sys.executable, "-m", f"cluster_rl.{module}", "--config", config, "--run-name", run_name, *arguments]
+def command(
+    module: str, *arguments: str, config: str = "quickstart", run_name: str = "tiny", program: str = ""
+) -> list[str]:
+    what = ["-c", program] if program else ["-m", f"cluster_rl.{module}"]
+    return [sys.executable, *what, "--config", config, "--run-name", run_name, *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -70,7 +73,7 @@ class Launcher:
     """A launcher process in `folder`; `output` is what it has said so far.
 
     `variables` are added to its environment; `own_group` makes it the leader of a process group; `limit_sec` is how
-    long is waited where a call names no time.
+    long is waited where a call names no time. `program` is Python code in the module's place.
     """
 
     def __init__(
@@ -82,13 +85,14 @@ class Launcher:
         variables: Mapping[str, str] | None = None,
         own_group: bool = False,
         limit_sec: float = 240.0,
+        program: str = "",
     ) -> None:
         self._limit_sec = limit_sec
         self.run_dir = RunDir(folder / "cluster_runs", run_name)
         # A file, as a long run says more than a pipe holds.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (it goes with this object)
         self.process = subprocess.Popen(
-            command(module, *arguments, run_name=run_name),
+            command(module, *arguments, run_name=run_name, program=program),
             cwd=folder,
             env=environment() | dict(variables or {}),
             stdout=self._said,

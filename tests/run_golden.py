@@ -37,6 +37,7 @@ from cluster_rl.runs import job_record
 from cluster_rl.runs.atomic import write_atomic
 from cluster_rl.runs.checkpoint import flatten_state, publish_params, save_checkpoint
 from cluster_rl.runs.episode_log import EpisodeHeader, EpisodeLog, EpisodeStart, Milestone, log_name
+from cluster_rl.runs.evaluation import Evaluation, save_evaluation
 from cluster_rl.runs.identity import ensure_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import Holder, holder_path
@@ -67,6 +68,7 @@ GOLDEN = {
     "metrics.jsonl": "metrics.jsonl",
     "episodes.jsonl": "episodes.jsonl",
     "quests.jsonl": "quests.jsonl",
+    "evaluation.json": "evaluation.json",
     "archive-index.json": "archive/index.json",
     "archived.start": "archive/states/0123456789abcdef.start",
     "manifest.json": "checkpoint/20-2/manifest.json",
@@ -76,6 +78,19 @@ GOLDEN = {
     "start.snapshot": INITIAL_STATE,
 }
 """Name in `tests/data/run/` to the file of the run. A replay segment is in `tests/data/wire/`."""
+EVALUATION = Evaluation(
+    env_steps=600,
+    updates=18,
+    began=CREATED,
+    seconds=12.5,
+    episodes=8,
+    distinct=3,
+    episode_return=3.25,
+    half_interval=0.5,
+    steps=40.0,
+    finished=0.125,
+    milestones={"LEFT_HOME": 1.0, "FERN_BADGE": 0.125},
+)
 HOLD_ZSTD = ("episode.eplog", "start.snapshot")
 
 
@@ -106,7 +121,8 @@ def write_run(root: Path) -> RunDir:
         for updates in (10, 20):
             tensors, tree = flatten_state({"weights": torch.tensor([[1.5, -2.0]]), "random": np.arange(3)})
             save_checkpoint(run_dir.checkpoint, tensors, {"updates": updates, "state": tree, "seed": 2**70})
-        publish_params(run_dir.online_params, {"weights": torch.tensor([[1.5, -2.0]])})
+        publish_params(run_dir.online_params, {"weights": torch.tensor([[1.5, -2.0]])}, EVALUATION.point)
+        save_evaluation(run_dir.evaluation, EVALUATION)
         metrics = MetricsWriter(run_dir)
         metrics.write(640, 20, {"loss": 0.25, "return": float("nan")})
         metrics.close()
@@ -197,6 +213,7 @@ def _progress() -> Progress:
             alarms={"LEFT_HOME": QuestAlarm(level="critical", probability=0.96875, mean=0.25, target=0.75)},
         ),
         mean_return_recent=-0.25,
+        evaluation=EVALUATION,
         activity="training",
     )
     job = progress.continue_job("token", "a new run")

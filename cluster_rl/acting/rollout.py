@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from cluster_rl.acting.policy import ActingState, Floats, Policy
 from cluster_rl.config import Config
@@ -26,8 +27,13 @@ from cluster_rl.runs.checkpoint import read_params
 
 def load_network(config: Config, path: Path) -> QNetwork:
     """The network with published parameters. Raises `UserError` if they are missing or do not fit."""
+    return network_of(config, read_params(path), path)
+
+
+def network_of(config: Config, params: dict[str, Tensor], source: Path) -> QNetwork:
+    """The network with parameters that were read from `source`. Raises `UserError` if they do not fit."""
     network = build_model(config, observation_spec(config)).eval()
-    copy_tensors(read_params(path), network.state_dict(), str(path))
+    copy_tensors(params, network.state_dict(), str(source))
     return network
 
 

@@ -22,6 +22,7 @@ from cluster_rl.jobs.machine import Limit, core_limit, memory_limit, process_lim
 from cluster_rl.jobs.memory_estimate import estimate_gpu, estimate_replay, parameter_bytes
 from cluster_rl.model import ObservationSpec
 from cluster_rl.report.bars import count_words, size_words
+from cluster_rl.runs.evaluation import EMULATORS
 
 LIBRARY_BYTES = 130e6  # pages of programs and libraries, which all processes share
 LAUNCHER_BYTES = 240e6
@@ -31,11 +32,13 @@ CUDA_BYTES = 2e9
 """What CUDA and its libraries take of a learner's host memory: an allowance, not measured by us, so no job is refused
 for it."""
 ACTOR_BYTES = 175e6  # without weights and emulators
+EVALUATION_BYTES = 175e6  # the same
 EMULATOR_BYTES = 1.5e6
 POSITION_BYTES = 6e3  # of an emulator's open sequence
 # Address space beyond a process's own memory, which `ulimit -v` counts too: libraries, stacks and arenas of threads.
 ADDRESS_SPACE_BYTES = 0.8e9
 
+_EVALUATION_WEIGHTS = 2  # the network's, and those that were read
 _ACTOR_WEIGHTS = 3  # the network's, those that came, and one copy on the way
 _CHECKPOINT_COPIES = 3  # of all that is saved: as it was taken, as bytes, and as a file's, while training goes on
 _HEAP_LOSS = 1.1  # the learner keeps freed memory, in pieces
@@ -50,16 +53,19 @@ class HostNeeds:
     actor: float  # one of `actors`, its emulators included; in serial mode what they add to the one process
     actors: int
     launcher: float
+    evaluation: float = 0.0  # 0 where none is made
     allowance: float = 0.0  # for what was not measured; not in the total
 
     @property
     def total(self) -> float:
-        return LIBRARY_BYTES + self.launcher + self.learner + self.actors * self.actor
+        return LIBRARY_BYTES + self.launcher + self.learner + self.actors * self.actor + self.evaluation
 
     def __str__(self) -> str:
         parts = [f"{count_words(self.actors, 'actor')} of {size_words(self.actor)}"]
         if self.learner:
             parts.append(f"the learner {size_words(self.learner)}")
+        if self.evaluation:
+            parts.append(f"an evaluation {size_words(self.evaluation)}")
         more = f", and perhaps {size_words(self.allowance)} for CUDA" if self.allowance else ""
         return f"memory: about {size_words(self.total)}: {', '.join(parts)}{more}"
 
@@ -100,7 +106,11 @@ def host_needs(
         of_batches += config.batch_size * positions * _position_bound(config, spec) + 2 * weights
         rest += 5 * weights
     launcher = 0.0 if serial else LAUNCHER_BYTES
-    return HostNeeds(rest + of_batches, of_batches, actor, config.num_actors, launcher, allowance)
+    evaluation = 0.0
+    if config.evaluate_interval_seconds:
+        played = min(EMULATORS, config.evaluate_episodes)
+        evaluation = EVALUATION_BYTES + _EVALUATION_WEIGHTS * weights + played * EMULATOR_BYTES
+    return HostNeeds(rest + of_batches, of_batches, actor, config.num_actors, launcher, evaluation, allowance)
 
 
 def check_memory(needs: HostNeeds, whole: Limit, process: Limit, advice: str = "") -> str:
@@ -113,10 +123,13 @@ def check_memory(needs: HostNeeds, whole: Limit, process: Limit, advice: str = "
         raise UserError(
             f"{needs}; {size_words(whole.amount)} is there ({whole.source}); {_smaller(needs, whole)}{advice}"
         )
-    for name, own in (("the learner", needs.learner), ("an actor", needs.actor)):
+    for name, own, key in (
+        ("the learner", needs.learner, _smaller_learner(needs)),
+        ("an actor", needs.actor, "--envs_per_actor"),
+        ("an evaluation", needs.evaluation, "--evaluate_episodes"),
+    ):
         need = own + ADDRESS_SPACE_BYTES
         if own and need > process.amount:
-            key = _smaller_learner(needs) if name == "the learner" else "--envs_per_actor"
             raise UserError(
                 f"memory: {name} takes about {size_words(need)} of address space, and each process may have "
                 f"{size_words(process.amount)} ({process.source}); raise it, or give a smaller {key}"

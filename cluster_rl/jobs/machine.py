@@ -1,4 +1,4 @@
-"""What a process may have of this machine: memory and cores, after all who limit it.
+"""What a process may have of this machine: memory and cores, after all who limit it; and what one has used.
 
 Plans are held against it before anything starts. In: files of the kernel and the environment that SLURM gives to a job.
 Out: amounts, each with the name of what sets it.
@@ -22,6 +22,14 @@ class Limit(NamedTuple):
 
     amount: float
     source: str
+
+
+class ProcessUse(NamedTuple):
+    """Of processors."""
+
+    processor_sec: float
+    is_ready: bool
+    """It runs, or would where others did not come first."""
 
 
 def memory_limit(root: Path = Path("/")) -> Limit:
@@ -112,3 +120,12 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def use_of_process(pid: int) -> ProcessUse:
+    """What a process has used, all its threads together, and whether it wants more; nothing of one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ProcessUse(0.0, False)
+    return ProcessUse((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), fields[0] == "R")

@@ -21,6 +21,7 @@ from cluster_rl.game.world import World
 from cluster_rl.report.bars import LINE_INTERVAL_SEC, duration_words, is_live, size_words
 from cluster_rl.rom import game_warning
 from cluster_rl.runs.atomic import why_unwritable
+from cluster_rl.runs.evaluation import Evaluation
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Job, Progress, QuestProgress, read_progress
@@ -41,11 +42,18 @@ def line_of(progress: Progress, milestones: int, problem: str = "") -> str:
             f"updates {progress.updates:,} ({progress.rates.updates_per_sec:.1f}/s)",
             f"episodes {progress.episodes:,}",
             f"return {'-' if mean_return is None else f'{mean_return:.2f}'}",
+            *([] if progress.evaluation is None else [evaluated(progress.evaluation, brief=True)]),
             f"milestones {len(progress.milestones)} of {milestones}",
             *alarms_of(progress.quests),
             *doing(progress, problem),
         ]
     )
+
+
+def evaluated(evaluation: Evaluation, brief: bool = False) -> str:
+    """What the newest evaluation found and how old it is. Much older than the interval: those after it failed."""
+    words = evaluation.return_words if brief else evaluation.words
+    return f"{words} ({duration_words(max(0.0, time.time() - evaluation.began))} ago)"
 
 
 def time_of_job(job: Job) -> str:
@@ -185,6 +193,8 @@ class StatusView:
         yield "replay", f"{replay.transitions:,} of {replay.capacity:,} transitions, {size_words(replay.bytes)}"
         yield "episodes", f"{progress.episodes:,}"
         yield "recent return", "-" if mean_return is None else f"{mean_return:.3f}"
+        if progress.evaluation is not None:
+            yield "evaluation", evaluated(progress.evaluation)
         yield "milestones", f"{len(progress.milestones)} of {milestones}{reached}"
         for name, told in (("quests ahead", quests_ahead(progress.quests)), ("alarms", alarms_of(progress.quests))):
             if told:

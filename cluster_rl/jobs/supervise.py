@@ -113,7 +113,7 @@ class Supervisor:
         full = {**os.environ, **environment} if environment else None
         log_path = self._log_dir / f"{name}.log"
         try:
-            process, log_start = _spawn(list(argv), full, log_path)
+            process, log_start = spawn(list(argv), full, log_path)
         except OSError as error:
             if (before := self._children.get(name)) is None:
                 self._unstarted.append(_not_started(name, argv[0], log_path, error))
@@ -240,7 +240,7 @@ class Supervisor:
 
     def _restart(self, child: _Child, now: float, events: list[ChildEvent]) -> None:
         try:
-            child.process, child.log_start_bytes = _spawn(child.argv, child.environment, child.log_path)
+            child.process, child.log_start_bytes = spawn(child.argv, child.environment, child.log_path)
         except OSError as error:
             events.append(_tried_later(child, error, now))
             return
@@ -300,10 +300,22 @@ def _deaths_alike(child: _Child, code: int, error: str, now: float) -> int:
     return child.same_deaths
 
 
-def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+def become_child(parent_pid: int) -> None:
+    """What a new process does before it is its program: its parent's end is told to it by a signal that waits."""
+    die_with_parent(parent_pid)
+    hold_signals()
+
+
+def spawn(
+    argv: list[str],
+    environment: Mapping[str, str] | None,
+    log_path: Path,
+    become: Callable[[int], None] = become_child,
+) -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the size of its log before it wrote anything. Raises `OSError` where the system refuses it.
 
-    A log that cannot be opened now, as on a read-only file system, costs its lines and not the process.
+    `become` is called in it before it is its program, with the id of this process, its parent. A log that cannot be
+    opened now, as on a read-only file system, costs its lines and not the process.
     """
     parent_pid = os.getpid()
     try:
@@ -322,14 +334,9 @@ def _spawn(argv: list[str], environment: dict[str, str] | None, log_path: Path) 
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            preexec_fn=lambda: _become_child(parent_pid),
+            preexec_fn=lambda: become(parent_pid),
         )
         return process, start_bytes
-
-
-def _become_child(parent_pid: int) -> None:
-    die_with_parent(parent_pid)
-    hold_signals()
 
 
 def first_error(log_path: Path, start_bytes: int = 0) -> str:

@@ -44,6 +44,10 @@ _OF_EPISODES: Final = (
     Shown("cells", "Coverage: map cells of an episode", "cells"),
     Shown("steps", "Length of an episode", "env steps"),
 )
+_OF_EVALUATIONS: Final = (
+    Shown("evaluate/return", "Return of greedy episodes by the published parameters (evaluation)", "reward"),
+    Shown("evaluate/finished", "Share of them that finished the task", "share"),
+)
 _OF_METRICS: Final = (
     Shown("env_steps_per_sec", "Env steps a second", "1/s"),
     Shown("updates_per_sec", "Updates a second", "1/s"),
@@ -173,13 +177,22 @@ def _chart_of(
 
 
 def episode_charts(runs: Sequence[RunFacts], rivals: Sequence[RivalFacts] = ()) -> list[Chart]:
-    """How episodes went that began where the run's do; then each run's return by part, and where its episodes began."""
-    charts = [_chart_of(shown, runs, episode_curve, rivals) for shown in _OF_EPISODES]
+    """How evaluations went, and episodes that began where the run's do; then each run's return by part, and where its
+    episodes began."""
+    charts = [_chart_of(shown, runs, evaluation_curve) for shown in _OF_EVALUATIONS]
+    charts += [_chart_of(shown, runs, episode_curve, rivals) for shown in _OF_EPISODES]
     for run in runs:
         whose = f" of {run.name}" if len(runs) > 1 else ""
         charts.append(Chart(f"Return by part{whose}", _STEPS, "reward", term_curves(run)))
         charts.append(Chart(f"Where episodes began{whose}", _STEPS, "share", start_curves(run), (0, 1)))
     return charts
+
+
+def evaluation_curve(run: RunFacts, column: str, name: str) -> Curve:
+    """A figure of evaluations over the env steps at which their parameters were made."""
+    if column not in run.metrics or "evaluate/env_steps" not in run.metrics:
+        return Curve(name, np.empty(0), np.empty(0))
+    return thinned(name, run.metrics["evaluate/env_steps"], run.metrics[column])
 
 
 def episode_curve(run: RunFacts, column: str, name: str) -> Curve:

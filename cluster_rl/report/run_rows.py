@@ -52,6 +52,7 @@ _METRICS = frozenset(
         *("wire/actors", "wire/refused_blocks", "wire/bad_messages", "wire/refused_actors", "wire/waiting_actors"),
         *("wire/lost_sequences", "archive/states", "archive/unfit", "archive/newer", "curiosity_scale"),
         *("start/beginning", "start/early", "start/middle", "start/late"),
+        *("evaluate/env_steps", "evaluate/return", "evaluate/finished"),
     }
 )
 

@@ -22,6 +22,7 @@ from cluster_rl.report.pictures import hours_now, hours_of, job_spans, milestone
 from cluster_rl.report.rivals import RivalFacts, by_agent
 from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
+from cluster_rl.runs.progress import Progress
 
 UNKNOWN: Final = "unknown"
 EPISODE_COLUMNS: Final = (
@@ -83,6 +84,7 @@ def _facts(run: RunFacts) -> dict[str, str]:
         "episodes": f"{progress.episodes if progress is not None else run.episodes.count:,}",
         "training": duration_words(hours_now(run) * 3600),
         "mean return of the newest 100": _optional(progress.mean_return_recent if progress is not None else None),
+        "newest evaluation": _evaluation(progress),
         "milestones": f"{len(run.milestones)}{f' of {max(of, len(run.milestones))}' if run.rom_sha1 else ''}",
         "replay": _replay(run),
         "samples per insert": _optional(progress.samples_per_insert if progress is not None else None),
@@ -105,6 +107,11 @@ def _state(run: RunFacts) -> str:
     if job.ended is not None:
         return f"no job runs; the last one ended: {job.reason}"
     return f"job {job.id}: {run.progress.activity or 'begun'}, as of {_date(run.progress.updated)}"
+
+
+def _evaluation(progress: Progress | None) -> str:
+    newest = progress.evaluation if progress is not None else None
+    return UNKNOWN if newest is None else f"{newest.words}, {_date(newest.began)}"
 
 
 def _replay(run: RunFacts) -> str:

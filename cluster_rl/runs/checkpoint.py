@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ import torch
 from cluster_rl.errors import StorageError, UserError, read_error
 from cluster_rl.runs.atomic import explain_os_error, sync_folder, write_atomic, write_synced
 from cluster_rl.runs.crash_points import crash_point
+from cluster_rl.runs.evaluation import ParamsPoint
 from cluster_rl.runs.small_file import (
     DECODE_ERRORS,
     Count,
@@ -176,10 +178,17 @@ def _written(folder: Path) -> list[Path]:
     return sorted(path for path in paths if _NAME.fullmatch(path.name) and (path / _MANIFEST).exists())
 
 
-def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Replaces `online_params.pt` by a plain dict of CPU tensors, for `torch.load(path, weights_only=True)`."""
+def publish_params(path: Path, state_dict: Mapping[str, torch.Tensor], point: ParamsPoint | None = None) -> None:
+    """Replaces `online_params.pt` by a dict of CPU tensors, for `torch.load(path, weights_only=True)`.
+
+    Their `point` is two attributes of the dict, as PyTorch keeps the versions of a module's parts: no tensor of another
+    name, which `load_state_dict` would refuse, and no second file, which might be of other parameters.
+    """
+    params = OrderedDict((name, tensor.detach().cpu()) for name, tensor in state_dict.items())
+    if point is not None:
+        vars(params).update(point._asdict())
     buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in state_dict.items()}, buffer)
+    torch.save(params, buffer)
     write_atomic(path, buffer.getvalue())
 
 
@@ -200,6 +209,15 @@ def read_params(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{path}: holds something else than named tensors")
     return loaded
+
+
+def point_of(params: Mapping[str, torch.Tensor]) -> ParamsPoint | None:
+    """When parameters that were read were made; None where they do not say, as those of older programs."""
+    told = [getattr(params, name, None) for name in ParamsPoint._fields]
+    try:
+        return msgspec.convert(told, ParamsPoint)
+    except msgspec.ValidationError:
+        return None
 
 
 def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor | np.ndarray[Any, Any]], Any]:

@@ -49,6 +49,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
         self.quests = self.path / "quests.jsonl"
+        self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
         self.exports = self.path / "exports"
         self.tensorboard = self.path / "tensorboard"

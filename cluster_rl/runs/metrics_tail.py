@@ -7,6 +7,7 @@ that is not known, and where lines begin.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -69,6 +70,27 @@ def last_row(path: Path) -> bytes:
     if len(row) > MAX_ROW_BYTES:
         raise damaged(path, f"a row of more than {MAX_ROW_BYTES} bytes")
     return row
+
+
+def rows_backwards(path: Path) -> Iterator[bytes]:
+    """The complete lines of a file, the last one first; none of a file that is not there.
+
+    Raises `UnreadableError` for what is too long to be a row, and `OSError`.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        start, rest = line_start(file, file.seek(0, os.SEEK_END)), b""
+        while start > 0:
+            end, start = start, max(0, start - _CHUNK_BYTES)
+            file.seek(start)
+            rest, *rows = (file.read(end - start) + rest).split(b"\n")
+            yield from filter(None, reversed(rows))
+            if len(rest) > MAX_ROW_BYTES:
+                raise damaged(path, f"a row of more than {MAX_ROW_BYTES} bytes")
+        yield from filter(None, [rest])
 
 
 def line_start(file: BinaryIO, end: int) -> int:

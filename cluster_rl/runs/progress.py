@@ -16,6 +16,7 @@ import msgspec
 from cluster_rl.errors import UserError
 from cluster_rl.runs.aside import free_damaged_path
 from cluster_rl.runs.atomic import write_atomic
+from cluster_rl.runs.evaluation import Evaluation
 from cluster_rl.runs.slurm_job import slurm_job_id
 from cluster_rl.runs.small_file import (
     Count,
@@ -105,6 +106,7 @@ class Progress(msgspec.Struct, kw_only=True):
     milestones_elsewhere: dict[str, Count] = msgspec.field(default_factory=dict)  # of episodes begun elsewhere
     quests: QuestProgress = msgspec.field(default_factory=QuestProgress)
     mean_return_recent: float | None = None
+    evaluation: Evaluation | None = None  # the newest that is known
     activity: str = ""  # what the learner does, or waits for, in words; empty when no job runs
     storage_problem: str = ""  # what storage does not take now, since when, and where; empty while all is well
     jobs: list[Job] = msgspec.field(default_factory=list)

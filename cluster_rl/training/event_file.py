@@ -23,7 +23,7 @@ from cluster_rl.runs.growing_file import GrowingFile
 FIRST_GROUP: Final = "0_first"
 """TensorBoard orders groups by name, and this one comes before all others."""
 FIRST: Final = (
-    *("episode/return", "episode/steps", "learner/q_start", "learner/loss", "learner/grad_norm"),
+    *("evaluate/return", "episode/return", "episode/steps", "learner/q_start", "learner/loss", "learner/grad_norm"),
     *("env_steps_per_sec", "updates_per_sec", "lag/training/p50", "staleness/delta_q_last", "priority/ess"),
 )
 """What to look at first: whether it learns, how fast, and whether it is healthy. They are in their own groups too."""

@@ -32,12 +32,14 @@ from cluster_rl.replay_buffer import AppendResult, Replay
 from cluster_rl.runs.checkpoint import flatten_state, load_checkpoint, publish_params, unflatten_state
 from cluster_rl.runs.checkpoint_writer import CheckpointWriter
 from cluster_rl.runs.crash_points import crash_point
+from cluster_rl.runs.evaluation import ParamsPoint
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import config_sha256, newest_number, package_versions
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress, Rates, ReplayProgress, recover_progress, save_progress
 from cluster_rl.training.arrivals import Arrivals
 from cluster_rl.training.episode_rows import EpisodeRows, UnreadableRowError, read_episode_rows
+from cluster_rl.training.evaluation_rows import EvaluationRows
 from cluster_rl.training.event_file import About
 from cluster_rl.training.metrics import MetricsWriter, RateMeter
 from cluster_rl.training.outage import Outage, Writer
@@ -98,6 +100,7 @@ class Trainer:
         self.rnd = Rnd(config, observation, self.device, config.base_seed + 1) if config.w_rnd else None
         self.limiter = RateLimiter.from_config(config)
         self.metrics = MetricsWriter(run_dir, _about(config))
+        self.evaluations = EvaluationRows(run_dir)
         self.quests = QuestMonitor(config, run_dir, self.replay, rules, self.device)
         self.sample_rng = np.random.default_rng([config.base_seed, 1])
         self._checkpoints = CheckpointWriter(run_dir.checkpoint, self.replay.sync)
@@ -315,7 +318,8 @@ class Trainer:
 
     def write_params_file(self) -> None:
         """Writes online_params.pt, the averaged parameters for people and other programs."""
-        publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict())
+        point = ParamsPoint(self.replay.env_steps, self.r2d2.updates)
+        publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict(), point)
 
     def checkpoint(self) -> None:
         """Saves what the log cannot tell; it is on disk when this returns.
@@ -394,6 +398,7 @@ class Trainer:
         progress.milestones, progress.milestones_elsewhere = replay.milestones, replay.milestones_elsewhere
         progress.quests = self.quests.progress()
         progress.mean_return_recent = self._arrivals.mean_return()
+        progress.evaluation = self.evaluations.newest
         progress.activity = self._activity()
         progress.storage_problem = self.outage.words
         if reason is not None:
@@ -483,7 +488,13 @@ class Trainer:
             if self._metrics_rows >= self._next_picture_row:
                 self._next_picture_row = self._metrics_rows + PICTURE_ROWS
                 pictures["screens/newest_batch"] = screens_picture(batch.values(), self._block_spec)
-        self.metrics.write(self.replay.env_steps, self.r2d2.updates, row, distributions, pictures)
+        row |= self.evaluations.row(self.replay.milestones)
+        env_steps, updates = self.replay.env_steps, self.r2d2.updates
+        try:
+            self.metrics.write(env_steps, updates, row, distributions, pictures)
+        finally:
+            if not self.metrics.grown(env_steps, updates):  # it may be there, and not in TensorBoard
+                self.evaluations.told()
 
     def _write_next_metrics(self) -> None:
         if self.metrics.grown(self.replay.env_steps, self.r2d2.updates):

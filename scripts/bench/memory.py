@@ -3,9 +3,10 @@
 usage: python scripts/bench/memory.py [--config cpu] [--steps 300] [--key value ...]
 
 Each process is a real one with the parts of the real program: the launcher's imports; an actor that plays `--steps`
-steps with all its emulators and writes episode logs; a learner on the CPU that makes two updates of a full batch and a
-checkpoint. Memory is what a process has to itself (anonymous pages), as a limit counts it; pages of libraries come
-once for all. Prints a line for each process, and exits 1 if one takes more than a fifth more than was reckoned.
+steps with all its emulators and writes episode logs; an evaluation with episodes of so many steps; a learner on the CPU
+that makes two updates of a full batch and a checkpoint. Memory is what a process has to itself (anonymous pages), as a
+limit counts it; pages of libraries come once for all. Prints a line for each process, and exits 1 if one takes more
+than a fifth more than was reckoned.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 
 import cluster_rl.train_cluster  # noqa: F401 - what the launcher imports
@@ -61,6 +63,14 @@ def actor(config: Config, steps: int) -> None:
                 break
 
 
+def evaluation(config: Config, steps: int) -> None:
+    from cluster_rl.evaluate import play_episodes  # not among the launcher's imports
+
+    torch.set_num_threads(1)
+    short = msgspec.structs.replace(config, episode_max_steps=steps)
+    play_episodes(short, build_model(config, observation_spec(config)).eval(), config.evaluate_episodes, seed=1)
+
+
 def learner(config: Config, _steps: int) -> None:
     prepare_process(config)
     spec = observation_spec(config)
@@ -72,7 +82,12 @@ def learner(config: Config, _steps: int) -> None:
         save_checkpoint(Path(folder), tensors, {"updates": 2, "state": tree})
 
 
-ROLES: dict[str, Callable[[Config, int], None]] = {"launcher": launcher, "actor": actor, "learner": learner}
+ROLES: dict[str, Callable[[Config, int], None]] = {
+    "launcher": launcher,
+    "actor": actor,
+    "learner": learner,
+    "evaluation": evaluation,
+}
 
 
 def own_bytes() -> int:
@@ -92,8 +107,10 @@ def main() -> int:
         ROLES[known.role](config, known.steps)
         print(own_bytes())
         return 0
+    config = msgspec.structs.replace(config, evaluate_interval_seconds=config.evaluate_interval_seconds or 3600.0)
     needs = host_needs(config, observation_spec(config), "cpu")
     reckoned = {"launcher": needs.launcher, "actor": needs.actor, "learner": needs.learner}
+    reckoned["evaluation"] = needs.evaluation
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder) / "config.json"

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import run_golden
 import torch
 import wire_golden
 from blank_rom import blank_rom
@@ -41,7 +42,7 @@ from cluster_rl.replay.segments import record_bytes
 from cluster_rl.replay.totals import Totals
 from cluster_rl.report import rivals, video_record
 from cluster_rl.rom import load_rom
-from cluster_rl.runs import checkpoint, episode_log, identity, lock, progress, rendezvous
+from cluster_rl.runs import checkpoint, episode_log, evaluation, identity, lock, progress, rendezvous
 from cluster_rl.training.metrics import read_metrics
 from cluster_rl.wire import codec, keys, messages
 
@@ -297,6 +298,7 @@ def _run_files(folder: Path) -> list[Decoder]:
         file("run.json", identity.read_identity, as_json(made)),
         file("rendezvous.json", rendezvous.read_rendezvous, as_json(place)),
         file("key", keys.load_pair, pair),
+        file("evaluation.json", evaluation.read_evaluation, as_json(run_golden.EVALUATION)),
         file("chain.json", chain.read_chain, as_json(chain.ChainState(crashes=1, env_steps=5))),
         file("run.lock.holder", lock.read_holder, as_json(lock.Holder.this_process())),
         file("config.json", load_config, config),

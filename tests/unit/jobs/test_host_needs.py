@@ -14,7 +14,7 @@ from cluster_rl.configs.files import PRESET_DIR
 from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.jobs import opening
-from cluster_rl.jobs.host_needs import check_here, check_memory, core_warning, host_needs
+from cluster_rl.jobs.host_needs import EMULATOR_BYTES, check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.machine import Limit
 from cluster_rl.jobs.opening import dry_run, open_job
 from cluster_rl.runs.layout import RunDir
@@ -42,7 +42,7 @@ def test_real_processes_take_what_was_reckoned() -> None:
     small = ["--envs_per_actor", "2", "--steps", "60"]
     done = subprocess.run([sys.executable, BENCH, *small], capture_output=True, text=True, check=True, timeout=120)
     figures = [[float(word) for word in line.split() if word.isdecimal()] for line in done.stdout.splitlines()]
-    assert len(figures) == 3
+    assert len(figures) == 4
     for taken, reckoned in figures:
         assert 0.6 * reckoned < taken < 1.2 * reckoned, done.stdout
 
@@ -83,6 +83,20 @@ def test_each_process_may_have_less() -> None:
         config(), 1e12, process=Limit(1e9, "ulimit -v")
     )
     assert "an actor takes about" in refusal(config(), 1e12, process=Limit(0.9e9, "ulimit -v"), learner=False)
+
+
+def test_an_evaluation_takes_memory_where_there_is_one() -> None:
+    beside = config("evaluate_interval_seconds=60")
+    spec = observation_spec(beside)
+    plain, needs = host_needs(config(), spec, "cpu"), host_needs(beside, spec, "cpu")
+    assert plain.evaluation == host_needs(beside, spec, "cpu", learner=False).evaluation == 0
+    assert needs.total == plain.total + needs.evaluation
+    assert needs.evaluation > 175e6
+    assert ", an evaluation 190 MB" in str(needs)
+    assert "an evaluation" not in str(plain)
+    one = host_needs(config("evaluate_interval_seconds=60", "evaluate_episodes=1"), spec, "cpu")
+    assert needs.evaluation - one.evaluation == 7 * EMULATOR_BYTES
+    refusal(beside, (needs.total + plain.total) / 2)
 
 
 def test_more_actors_than_cores_are_slow() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from run_golden import EVALUATION
 from small_disk import SmallDisk
 from terminals import on_terminal
 
@@ -120,6 +121,19 @@ def test_alarms_of_quests_are_in_the_line_and_what_is_ahead_in_the_table(
     progress.quests = QuestProgress(alarms={name: alarm(share) for name, share in zip("abcde", SHARES, strict=True)})
     assert [told.split()[0] for told in alarms_of(progress.quests)] == ["c", "e", "b", "2"]
     assert alarms_of(progress.quests)[-1] == "2 more alarms"
+
+
+def test_the_newest_evaluation_is_told_with_its_age(run_dir: RunDir) -> None:
+    progress = status.read_progress(run_dir.progress)
+    assert progress is not None
+    assert "greedy return" not in line_of(progress, 9)
+    progress.evaluation = msgspec.structs.replace(EVALUATION, began=time.time() - 720)
+    assert "return -, greedy return 3.25 +- 0.50 (12 min ago), milestones 1 of 9" in line_of(progress, 9)
+    rows = dict(StatusView(run_dir, CONFIG, TOKEN)._rows(progress))
+    assert rows["evaluation"] == (
+        "greedy return 3.25 +- 0.50, 40 steps, task finished 12%, 8 episodes, 3 distinct; parameters of update 18 "
+        "(12 min ago)"
+    )
 
 
 SHARES = (0.81, 0.9, 0.99, 0.82, 0.95)

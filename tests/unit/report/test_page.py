@@ -24,6 +24,7 @@ from cluster_rl.errors import UserError
 from cluster_rl.report.__main__ import MOST_RUNS, main, parse_arguments, run
 from cluster_rl.report.glance import glance_table
 from cluster_rl.report.page import MOST_PROBLEMS
+from cluster_rl.report.pictures import evaluation_curve
 from cluster_rl.report.run_facts import read_run
 from cluster_rl.runs.layout import RunDir
 
@@ -122,6 +123,19 @@ def test_a_page_is_whole_html_and_has_all_parts(page: str) -> None:
         assert all(name in read.ids for name in svg["aria-labelledby"].split())
     for words in ("GOT_BALM is reached by 20%", "Env steps a second", "target_total_steps reached", "0 to 0"):
         assert words in read.text
+
+
+def test_a_page_shows_evaluations_by_the_age_of_their_parameters(tmp_path: Path) -> None:
+    points = {3: {"evaluate__env_steps": 250.0, "evaluate__return": 1.5, "evaluate__finished": 0.0}}
+    points[8] = {"evaluate__env_steps": 600.0, "evaluate__return": 4.5, "evaluate__finished": 0.25}
+    metrics = [metrics_row(number, **points.get(number, {})) for number in range(20)]
+    run_dir = make_run(tmp_path, metrics=metrics, evaluation=run_golden.EVALUATION)
+    curve = evaluation_curve(read_run(run_dir), "evaluate/return", "made")
+    assert (curve.x.tolist(), curve.y.tolist()) == ([250.0, 600.0], [1.5, 4.5])
+    text = Reader(page_of(run_dir)).text
+    assert "Return of greedy episodes by the published parameters (evaluation)" in text
+    assert "from 0 to 0.25 share, least 0, most 0.25" in text
+    assert "greedy return 3.25 +- 0.50, 40 steps, task finished 12%, 8 episodes, 3 distinct; parameters of" in text
 
 
 def test_a_page_needs_no_network_and_runs_its_own_script_alone(page: str) -> None:

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from cluster_rl.runs.checkpoint import (
     flatten_state,
     load_checkpoint,
     newest,
+    point_of,
     publish_params,
+    read_params,
     save_checkpoint,
     unflatten_state,
 )
+from cluster_rl.runs.evaluation import ParamsPoint
 
 
 def save(folder: Path, updates: int, fill: float = 0.0) -> Path:
@@ -343,7 +347,7 @@ def test_published_params_are_plain_tensors(tmp_path: Path) -> None:
     for _ in range(2):
         publish_params(path, module.state_dict())
     loaded = torch.load(path, weights_only=True)
-    assert type(loaded) is dict
+    assert point_of(loaded) is None
     assert loaded.keys() == module.state_dict().keys()
     assert all(torch.equal(loaded[name], value) for name, value in module.state_dict().items())
     assert names(tmp_path) == ["online_params.pt"]
@@ -374,3 +378,15 @@ def assert_same(a: Any, b: Any) -> None:
         assert np.array_equal(a, b)
     else:
         assert repr(a) == repr(b)
+
+
+def test_published_params_say_when_they_were_made_and_load_as_before(tmp_path: Path) -> None:
+    module, path = torch.nn.Linear(2, 3), tmp_path / "online_params.pt"
+    publish_params(path, module.state_dict(), ParamsPoint(2**40, 7))
+    assert point_of(read_params(path)) == (2**40, 7)
+    torch.nn.Linear(2, 3).load_state_dict(torch.load(path, weights_only=True))
+    for odd in ({"env_steps": -1}, {"updates": None}, {"updates": "7"}, {"env_steps": 1.5}):
+        params = OrderedDict(module.state_dict())
+        vars(params).update({"env_steps": 1, "updates": 2} | odd)
+        torch.save(params, path)
+        assert point_of(read_params(path)) is None

@@ -21,6 +21,7 @@ from cluster_rl.exploration.archive import read_index, read_state
 from cluster_rl.report.video_record import VideoRecord
 from cluster_rl.runs.checkpoint import load_checkpoint, unflatten_state
 from cluster_rl.runs.episode_log import read_log
+from cluster_rl.runs.evaluation import read_evaluation
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import read_job_record
 from cluster_rl.runs.layout import RunDir
@@ -69,6 +70,7 @@ def test_what_people_and_programs_look_at(run_dir: RunDir) -> None:
     learner = read_rendezvous(run_dir.rendezvous)
     assert learner is not None
     assert (learner.endpoint, learner.incarnation) == ("tcp://127.0.0.1:5555", wire_golden.INCARNATION)
+    assert read_evaluation(run_dir.evaluation) == progress.evaluation == run_golden.EVALUATION
     assert read_chain(run_dir.chain) == ChainState(crashes=1, stalls=1, env_steps=640)
     assert str(read_holder(holder_path(run_dir))).startswith("process 4242 on node7, SLURM job 17, since 2023-11-1")
     assert learner.public_key == load_learner_keys(run_dir.keys).public

@@ -58,6 +58,7 @@ def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
         *("schema_version", "run_name", "env_steps", "episodes", "updates", "sequences", "target_total_steps"),
         *("params_version", "rates", "samples_per_insert", "replay", "milestones", "mean_return_recent", "jobs"),
         *("activity", "updated", "run_id", "newest_checkpoint", "storage_problem", "milestones_elsewhere", "quests"),
+        "evaluation",
     }
     assert raw["rates"] == {"env_steps_per_sec": 100.5, "updates_per_sec": 2.25}
     assert raw["milestones"] == {"EVENT_GOT_STARTER": 77}

@@ -24,7 +24,8 @@ from cluster_rl.exploration.archive import read_index, read_state
 from cluster_rl.replay import segments
 from cluster_rl.report.video_record import is_finished
 from cluster_rl.runs import episode_log, small_file
-from cluster_rl.runs.checkpoint import load_checkpoint, read_params, save_checkpoint
+from cluster_rl.runs.checkpoint import load_checkpoint, point_of, read_params, save_checkpoint
+from cluster_rl.runs.evaluation import read_evaluation
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.job_record import newest_config, read_job_record
 from cluster_rl.runs.layout import RunDir
@@ -76,7 +77,8 @@ READERS: dict[str, Callable[[RunDir], object]] = {
     "quests.jsonl": lambda run: _rows_that_say_damage(run),
     "archive/index.json": lambda run: read_index(run.archive / "index.json"),
     "archive/states/0123456789abcdef.start": lambda run: read_state(run.archive / "states" / "0123456789abcdef.start"),
-    "online_params.pt": lambda run: read_params(run.online_params),
+    "online_params.pt": lambda run: point_of(read_params(run.online_params)),
+    "evaluation.json": lambda run: read_evaluation(run.evaluation),
     INITIAL_STATE: lambda run: load_savestate_file(str(run.path / INITIAL_STATE), ROM),
 }
 SLOW_TO_READ = {
