@@ -184,12 +184,11 @@ def _render(plan: Plan, chosen: int, options: Options, read: Mapping[Path, Video
     if plan.finished + len(plan.renamed):
         _say(f"{plan.finished + len(plan.renamed)} of {chosen} videos are finished already")
     yield _list(options.out, records, world)
-    seen = Glimpse({}, {})
+    seen = Glimpse({}, {}, {})
     for job, outcome in _outcomes(plan.jobs[: options.limit or None], options):
         yield outcome.code
         if outcome.glimpse is not None:
-            seen.looks.update(outcome.glimpse.looks)
-            seen.doors.update(outcome.glimpse.doors)
+            seen.update(outcome.glimpse)
         assert job.video is not None
         if outcome.record is not None:
             records[job.video] = outcome.record

@@ -74,14 +74,25 @@ def ground_of(world: World, folder: Path) -> Ground | None:
     if name is not None:
         return _embedded(name, world)
     seen = _read(folder / GROUND_FILE, world)
-    return None if seen is None else Ground(seen.picture, _seen_doors(seen.doors, world), [])
+    if seen is None:
+        return None
+    people = [Mark(x, y, f"somebody of {world.map_name(map_id)}") for map_id, _, x, y in seen.people.tolist()]
+    return Ground(seen.picture, _seen_doors(seen.doors, world), people)
 
 
 class Glimpse(NamedTuple):
-    """What one episode saw: greys, uint8 [8, 8], of cells of the canvas, and of doors the map that they lead to."""
+    """What episodes saw: greys, uint8 [8, 8], of cells of the canvas, of doors the map that they lead to, and of
+    people, by their map's id and slot, where they were first."""
 
     looks: dict[Place, npt.NDArray[np.uint8]]
     doors: dict[Place, int]
+    people: dict[tuple[int, int], Place]
+
+    def update(self, newer: Glimpse) -> None:
+        """Adds what another one saw; where both know something, the newer counts."""
+        self.looks.update(newer.looks)
+        self.doors.update(newer.doors)
+        self.people.update(newer.people)
 
 
 def glimpse_of(seen: SeenMap) -> Glimpse:
@@ -90,7 +101,7 @@ def glimpse_of(seen: SeenMap) -> Glimpse:
     for place, look in seen.looks():  # uint8 [16, 16, 3]
         small = look.mean(2).reshape(PIXELS, _SHRINK, PIXELS, _SHRINK).mean((1, 3))
         looks[place] = _light(1 - small / 255)
-    return Glimpse(looks, dict(seen.doors))
+    return Glimpse(looks, dict(seen.doors), dict(seen.people))
 
 
 def add_to_ground(folder: Path, world: World, glimpse: Glimpse) -> None:
@@ -103,23 +114,28 @@ def add_to_ground(folder: Path, world: World, glimpse: Glimpse) -> None:
         seen = None
     if seen is None:
         width, height = world.canvas_size
-        seen = _Seen(np.full((height * PIXELS, width * PIXELS), 255, np.uint8), np.empty((0, 3), np.int16))
+        empty = np.empty((0, 3), np.int16), np.empty((0, 4), np.int16)
+        seen = _Seen(np.full((height * PIXELS, width * PIXELS), 255, np.uint8), *empty)
     doors = {(x, y): target for x, y, target in seen.doors.tolist()}
     for (x, y), look in glimpse.looks.items():
         seen.picture[y * PIXELS : (y + 1) * PIXELS, x * PIXELS : (x + 1) * PIXELS] = look
     doors.update(glimpse.doors)
+    people = {(map_id, slot): (x, y) for map_id, slot, x, y in seen.people.tolist()} | glimpse.people
     npz = io.BytesIO()
     rows = np.array([(*place, target) for place, target in sorted(doors.items())], np.int16).reshape(-1, 3)
-    np.savez_compressed(npz, picture=seen.picture, doors=rows)
+    met = np.array([(*who, *place) for who, place in sorted(people.items())], np.int16).reshape(-1, 4)
+    np.savez_compressed(npz, picture=seen.picture, doors=rows, people=met)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, npz.getvalue())
 
 
 class _Seen(NamedTuple):
-    """What the file has: `picture` as of `Ground`, and int16 [n, 3] of (x, y, target map) of doors."""
+    """What the file has: `picture` as of `Ground`, int16 [n, 3] of (x, y, target map) of doors, and int16 [m, 4] of
+    (map, slot, x, y) of people, which files of older programs lack."""
 
     picture: npt.NDArray[np.uint8]
     doors: npt.NDArray[np.int16]
+    people: npt.NDArray[np.int16]
 
 
 def _read(path: Path, world: World) -> _Seen | None:
@@ -128,7 +144,8 @@ def _read(path: Path, world: World) -> _Seen | None:
     damaged = UserError(f"{path}: not the ground of this game; remove it, and it is made anew with the next videos")
     try:
         with np.load(path, allow_pickle=False) as parts:
-            seen = _Seen(parts["picture"], parts["doors"])
+            people = parts["people"] if "people" in parts else np.empty((0, 4), np.int16)
+            seen = _Seen(parts["picture"], parts["doors"], people)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -136,7 +153,9 @@ def _read(path: Path, world: World) -> _Seen | None:
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise damaged from None
     right = seen.picture.shape == (height * PIXELS, width * PIXELS) and seen.picture.dtype == np.uint8
-    if not right or seen.doors.shape[1:] != (3,) or seen.doors.dtype != np.int16:
+    for rows, columns in ((seen.doors, 3), (seen.people, 4)):
+        right = right and rows.shape[1:] == (columns,) and rows.dtype == np.int16
+    if not right:
         raise damaged
     return seen
 

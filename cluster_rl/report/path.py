@@ -44,6 +44,8 @@ class SeenMap:
         self._looked_up: set[int] = set()  # maps whose doors are known
         self.doors: dict[Place, int] = {}
         """The map that each door leads to, by its cell of the canvas."""
+        self.people: dict[tuple[int, int], Place] = {}
+        """The cell of the canvas where each person or thing was seen first, by its map's id and its slot there."""
 
     def look(self, state: GameState, screen: npt.NDArray[np.uint8]) -> None:
         """Takes in the squares of a screen, uint8 [144, 160, 3], that shows the map and stands still."""
@@ -58,6 +60,15 @@ class SeenMap:
                 place = self._world.global_position(state.map_id, door.x, door.y)
                 if place is not None and door.x < size[0] and door.y < size[1]:
                     self.doors[place] = door.target_map
+        for sprite in state.sprites:
+            if sprite.cell is None or (state.map_id, sprite.slot) in self.people:
+                continue
+            x, y = sprite.cell
+            place = self._world.global_position(state.map_id, x, y)
+            is_shown = -_PLAYER_COLUMN <= x - state.x < _SCREEN_COLUMNS - _PLAYER_COLUMN
+            is_shown = is_shown and -_PLAYER_ROW <= y - state.y < _SCREEN_ROWS - _PLAYER_ROW
+            if is_shown and place is not None and 0 <= x < size[0] and 0 <= y < size[1]:
+                self.people[state.map_id, sprite.slot] = place
         squares = screen.reshape(_SCREEN_ROWS, CELL_PIXELS, _SCREEN_COLUMNS, CELL_PIXELS, 3).swapaxes(1, 2)
         for row in range(_SCREEN_ROWS):
             for column in range(_SCREEN_COLUMNS):

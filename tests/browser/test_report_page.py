@@ -84,10 +84,20 @@ def test_the_slider_moves_the_map(shown: Page) -> None:
     assert shown.js("document.querySelector('#map-1-slice').textContent") != words
     shown.press("End")
     assert shown.js(seen) == [False] * (count - 1) + [True]
-    way = "getComputedStyle(document.querySelector('#map-1 g.way')).display"
-    assert shown.js(way) != "none"
-    shown.click("input.way")
-    assert shown.js(way) == "none"
+
+
+@pytest.mark.parametrize("box", ["map-1-marks", "map-1-way-1", "map-1-way-2"])
+def test_a_tick_shows_doors_and_people_or_the_way_of_an_episode(shown: Page, box: str) -> None:
+    """At first doors, people and the first way are ticked."""
+    groups = "[...document.querySelectorAll('#map-1 g.way')]"
+    seen = f"Object.fromEntries({groups}.map(one => [one.id, getComputedStyle(one).display !== 'none']))"
+    before = shown.js(seen)
+    assert {name for name, is_seen in before.items() if is_seen} == {"map-1-marks", "map-1-way-1"}
+    shown.click(f"input[data-way='{box}']")
+    assert shown.js(seen) == before | {box: not before[box]}
+    shown.js(f"document.querySelector(\"input[data-way='{box}']\").focus()")
+    shown.press(" ")
+    assert shown.js(seen) == before
 
 
 def test_light_and_dark(shown: Page, picture: Callable[[str], None]) -> None:

@@ -44,6 +44,9 @@ def test_what_a_walk_saw_is_what_the_rom_draws(tmp_path: Path) -> None:
     assert len(glimpse.doors) >= 4
     for place, target in glimpse.doors.items():
         assert doors[place] == f"door to {WORLD.map_name(target)}"
+    at_start = {(mark.x, mark.y) for mark in drawn.people}
+    assert len(glimpse.people) == 2
+    assert set(glimpse.people.values()) <= at_start
 
 
 def test_doors_and_people_of_a_world_in_the_package(tmp_path: Path) -> None:
@@ -60,8 +63,9 @@ def test_doors_and_people_of_a_world_in_the_package(tmp_path: Path) -> None:
 def test_another_game_has_what_its_videos_saw_and_the_newer_look_stays(tmp_path: Path) -> None:
     assert ground_of(RED, tmp_path) is None
     dark, light = np.full((PIXELS, PIXELS), 140, np.uint8), np.full((PIXELS, PIXELS), 240, np.uint8)
-    add_to_ground(tmp_path, RED, Glimpse({(70, 320): dark, (71, 320): dark}, {(70, 320): 37}))
-    add_to_ground(tmp_path, RED, Glimpse({(71, 320): light}, {(9, 9): OUT}))
+    people = {(PALLET_TOWN, 1): (72, 321), (PALLET_TOWN, 2): (73, 321)}
+    add_to_ground(tmp_path, RED, Glimpse({(70, 320): dark, (71, 320): dark}, {(70, 320): 37}, people))
+    add_to_ground(tmp_path, RED, Glimpse({(71, 320): light}, {(9, 9): OUT}, {(PALLET_TOWN, 2): (74, 321)}))
     ground = ground_of(RED, tmp_path)
     assert ground is not None
     assert (cell(ground.picture, 70, 320) == 140).all()
@@ -69,6 +73,21 @@ def test_another_game_has_what_its_videos_saw_and_the_newer_look_stays(tmp_path:
     assert (cell(ground.picture, 72, 320) == 255).all()
     name = RED.map_name(37)
     assert ground.doors == [Mark(9, 9, "door to the way out"), Mark(70, 320, f"door to {name}")]
+    somebody = f"somebody of {RED.map_name(PALLET_TOWN)}"
+    assert ground.people == [Mark(72, 321, somebody), Mark(74, 321, somebody)]
+
+
+def test_a_file_of_an_older_program_has_no_people(tmp_path: Path) -> None:
+    add_to_ground(tmp_path, RED, Glimpse({}, {(9, 9): OUT}, {(PALLET_TOWN, 1): (72, 321)}))
+    with np.load(tmp_path / GROUND_FILE) as parts:
+        older = {name: parts[name] for name in ("picture", "doors")}
+    np.savez(tmp_path / GROUND_FILE, **older)
+    ground = ground_of(RED, tmp_path)
+    assert ground is not None
+    assert (len(ground.doors), ground.people) == (1, [])
+    np.savez(tmp_path / GROUND_FILE, **older, people=np.zeros((2, 3), np.int16))
+    with pytest.raises(UserError, match="not the ground of this game"):
+        ground_of(RED, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04 cut short"])
@@ -76,11 +95,11 @@ def test_a_damaged_file_is_told_and_made_anew_by_the_next_videos(tmp_path: Path,
     (tmp_path / GROUND_FILE).write_bytes(content)
     with pytest.raises(UserError, match=rf"{GROUND_FILE}: not the ground of this game; remove it"):
         ground_of(RED, tmp_path)
-    add_to_ground(tmp_path, RED, Glimpse({(0, 0): np.zeros((PIXELS, PIXELS), np.uint8)}, {}))
+    add_to_ground(tmp_path, RED, Glimpse({(0, 0): np.zeros((PIXELS, PIXELS), np.uint8)}, {}, {}))
     assert ground_of(RED, tmp_path) is not None
 
 
 def test_the_ground_of_another_game_is_no_ground(tmp_path: Path) -> None:
-    add_to_ground(tmp_path, WORLD, Glimpse({}, {}))
+    add_to_ground(tmp_path, WORLD, Glimpse({}, {}, {}))
     with pytest.raises(UserError, match="not the ground of this game"):
         ground_of(RED, tmp_path)

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cartridge_fixtures import HOME, TO_TOWN, TO_VILLAGER, TOWN, new_env, play, state_with
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
-from cluster_rl.report.path import SeenMap, draw_path, path_places
+from cluster_rl.report.path import BLACKOUT_COLOUR, SeenMap, draw_path, path_places
 
 WORLD = World.cartridge()
 CELL = 16
@@ -154,6 +155,25 @@ def test_the_picture_is_there_and_the_same_for_the_same_episode(tmp_path: Path) 
     assert imread(tmp_path / "c.png").ndim == 3
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_cross_is_where_the_party_fainted(tmp_path: Path) -> None:
+    seen = SeenMap(WORLD)
+    seen.look(standing(9, 9), np.full((144, 160, 3), 255, np.uint8))
+    positions = np.array([(TOWN, 8, 9), (TOWN, 8, 9), (TOWN, 7, 9), (TOWN, 12, 12)], np.uint8)
+
+    def crosses(name: str, *blackouts: int) -> npt.NDArray[np.int64]:
+        """Rows and columns of the pixels of their colour, int64 [n, 2]."""
+        assert draw_path(seen, positions, [], WORLD, "title", tmp_path / name, blackouts)
+        apart = imread(tmp_path / name)[..., :3] - np.array(to_rgb(BLACKOUT_COLOUR))
+        return np.argwhere(np.abs(apart).max(axis=2) < 0.02)
+
+    assert not len(crosses("none.png"))
+    first, last = crosses("first.png", 1), crosses("last.png", 4)
+    assert min(len(first), len(last)) > 10
+    assert (last.mean(axis=0) > first.mean(axis=0) + 20).all()  # four cells to the right and three down
+    assert len(crosses("both.png", 1, 4)) == len(first) + len(last)
+    assert len(crosses("beyond.png", 1, 5)) == len(first)  # of a step that the log does not have
 
 
 def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_of_another_game_the_page_shows_what_its_videos_saw(tmp_path: Path) -> N
     write_log(run_dir, 0, (pallet_town, 10, 0))
     dark = np.full((PIXELS, PIXELS), 140, np.uint8)
     add_to_ground(
-        run_dir.videos / "maps", World.red(), Glimpse({(66, 320): dark}, {(66, 320): 37})
+        run_dir.videos / "maps", World.red(), Glimpse({(66, 320): dark}, {(66, 320): 37}, {(0, 2): (67, 320)})
     )  # it is at (64, 318)
     found = world_map(read_run(run_dir))
     assert found is not None
