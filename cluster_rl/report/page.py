@@ -26,6 +26,7 @@ from cluster_rl.report.findings import findings_of
 from cluster_rl.report.glance import glance_table
 from cluster_rl.report.overlay import SIZE
 from cluster_rl.report.pictures import MOST_QUESTS, episode_charts, learner_charts, milestone_charts, quest_chart
+from cluster_rl.report.replay_content import replay_content
 from cluster_rl.report.rivals import RivalFacts
 from cluster_rl.report.run_facts import RunFacts
 from cluster_rl.report.tables import (
@@ -174,6 +175,7 @@ def _run(run: RunFacts, out: Path, pictures: _Pictures, most_episodes: int) -> d
         "quest_picture": next(iter(pictures.of([quest_chart(run)])), None),
         "quest_note": f"{first}What the words mean: docs/metrics.md.",
         "map": world_map(run),
+        "replay": replay_content(run),
         "episodes": lines,
         "episode_note": _episode_note(len(lines), run.episodes.count),
         "filters": filters,

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -72,6 +72,7 @@ class EpisodeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     episode_return: float = msgspec.field(name="return")
     start_tag: str = "beginning"
     start_id: str = ""
+    start_milestones: list[str] = []
     terms: dict[str, float] = {}
     milestones: dict[str, int] = {}
     final_map: Count = 0
@@ -90,6 +91,13 @@ class EpisodeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def is_elsewhere(self) -> bool:
         """Whether it began elsewhere than the run's episodes begin by its config."""
         return self.start_tag in ("state", "archive")
+
+
+class Start(NamedTuple):
+    """Where an episode began: its tag, and the milestones that had been reached there."""
+
+    tag: str
+    milestones: tuple[str, ...] = ()
 
 
 class Rows(Generic[_Kind]):
@@ -173,7 +181,9 @@ class Episodes:
     count: int = 0
     columns: dict[str, Column] = field(default_factory=dict)
     """`time`, `env_steps`, `steps`, `return`, `cells`, `loop_share`, `entropy` (NaN where unknown), and `terms/NAME`;
-    `whole` is 1 for those that began where the run's do and that no job's end cut."""
+    `whole` is 1 for those that began where the run's do and that no job's end cut; `start` is a place in `starts`."""
+    starts: list[Start] = field(default_factory=list)
+    """All that any episode began at, in the order in which they came."""
     newest: list[EpisodeRow] = field(default_factory=list)
     best: list[EpisodeRow] = field(default_factory=list)
     """With the highest returns, highest first; of episodes that began where the run's do."""
@@ -201,8 +211,10 @@ def read_episodes(path: Path, filmed: Container[str] = ()) -> tuple[Episodes, st
     best: list[tuple[float, int, EpisodeRow]] = []
     every = 1
     rows = Rows(path, EpisodeRow)
+    starts: dict[Start, int] = {}
     for number, row in enumerate(rows):
-        _add(columns, number, _numbers(row))
+        start = starts.setdefault(Start(row.start_tag, tuple(row.start_milestones)), len(starts))
+        _add(columns, number, {**_numbers(row), "start": start})
         newest.append(row)
         if row.name in filmed:
             with_video.append(row)
@@ -219,7 +231,7 @@ def read_episodes(path: Path, filmed: Container[str] = ()) -> tuple[Episodes, st
                 every *= 2
                 del found.spread[1::2]
         found.count += 1
-    found.columns = _padded(columns, found.count)
+    found.columns, found.starts = _padded(columns, found.count), list(starts)
     found.newest, found.filmed = list(newest), list(with_video)
     found.best = [row for *_, row in sorted(best, reverse=True)]
     return found, rows.problem

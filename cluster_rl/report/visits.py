@@ -225,10 +225,14 @@ def chosen_logs(rows: Iterable[EpisodeRow], edges: npt.NDArray[np.float64]) -> l
         slices[slice_of(edges, row.env_steps)][row.name] = row
     chosen = []
     for by_name in slices:
-        found = list(by_name.values())
-        take = np.linspace(0, len(found) - 1, min(len(found), LOGS_A_SLICE)).astype(int)
-        chosen.append([found[place] for place in take.tolist()])
+        chosen.append(spread_evenly(list(by_name.values())))
     return chosen
+
+
+def spread_evenly(rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
+    """At most `LOGS_A_SLICE` of them."""
+    take = np.linspace(0, len(rows) - 1, min(len(rows), LOGS_A_SLICE)).astype(int)
+    return [rows[place] for place in take.tolist()]
 
 
 def chosen_ways(run: RunFacts) -> list[tuple[EpisodeRow, str]]:
