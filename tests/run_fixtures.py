@@ -69,6 +69,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def make(module: str, run_dir: RunDir, *words: str) -> None:
+    """Has one of the commands do its work on a run."""
+    named = ["--run-name", run_dir.run_name, "--runs", str(run_dir.root)]
+    subprocess.run([sys.executable, "-m", f"cluster_rl.{module}", *named, *words], check=True, env=environment())
+
+
 class Launcher:
     """A launcher process in `folder`; `output` is what it has said so far.
 

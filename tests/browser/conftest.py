@@ -19,7 +19,7 @@ from pathlib import Path
 
 import chromium
 import pytest
-from run_fixtures import Launcher, environment, overrides
+from run_fixtures import Launcher, environment, make, overrides
 
 from cluster_rl.runs.layout import RunDir
 
@@ -59,20 +59,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     if PICTURED_RUN in os.environ:
         path = (ROOT / os.environ[PICTURED_RUN]).absolute()
         run_dir = RunDir(path.parent, path.name).require()
-        _make("report", run_dir)
+        make("report", run_dir)
         return run_dir
     folder = tmp_path_factory.mktemp("trained")
     changes = overrides(num_actors=1, envs_per_actor=4, target_total_steps=600, samples_per_insert=0.2)
     launcher = Launcher(folder, *changes, "--no-video", module="train_slim")
     assert launcher.wait() == 0, launcher.output
-    _make("replayer", launcher.run_dir, "--limit", "1", "--workers", "1", "--no-maps")
-    _make("report", launcher.run_dir)
+    make("replayer", launcher.run_dir, "--limit", "1", "--workers", "1", "--no-maps")
+    make("report", launcher.run_dir)
     return launcher.run_dir
-
-
-def _make(module: str, run_dir: RunDir, *words: str) -> None:
-    named = ["--run-name", run_dir.run_name, "--runs", str(run_dir.root)]
-    subprocess.run([sys.executable, "-m", f"cluster_rl.{module}", *named, *words], check=True, env=environment())
 
 
 @pytest.fixture(scope="module")

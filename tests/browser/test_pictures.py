@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from chromium import Page
 from PIL import Image
+from run_fixtures import make
 
 from cluster_rl.runs.layout import RunDir
 
@@ -22,6 +23,7 @@ Watch = tuple[str, "subprocess.Popen[str]"]
 # The run, which is made once for all tests, is not of the first one's time.
 pytestmark = pytest.mark.timeout(300, func_only=True)
 MOST_BYTES = 150_000
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "rivals" / "raw"
 VIDEO = "document.getElementById('film-video')"
 
 
@@ -43,6 +45,18 @@ def test_the_map_with_a_path(page: Page, trained: RunDir, picture: Callable[...,
 def test_the_milestones_over_time(page: Page, trained: RunDir, picture: Callable[..., Path]) -> None:
     page.go(trained.report.as_uri())
     looked_at(picture("page-milestones", "#milestones .charts", "#milestones table"))
+
+
+def test_a_run_beside_rivals(page: Page, trained: RunDir, picture: Callable[..., Path], tmp_path: Path) -> None:
+    records = [str(RECORDS / f"{agent}-seed{seed}.jsonl") for agent in ("maskable_ppo", "r2d2") for seed in range(1, 6)]
+    make("report", trained, "--out", str(tmp_path / "compared.html"), "--rival", *records)
+    page.go((tmp_path / "compared.html").as_uri())
+    for part, place in (("#milestones", 1), ("#returns", 1)):
+        named = page.js(f"document.querySelector('{part} figure:nth-child({place})').textContent")
+        assert "rival maskable_ppo (5 runs" in named
+        assert "rival r2d2 (5 runs" in named
+    page.js("document.querySelector('#returns .charts').prepend(document.querySelector('#milestones figure'))")
+    looked_at(picture("page-rivals", "#returns figure:nth-child(1)", "#returns figure:nth-child(2)"))
 
 
 def test_what_watch_plays(page: Page, watch: Watch, picture: Callable[..., Path]) -> None:
