@@ -202,6 +202,8 @@ def test_the_kernel_kills_it_with_the_launcher_also_where_it_is_stopped(beside: 
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         os.kill(pid, signal.SIGSTOP)
+        while state_of(pid) != "T":  # a signal that comes before would be taken
+            time.sleep(0.01)
         parent.kill()
     deadline = time.monotonic() + 30
     try:
