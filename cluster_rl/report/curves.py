@@ -56,9 +56,11 @@ class Curve:
         if not len(common):
             return ", never all at once"
         near = _NEARLY * (self.x[-1] - self.x[0])
-        begin = f" from {number_words(common[0])} on" if common[0] > self.x[0] + near else ""
-        end = f" up to {number_words(common[-1])}" if common[-1] < self.x[-1] - near else ""
-        return f", all{begin}{' and' if begin and end else ''}{end}" if begin or end else ""
+        begins_late, ends_early = common[0] > self.x[0] + near, common[-1] < self.x[-1] - near
+        begin, end = number_words(common[0]), number_words(common[-1])
+        if begins_late and ends_early:
+            return f", all from {begin} to {end}"
+        return f", all from {begin} on" if begins_late else f", all up to {end}" if ends_early else ""
 
 
 def thinned(name: str, x: Column, y: Column, most: int = MOST_POINTS) -> Curve:

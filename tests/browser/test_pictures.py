@@ -49,7 +49,9 @@ def test_the_milestones_over_time(page: Page, trained: RunDir, picture: Callable
 
 def test_a_run_beside_rivals(page: Page, trained: RunDir, picture: Callable[..., Path], tmp_path: Path) -> None:
     records = [str(RECORDS / f"{agent}-seed{seed}.jsonl") for agent in ("maskable_ppo", "r2d2") for seed in range(1, 6)]
-    make("report", trained, "--out", str(tmp_path / "compared.html"), "--rival", *records)
+    seeds = sorted(path.name for path in trained.root.glob(f"{trained.run_name}-seed*"))
+    runs = ["--run-name", trained.run_name, *seeds]
+    make("report", trained, *runs, "--out", str(tmp_path / "compared.html"), "--rival", *records)
     page.go((tmp_path / "compared.html").as_uri())
     for part, place in (("#milestones", 1), ("#returns", 1)):
         named = page.js(f"document.querySelector('{part} figure:nth-child({place})').textContent")

@@ -139,7 +139,7 @@ def test_without_the_token_there_is_a_line(page: Page, watch: Watch) -> None:
 
 
 def test_the_end_of_watch_is_told_and_the_page_stays(shown: Page, watch: Watch) -> None:
-    """The last of this file."""
+    """The last of all: nobody can watch any more."""
     rows = shown.js(f"{ROWS}.length")
     assert shown.problems == []
     watch[1].terminate()

@@ -121,7 +121,7 @@ def test_a_label_counts_the_runs_that_have_values() -> None:
     [
         ([((0, 1), (100, 1)), ((1, 1), (99, 1))], "all (2 runs)"),  # as seeds of one length end
         ([((0, 1), (100, 1)), ((40, 1), (100, 1))], "all (2 runs, all from 40 on)"),
-        ([((0, 1), (60, 1)), ((40, 1), (100, 1))], "all (2 runs, all from 40 on and up to 60)"),
+        ([((0, 1), (60, 1)), ((40, 1), (100, 1))], "all (2 runs, all from 40 to 60)"),
         ([((0, 1), (40, 1)), ((60, 1), (100, 1))], "all (2 runs, never all at once)"),
     ],
 )
