@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+from run_fixtures import overrides
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMIT_SEC = 900
 SOURCES = ("cluster_rl", "slurm", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "cluster_config.json")
 PROGRAMS = {path.stem for path in (ROOT / "cluster_rl").glob("*.py") if "\n    command()\n" in path.read_text()}
 
@@ -55,16 +63,34 @@ class Installed:
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "install", "--quiet", "--no-deps"]
         self.run(*pip, str(source))
 
-    def run(self, *command: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        environment = {
-            name: value for name, value in environment.items() if not name.startswith(("CLUSTER_RL_", "SLURM_"))
-        }
+    @property
+    def environment(self) -> dict[str, str]:
+        """Without what would lead back to the checkout."""
+        others = ("PYTHONPATH", "VIRTUAL_ENV", "CLUSTER_RL_", "SLURM_")
+        return {name: value for name, value in os.environ.items() if not name.startswith(others)}
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """What a program says; it must end with this exit code."""
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SEC,
+            check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def command(self, name: str, *words: str, code: int = 0) -> str:
+        """The same of one of the package's commands."""
+        return self.run(str(self.bin / f"cluster-rl-{name}"), *words, code=code)
+
+    @property
+    def run_dir(self) -> Path:
+        """Of the run `one`."""
+        return self.folder / "cluster_runs" / "one"
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +138,96 @@ def test_job_scripts_come_along(installed: Installed) -> None:
     settings.write_text("CLUSTER_RL_RUNS=here\n")
     assert len(installed.run(command, "init").splitlines()) == 1
     assert settings.read_text() == "CLUSTER_RL_RUNS=here\n"
+
+
+@pytest.fixture(scope="module")
+def trained(installed: Installed) -> Installed:
+    """With a run `one` of some hundred env steps, all of whose commands come from the package."""
+    changes = overrides(num_actors=1, envs_per_actor=4, target_total_steps=600, samples_per_insert=0.2)
+    installed.command("train-slim", "--config", "quickstart", "--run-name", "one", "--no-video", *changes)
+    return installed
+
+
+@pytest.mark.slow
+def test_a_job_with_processes_goes_on_with_a_run(trained: Installed) -> None:
+    changes = overrides(num_actors=1, envs_per_actor=4, target_total_steps=700, samples_per_insert=0.2)
+    trained.command("train", "--config", "quickstart", "--run-name", "one", *changes)
+    progress = json.loads((trained.run_dir / "progress.json").read_bytes())
+    assert progress["env_steps"] >= 700
+    assert len(progress["jobs"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["--best", "1"], "*.mp4"),
+        (["--milestone", "TALKED_ELDER", "--limit", "1"], "*.mp4"),
+        (["--greedy", "1", "--overlay"], "*.mp4"),
+        (["--limit", "1", "--speed", "8"], "*.mp4"),
+        (["--limit", "1", "--format", "gif"], "*.gif"),
+        (["--limit", "1", "--format", "png"], "*/frame-000001.png"),
+        (["--maps-only"], "maps/*.png"),
+    ],
+)
+def test_it_renders(trained: Installed, tmp_path: Path, words: list[str], made: str) -> None:
+    trained.command("replayer", "--run-name", "one", "--workers", "1", "--out", str(tmp_path), *words)
+    assert len(list(tmp_path.glob(made))) >= 1, sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_page_and_a_film_of_the_map(trained: Installed) -> None:
+    trained.command("report", "--run-name", "one")
+    assert "<title>Run one</title>" in (trained.run_dir / "report.html").read_text()
+    trained.command("report", "--run-name", "one", "--map-video", "map.gif")
+    assert (trained.folder / "map.gif").read_bytes().startswith(b"GIF8")
+
+
+@pytest.mark.slow
+def test_watch_shows_it_to_who_has_the_token(trained: Installed) -> None:
+    words = [str(trained.bin / "cluster-rl-watch"), "--run-name", "one"]
+    process = subprocess.Popen(
+        words, cwd=trained.folder, env=trained.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        (url,) = re.findall(r"http://\S+/", process.stdout.readline())[:1]
+        page = ""
+        for _ in range(30):  # each waits some seconds for the first page
+            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(url) as answer:
+                page = answer.read().decode()
+                break
+        assert "<title>Run one</title>" in page
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(url.rsplit("/", 2)[0] + "/")
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["csv", "coords", "safetensors", "onnx", "wandb"])
+def test_it_exports_or_says_what_is_missing(trained: Installed, tmp_path: Path, target: str) -> None:
+    needs = {"onnx": "onnx", "wandb": "wandb"}.get(target)
+    words = ["--run-name", "one", "--to", target, "--out", str(tmp_path / f"made.{target}")]
+    if needs is None or importlib.util.find_spec(needs) is not None:
+        trained.command("export", *words)
+        assert list(tmp_path.iterdir()) != []
+    else:
+        told = trained.command("export", *words, code=2)
+        assert f"pip install 'cluster_rl[{target}]'" in told
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_it_plays(trained: Installed) -> None:
+    told = trained.command("evaluate", "--run-name", "one", "--episodes", "2", "--max-steps", "40", "--json")
+    assert json.loads(told)["episodes"] == 2
+    trained.command("debug-rollout", "--steps", "20", "--flags", "--run-name", "one", "--video", "both", "--png")
+    for name in ("debug_rollout.mp4", "debug_rollout.gif", "debug_rollout_png/frame-000001.png"):
+        assert (trained.folder / name).is_file()
+    log = min((trained.run_dir / "episode_logs").glob("*.eplog"))
+    trained.command("start-state", "--from", str(log), "--step", "3", "later.state")
+    told = trained.command("debug-rollout", "--steps", "0", "--state", "later.state", "--flags")
+    assert "HOME" in told
