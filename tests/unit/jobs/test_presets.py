@@ -21,6 +21,8 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress
 
 GAME_KEYS = {"start_button", "episode_max_steps", "gamma", "wander_every_steps", "rewards.talk"}
+PARTS = {"archive_entries", "start_share", "start_explore_share", "w_rnd", "frontier_weight", "epsilon_hold_steps_max"}
+"""Of the slim agent, beside `advantage_alpha`."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +36,22 @@ def differences(one: str, other: str) -> set[str]:
 
 
 def test_reds_presets_are_those_of_the_same_machine_with_reds_game() -> None:
-    assert differences("red", "gpu") <= GAME_KEYS
-    assert differences("red_cpu", "cpu") == GAME_KEYS
+    assert differences("red", "gpu") - {"advantage_alpha"} <= GAME_KEYS | PARTS
+    assert differences("red_cpu", "cpu") == GAME_KEYS | PARTS - {"start_share"}
     for name in ("red", "red_cpu"):
         config = load_config(name)
         assert config.start_button
         assert config.episode_max_steps >= 20_000
-    game = {key for key in differences("red", "red_cpu") if key in GAME_KEYS}
-    assert game == set()
+    assert not differences("red", "red_cpu") & (GAME_KEYS | PARTS | {"advantage_alpha"})
+
+
+@pytest.mark.parametrize("name", ["slim", "lanternvale", "red", "red_cpu"])
+def test_the_slim_agents_presets_have_all_its_parts(name: str) -> None:
+    config = load_config(name)
+    assert config.archive_entries >= 1000
+    assert min(config.start_share, config.start_explore_share, config.w_rnd, config.rewards.novelty) > 0
+    assert config.start_weighting == "frontier"
+    assert config.advantage_alpha > 0
 
 
 @pytest.mark.parametrize("cuda", [True, False])
