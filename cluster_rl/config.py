@@ -59,6 +59,9 @@ class RewardWeights(_Section, frozen=True):
     item: Annotated[float, _weight("each kind of item in the bag for the first time")] = 0.2
     blackout: Annotated[float, _weight("each time the whole party faints; negative to discourage")] = -0.5
     step: Annotated[float, _weight("every step; a small negative value makes shorter ways better")] = -0.0005
+    puffer: Annotated[
+        float, _weight("what pokemonred_puffer's environment pays by itself, where `puffer` plays it")
+    ] = 0.0
 
 
 ReturnCut = Literal["none", "watkins", "soft_watkins"]
@@ -107,6 +110,12 @@ class Config(_Section, frozen=True):
     initial_state: Annotated[
         str, _key("savestate in which episodes start, or school:NAME; empty starts after boot", "path")
     ] = ""
+    puffer: Annotated[
+        str, _key("folder of a pokemonred_puffer checkout, whose environment is played; empty: ours", "path")
+    ] = ""
+    puffer_reward: Annotated[
+        str, _key("which of its reward classes pays `rewards.puffer`, as in its config.yaml: module.Class")
+    ] = "baseline.ObjectRewardRequiredEventsMapIdsFieldMoves"
     frame_skip: Annotated[int, _key("frames of one step, a press of 8 included", "frames", ge=9, le=240)] = 24
     episode_max_steps: Annotated[int, _key("an episode is truncated after this many steps", "env steps", ge=1)] = 20_480
     start_idle_frames_max: Annotated[

@@ -40,6 +40,7 @@ from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout, network_of
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, make_env
+from cluster_rl.emulator.puffer_env import environment_of
 from cluster_rl.emulator.school import start_words
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
@@ -214,6 +215,7 @@ def _recorder(
         actor=0,
         incarnation=time.time_ns(),
         emulator=row,
+        environment=environment_of(config),
     )
     recorder = EpisodeRecorder(log_dir, identity, config.ram_hash_interval_steps)
     recorder.set_context(params_version, epsilon=1.0 if random else 0.0)

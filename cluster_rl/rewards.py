@@ -213,8 +213,11 @@ class RewardCalculator:
         self.terms = dict.fromkeys(TERMS, 0.0)
         self.visits = 0
 
-    def step(self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str]) -> float:
-        """The reward of one step. Event flags and milestones come latched, as counts and names of new ones."""
+    def step(
+        self, before: GameState, state: GameState, new_events: int, new_milestones: Sequence[str], puffer: float = 0.0
+    ) -> float:
+        """The reward of one step. Event flags and milestones come latched, as counts and names of new ones; `puffer` is
+        what pokemonred_puffer's environment paid, where that is played."""
         memory = self._memory
         self.visits = visits = arrival(state, memory)
         texts = talk(before, state, memory)
@@ -229,13 +232,13 @@ class RewardCalculator:
             items = item(before, state, memory)
             blackouts = blackout(before, state, memory)
             self.blacked_out = blackouts > 0
-        elif not (new_events or new_milestones or maps or visits or texts):
+        elif not (new_events or new_milestones or maps or visits or texts or puffer):
             self.terms["step"] += self._weights["step"]
             return self._weights["step"]
         values = (
             *(new_events, len(new_milestones), badges, maps),
             *(1 / visits if visits else 0.0, 1 / texts if texts else 0.0),
-            *(levels, kinds, items, blackouts, 1),
+            *(levels, kinds, items, blackouts, 1, puffer),
         )
         self.achieved = any((new_events, new_milestones, badges, maps, levels, kinds, items))
         reward = 0.0

@@ -26,6 +26,7 @@ from cluster_rl.acting.rollout import Rollout
 from cluster_rl.acting.wandering import wander_weights
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, Step
+from cluster_rl.emulator.puffer_env import environment_of
 from cluster_rl.emulator.spaces import block_spec, observation_spec
 from cluster_rl.exploration.archive import StartStates
 from cluster_rl.game.buttons import NUM_BUTTONS
@@ -89,6 +90,7 @@ class Actor:
         spec = block_spec(config)
         rom = load_rom(config.rom)
         world = World.for_rom(rom.sha1)
+        environment = environment_of(config)
         self._store = StepStore(spec, config.envs_per_actor, config.num_quantiles)
         self._rows = np.arange(config.envs_per_actor)
         starts = None
@@ -109,6 +111,7 @@ class Actor:
                     actor=index,
                     incarnation=incarnation,
                     emulator=emulator,
+                    environment=environment,
                 )
                 interval_steps = config.ram_hash_interval_steps
                 recorder = EpisodeRecorder(episode_log_dir, identity, interval_steps, needed=False)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster_rl.emulator import snapshot
+from cluster_rl.emulator.script import Input, Script, Write
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
@@ -77,17 +78,13 @@ class Console:
             raise UserError(f"frame_skip: must be more than {BUTTON_HELD_FRAMES}, not {frame_skip}")
         self.rom = rom
         self.frame_skip = frame_skip
+        self.reward = 0.0
+        """What the game's own environment paid for the last step; 0 but where there is one, see `puffer_env`."""
+        self.ended = False
+        """Whether that environment ended the episode in it."""
         try:
             with _made_by_pyboy() as arrays:
-                # The cartridge's RAM is a buffer of ours: PyBoy would else read and write a file beside the ROM.
-                self._pyboy = PyBoy(
-                    io.BytesIO(rom.data),
-                    window="null",
-                    sound_emulated=False,
-                    ram_file=io.BytesIO(bytes(max(rom.cartridge_ram_bytes, 0x8000))),
-                    cgb=False,
-                    log_level="CRITICAL",
-                )
+                self._pyboy = self._make_pyboy()
         except PyBoyException as error:
             raise UserError(f"ROM {rom.path or rom.title}: PyBoy cannot run it: {error}") from None
         self._pyboy.set_emulation_speed(0)
@@ -99,6 +96,18 @@ class Console:
         self._every_second = self._pixels.reshape(144, -1).view(np.uint64)[::2]  # [72, 80]
         self._live = np.zeros(ram.IMAGE_BYTES, np.uint8)
         self._open = True
+
+    def _make_pyboy(self, kind: type[PyBoy] = PyBoy, symbols: str | None = None) -> PyBoy:
+        # The cartridge's RAM is a buffer of ours: PyBoy would else read and write a file beside the ROM.
+        return kind(
+            io.BytesIO(self.rom.data),
+            window="null",
+            sound_emulated=False,
+            ram_file=io.BytesIO(bytes(max(self.rom.cartridge_ram_bytes, 0x8000))),
+            cgb=False,
+            log_level="CRITICAL",
+            symbols=symbols,
+        )
 
     def boot(self) -> None:
         """Runs a fresh console until the game reads buttons."""
@@ -116,6 +125,34 @@ class Console:
         if button is not None:
             self._pyboy.send_input(_RELEASE[button])
         self._tick(self.frame_skip - BUTTON_HELD_FRAMES, True, on_frame)
+
+    def perform(self, script: Script, on_frame: Callable[[Frame], None] | None = None) -> None:
+        """Does again what a step's script says, and so comes to the same state.
+
+        With `on_frame`, `frame_skip` frames are handed over, as for any step: of a longer step every so many-th one, so
+        that what its scripts do is seen in fast motion. Raises `UserError` for a snapshot that does not fit.
+        """
+        total, done = script.frames, 0
+        for deed in script.deeds:
+            if isinstance(deed, Write):
+                self._memory[deed.address : deed.address + len(deed.data)] = deed.data
+            elif isinstance(deed, Input):
+                self._pyboy.send_input(deed.event, deed.delay_frames)
+            elif on_frame is None:
+                self._pyboy.tick(deed.count, True, False)
+            else:
+                for frame in range(done, done + deed.count):
+                    shown = (frame + 1) * self.frame_skip // total - frame * self.frame_skip // total
+                    self._pyboy.tick(1, shown > 0, False)
+                    for _ in range(shown):
+                        on_frame(self.rgb())
+                done += deed.count
+        if script.snapshot:
+            self.load(script.snapshot, "the snapshot in a step")
+
+    def script(self) -> bytes:
+        """The last step as a packed `Script`; empty where its button says all of it."""
+        return b""
 
     def idle(self, frames: int) -> None:
         """Runs for some frames with no button, and draws the last."""

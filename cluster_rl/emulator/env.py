@@ -21,6 +21,7 @@ from cluster_rl import cluster_map_features
 from cluster_rl.affordances import Affordances
 from cluster_rl.config import Config, load_config
 from cluster_rl.emulator.console import SCREEN_SHAPE, Console, Frame, live_check
+from cluster_rl.emulator.puffer_env import make_console
 from cluster_rl.emulator.school import start_of, start_snapshot
 from cluster_rl.emulator.start_memory import StartMemory, check_memory, pack_memory, unpack_memory
 from cluster_rl.errors import UserError
@@ -136,7 +137,7 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         self._world = world
         self._recorder = recorder
         self.render_mode = render_mode
-        self.console = Console(rom, config.frame_skip)
+        self.console = make_console(config, rom)
         self._start_snapshot = self._make_start_snapshot(rom)
         self._own = start_of(config.initial_state)
         self._starts = starts
@@ -248,13 +249,13 @@ class Env(gymnasium.Env[dict[str, Any], np.int64]):
         milestones = self._latch.update(state)
         if milestones:
             self._milestones.extend((name, self.episode_steps) for name in milestones)
-        reward = self._rewards.step(before, state, self._latch.new_events, milestones)
+        reward = self._rewards.step(before, state, self._latch.new_events, milestones, self.console.reward)
         if self._rewards.blacked_out and self._recorder is not None:
             self._recorder.blackout()
         self._roaming.step(self._rewards.here, self._rewards.achieved)
         self._occupancy.step(action, state)
         self.observation = self._observe(screen, self._affordances.step(action, state, screen))
-        terminated = self._world.task_ended(state)
+        terminated = self._world.task_ended(state) or self.console.ended
         truncated = not terminated and self.episode_steps >= self._config.episode_max_steps
         if self._starts is not None and not terminated:
             self._visit(self._starts, bool(milestones))

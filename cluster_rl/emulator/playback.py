@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from cluster_rl.config import RewardWeights
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import BUTTONS, Console, Frame, live_check
+from cluster_rl.emulator.script import unpack_script
 from cluster_rl.errors import UserError
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.savestate import ram_image
@@ -81,11 +82,13 @@ def reward_parts(
     rewards.start(before)
     parts: list[dict[str, float]] = []
 
+    paid_by_it = (unpack_script(script, source).reward for script in log.scripts)
+
     def on_step(state: GameState) -> None:
         nonlocal before
         sums = dict(rewards.terms)
         milestones = latch.update(state)
-        rewards.step(before, state, latch.new_events, milestones)
+        rewards.step(before, state, latch.new_events, milestones, next(paid_by_it, 0.0))
         parts.append({name: total - sums[name] for name, total in rewards.terms.items() if total != sums[name]})
         before = state
 
@@ -122,7 +125,10 @@ def _images(
     """Plays an episode from its start; the live image after each step, once it was compared with the recording."""
     steps, interval_steps = log.header.steps, log.header.ram_hash_interval_steps
     for step, action in enumerate(log.actions.tolist(), start=1):
-        console.step(action, on_frame)
+        if log.scripts:
+            console.perform(unpack_script(log.scripts[step - 1], f"{source}: the script of step {step}"), on_frame)
+        else:
+            console.step(action, on_frame)
         image = console.image()
         if live_check(image) != log.checks[step - 1]:
             raise Diverged(f"{source}: the replay left the recording at step {step} of {steps}: RAM differs")

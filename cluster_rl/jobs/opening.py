@@ -19,8 +19,8 @@ import torch
 
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
 from cluster_rl.configs.files import config_name, is_stand_in
-from cluster_rl.emulator.console import Console
 from cluster_rl.emulator.given_states import place_given_states, read_given_states
+from cluster_rl.emulator.puffer_env import environment_of, make_console
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec, quests_in
 from cluster_rl.errors import StorageError, UserError, is_of_storage
@@ -119,10 +119,10 @@ def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> CheckedJo
 def check_config(config: Config) -> Rom:
     """The part of `check_job` that is the same for all runs of a config."""
     rom = load_rom(config.rom)
-    if config.initial_state:
-        snapshot = start_snapshot(config.initial_state, rom)
-        with Console(rom, config.frame_skip) as console:
-            console.load(snapshot, f"initial_state {config.initial_state}")
+    if config.initial_state or config.puffer:
+        with make_console(config, rom) as console:
+            if config.initial_state:
+                console.load(start_snapshot(config.initial_state, rom), f"initial_state {config.initial_state}")
     read_given_states(config, rom)
     QuestRules.from_config(config, quests_in(World.for_rom(rom.sha1), config.initial_state))
     with torch.device("meta"):
@@ -149,6 +149,12 @@ def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) ->
         raise UserError(
             f"run {run_dir.run_name!r} plays {identity.rom_title} (SHA-1 {identity.rom_sha1}), not {rom.title} "
             f"({rom.sha1}); give the same --rom, or another --run-name"
+        )
+    environment = environment_of(config)
+    if identity is not None and identity.environment != environment:
+        raise UserError(
+            f"run {run_dir.run_name!r} plays {identity.environment or 'our own environment'}, not "
+            f"{environment or 'our own environment'}; give the same --puffer and --puffer_reward, or another --run-name"
         )
     replay = run_dir.replay_in(config.replay_dir)
     run_id_of(run_dir, replay)
@@ -255,7 +261,7 @@ def begin_job(config: Config, run_dir: RunDir, rom: Rom) -> None:
         remove_temporaries(folder)
     lost = not run_dir.identity.exists()
     run_id = run_id_of(run_dir, run_dir.replay_in(config.replay_dir))
-    ensure_identity(run_dir.identity, rom.sha1, rom.title, run_id)
+    ensure_identity(run_dir.identity, rom.sha1, rom.title, run_id, environment_of(config))
     if lost and run_id is not None:
         say(f"{run_dir.identity} was not there; the run's id, {run_id}, is taken back from its other files")
     place_given_states(read_given_states(config, rom), run_dir.archive)

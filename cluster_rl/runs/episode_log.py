@@ -4,7 +4,7 @@ Actor processes write them through `EpisodeRecorder`; `cluster_rl.replayer` and 
 episode starts from, then each step's action, RAM check and position. Out: files like
 `episode_logs/a003-e01-<incarnation>-000042.eplog`.
 
-A file has six parts behind their prefix, see `parts_file.py`:
+A file has six or seven parts behind their prefix, see `parts_file.py`:
 
     header      JSON, not compressed: the only part that `read_header` reads
     snapshot    zstd; the emulator's stamped snapshot before the first step
@@ -12,6 +12,10 @@ A file has six parts behind their prefix, see `parts_file.py`:
     checks      zstd; uint16 [steps], the console's `live_check` after the step
     positions   zstd; uint8 [steps, 3], (map id, x, y) after the step
     ram_hashes  zstd; uint64 [steps // ram_hash_interval_steps], the console's `ram_hash` after every interval-th step
+    scripts     zstd; msgpack, a list of [steps] byte strings: what was done to the emulator in each step
+
+The last is there in format 2 alone, which is written where another project's environment plays: its steps press more
+than their button, and write RAM. `emulator/script.py` says what is in them.
 
 Numbers are little-endian. Checks find the very step where a replay leaves the recording, hashes cover all of RAM, and
 positions let maps be drawn without emulating anything (3 bytes a step, about half a byte once compressed).
@@ -36,18 +40,21 @@ import zstandard
 from cluster_rl.errors import UserError, read_error
 from cluster_rl.runs.atomic import explain_os_error, replace_unsynced, write_atomic
 from cluster_rl.runs.parts_file import PartsFormat
-from cluster_rl.runs.small_file import Count, UnreadableError, decode_json, read_bytes
+from cluster_rl.runs.small_file import Count, UnreadableError, decode_json, decode_msgpack, read_bytes
 
 SUFFIX = ".eplog"
 FORMAT_VERSION = 1
+SCRIPTED_VERSION = 2
 
 _PARTS = ("header", "snapshot", "actions", "checks", "positions", "ram_hashes")
 # The magic is no text, and is damaged by any newline translation, like PNG's.
 _FORMAT = PartsFormat(b"\x89EPLOG\r\n", FORMAT_VERSION, len(_PARTS))
+_SCRIPTED_FORMAT = PartsFormat(_FORMAT.magic, SCRIPTED_VERSION, len(_PARTS) + 1)
 _MAX_HEADER_BYTES = 1 << 24
 _MAX_SNAPSHOT_BYTES = 1 << 24
 _MAX_STEPS = 50_000_000  # seven months of the console's time; the arrays of as many take 300 MB
 _MAX_FILE_BYTES = 1 << 28
+_MAX_SCRIPTS_BYTES = 1 << 30
 _ZSTD_LEVEL = 3
 
 
@@ -71,7 +78,10 @@ class EpisodeStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What all episodes of one emulator share: the game, the emulator's version, and who plays."""
+    """What all episodes of one emulator share: the game, the emulator's version, and who plays.
+
+    `environment` is empty for ours; else it says whose it is, and the log has scripts.
+    """
 
     rom_sha1: str
     rom_kind: str
@@ -81,6 +91,7 @@ class EpisodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     actor: Count
     incarnation: Count
     emulator: Count
+    environment: str = ""
 
 
 class EpisodeHeader(EpisodeIdentity, frozen=True, kw_only=True):
@@ -117,18 +128,22 @@ class EpisodeLog:
     checks: npt.NDArray[np.uint16]
     positions: npt.NDArray[np.uint8]
     ram_hashes: npt.NDArray[np.uint64]
+    scripts: tuple[bytes, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
-        return _FORMAT.pack(
+        parts = [
             msgspec.json.encode(self.header),
             compress(self.snapshot),
             compress(self.actions.astype("<u1").tobytes()),
             compress(self.checks.astype("<u2").tobytes()),
             compress(self.positions.astype("<u1").tobytes()),
             compress(self.ram_hashes.astype("<u8").tobytes()),
-        )
+        ]
+        if self.scripts:
+            return _SCRIPTED_FORMAT.pack(*parts, compress(msgspec.msgpack.encode(self.scripts)))
+        return _FORMAT.pack(*parts)
 
 
 def log_name(identity: EpisodeIdentity, episode: int) -> str:
@@ -148,9 +163,10 @@ def read_header(path: Path) -> EpisodeHeader:
     """
     try:
         with path.open("rb") as file:
-            prefix = file.read(_FORMAT.prefix_bytes)
+            prefix = file.read(_SCRIPTED_FORMAT.prefix_bytes)
             size_bytes = os.fstat(file.fileno()).st_size
-            parts = _parse_prefix(prefix, size_bytes, str(path))
+            parts, offset = _parse_prefix(prefix, size_bytes, str(path))
+            file.seek(offset)
             header_bytes = file.read(parts["header"][0])
     except OSError as error:
         raise read_error(error, path, "episode log") from None
@@ -175,8 +191,7 @@ def read_log_bytes(path: Path) -> bytes:
 
 def parse_log(data: bytes, source: str) -> EpisodeLog:
     """Decodes a file's bytes; `source` names them in errors. Raises `UserError` as `read_log` does."""
-    offset = _FORMAT.prefix_bytes
-    parts = _parse_prefix(data[:offset], len(data), source)
+    parts, offset = _parse_prefix(data[: _SCRIPTED_FORMAT.prefix_bytes], len(data), source)
     stored: dict[str, bytes] = {}
     for name, (length, crc) in parts.items():
         stored[name] = _checked(data[offset : offset + length], crc, name, source)
@@ -198,6 +213,7 @@ def parse_log(data: bytes, source: str) -> EpisodeLog:
         checks=numbers("checks", "<u2", header.steps),
         positions=numbers("positions", "<u1", header.steps * 3).reshape(header.steps, 3),
         ram_hashes=numbers("ram_hashes", "<u8", hashes),
+        scripts=_scripts(stored, header.steps, source),
     )
 
 
@@ -210,6 +226,10 @@ class RecordedConsole(Protocol):
 
     def position(self) -> tuple[int, int, int]:
         """(map id, x, y) of the player."""
+        ...
+
+    def script(self) -> bytes:
+        """What was done to it in the last step; empty where the button says all."""
         ...
 
 
@@ -274,6 +294,7 @@ class EpisodeRecorder:
         self._checks = array("H")
         self._positions = bytearray()
         self._hashes = array("Q")
+        self._scripts: list[bytes] = []
         self._blackouts: list[int] = []
 
     @property
@@ -298,7 +319,7 @@ class EpisodeRecorder:
         self._start = EpisodeStart(id=start.id, tag=start.tag, milestones=list(start.milestones))
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._snapshot = snapshot
-        for column in (self._actions, self._checks, self._positions, self._hashes, self._blackouts):
+        for column in (self._actions, self._checks, self._positions, self._hashes, self._scripts, self._blackouts):
             del column[:]
 
     def step(self, action: int, check: int, console: RecordedConsole) -> None:
@@ -307,6 +328,8 @@ class EpisodeRecorder:
         self._actions.append(action)
         self._checks.append(check)
         self._positions.extend(console.position())
+        if self._identity.environment:
+            self._scripts.append(console.script())
         steps = len(self._actions)
         if steps % self._interval_steps == 0:
             self._hashes.append(console.ram_hash())
@@ -333,6 +356,7 @@ class EpisodeRecorder:
         milestones = summary.milestones if summary else ()
         header = EpisodeHeader(
             **msgspec.structs.asdict(self._identity),
+            schema=SCRIPTED_VERSION if self._scripts else FORMAT_VERSION,
             episode=self._episode,
             seed=self._seed,
             params_version=self._params_version,
@@ -355,6 +379,7 @@ class EpisodeRecorder:
             checks=np.array(self._checks, np.uint16),
             positions=np.frombuffer(bytes(self._positions), np.uint8).reshape(-1, 3),
             ram_hashes=np.array(self._hashes, np.uint64),
+            scripts=tuple(self._scripts),
         )
         self._put(log.to_bytes(), synced=summary is not None)
 
@@ -380,19 +405,21 @@ class EpisodeRecorder:
             self._failing, self.lost = False, 0
 
 
-def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tuple[int, int]]:
-    """Part name to (stored length, crc32)."""
+def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """Part name to (stored length, crc32), and where the first part begins."""
     magic = prefix[: len(_FORMAT.magic)]
     if magic != _FORMAT.magic[: len(magic)] or not magic:
         raise UserError(f"episode log {source}: not an episode log; remove it or give another file")
-    _FORMAT.check_version(prefix, f"episode log {source}")
-    if len(prefix) < _FORMAT.prefix_bytes:
+    scripted = _SCRIPTED_FORMAT.is_version(prefix)
+    format_ = _SCRIPTED_FORMAT if scripted else _FORMAT
+    format_.check_version(prefix, f"episode log {source}")
+    if len(prefix) < format_.prefix_bytes:
         raise UserError(f"episode log {source}: cut short at {size_bytes} bytes; remove it, it cannot be rendered")
-    table = _FORMAT.table(prefix)
+    table = format_.table(prefix)
     if table is None:
         raise _damaged(source, "its first bytes do not match their checksum")
-    parts = dict(zip(_PARTS, table, strict=True))
-    expected_bytes = _FORMAT.prefix_bytes + sum(length for length, _ in parts.values())
+    parts = dict(zip((*_PARTS, "scripts") if scripted else _PARTS, table, strict=True))
+    expected_bytes = format_.prefix_bytes + sum(length for length, _ in parts.values())
     if size_bytes < expected_bytes:
         raise UserError(
             f"episode log {source}: cut short, {size_bytes} of {expected_bytes} bytes are there; "
@@ -402,7 +429,7 @@ def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> dict[str, tupl
         raise _damaged(source, f"{size_bytes - expected_bytes} bytes too many")
     if parts["header"][0] > _MAX_HEADER_BYTES:
         raise _damaged(source, f"a header of {parts['header'][0]} bytes")
-    return parts
+    return parts, format_.prefix_bytes
 
 
 def _parse_header(data: bytes, source: str) -> EpisodeHeader:
@@ -410,6 +437,17 @@ def _parse_header(data: bytes, source: str) -> EpisodeHeader:
         return decode_json(data, EpisodeHeader, f"episode log {source}: its header")
     except UnreadableError as error:
         raise UserError(f"{error}; remove it, it cannot be rendered") from None
+
+
+def _scripts(stored: Mapping[str, bytes], steps: int, source: str) -> tuple[bytes, ...]:
+    """One for each step; none in a log without them."""
+    if "scripts" not in stored:
+        return ()
+    raw = _decompress(stored["scripts"], _MAX_SCRIPTS_BYTES, "scripts", source)
+    scripts = decode_msgpack(raw, tuple[bytes, ...], f"episode log {source}: its scripts")
+    if len(scripts) != steps:
+        raise _damaged(source, f"{len(scripts)} scripts for {steps} steps")
+    return scripts
 
 
 def _checked(data: bytes, crc: int, name: str, source: str) -> bytes:

@@ -20,13 +20,15 @@ SCHEMA_VERSION = 1
 
 
 class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `created` is in Unix seconds; `slurm_job_id` is the job that made it."""
+    """One run. `created` is in Unix seconds; `slurm_job_id` is the job that made it. `environment` says whose plays, of
+    another project and in which version; empty for ours."""
 
     run_id: str
     rom_sha1: str
     rom_title: str
     created: UnixSeconds
     slurm_job_id: str | None = None
+    environment: str = ""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -40,7 +42,9 @@ def read_identity(path: Path) -> RunIdentity | None:
         raise UserError(f"{error}; restore it, or move it away: the run's other files tell its id") from None
 
 
-def ensure_identity(path: Path, rom_sha1: str, rom_title: str, run_id: str | None = None) -> RunIdentity:
+def ensure_identity(
+    path: Path, rom_sha1: str, rom_title: str, run_id: str | None = None, environment: str = ""
+) -> RunIdentity:
     """The run's identity, made now if this is its first job, or again for the run `run_id` that has lost it."""
     identity = read_identity(path)
     if identity is None:
@@ -50,6 +54,7 @@ def ensure_identity(path: Path, rom_sha1: str, rom_title: str, run_id: str | Non
             rom_title=rom_title,
             created=time.time(),
             slurm_job_id=slurm_job_id(),
+            environment=environment,
         )
         write_atomic(path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
     return identity

@@ -41,6 +41,10 @@ class PartsFormat(NamedTuple):
         prefix += b"".join(_PART.pack(len(part), zlib.crc32(part)) for part in parts)
         return b"".join((prefix, _CRC.pack(zlib.crc32(prefix)), *parts))
 
+    def is_version(self, data: bytes) -> bool:
+        """Whether bytes that begin with the magic are of this version."""
+        return len(data) >= _START.size and bool(_START.unpack_from(data)[1] == self.version)
+
     def check_version(self, data: bytes, source: str | Path) -> None:
         """Of bytes that begin with the magic; nothing where they end before it. Raises as its namesake."""
         if len(data) >= _START.size:

@@ -30,7 +30,7 @@ from sequence_fixtures import make_builder, play, small_spec, summary_of
 from cluster_rl import cartridge
 from cluster_rl.batch_system import chain, sbatch_options, settings
 from cluster_rl.config import config_to_json, load_config
-from cluster_rl.emulator import snapshot
+from cluster_rl.emulator import script, snapshot
 from cluster_rl.emulator.console import Console
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.bayes_quests import QuestRecord
@@ -392,7 +392,7 @@ def _episodes() -> list[Decoder]:
 
     def log(header_bytes: bytes, parts: list[bytes] = rest) -> bytes:
         table = [number for part in (header_bytes, *parts) for number in (len(part), zlib.crc32(part))]
-        prefix = struct.pack("<8sI" + "QI" * 6, b"\x89EPLOG\r\n", 1, *table)
+        prefix = struct.pack("<8sI" + "QI" * (len(table) // 2), b"\x89EPLOG\r\n", len(table) // 2 - 5, *table)
         return b"".join((_sealed(prefix), header_bytes, *parts))
 
     def resealed(data: bytes) -> bytes:
@@ -414,10 +414,20 @@ def _episodes() -> list[Decoder]:
     header_bytes = json.dumps(header).encode()
     whole = log(header_bytes)
     assert isinstance(parsed(whole), episode_log.EpisodeLog)
+    step = script.pack_script(script.Script([script.Input(5, 0), script.Frames(24), script.Write(0xD000, b"ab")], 0.5))
+    scripts = msgspec.msgpack.encode([step] * 4)
+
+    def scripted(data: bytes) -> bytes:
+        return log(header_bytes, [*rest, compress(data)])
+
+    assert parsed(scripted(scripts)).scripts == (step,) * 4  # type: ignore[attr-defined]
     return [
         Decoder("episode log", parsed, (UserError,), (whole,)),
         Decoder("episode log, CRCs right", lambda d: parsed(resealed(d)), (UserError,), (whole,)),
         Decoder("episode log header, CRCs right", lambda d: parsed(log(d)), (UserError,), (header_bytes,), "json"),
+        Decoder("episode log, scripted", parsed, (UserError,), (scripted(scripts),)),
+        Decoder("scripts of an episode log", lambda d: parsed(scripted(d)), (UserError,), (scripts,)),
+        Decoder("script of a step", lambda d: script.unpack_script(d, "script"), (UserError,), (step,)),
     ]
 
 

@@ -76,7 +76,7 @@ def test_every_term_pays() -> None:
     )
     rewards = RewardCalculator(msgspec.convert(dict.fromkeys(TERMS, 1.0), RewardWeights))
     rewards.start(start)
-    rewards.step(start, saying(2, 1, "up", *fainted_at_level_6, *found), 1, ["A"])
+    rewards.step(start, saying(2, 1, "up", *fainted_at_level_6, *found), 1, ["A"], puffer=0.5)
     assert [name for name, paid in rewards.terms.items() if not paid] == []
 
 
