@@ -118,8 +118,8 @@ def run(options: Options) -> int:
         _say(f"none of {len(entries)} episodes {'is finished' if milestone is None else f'reached {milestone.name}'}")
     for environment, count in Counter(entry.header.environment for entry in chosen if entry.header.environment).items():
         _say(
-            f"{count} of {len(chosen)} episodes were played by {environment}: the logs hold what its scripts did within "
-            "steps, which is done again, in fast motion"
+            f"{count} of {len(chosen)} episodes were played by {environment}: the logs hold what its scripts did in "
+            "each step, which is done again, in fast motion"
         )
     if options.check:
         jobs = [Job(entry.path, entry.game_frames, None, options.look) for entry in chosen]

@@ -6,12 +6,13 @@ of PufferLib. Out: its `GymnasiumPufferEnv` over `Env`, which packs the dict obs
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 
 from cluster_rl.config import Config
 from cluster_rl.emulator.env import make_env
+from cluster_rl.emulator.puffer_keys import PufferKeys
 from cluster_rl.errors import UserError
 
 
@@ -32,9 +33,12 @@ class _NumericInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, numbers
 
 
-def make_puffer_env(config: Config | str | None = None, buf: Any = None, seed: int = 0) -> Any:
+def make_puffer_env(
+    config: Config | str | None = None, buf: Any = None, seed: int = 0, keys: Literal["ours", "puffer"] = "ours"
+) -> Any:
     """A `pufferlib.emulation.GymnasiumPufferEnv` of the environment number `seed`; PufferLib hands in `buf` and `seed`.
 
+    `keys` "puffer": its observations are those of pokemonred_puffer's environment, see `puffer_keys`.
     Raises `UserError` where PufferLib is not installed.
     """
     try:
@@ -43,5 +47,8 @@ def make_puffer_env(config: Config | str | None = None, buf: Any = None, seed: i
         raise UserError(
             f"PufferLib cannot be used: {error.name} is missing; pip install 'cluster_rl[puffer]'"
         ) from None
-    env = _NumericInfo(make_env(config if config is not None else Config(), seed))
+    if keys not in ("ours", "puffer"):
+        raise UserError(f"keys {keys!r}: give 'ours', or 'puffer' for the observations of pokemonred_puffer")
+    ours = make_env(config if config is not None else Config(), seed)
+    env = _NumericInfo(PufferKeys(ours) if keys == "puffer" else ours)
     return GymnasiumPufferEnv(env=env, buf=buf, seed=seed)

@@ -16,7 +16,7 @@ from cluster_rl.emulator.script import Frames, Input, Write
 _BUTTON_EVENTS = range(1, 17)  # PyBoy's numbers of the eight presses and their releases
 
 
-class WatchedPyBoy(PyBoy):  # type: ignore[misc]
+class WatchedPyBoy(PyBoy):
     """Arguments are PyBoy's. `on_frame` is called after every frame, which is then drawn, if there is one."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -112,6 +112,8 @@ def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> CheckedJo
         notes.append("--fresh: this job made the run before it was requeued, and goes on with it")
     with Bar("checking ROM, savestate, network and folders"):
         rom = check_config(config)
+        if config.puffer:
+            notes.append(f"environment: {environment_of(config)}, from {config.puffer}")
         notes += check_run(config, run_dir, rom, fresh)
     return CheckedJob(rom, fresh, notes)
 

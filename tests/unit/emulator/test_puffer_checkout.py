@@ -15,13 +15,14 @@ import msgspec
 import numpy as np
 import pytest
 from fake_puffer import loop_rom
-from recorded_episodes import HASH_INTERVAL_STEPS, identity_of
+from recorded_episodes import identity_of
 
 from cluster_rl.config import Config, RewardWeights, load_config
 from cluster_rl.emulator.env import Env, Recorder
 from cluster_rl.emulator.given_states import read_given_states
 from cluster_rl.emulator.playback import replay
 from cluster_rl.emulator.puffer_env import environment_of
+from cluster_rl.emulator.puffer_keys import PufferKeys
 from cluster_rl.emulator.script import unpack_script
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.archive import StartState, StateHeader, parse_state
@@ -139,18 +140,19 @@ def test_all_its_states_step_and_agree_with_its_own_reading(
     env.close()
 
 
+@pytest.mark.timeout(1800)  # a script of its may take 500 frames
 def test_its_episodes_replay_without_it(
     tmp_path: Path, config: Config, rom: Rom, states: dict[str, StartState]
 ) -> None:
     """Those in which its scripts cut, surf and push boulders among them."""
     identity = msgspec.structs.replace(identity_of(rom, 5), environment=environment_of(config))
-    recorder = EpisodeRecorder(tmp_path, identity, HASH_INTERVAL_STEPS)
+    recorder = EpisodeRecorder(tmp_path, identity, ram_hash_interval_steps=2)
     env = make(config, rom, list(states.values()), recorder)
     frames = {}
     for name in states:
         env.start()
-        for step in range(HASH_INTERVAL_STEPS):
-            if env.advance(step % 7).terminated:
+        for button in (0, 4, 3, 6, 1, 2):
+            if env.advance(button).terminated:
                 break
         env.stop()
         log = read_log(recorder.path)
@@ -158,6 +160,30 @@ def test_its_episodes_replay_without_it(
         replay(log, rom, name, bool)
     env.close()
     assert max(map(max, frames.values())) > 24, "no script of it played"
+
+
+def test_its_observation_on_our_environment_is_the_one_that_it_gives(
+    config: Config, rom: Rom, states: dict[str, StartState]
+) -> None:
+    """All 26 keys, to the byte, at its own RAM and screen, with cells visited as it counts them."""
+    env = make(config, rom, list(states.values()))
+    keyed = PufferKeys(env)
+    theirs = env.console._theirs  # type: ignore[attr-defined]
+    assert set(keyed.observation_space) == set(theirs.observation_space)
+    for name in states:
+        seen = [keyed.reset()[0]]
+        its = [theirs._get_obs()]
+        for button in (0, 2, 4):
+            observation, _, ended, _, _ = keyed.step(button)
+            seen.append(observation)
+            its.append(theirs._get_obs())
+            if ended:
+                break
+        for mine, other in zip(seen, its, strict=True):
+            for key, value in other.items():
+                assert mine[key].dtype == value.dtype, key
+                assert (mine[key].reshape(value.shape) == value).all(), (name, key)
+    env.close()
 
 
 def test_its_reward_alone_is_what_the_preset_pays(config: Config) -> None:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_puffer import fake_checkout, forgotten, loop_rom, puffer_config
 from small_disk import SmallDisk, mounted
 
 from cluster_rl import cartridge
@@ -70,6 +71,40 @@ def test_rom_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> None:
     other.write_bytes(changed)
     with pytest.raises(UserError, match="SHA-1"):
         check_job(_config(f"rom={other}"), run_dir)
+
+
+def test_a_checkout_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> None:
+    rom = loop_rom(tmp_path)
+    with forgotten():
+        root = fake_checkout(tmp_path, rom)
+        config = puffer_config(rom, root)
+        _begin(run_dir, config)
+        (note,) = check_job(config, run_dir).notes
+        assert re.fullmatch(rf"environment: pokemonred_puffer \(SHA-1 [0-9a-f]{{40}}\), from {root}", note)
+        with pytest.raises(UserError, match=r"'r' plays pokemonred_puffer \(SHA-1 .*\), not our own environment; give"):
+            check_job(_config(f"rom={rom}"), run_dir)
+        moved = root.rename(tmp_path / "moved")
+        config = puffer_config(rom, moved)
+    with forgotten():
+        check_job(config, run_dir)
+        settings = moved / "config.yaml"
+        settings.write_text(settings.read_text().replace("seen: 0.25", "seen: 0.5"))
+        with pytest.raises(UserError, match="give the same --puffer and --puffer_reward, or another --run-name"):
+            check_job(config, run_dir)
+        other = RunDir(tmp_path / "runs", "other")
+        _begin(other, _config(f"rom={rom}"))
+        with pytest.raises(UserError, match="'other' plays our own environment, not pokemonred_puffer"):
+            check_job(config, other)
+
+
+def test_a_checkout_is_tried_before_a_run_begins(run_dir: RunDir, tmp_path: Path) -> None:
+    rom = loop_rom(tmp_path)
+    with forgotten():
+        root = fake_checkout(tmp_path, rom)
+        (root / "pokemonred_puffer" / "places.py").unlink()
+        with pytest.raises(UserError, match=r"has no pokemonred_puffer\.places; is it another version"):
+            check_job(puffer_config(rom, root), run_dir)
+    assert not run_dir.path.exists()
 
 
 def test_run_keeps_its_id(run_dir: RunDir) -> None:
