@@ -34,6 +34,8 @@ for it."""
 ACTOR_BYTES = 175e6  # without weights and emulators
 EVALUATION_BYTES = 175e6  # the same
 EMULATOR_BYTES = 1.5e6
+PUFFER_BYTES = 55e6  # what pokemonred_puffer's environment imports
+PUFFER_EMULATOR_BYTES = 10e6  # more than one of ours: its symbols and maps
 POSITION_BYTES = 6e3  # of an emulator's open sequence
 # Address space beyond a process's own memory, which `ulimit -v` counts too: libraries, stacks and arenas of threads.
 ADDRESS_SPACE_BYTES = 0.8e9
@@ -88,6 +90,8 @@ def host_needs(
     positions = config.burn_in + config.unroll_length + config.n_step
     emulators = config.envs_per_actor * (EMULATOR_BYTES + positions * POSITION_BYTES)
     actor = _ACTOR_WEIGHTS * weights + emulators
+    if config.puffer:
+        actor += PUFFER_BYTES + config.envs_per_actor * PUFFER_EMULATOR_BYTES
     if not serial:
         actor += ACTOR_BYTES
     if not learner:

@@ -56,6 +56,12 @@ def test_too_many_actors() -> None:
     assert "give at most --num_actors" in refusal(config("num_actors=100"), 16e9, learner=False)
 
 
+def test_another_projects_environment_takes_its_own() -> None:
+    ours, its = config("envs_per_actor=8"), config("envs_per_actor=8", "puffer=checkout")
+    actors = [host_needs(each, observation_spec(each), "cpu").actor for each in (ours, its)]
+    assert actors[1] - actors[0] == 55e6 + 8 * 10e6
+
+
 def test_the_key_is_of_what_takes_most() -> None:
     assert "give a smaller --envs_per_actor" in refusal(config("num_actors=1", "envs_per_actor=64"), 0.97e9)
     assert "every job takes 845 MB" in refusal(config("num_actors=1"), 0.6e9)
