@@ -9,7 +9,6 @@ docs/puffer.md tells what is the same and what is not.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import importlib
@@ -245,8 +244,9 @@ def _cure(environment: Any) -> None:
                 module.np = numpy  # type: ignore[attr-defined]
             module.print = say  # type: ignore[attr-defined]
     shared = getattr(environment.RedGymEnv, "env_id", None)
-    if isinstance(shared, SharedMemory):  # its counter of environments, which nobody else would free
-        atexit.register(_free, shared)
+    if isinstance(shared, SharedMemory):
+        # Its counter of environments, which it never frees: without a name it goes with the process, however that ends.
+        shared.unlink()
 
 
 def _numpy_before_2() -> types.ModuleType:
@@ -272,12 +272,6 @@ def _first_lines() -> Callable[..., None]:
             print(f"{PROJECT}:", *words, *([] if left else ["(and no more such lines)"]), flush=True)
 
     return say
-
-
-def _free(shared: SharedMemory) -> None:
-    shared.close()
-    with contextlib.suppress(FileNotFoundError):
-        shared.unlink()
 
 
 def _missing(folder: Path, error: ModuleNotFoundError) -> UserError:

@@ -295,7 +295,8 @@ def test_shared_memory_is_freed(rom: Path, root: Path) -> None:
         "from cluster_rl.emulator.env import make_env\n"
         "from pathlib import Path\n"
         "context = forgotten(); context.__enter__()\n"
-        f"make_env(puffer_config(Path({str(rom)!r}), Path({str(root)!r})), 0)"
+        f"make_env(puffer_config(Path({str(rom)!r}), Path({str(root)!r})), 0)\n"
+        "import os; os._exit(0)"  # as programs that have closed all end
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if "SDL2" not in line]) == (0, [])
