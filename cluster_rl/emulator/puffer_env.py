@@ -117,7 +117,7 @@ class PufferConsole(Console):
 
         before, environment.PyBoy = environment.PyBoy, make
         try:
-            with self._its("environment"):
+            with self._its(f"environment for {self.rom.path or self.rom.title}"):
                 self._theirs = reward_class(OmegaConf.create(env), OmegaConf.create(reward))
                 return self._theirs.pyboy
         finally:

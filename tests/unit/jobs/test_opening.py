@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 from fake_puffer import fake_checkout, forgotten, loop_rom, puffer_config
@@ -82,7 +83,7 @@ def test_a_checkout_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> 
         (note,) = check_job(config, run_dir).notes
         assert re.fullmatch(rf"environment: pokemonred_puffer \(SHA-1 [0-9a-f]{{40}}\), from {root}", note)
         with pytest.raises(UserError, match=r"'r' plays pokemonred_puffer \(SHA-1 .*\), not our own environment; give"):
-            check_job(_config(f"rom={rom}"), run_dir)
+            check_job(msgspec.structs.replace(config, puffer=""), run_dir)
         moved = root.rename(tmp_path / "moved")
         config = puffer_config(rom, moved)
     with forgotten():
@@ -92,7 +93,7 @@ def test_a_checkout_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> 
         with pytest.raises(UserError, match="give the same --puffer and --puffer_reward, or another --run-name"):
             check_job(config, run_dir)
         other = RunDir(tmp_path / "runs", "other")
-        _begin(other, _config(f"rom={rom}"))
+        _begin(other, msgspec.structs.replace(config, puffer=""))
         with pytest.raises(UserError, match="'other' plays our own environment, not pokemonred_puffer"):
             check_job(config, other)
 
