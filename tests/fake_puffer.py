@@ -28,7 +28,9 @@ REWARD = "baseline.FakeReward"
 SCRIPT_STEP, HOOK_STEP, EMPTY_STEP, END_STEP = 5, 7, 3, 40
 """Numbers of steps in which it plays a script, writes in the middle of a frame, has an empty bag, and ends."""
 
-_COUNTER = 0xDEF0
+# LD HL,$DEF0; INC (HL); for $10, the buttons, and $20, the arrows: LD A,n; LDH (0),A; LDH A,(0); INC L; ADD A,(HL);
+# LD (HL),A; then JP $0100
+_LOOP = bytes.fromhex("21f0de 34 3e10e000f000 2c8677 3e20e000f000 2c8677 c30001")
 
 _ENVIRONMENT = f"""
 from multiprocessing import shared_memory
@@ -140,14 +142,14 @@ rewards:
 
 
 def loop_rom(folder: Path) -> Path:
-    """A ROM that does nothing but count in RAM how often it came round, and lets interrupts pass: what a state holds
-    besides stays as it is, and how far the count is at a step depends on every cycle."""
+    """A ROM that does nothing but count in RAM how often it came round, and add up what the joypad told it then; what a
+    state holds besides stays as it is. So RAM depends on every cycle and on every frame of a press."""
     path = blank_rom(folder, "POKEMON RED")
     data = bytearray(path.read_bytes())
     for vector in range(0x40, 0x68, 8):
         data[vector] = 0xD9  # reti
     for end in range(0x4000, len(data) + 1, 0x4000):
-        data[end - 16 : end - 9] = bytes([0x21, _COUNTER & 0xFF, _COUNTER >> 8, 0x34, 0xC3, 0x00, 0x01])
+        data[end - 32 : end - 32 + len(_LOOP)] = _LOOP
     path.write_bytes(data)
     return path
 

@@ -19,7 +19,7 @@ from cluster_rl.config import Config
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.playback import Diverged, replay, reward_parts, state_after
 from cluster_rl.emulator.puffer_env import environment_of
-from cluster_rl.emulator.script import unpack_script
+from cluster_rl.emulator.script import Input, pack_script, unpack_script
 from cluster_rl.errors import UserError
 from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
@@ -178,6 +178,22 @@ def test_a_log_whose_script_is_changed_is_told(tmp_path: Path, rom: Path, root: 
     scripts = (*log.scripts[: step - 1], msgspec.msgpack.encode(changed), *log.scripts[step:])
     with pytest.raises(Diverged, match="left the recording at step"):
         replay(EpisodeLog(**vars(log) | {"scripts": scripts}), load_rom(str(rom)), "log", bool)
+
+
+def test_presses_are_in_the_log(tmp_path: Path, rom: Path, root: Path) -> None:
+    log = read_log(recorded(tmp_path / "logs", puffer_config(rom, root), 20))
+
+    def unpressed(script: bytes) -> bytes:
+        whole = unpack_script(script, "script")
+        deeds = [deed for deed in whole.deeds if not isinstance(deed, Input)]
+        assert len(whole.deeds) - len(deeds) in (2, 8)
+        return pack_script(msgspec.structs.replace(whole, deeds=deeds))
+
+    replay(log, load_rom(str(rom)), "log", bool)
+    with pytest.raises(Diverged, match="hash of all RAM differs"):
+        replay(
+            EpisodeLog(**vars(log) | {"scripts": tuple(map(unpressed, log.scripts))}), load_rom(str(rom)), "log", bool
+        )
 
 
 def test_damaged_scripts_are_told(tmp_path: Path, rom: Path, root: Path) -> None:
