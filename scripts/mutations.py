@@ -144,7 +144,7 @@ _CUT_BY = "online_quantiles,\n            batch.mask[unroll],\n            confi
 _TAIL = "self.online.recur(features[steps.stop :], state)"
 _HISTORY_BEGINS = "state = _state(network, history[0][1])"
 _EPISODE_BEGINS = "        self._memory = EpisodeMemory.at(state)\n"
-_LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes, self._blackouts):"
+_LOG_COLUMNS = "in (self._actions, self._checks, self._positions, self._hashes, self._scripts, self._blackouts):"
 
 
 def _outlives(part: str, keep: str) -> Mutation:
@@ -879,7 +879,7 @@ MUTATIONS = (
             _LOG_COLUMNS,
             _LOG_COLUMNS.replace(f"self.{name}, ", ""),
         )
-        for name in ("_actions", "_checks", "_positions", "_hashes")
+        for name in ("_actions", "_checks", "_positions", "_hashes", "_scripts")
     ),
     Mutation(
         "the log's blackouts outlive the episode",

@@ -50,10 +50,12 @@ def env(rom: Path, root: Path) -> Iterator[Env]:
 
 
 def recorded(folder: Path, config: Config, steps: int) -> Path:
-    """An episode of so many steps, and its log."""
+    """The log of an episode of so many steps, which was not the first."""
     identity = msgspec.structs.replace(identity_of(load_rom(config.rom), 5), environment=environment_of(config))
     recorder = EpisodeRecorder(folder, identity, HASH_INTERVAL_STEPS)
     env = make_env(config, 0, recorder)
+    env.start()
+    env.advance(0)
     env.start()
     for step in range(steps):
         env.advance(BUTTONS[step % len(BUTTONS)])
