@@ -32,8 +32,9 @@ from cluster_rl.emulator.console import Console, Frame, PyBoy
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.script import Script, pack_script
 from cluster_rl.emulator.watched_pyboy import WatchedPyBoy
-from cluster_rl.errors import UserError, read_error
+from cluster_rl.errors import UserError
 from cluster_rl.rom import Rom
+from cluster_rl.runs.small_file import read_bytes
 
 PROJECT = "pokemonred_puffer"
 _KNOWN = "its commit e3bd1b1 is known to work"
@@ -56,12 +57,9 @@ def environment_of(config: Config) -> str:
         return ""
     folder = _checkout(config.puffer)
     digest = hashlib.sha1()
-    try:
-        for path in sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _CODE):
-            digest.update(f"{path.relative_to(folder)}\0".encode())
-            digest.update(path.read_bytes())
-    except OSError as error:
-        raise read_error(error, folder, "puffer") from None
+    for path in sorted(path for path in (folder / PROJECT).rglob("*") if path.suffix in _CODE):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(read_bytes(path))
     env, reward = _settings(folder, config.puffer_reward)
     digest.update(json.dumps([env, reward, config.puffer_reward], sort_keys=True, default=str).encode())
     return f"{PROJECT} (SHA-1 {digest.hexdigest()})"

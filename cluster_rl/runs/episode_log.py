@@ -410,7 +410,7 @@ def _parse_prefix(prefix: bytes, size_bytes: int, source: str) -> tuple[dict[str
     magic = prefix[: len(_FORMAT.magic)]
     if magic != _FORMAT.magic[: len(magic)] or not magic:
         raise UserError(f"episode log {source}: not an episode log; remove it or give another file")
-    scripted = _SCRIPTED_FORMAT.is_version(prefix)
+    scripted = not _FORMAT.is_version(prefix)
     format_ = _SCRIPTED_FORMAT if scripted else _FORMAT
     format_.check_version(prefix, f"episode log {source}")
     if len(prefix) < format_.prefix_bytes:

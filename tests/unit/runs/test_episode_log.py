@@ -159,7 +159,7 @@ def test_another_format_version_is_named(whole: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(episode_log, "_FORMAT", episode_log._FORMAT._replace(version=7))
     newer = read_log_as_written_by_this_version(whole)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="format 7, this program reads 1; use the newer program"):
+    with pytest.raises(UserError, match="format 7, this program reads 2; use the newer program"):
         parse_log(newer, "x")
 
 

@@ -304,9 +304,9 @@ def test_a_newer_snapshot_and_episode_log_are_called_newer(own_run: RunDir) -> N
         READERS[INITIAL_STATE](own_run)
     log = own_run.episode_logs / EPISODE
     data = log.read_bytes()
-    log.write_bytes(data[:8] + b"\2" + data[9:])
+    log.write_bytes(data[:8] + b"\3" + data[9:])
     for read in (episode_log.read_log, episode_log.read_header):
-        with pytest.raises(NewerFormatError, match=f"{log}: format 2, this program reads 1; use the newer program"):
+        with pytest.raises(NewerFormatError, match=f"{log}: format 3, this program reads 2; use the newer program"):
             read(log)
 
 
