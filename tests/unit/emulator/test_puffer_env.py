@@ -262,7 +262,7 @@ WRONG = {
     "syntax": (lambda root: spoil(root, ENVIRONMENT, "class RedGymEnv:", "class RedGymEnv"), "cannot be imported"),
     "another env config": (
         lambda root: spoil(root, ENVIRONMENT, "env_config.state_dir", "env_config.another_key"),
-        r"its environment for .*game.gb failed in .*environment.py, line \d+: AttributeError",
+        r"its environment for .*game.gb failed in .*environment.py, line \d+: (Config)?AttributeError",
     ),
     "no state": (lambda root: (root / "pyboy_states/Begin.state").unlink(), "Begin.state: cannot be read|no such file"),
     "another state": (
