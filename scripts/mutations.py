@@ -70,6 +70,7 @@ TEST_FILES = (
     "tests/unit/exploration/test_entries.py",
     "tests/unit/exploration/test_archive.py",
     "tests/unit/exploration/test_roaming.py",
+    "tests/unit/emulator/test_puffer_env.py",
     "tests/unit/emulator/test_starts.py",
     "tests/unit/training/test_episode_rows.py",
     "tests/unit/training/test_metrics.py",
