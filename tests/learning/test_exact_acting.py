@@ -104,7 +104,9 @@ def priority_by_hand(block: Block, quantiles: Tensor, config: Config) -> float:
         if header.terminated and t + m == len(quantiles) - 1:
             future = torch.zeros_like(future)
         returned = sum(config.gamma**j * float(arrays.reward[t + j]) for j in range(m))
-        samples = h(returned + future)
+        here = h_inv(quantiles[t]).mean(-1)
+        short = here[torch.from_numpy(arrays.mask[t].copy())].max() - here[int(arrays.action[t])]
+        samples = h(returned - config.advantage_alpha * short + future)
         errors.append(abs(float(samples.mean() - quantiles[t, int(arrays.action[t])].mean())))
     return config.priority_eta * max(errors) + (1 - config.priority_eta) * sum(errors) / len(errors)
 
@@ -166,6 +168,7 @@ def test_initial_priorities_use_the_runs_own_formula(game: str) -> None:
         {"priority_eta": 0.0},
         {"n_step": 1},
         {"gamma": 0.5},
+        {"advantage_alpha": 0.0},
         {"return_cut": "none" if config.return_cut == "watkins" else "watkins"},
     ):
         other = msgspec.structs.replace(config, **changes)
