@@ -58,7 +58,8 @@ from cluster_rl.runs.evaluation import EMULATORS, Evaluation, readable_evaluatio
 from cluster_rl.runs.layout import RunDir
 
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
-_SEED = 1
+_EPISODES, _SEED = 20, 1
+"""Where nothing else is said."""
 _STUCK_SEC = 600.0  # a step takes milliseconds, and its share of a processor may be small
 _UPPER = 0.975  # a 95 % interval leaves out as much below it as above
 
@@ -272,6 +273,10 @@ def publish(run_dir: RunDir) -> int:
     played = play_episodes(config, network, config.evaluate_episodes, _SEED, alive=watchdog.alive)
     watchdog.close()
     found = report([episode.summary for episode in played], milestones_ahead(config), count_distinct(played))
+    newest = readable_evaluation(run_dir.evaluation)  # several may play at once, here and on other nodes
+    if newest is not None and (newest.point == point or newest.env_steps > point.env_steps):
+        print(f"parameters of update {newest.updates:,} were evaluated meanwhile; these figures are left out")
+        return EXIT_OK
     evaluation = Evaluation(
         **point._asdict(),
         began=began,
@@ -306,10 +311,8 @@ def main() -> int:
         epilog=OVERRIDES_HELP,
     )
     add_run_name(parser)
-    parser.add_argument("--episodes", type=whole_number(1), default=20, help="episodes to play (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=whole_number(0), default=_SEED, help="seed of the episodes (default: %(default)s)"
-    )
+    parser.add_argument("--episodes", type=whole_number(1), help=f"episodes to play (default: {_EPISODES})")
+    parser.add_argument("--seed", type=whole_number(0), help=f"seed of the episodes (default: {_SEED})")
     parser.add_argument(
         "--max-steps", type=whole_number(1), help="truncate episodes after this many steps (default: the run's)"
     )
@@ -341,11 +344,13 @@ def main() -> int:
     torch.set_num_threads(1)
     started = time.monotonic()
     version = -1 if point is None else point.updates
-    played = play_episodes(config, network, known.episodes, known.seed, known.random, known.logs, version)
+    episodes = _EPISODES if known.episodes is None else known.episodes
+    seed = _SEED if known.seed is None else known.seed
+    played = play_episodes(config, network, episodes, seed, known.random, known.logs, version)
     found = {
         "run": known.run_name,
         "policy": "random" if known.random else "greedy",
-        "seed": known.seed,
+        "seed": seed,
         "start": start_words(config.initial_state),
         "max_steps": config.episode_max_steps,
         "seconds": time.monotonic() - started,

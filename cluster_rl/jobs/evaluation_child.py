@@ -96,8 +96,8 @@ class EvaluationChild:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
             self._process, self._log_start_bytes = spawn(command, environment, self._log_path, _become_evaluation)
-        except OSError as error:
-            self._tell(f"cannot be started: {error.strerror}")
+        except (OSError, subprocess.SubprocessError) as error:  # the latter: what it does before it is a program
+            self._tell(f"cannot be started: {getattr(error, 'strerror', None) or error}")
             return
         self._is_killed = False
         self._used_sec, self._look_at = 0.0, now + max(self._interval_sec, _LOOK_MIN_SEC)
@@ -129,4 +129,4 @@ class EvaluationChild:
 def _become_evaluation(parent_pid: int) -> None:
     """Killed, not told, when its parent dies: a process that is stopped takes nothing else."""
     die_with_parent(parent_pid, signal.SIGKILL)
-    os.nice(_NICE)
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)

@@ -1,7 +1,7 @@
 """`evaluation.json`: how the published parameters play, by the newest evaluation.
 
 `evaluate --publish` writes it, which a job's launcher starts now and then; the learner reads it, and puts the figures
-into its metrics and `progress.json`. Of two evaluations the newer one stays: metrics have the curve of all of them.
+into its metrics and `progress.json`. The file has the newest parameters' alone: metrics have the curve of all of them.
 """
 
 from __future__ import annotations

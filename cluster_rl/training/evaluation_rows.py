@@ -22,13 +22,12 @@ class EvaluationRows:
     """What the rows have not told yet."""
 
     def __init__(self, run_dir: RunDir) -> None:
-        self._path = run_dir.evaluation
+        self._path, self._metrics = run_dir.evaluation, run_dir.metrics
         self.newest: Evaluation | None = None
         self._told: ParamsPoint | None = None
+        self._knows_told = False  # the rows of earlier jobs have been looked through
         self._said = ""
         self._look()
-        if self.newest is not None:
-            self._told = told_point(run_dir.metrics, self.newest.env_steps)
 
     def row(self, reached: Container[str]) -> dict[str, float]:
         """The figures of an evaluation that no row has; `told` says that one has them now.
@@ -37,7 +36,12 @@ class EvaluationRows:
         """
         self._look()
         found = self.newest
-        if found is None or found.point == self._told:
+        if found is None:
+            return {}
+        if not self._knows_told:
+            self._told, self._knows_told = told_point(self._metrics, found.env_steps), True
+        # One that took long may come after those of newer parameters.
+        if self._told is not None and (found.point == self._told or found.env_steps < self._told.env_steps):
             return {}
         figures: dict[str, float] = {
             "env_steps": found.env_steps,
@@ -66,7 +70,8 @@ class EvaluationRows:
             self._said = ""
         except UserError as error:
             if str(error) != self._said:
-                print(f"{error}; the next evaluation writes it anew", flush=True)
+                cure = "; the next evaluation writes it anew" if isinstance(error, UnreadableError) else ""
+                print(f"{error}{cure}", flush=True)
             self._said = str(error)
 
 

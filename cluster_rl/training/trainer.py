@@ -398,7 +398,7 @@ class Trainer:
         progress.milestones, progress.milestones_elsewhere = replay.milestones, replay.milestones_elsewhere
         progress.quests = self.quests.progress()
         progress.mean_return_recent = self._arrivals.mean_return()
-        progress.evaluation = self.evaluations.newest
+        progress.evaluation = self.evaluations.newest or progress.evaluation  # its file may be damaged
         progress.activity = self._activity()
         progress.storage_problem = self.outage.words
         if reason is not None:

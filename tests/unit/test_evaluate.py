@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 from cartridge_fixtures import new_env, play
+from run_golden import EVALUATION
 from sequence_fixtures import start_at
 from terminals import on_terminal
 
+from cluster_rl import evaluate
 from cluster_rl.acting.rollout import Rollout, load_network
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator.school import school_snapshot
@@ -39,7 +42,7 @@ from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import load_rom
 from cluster_rl.runs.checkpoint import publish_params
 from cluster_rl.runs.episode_log import read_log
-from cluster_rl.runs.evaluation import ParamsPoint, read_evaluation
+from cluster_rl.runs.evaluation import ParamsPoint, read_evaluation, save_evaluation
 from cluster_rl.runs.layout import RunDir
 
 CONFIG = load_config("slim_cpu", ["episode_max_steps=30", "lstm_hidden_size=16", "num_quantiles=4"])
@@ -394,10 +397,31 @@ def test_what_is_published_is_what_is_reported_and_once_for_the_same_parameters(
     assert (again.updates, again.episode_return) == (19, found.episode_return)
 
 
-@pytest.mark.parametrize("other", [["--episodes", "3"], ["--max-steps", "9"], ["--random"], ["--gamma", "0.5"]])
+@pytest.mark.parametrize(
+    "other", [["--episodes", "20"], ["--seed", "1"], ["--max-steps", "9"], ["--random"], ["--gamma", "0.5"]]
+)
 def test_what_is_published_is_all_of_the_same(run: Path, other: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=f"^{other[0]}: --publish plays what the run's config says; give it alone"):
         command(monkeypatch, run, "--publish", *other)
+
+
+def test_figures_of_older_parameters_do_not_replace_those_of_newer_ones(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another process has finished meanwhile."""
+    params = run / "online_params.pt"
+    publish_params(params, torch.load(params, weights_only=True), ParamsPoint(640, 20))
+    newer = msgspec.structs.replace(EVALUATION, env_steps=650, updates=21)
+    whole = evaluate.play_episodes
+
+    def play(*given: Any, **more: Any) -> Any:
+        save_evaluation(run / "evaluation.json", newer)
+        return whole(*given, **more)
+
+    monkeypatch.setattr(evaluate, "play_episodes", play)
+    assert command(monkeypatch, run, "--publish") == 0
+    assert "parameters of update 21 were evaluated meanwhile" in capfd.readouterr().out
+    assert read_evaluation(run / "evaluation.json") == newer
 
 
 def test_logs_tell_the_version_of_the_parameters(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,34 @@ def test_what_is_wrong_with_the_file_is_said_once_and_stops_nothing(
     trainer.close("test")
 
 
+def test_one_that_was_damaged_at_a_start_is_not_told_again(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    path = trainer.run_dir.evaluation
+    save_evaluation(path, evaluated(10))
+    grow(trainer, 0)
+    trainer.write_metrics()
+    trainer.close("test")
+    path.write_bytes(b"{")
+    trainer = open_trainer(tmp_path)
+    trainer.write_progress()
+    assert trainer.progress.evaluation is not None  # as progress.json had it
+    save_evaluation(path, evaluated(10))
+    grow(trainer, 1)
+    trainer.write_metrics()
+    assert told(trainer.run_dir) == [10]
+    trainer.close("test")
+
+
+def test_one_of_older_parameters_that_comes_late_is_not_told(tmp_path: Path) -> None:
+    trainer = open_trainer(tmp_path)
+    for number, env_steps in enumerate((10, 20, 10, 30)):
+        save_evaluation(trainer.run_dir.evaluation, evaluated(env_steps))
+        grow(trainer, number)
+        trainer.write_metrics()
+    assert told(trainer.run_dir) == [10, 20, 30]
+    trainer.close("test")
+
+
 def test_published_parameters_say_when_they_were_made(tmp_path: Path) -> None:
     trainer = open_trainer(tmp_path)
     ingest(trainer, episodes(0, 4))
