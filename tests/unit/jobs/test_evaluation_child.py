@@ -157,16 +157,25 @@ def test_one_that_takes_longer_than_the_interval_goes_on(beside: Beside, monkeyp
         assert beside.said == []
 
 
-def test_one_that_cannot_be_started_is_told(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(11, "Resource temporarily unavailable"), "Resource temporarily unavailable"),
+        (subprocess.SubprocessError("Exception occurred in preexec_fn."), "Exception occurred in preexec_fn."),
+    ],
+)
+def test_one_that_cannot_be_started_is_told(
+    error: Exception, words: str, beside: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(11, "Resource temporarily unavailable")
+        raise error
 
     monkeypatch.setattr(evaluation_child, "spawn", refuse)
     with beside.child(3600) as child:
         child.tend()
         child.tend()
     (line,) = beside.said
-    assert line.startswith("the evaluation cannot be started: Resource temporarily unavailable; log ")
+    assert line.startswith(f"the evaluation cannot be started: {words}; log ")
     assert line.endswith("training goes on, and the next one starts in 60 min")
 
 
