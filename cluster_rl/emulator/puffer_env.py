@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import re
 import sys
 import tempfile
@@ -96,7 +97,7 @@ class PufferConsole(Console):
 
     def _make_pyboy(self, kind: type[PyBoy] = PyBoy, symbols: str | None = None) -> PyBoy:
         environment, reward_class = _import(self._folder, self._config.puffer_reward)
-        from omegaconf import OmegaConf  # which it has imported by now
+        from omegaconf import OmegaConf  # which `_import` has found
 
         env, reward = _settings(self._folder, self._config.puffer_reward)
         env |= {
@@ -113,13 +114,13 @@ class PufferConsole(Console):
         def make(path: str, **options: Any) -> PyBoy:
             return super(PufferConsole, self)._make_pyboy(WatchedPyBoy, options.get("symbols"))
 
-        before, environment.PyBoy = environment.PyBoy, make
-        try:
-            with self._its(f"environment for {self.rom.path or self.rom.title}"):
+        with self._its(f"environment for {self.rom.path or self.rom.title}"):
+            before, environment.PyBoy = environment.PyBoy, make
+            try:
                 self._theirs = reward_class(OmegaConf.create(env), OmegaConf.create(reward))
                 return self._theirs.pyboy
-        finally:
-            environment.PyBoy = before
+            finally:
+                environment.PyBoy = before
 
     def boot(self) -> None:
         """Nothing: its environment begins in a state, and is there."""
@@ -137,6 +138,11 @@ class PufferConsole(Console):
             with self._its("step"):
                 _, reward, ended, _, _ = self._theirs.step(button)
                 self.reward, self.ended = float(reward), bool(ended)
+                if not math.isfinite(self.reward):
+                    raise UserError(
+                        f"puffer {self._folder}: its step paid {self.reward}, which cannot be learned from; give "
+                        f"another puffer_reward than {self._config.puffer_reward}, or mend its settings in config.yaml"
+                    )
         finally:
             self._pyboy.on_frame = None
 
@@ -161,7 +167,7 @@ class PufferConsole(Console):
             yield
         except UserError:
             raise
-        except Exception as error:  # noqa: BLE001  (told; it is code of others)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (told; it is code of others)
             raise UserError(
                 f"puffer {self._folder}: its {what} failed{_place(error, self._folder)}: {_words(error)}"
             ) from None
@@ -186,7 +192,28 @@ def _settings(folder: Path, reward: str) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError(f"puffer {path}: has no sections env and rewards; is it the config.yaml of {PROJECT}?")
     if reward not in rewards:
         raise UserError(f"puffer_reward {reward}: {path} has no such reward; it has {', '.join(map(str, rewards))}")
-    return _with_numbers(env), _with_numbers((rewards[reward] or {}).get("reward") or {})
+    chosen = _section(path, f"rewards.{reward}", rewards[reward])
+    weights = _section(path, f"rewards.{reward}.reward", chosen.get("reward"))
+    return _with_numbers(_section(path, "env", env)), _with_numbers(weights)
+
+
+def _section(path: Path, name: str, found: Any) -> dict[str, Any]:
+    """A section of its settings; empty where nothing is written. Raises `UserError` for what is no section."""
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"puffer {path}: {name} must be a mapping of keys to values, not {type(found).__name__}")
+    _check_keys(path, name, found)
+    return found
+
+
+def _check_keys(path: Path, name: str, found: Any) -> None:
+    """Raises `UserError` for a key that is no text, however deep: such keys have no order, and no place in JSON."""
+    for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+        if isinstance(found, dict) and not isinstance(key, str):
+            raise UserError(f"puffer {path}: {name} has the key {key!r}, which is no text; write it in quotes")
+        if isinstance(value, dict | list):
+            _check_keys(path, f"{name}.{key}", value)
 
 
 def _with_numbers(section: dict[str, Any]) -> dict[str, Any]:
@@ -204,9 +231,10 @@ def _import(folder: Path, reward: str) -> tuple[Any, Any]:
         with _imports_from(folder):
             environment = importlib.import_module(f"{PROJECT}.environment")
             rewards = importlib.import_module(f"{PROJECT}.rewards.{module}")
+            importlib.import_module("omegaconf")  # in which it takes its settings, whether it imports it or not
     except ModuleNotFoundError as error:
         raise _missing(folder, error) from None
-    except Exception as error:  # noqa: BLE001  (told; it is code of others)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (told; it is code of others)
         raise UserError(f"puffer {folder}: cannot be imported{_place(error, folder)}: {_words(error)}") from None
     theirs, chosen = getattr(environment, "RedGymEnv", None), getattr(rewards, name, None)
     if not Path(str(environment.__file__)).is_relative_to(folder):

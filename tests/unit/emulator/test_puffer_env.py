@@ -245,8 +245,27 @@ WRONG = {
     "another project": (lambda root: (root / ENVIRONMENT).unlink(), "has no pokemonred_puffer/environment.py"),
     "no config": (lambda root: (root / "config.yaml").unlink(), "config.yaml: cannot be read: No such file"),
     "no sections": (lambda root: (root / "config.yaml").write_text("train: {}\n"), "has no sections env and rewards"),
+    "a number as a key": (
+        lambda root: spoil(root, "config.yaml", "  headless", "  7: 1\n  headless"),
+        "config.yaml: env has the key 7, which is no text; write it in quotes",
+    ),
+    "a number as a key, deep": (
+        lambda root: spoil(root, "config.yaml", "seen: 0.25", "seen: [{a: 1, 7: 1}]"),
+        r"config.yaml: rewards\.baseline\.FakeReward\.reward\.seen\.0 has the key 7, which is no text",
+    ),
+    "a text as a reward": (
+        lambda root: spoil(root, "config.yaml", ":\n    reward:\n      seen: 0.25\n      tiny: 1e-4", ": none"),
+        r"config.yaml: rewards\.baseline\.FakeReward must be a mapping of keys to values, not str",
+    ),
+    "a list as weights": (
+        lambda root: spoil(root, "config.yaml", ":\n      seen: 0.25\n      tiny: 1e-4", ": []"),
+        r"config.yaml: rewards\.baseline\.FakeReward\.reward must be a mapping of keys to values, not list",
+    ),
     "no such reward": (lambda root: spoil(root, "config.yaml", "FakeReward", "Other"), "it has baseline.Other"),
-    "no RedGymEnv": (lambda root: spoil(root, ENVIRONMENT, "RedGymEnv", "Env"), "cannot be imported|is it another"),
+    "no RedGymEnv": (
+        lambda root: spoil(root, ENVIRONMENT, "RedGymEnv", "Env"),
+        "cannot be imported in .*baseline.py, line 5: ImportError: cannot import name 'RedGymEnv'",
+    ),
     "no reward class": (
         lambda root: spoil(root, "pokemonred_puffer/rewards/baseline.py", "class FakeReward", "class Fake"),
         "has no environment RedGymEnv with a reward baseline.FakeReward; is it another version",
@@ -259,12 +278,23 @@ WRONG = {
         lambda root: spoil(root, ENVIRONMENT, "from pathlib", "import a_missing_package\nfrom pathlib"),
         r"it needs a_missing_package, which is missing; pip install 'cluster_rl\[puffer\]'",
     ),
+    "ends the process": (
+        lambda root: spoil(root, ENVIRONMENT, "from pathlib", "raise SystemExit(3)\nfrom pathlib"),
+        r"cannot be imported in .*environment.py, line \d+: SystemExit: 3",
+    ),
+    "PyBoy by another name": (
+        lambda root: spoil(root, ENVIRONMENT, "from pyboy import PyBoy", "import pyboy"),
+        "its environment for .*game.gb failed: AttributeError: .* no attribute 'PyBoy'",
+    ),
     "syntax": (lambda root: spoil(root, ENVIRONMENT, "class RedGymEnv:", "class RedGymEnv"), "cannot be imported"),
     "another env config": (
         lambda root: spoil(root, ENVIRONMENT, "env_config.state_dir", "env_config.another_key"),
         r"its environment for .*game.gb failed in .*environment.py, line \d+: (Config)?AttributeError",
     ),
-    "no state": (lambda root: (root / "pyboy_states/Begin.state").unlink(), "Begin.state: cannot be read|no such file"),
+    "no state": (
+        lambda root: (root / "pyboy_states/Begin.state").unlink(),
+        "savestate .*Begin.state: cannot be read: No such file",
+    ),
     "another state": (
         lambda root: (root / "pyboy_states/Begin.state").write_bytes(bytes([25]) * 140_000),
         "Begin.state: savestate",
@@ -282,13 +312,34 @@ def test_bad_input_is_a_line(rom: Path, root: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_an_error_of_its_step_is_a_line(rom: Path, root: Path) -> None:
-    spoil(root, ENVIRONMENT, f"if self.steps == {EMPTY_STEP}:", f"if self.steps == {EMPTY_STEP}:\n            1 / 0")
+def test_a_missing_omegaconf_is_a_line(rom: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkout that does not import it."""
+    spoil(root, "pokemonred_puffer/rewards/baseline.py", "from omegaconf import OmegaConf", "")
+    monkeypatch.setitem(sys.modules, "omegaconf", None)
+    with pytest.raises(UserError, match=r"it needs omegaconf, which is missing; pip install 'cluster_rl\[puffer\]'"):
+        make_env(puffer_config(rom, root), 0)
+
+
+@pytest.mark.parametrize("paid", ["nan", "-inf", "1e999"])
+def test_a_reward_that_is_not_finite_is_a_line(rom: Path, root: Path, paid: str) -> None:
+    spoil(root, ENVIRONMENT, "return {}, self.total - before", f"return {{}}, float('{paid}')")
+    env = make_env(puffer_config(rom, root), 0)
+    env.start()
+    with pytest.raises(
+        UserError, match=r"its step paid (nan|-inf|inf), which cannot be learned from; give another puf"
+    ):
+        env.advance(0)
+    env.close()
+
+
+@pytest.mark.parametrize(("wrong", "words"), [("1 / 0", "ZeroDivisionError"), ("raise SystemExit", "SystemExit")])
+def test_an_error_of_its_step_is_a_line(rom: Path, root: Path, wrong: str, words: str) -> None:
+    spoil(root, ENVIRONMENT, f"if self.steps == {EMPTY_STEP}:", f"if self.steps == {EMPTY_STEP}:\n            {wrong}")
     env = make_env(puffer_config(rom, root), 0)
     env.start()
     env.advance(0)
     env.advance(0)
-    with pytest.raises(UserError, match=r"its step failed in .*environment.py, line \d+: ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"its step failed in .*environment.py, line \d+: " + words):
         env.advance(0)
     env.close()
 
