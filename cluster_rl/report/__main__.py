@@ -45,10 +45,10 @@ def run(options: Options) -> int:
     """Makes the page and returns the exit code. Raises `UserError` where it cannot be written."""
     # Here, so that a wrong command line is answered at once.
     from cluster_rl.report.page import page_of
-    from cluster_rl.report.rivals import read_rival
+    from cluster_rl.report.rivals import read_rivals
     from cluster_rl.report.run_facts import read_run
 
-    rivals = [read_rival(path) for path in options.rivals]
+    rivals = read_rivals(options.rivals)
 
     with Bar("reading", len(options.runs), "runs") as bar:
         facts = []
@@ -94,6 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         "--rival",
         type=Path,
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE.jsonl",
         help="records of other agents' trainings, drawn beside the runs: docs/rivals.md",

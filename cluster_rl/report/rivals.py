@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from cluster_rl.errors import UserError
 from cluster_rl.report.run_facts import flat
 from cluster_rl.report.run_rows import LARGEST, Column, Rows
 from cluster_rl.runs.small_file import Count
+
+# Of a config what makes its game and its returns another's or not; its rewards besides.
+_GAME_KEYS: Final = ("rom", "initial_state", "frame_skip", "episode_max_steps", "start_idle_frames_max", "start_button")
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,41 @@ def read_rival(path: Path) -> RivalFacts:
         episodes={name: np.array(column, np.float64) for name, column in columns.items()},
         config=flat(config) if isinstance(config, dict) else {},
     )
+
+
+def read_rivals(paths: Iterable[Path]) -> list[RivalFacts]:
+    """Records of which those of one agent are seeds of one setting.
+
+    Raises `UserError` for whatever is no record, and where two of one agent are the same training, by seed and config,
+    or tell of different games.
+    """
+    found: list[tuple[Path, RivalFacts]] = []
+    for path in paths:
+        rival = read_rival(path)
+        for before, other in found:
+            if other.agent == rival.agent:
+                _check_pair(path, rival, before, other)
+        found.append((path, rival))
+    return [rival for _, rival in found]
+
+
+def _check_pair(path: Path, rival: RivalFacts, before: Path, other: RivalFacts) -> None:
+    whose = f"of agent {rival.agent}"
+    if (rival.seed, rival.config) == (other.seed, other.config):
+        raise UserError(
+            f"--rival {path}: {whose}, with the seed {rival.seed} and the config of {before}; leave one out"
+        )
+    for key in filter(is_of_game, rival.config):
+        if key in other.config and rival.config[key] != other.config[key]:
+            raise UserError(
+                f"--rival {path}: {whose} as {before}, in another game: {key} {rival.config[key]!r}, not "
+                f"{other.config[key]!r}; leave one out, or give its lines another agent's name"
+            )
+
+
+def is_of_game(key: str) -> bool:
+    """Whether a config's key, dotted, is of the game and its rewards: what comparable returns have in common."""
+    return key in _GAME_KEYS or key.startswith("rewards.")
 
 
 def by_agent(rivals: Iterable[RivalFacts]) -> dict[str, list[RivalFacts]]:

@@ -19,7 +19,7 @@ from cluster_rl.config import config_keys
 from cluster_rl.report.bars import duration_words, size_words
 from cluster_rl.report.curves import number_words
 from cluster_rl.report.pictures import hours_now, hours_of, job_spans, milestone_hours
-from cluster_rl.report.rivals import RivalFacts, by_agent
+from cluster_rl.report.rivals import RivalFacts, by_agent, is_of_game
 from cluster_rl.report.run_facts import DEFAULTS, JobFacts, RunFacts
 from cluster_rl.report.run_rows import EpisodeRow
 from cluster_rl.runs.progress import Progress
@@ -30,9 +30,6 @@ EPISODE_COLUMNS: Final = (
     *("trained", "env steps", "return", "steps", "cells", "circles", "entropy", "epsilon"),
     *("began", "ended", "last map", "milestones", "files"),
 )
-
-# Of a rival's config what makes its game and its returns another run's or not; its rewards besides.
-_GAME_KEYS: Final = ("rom", "initial_state", "frame_skip", "episode_max_steps", "start_idle_frames_max", "start_button")
 
 
 class JobLine(NamedTuple):
@@ -211,11 +208,10 @@ def _other_game(rival: RivalFacts, run: RunFacts) -> list[str]:
     """What both tell of the game and its rewards, and tell otherwise."""
     if not rival.config:
         return ["its records tell no config"]
-    keys = [key for key in rival.config if key in _GAME_KEYS or key.startswith("rewards.")]
     return [
         f"{key} {value_words(rival.config[key])}, {run.name} {value_words(run.config[key])}"
-        for key in keys
-        if key in run.config and run.config[key] != rival.config[key]
+        for key in rival.config
+        if is_of_game(key) and key in run.config and run.config[key] != rival.config[key]
     ]
 
 

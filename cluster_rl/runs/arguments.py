@@ -97,7 +97,8 @@ def add_run_name(parser: argparse.ArgumentParser, otherwise: str | None = None, 
     """
     words = "names of the runs' folders" if several else "name of the run's folder"
     words += "" if otherwise is None else f" (default: {otherwise})"
-    parser.add_argument("--run-name", nargs="+" if several else None, required=otherwise is None, help=words)
+    many: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {}
+    parser.add_argument("--run-name", required=otherwise is None, help=words, **many)
     runs = os.environ.get("CLUSTER_RL_RUNS") or str(DEFAULT_ROOT)
     parser.add_argument(
         "--runs", default=runs, help=f"folder of all runs (default: CLUSTER_RL_RUNS, or {DEFAULT_ROOT})"

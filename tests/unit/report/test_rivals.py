@@ -14,7 +14,7 @@ from cluster_rl.config import Config
 from cluster_rl.errors import UserError
 from cluster_rl.report.__main__ import parse_arguments, run
 from cluster_rl.report.pictures import episode_charts, milestone_charts
-from cluster_rl.report.rivals import RivalFacts, read_rival
+from cluster_rl.report.rivals import RivalFacts, read_rival, read_rivals
 from cluster_rl.report.run_facts import read_run
 from cluster_rl.report.tables import milestone_table, rival_lines
 from scripts.bench.learning.record import read_training
@@ -79,6 +79,44 @@ def test_what_is_no_record_is_refused_in_a_line(tmp_path: Path, change: Any, wor
     path.unlink()
     with pytest.raises(UserError, match="not there"):
         read_rival(path)
+
+
+def test_one_training_is_not_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = record(tmp_path / "1.jsonl", 1, gamma=0.9), record(tmp_path / "2.jsonl", 2, gamma=0.9)
+    other = record(tmp_path / "other.jsonl", 1, gamma=0.8)
+    assert [rival.seed for rival in read_rivals([first, second, other])] == [1, 2, 1]
+    monkeypatch.chdir(tmp_path)
+    for again in (Path("1.jsonl"), record(tmp_path / "copy.jsonl", 1, end=False, gamma=0.9)):
+        with pytest.raises(UserError, match=r"of agent ppo, with the seed 1 and the config of .*1\.jsonl;") as caught:
+            read_rivals([first, second, again])
+        assert str(caught.value).startswith(f"--rival {again}: ")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"rom": "b.gb"}, "rom 'b.gb', not 'a.gb'"), ({"rewards": {"talk": 0.5}}, "rewards.talk 0.5, not 0.2")],
+)
+def test_records_of_an_agent_are_of_one_game(tmp_path: Path, config: dict[str, Any], words: str) -> None:
+    first = record(tmp_path / "1.jsonl", 1, rom="a.gb", rewards={"talk": 0.2})
+    second = record(tmp_path / "2.jsonl", 2, **config)
+    with pytest.raises(UserError, match=f"--rival .*2.jsonl: of agent ppo as .*1.jsonl, in another game: {words}; "):
+        read_rivals([first, second])
+    elsewhere = record(tmp_path / "3.jsonl", 2, agent="table_q", **config)
+    assert len(read_rivals([first, elsewhere, record(tmp_path / "4.jsonl", 4)])) == 3
+
+
+def test_our_own_records_go_together() -> None:
+    assert len(read_rivals(sorted(RECORDS.glob("*.jsonl")))) == 45
+
+
+def test_options_given_again_add_to_the_first(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    given = ["--runs", str(tmp_path), "--rival", "x", "--run-name", "a", "--rival", "y", "z", "--run-name", "b"]
+    options = parse_arguments(given)
+    assert options.rivals == (Path("x"), Path("y"), Path("z"))
+    assert [run_dir.run_name for run_dir in options.runs] == ["a", "b"]
 
 
 def test_seeds_of_a_rival_are_a_line_and_a_band(tmp_path: Path, rivals: list[RivalFacts]) -> None:
