@@ -23,12 +23,14 @@ import torch
 
 from cluster_rl.acting.loop import Actor
 from cluster_rl.config import Config, load_config, sequence_schema_hash
+from cluster_rl.emulator.puffer_env import environment_of
 from cluster_rl.emulator.spaces import block_spec
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.jobs.process_log import logged
 from cluster_rl.jobs.signals import StopFlag
 from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.crash_points import crash_point
+from cluster_rl.runs.identity import check_environment, read_identity
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import target_reached
 from cluster_rl.runs.rendezvous import read_rendezvous, wait_for_learner
@@ -171,7 +173,11 @@ def actor_number(config: Config, job: int, slot: int) -> int:
 def _play(
     run_dir: RunDir, config: Config, index: int, patience_sec: float | None, stop: StopFlag, watchdog: Watchdog
 ) -> ActorChannel:
-    """Plays for one learner, its restarts included, as actor `index` of the run; returns the channel, closed."""
+    """Plays for one learner, its restarts included, as actor `index` of the run; returns the channel, closed.
+
+    Raises `UserError` where the environment is no longer the run's: a checkout may change while a job lasts.
+    """
+    check_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
     channel = ActorChannel(
         functools.partial(read_rendezvous, run_dir.rendezvous),
         index,

@@ -114,6 +114,8 @@ def host_needs(
     if config.evaluate_interval_seconds:
         played = min(EMULATORS, config.evaluate_episodes)
         evaluation = EVALUATION_BYTES + _EVALUATION_WEIGHTS * weights + played * EMULATOR_BYTES
+        if config.puffer:
+            evaluation += PUFFER_BYTES + played * PUFFER_EMULATOR_BYTES
     return HostNeeds(rest + of_batches, of_batches, actor, config.num_actors, launcher, evaluation, allowance)
 
 

@@ -43,7 +43,7 @@ from cluster_rl.rom import Rom, load_rom, preflight
 from cluster_rl.runs.arguments import add_run_name, run_name_of_config
 from cluster_rl.runs.atomic import nearest_existing, remove_temporaries, write_atomic
 from cluster_rl.runs.crash_points import crash_point
-from cluster_rl.runs.identity import ensure_identity, read_identity
+from cluster_rl.runs.identity import check_environment, ensure_identity, read_identity
 from cluster_rl.runs.job_record import write_job_record
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.lock import RunLock, current_holder
@@ -120,6 +120,11 @@ def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> CheckedJo
 
 def check_config(config: Config) -> Rom:
     """The part of `check_job` that is the same for all runs of a config."""
+    if config.rewards.puffer and not config.puffer:
+        raise UserError(
+            f"rewards.puffer is {config.rewards.puffer:g}, which our own environment does not pay; give --puffer "
+            "FOLDER, a checkout of pokemonred_puffer, or --rewards.puffer 0 and weights of other rewards"
+        )
     rom = load_rom(config.rom)
     if config.initial_state or config.puffer:
         with make_console(config, rom) as console:
@@ -152,12 +157,7 @@ def check_run(config: Config, run_dir: RunDir, rom: Rom, fresh: bool = False) ->
             f"run {run_dir.run_name!r} plays {identity.rom_title} (SHA-1 {identity.rom_sha1}), not {rom.title} "
             f"({rom.sha1}); give the same --rom, or another --run-name"
         )
-    environment = environment_of(config)
-    if identity is not None and identity.environment != environment:
-        raise UserError(
-            f"run {run_dir.run_name!r} plays {identity.environment or 'our own environment'}, not "
-            f"{environment or 'our own environment'}; give the same --puffer and --puffer_reward, or another --run-name"
-        )
+    check_environment(identity, run_dir.run_name, environment_of(config))
     replay = run_dir.replay_in(config.replay_dir)
     run_id_of(run_dir, replay)
     return [*check_whole(run_dir, replay), *changes]

@@ -42,6 +42,15 @@ def read_identity(path: Path) -> RunIdentity | None:
         raise UserError(f"{error}; restore it, or move it away: the run's other files tell its id") from None
 
 
+def check_environment(identity: RunIdentity | None, run_name: str, environment: str) -> None:
+    """Raises `UserError` for a run that plays another environment, or the same in another version."""
+    if identity is not None and identity.environment != environment:
+        raise UserError(
+            f"run {run_name!r} plays {identity.environment or 'our own environment'}, not "
+            f"{environment or 'our own environment'}; give the same --puffer and --puffer_reward, or another --run-name"
+        )
+
+
 def ensure_identity(
     path: Path, rom_sha1: str, rom_title: str, run_id: str | None = None, environment: str = ""
 ) -> RunIdentity:

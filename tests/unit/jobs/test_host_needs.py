@@ -17,6 +17,7 @@ from cluster_rl.jobs import opening
 from cluster_rl.jobs.host_needs import EMULATOR_BYTES, check_here, check_memory, core_warning, host_needs
 from cluster_rl.jobs.machine import Limit
 from cluster_rl.jobs.opening import dry_run, open_job
+from cluster_rl.runs.evaluation import EMULATORS
 from cluster_rl.runs.layout import RunDir
 
 BENCH = Path(__file__).parents[3] / "scripts/bench/memory.py"
@@ -57,9 +58,11 @@ def test_too_many_actors() -> None:
 
 
 def test_another_projects_environment_takes_its_own() -> None:
-    ours, its = config("envs_per_actor=8"), config("envs_per_actor=8", "puffer=checkout")
-    actors = [host_needs(each, observation_spec(each), "cpu").actor for each in (ours, its)]
-    assert actors[1] - actors[0] == 55e6 + 8 * 10e6
+    few = ("envs_per_actor=8", "evaluate_interval_seconds=600")
+    ours, its = config(*few), config(*few, "puffer=checkout")
+    needs = [host_needs(each, observation_spec(each), "cpu") for each in (ours, its)]
+    assert needs[1].actor - needs[0].actor == 55e6 + 8 * 10e6
+    assert needs[1].evaluation - needs[0].evaluation == 55e6 + min(EMULATORS, ours.evaluate_episodes) * 10e6
 
 
 def test_the_key_is_of_what_takes_most() -> None:

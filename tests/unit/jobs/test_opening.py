@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -19,15 +20,16 @@ import torch
 from fake_puffer import fake_checkout, forgotten, loop_rom, puffer_config
 from small_disk import SmallDisk, mounted
 
-from cluster_rl import cartridge
+from cluster_rl import actor, cartridge
 from cluster_rl.config import Config, config_to_json, load_config
 from cluster_rl.errors import EXIT_FAILURE, EXIT_OK, EXIT_UNFINISHED, StorageError, UserError
 from cluster_rl.jobs import opening
 from cluster_rl.jobs.devices import learner_device, why_no_cuda
 from cluster_rl.jobs.grace import Grace
 from cluster_rl.jobs.opening import begin_job, check_job, dry_run, load_run, open_job
-from cluster_rl.jobs.signals import STOP_SIGNALS
+from cluster_rl.jobs.signals import STOP_SIGNALS, StopFlag
 from cluster_rl.jobs.supervise import ChildEvent, Supervisor
+from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.runs.atomic import explain_os_error
 from cluster_rl.runs.identity import read_identity
 from cluster_rl.runs.layout import RunDir
@@ -83,7 +85,7 @@ def test_a_checkout_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> 
         (note,) = check_job(config, run_dir).notes
         assert re.fullmatch(rf"environment: pokemonred_puffer \(SHA-1 [0-9a-f]{{40}}\), from {root}", note)
         with pytest.raises(UserError, match=r"'r' plays pokemonred_puffer \(SHA-1 .*\), not our own environment; give"):
-            check_job(msgspec.structs.replace(config, puffer=""), run_dir)
+            check_job(msgspec.structs.replace(config, puffer="", rewards=Config().rewards), run_dir)
         moved = root.rename(tmp_path / "moved")
         config = puffer_config(rom, moved)
     with forgotten():
@@ -93,9 +95,23 @@ def test_a_checkout_may_move_but_not_change(run_dir: RunDir, tmp_path: Path) -> 
         with pytest.raises(UserError, match="give the same --puffer and --puffer_reward, or another --run-name"):
             check_job(config, run_dir)
         other = RunDir(tmp_path / "runs", "other")
-        _begin(other, msgspec.structs.replace(config, puffer=""))
+        _begin(other, msgspec.structs.replace(config, puffer="", rewards=Config().rewards))
         with pytest.raises(UserError, match="'other' plays our own environment, not pokemonred_puffer"):
             check_job(config, other)
+
+
+def test_an_actor_that_starts_late_takes_no_other_checkout(run_dir: RunDir, tmp_path: Path) -> None:
+    rom = loop_rom(tmp_path)
+    with forgotten():
+        root = fake_checkout(tmp_path, rom)
+        config = puffer_config(rom, root)
+        _begin(run_dir, config)
+        (root / "pokemonred_puffer" / "places.py").write_text("PLACES = 2\n")
+        with (
+            contextlib.closing(Watchdog(60)) as watchdog,
+            pytest.raises(UserError, match=r"'r' plays pokemonred_puffer .*, not pokemonred_puffer"),
+        ):
+            actor._play(run_dir, config, 0, 0.0, StopFlag(), watchdog)
 
 
 def test_a_checkout_is_tried_before_a_run_begins(run_dir: RunDir, tmp_path: Path) -> None:
@@ -106,6 +122,15 @@ def test_a_checkout_is_tried_before_a_run_begins(run_dir: RunDir, tmp_path: Path
         with pytest.raises(UserError, match=r"has no pokemonred_puffer\.places; is it another version"):
             check_job(puffer_config(rom, root), run_dir)
     assert not run_dir.path.exists()
+
+
+def test_a_reward_that_nothing_pays_is_refused(run_dir: RunDir) -> None:
+    """The preset `puffer` has no other reward."""
+    with pytest.raises(
+        UserError, match=r"^rewards\.puffer is 1, which our own environment does not pay; give --puffer F"
+    ):
+        check_job(load_config("puffer"), run_dir)
+    check_job(load_config("puffer", ["rewards.puffer=0", "rewards.novelty=1"]), run_dir)
 
 
 def test_run_keeps_its_id(run_dir: RunDir) -> None:
