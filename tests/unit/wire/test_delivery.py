@@ -19,6 +19,7 @@ def test_sequences_arrive_once_in_order_and_are_acknowledged(
 ) -> None:
     # On a busy machine the first Hello may wait for a second, and after another one what is open is sent again.
     monkeypatch.setattr("cluster_rl.wire.actor_channel._HELLO_FIRST_SEC", 60.0)
+    monkeypatch.setattr(actor, "_hello_wait_sec", 60.0)  # which it has had since it was made
     send_all(desk, actor, 100)
     assert desk.synced[0, actor.incarnation] == [block(n) for n in range(100)]
     assert actor.resent == desk.channel.duplicates == desk.channel.out_of_order == 0
