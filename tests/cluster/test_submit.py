@@ -194,8 +194,13 @@ def test_four_short_jobs_count_as_one_long(slurm: Slurm, home: Path) -> None:
         return sum(job.ended is not None for job in found.jobs) if found is not None else 0
 
     slurm.wait_for(lambda: jobs_done() >= 3, "the chain does not go on", timeout_sec=120)
-    slurm.call("scancel", str(chain), cwd=home)
-    slurm.wait_for_state(chain, "CANCELLED")
+
+    def is_cancelled() -> bool:
+        """Asked anew each time: the third job has just ended, and SLURM forgets a scancel of one that is requeued."""
+        slurm.call("scancel", str(chain), cwd=home)
+        return slurm.field(chain, "JobState") == "CANCELLED"
+
+    slurm.wait_for(is_cancelled, "the chain cannot be cancelled")
     reached = progress(home, "short").env_steps
     last = slurm.submit(
         "slurm/slim_cpu.sbatch",
