@@ -274,7 +274,7 @@ def publish(run_dir: RunDir) -> int:
     watchdog.close()
     found = report([episode.summary for episode in played], milestones_ahead(config), count_distinct(played))
     newest = readable_evaluation(run_dir.evaluation)  # several may play at once, here and on other nodes
-    if newest is not None and (newest.point == point or newest.env_steps > point.env_steps):
+    if newest is not None and not point.is_newer_than(newest.point):
         print(f"parameters of update {newest.updates:,} were evaluated meanwhile; these figures are left out")
         return EXIT_OK
     evaluation = Evaluation(

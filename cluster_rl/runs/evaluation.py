@@ -25,6 +25,10 @@ class ParamsPoint(NamedTuple):
     env_steps: Count
     updates: Count
 
+    def is_newer_than(self, other: ParamsPoint) -> bool:
+        """Whether what is known of `other` is out of date; so it is if other updates follow on the same env steps."""
+        return self != other and self.env_steps >= other.env_steps
+
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Means over greedy episodes that began where the run's do. `env_steps` and `updates` are the `ParamsPoint`."""

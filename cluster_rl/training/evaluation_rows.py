@@ -41,7 +41,7 @@ class EvaluationRows:
         if not self._knows_told:
             self._told, self._knows_told = told_point(self._metrics, found.env_steps), True
         # One that took long may come after those of newer parameters.
-        if self._told is not None and (found.point == self._told or found.env_steps < self._told.env_steps):
+        if self._told is not None and not found.point.is_newer_than(self._told):
             return {}
         figures: dict[str, float] = {
             "env_steps": found.env_steps,
