@@ -38,6 +38,11 @@ def told(run_dir: RunDir) -> list[float | None]:
     return [row["evaluate/env_steps"] for row in read_metrics(run_dir.metrics) if "evaluate/env_steps" in row]
 
 
+def refuse(*_: object) -> None:
+    """A full disk."""
+    raise OSError(28, "No space left on device")
+
+
 def test_a_row_has_the_figures_and_progress_the_newest(tmp_path: Path) -> None:
     trainer = open_trainer(tmp_path)
     ingest(trainer, play(make_builder(BLOCK), 0, 18, milestones={4: ["town"]}))
@@ -109,9 +114,6 @@ def test_a_learner_that_dies_between_both_files_tells_it_once(tmp_path: Path, mo
     grow(trainer, 0)
     save_evaluation(trainer.run_dir.evaluation, evaluated(10))
 
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(EventFile, "write", refuse)
         with pytest.raises(StorageError):
@@ -126,9 +128,6 @@ def test_a_row_that_is_in_no_file_is_made_up_for(tmp_path: Path, monkeypatch: py
     trainer = open_trainer(tmp_path)
     grow(trainer, 0)
     save_evaluation(trainer.run_dir.evaluation, evaluated(10))
-
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("cluster_rl.runs.growing_file.append_whole", refuse)
