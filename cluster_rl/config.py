@@ -26,6 +26,7 @@ from cluster_rl.errors import UserError
 SCHOOL_PREFIX = "school:"
 """Of an `initial_state` that names a lesson, not a file."""
 
+_EVALUATE_INTERVAL_MIN_SEC = 10  # the start of a process alone takes seconds
 _SHOWN = 30  # wrong keys of a kind named in an answer: a file that is no config may have any number
 
 
@@ -332,7 +333,8 @@ class Config(_Section, frozen=True):
     evaluate_interval_seconds: Annotated[
         float,
         _key(
-            "time between evaluations: greedy episodes of the published parameters, beside the training; 0: never",
+            "time between evaluations: greedy episodes of the published parameters, beside the training; 0: never, "
+            f"else {_EVALUATE_INTERVAL_MIN_SEC} or more",
             "seconds",
             ge=0,
             opens="Evaluation",
@@ -585,6 +587,11 @@ def _check_together(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: samples_per_insert_schedule: must be finite, env steps rising from pair to pair, as in "
             f"[[20000, 16], [60000, 8]], not {config.samples_per_insert_schedule}"
+        )
+    if 0 < config.evaluate_interval_seconds < _EVALUATE_INTERVAL_MIN_SEC:
+        raise UserError(
+            f"{source}: evaluate_interval_seconds: must be 0 (never) or at least {_EVALUATE_INTERVAL_MIN_SEC}, not "
+            f"{config.evaluate_interval_seconds:g}"
         )
     if config.lstm_hidden_size % 8:
         raise UserError(f"{source}: lstm_hidden_size: must be a multiple of 8, not {config.lstm_hidden_size}")

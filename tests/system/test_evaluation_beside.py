@@ -17,15 +17,21 @@ from cluster_rl.errors import EXIT_OK
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.training.metrics import read_metrics
 
-# Short times, and no low priority: other tests may leave it no processor for minutes.
+# Short times, an interval of a second too, which no config may have; and no low priority: other tests may leave it no
+# processor for minutes.
 PROGRAM = """
 import sys
+import msgspec
 from cluster_rl.jobs import evaluation_child
+begin = evaluation_child.EvaluationChild.__init__
+evaluation_child.EvaluationChild.__init__ = lambda child, config, *rest: begin(
+    child, msgspec.structs.replace(config, evaluate_interval_seconds=1.0), *rest
+)
 evaluation_child._NICE, evaluation_child._LOOK_MIN_SEC = 0, 3.0
 from cluster_rl import {module}
 {module}.command()
 """
-OFTEN = {"target_total_steps": 10_000_000, "max_runtime_seconds": 0, "evaluate_interval_seconds": 1}
+OFTEN = {"target_total_steps": 10_000_000, "max_runtime_seconds": 0, "evaluate_interval_seconds": 10}
 
 
 class BesideLauncher(Launcher):

@@ -229,3 +229,12 @@ def test_schema_hash_covers_shapes_and_nothing_else() -> None:
     assert sequence_schema_hash(load_config(None, ["gamma=0.5", "num_actors=1", "target_total_steps=5"])) == base
     for shape in ("burn_in=1", "lstm_hidden_size=8", "model.trunk_width=64", "frame_skip=30"):
         assert sequence_schema_hash(load_config(None, [shape])) != base
+
+
+@pytest.mark.parametrize("seconds", ["0.1", "1", "9.9"])
+def test_evaluations_are_not_due_before_one_can_have_begun(seconds: str) -> None:
+    words = rf"evaluate_interval_seconds: must be 0 \(never\) or at least 10, not {seconds}$"
+    with pytest.raises(UserError, match=words):
+        load_config(None, [f"evaluate_interval_seconds={seconds}"])
+    for right in (0.0, 10.0):
+        assert load_config(None, [f"evaluate_interval_seconds={right}"]).evaluate_interval_seconds == right
