@@ -41,7 +41,7 @@ from cluster_rl.config import load_config
 from cluster_rl.errors import EXIT_OK, EXIT_UNFINISHED, StorageError, UserError, run_command
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.presets import run_of
-from cluster_rl.jobs.slurm import QueuedJob, SlurmError
+from cluster_rl.jobs.slurm import Ending, QueuedJob, SlurmError
 from cluster_rl.jobs.status import doing, line_of, milestones_of, storage_problem, time_of_job, warning_of_run
 from cluster_rl.report.bars import duration_words, say
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
@@ -80,7 +80,8 @@ _NO_JOB = "no job that `cluster submit` made for this run is in the queue, and n
 def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: bool) -> int:
     """Applies the rule of the chain to a job that has ended; the exit code for its script. Raises `UserError`.
 
-    `actor_job` is the number of a job of actors alone, None for a trainer's. Damaged files end no chain: the next job
+    `actor_job` is the number of a job of actors alone, None for a trainer's. `cancelled`: the job's script was told to
+    end; SLURM is asked too. Damaged files end no chain: the next job
     rebuilds progress.json, and crashes are counted anew. Nor does storage that refuses them: this job is then not
     counted.
     """
@@ -89,8 +90,9 @@ def conclude(run_dir: RunDir, actor_job: int | None, exit_code: int, cancelled: 
     else:
         path, when_done = run_dir.actors_chain(actor_job), "no learner wants these actors any more"
     env_steps, before, counted = _counts(run_dir, path)
-    requeued = cancelled and slurm.was_requeued()
-    state, verdict = after_job(before, exit_code, env_steps, cancelled, requeued, when_done)
+    ending = slurm.ending()
+    requeued = ending is Ending.TO_START_AGAIN
+    state, verdict = after_job(before, exit_code, env_steps, cancelled or ending is not None, requeued, when_done)
     try:
         if verdict.goes_on:
             run_dir.create()  # the job may have crashed before it did, and its crash must count

@@ -6,6 +6,7 @@ and others print. Out: plain values, or a `SlurmError` with one line; a command 
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import re
@@ -30,12 +31,21 @@ OF_THE_CALL = ("SBATCH_DEBUG", "SBATCH_WAIT")  # those of sbatch that concern th
 _DURATION = re.compile(r"(?:(\d{1,15})-)?(\d{1,15})(?::(\d{1,15}))?(?::(\d{1,15}))?")
 
 _RESTARTS = re.compile(r"\bRestarts=(\d{1,15})\b")
+_JOB_STATE = re.compile(r"\bJobState=(\w+)")
 _KILL_WAIT = re.compile(r"^KillWait\s*=\s*(\d{1,15})\b", re.MULTILINE)
 _ROW = re.compile(r"\d+([_+]\S+)?\t")
 
 
 class SlurmError(Exception):
     """A command of SLURM is missing, failed or did not answer. The message is one line."""
+
+
+class Ending(enum.Enum):
+    """What SLURM means by ending a job: that of `scancel` and of the time limit, or that of `scontrol requeue` and of
+    pre-emption, which it starts again."""
+
+    FOR_GOOD = enum.auto()
+    TO_START_AGAIN = enum.auto()
 
 
 class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,21 +141,27 @@ def submit_job(command: Sequence[str]) -> str:
     return str(numbers[-1])
 
 
-def was_requeued() -> bool:
-    """Whether SLURM, which is ending this job, will start it again: it has counted that already.
+def ending() -> Ending | None:
+    """How SLURM is ending the job that this process runs in; None where it is not, or does not answer within 3 s: the
+    job has more to do before it is killed.
 
-    So it is after `scontrol requeue` and pre-emption, but not after `scancel` or at the time limit. False where SLURM
-    does not answer within 3 s: the job has more to do before it is killed.
+    A job's script that hears TERM late, or not at all, learns here that nothing may follow: `scontrol requeue` would
+    start even a cancelled job again.
     """
     job_id = slurm_job_id()
     if job_id is None:
-        return False
+        return None
     try:
         shown = run_slurm(["scontrol", "show", "job", job_id, "--oneliner"], timeout_sec=_ENDING_TIMEOUT_SEC)
     except SlurmError:
-        return False
-    found = _RESTARTS.search(shown)
-    return found is not None and int(found[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return None
+    restarts, state = _RESTARTS.search(shown), _JOB_STATE.search(shown)
+    # It counts a start that is to come, after `scontrol requeue` and pre-emption.
+    if restarts is not None and int(restarts[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return Ending.TO_START_AGAIN
+    if state is not None and state[1] in ("COMPLETING", "CANCELLED"):
+        return Ending.FOR_GOOD
+    return None
 
 
 def kill_wait_sec() -> float:

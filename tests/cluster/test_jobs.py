@@ -123,7 +123,7 @@ def urgent(slurm: Slurm, home: Path) -> str:
 def test_a_job_that_slurm_takes_back_says_so(slurm: Slurm, home: Path, by: str, urgent: str) -> None:
     # In the place of Python: a trainer that waits for its end, and then takes a moment to end well.
     waiting = home / "python"
-    program = 'trap "sleep 0.5; exit 0" TERM; echo trains; sleep 300 & wait; exit'
+    program = 'trap "sleep 0.5; exit 85" TERM; echo trains; sleep 300 & wait; exit'
     waiting.write_text(
         f'#!/bin/sh\ncase "$*" in *cluster_rl.train_cluster*) {program} ;; esac\nexec {sys.executable} "$@"\n',
         encoding="utf-8",

@@ -502,9 +502,9 @@ def _slurm(folder: Path) -> list[Decoder]:
     def read_typed(data: bytes) -> object:
         return sbatch_options.read_options(data.decode(errors="replace").split(), sbatch_options.TYPED)
 
-    def requeued() -> object:
+    def ending() -> object:
         with mock.patch.object(slurm, "slurm_job_id", return_value="7"):
-            return slurm.was_requeued()
+            return slurm.ending()
 
     failed = (slurm.SlurmError,)
     return [
@@ -513,7 +513,7 @@ def _slurm(folder: Path) -> list[Decoder]:
         Decoder("squeue", told(slurm.queued_jobs), failed, (_QUEUE,)),
         Decoder("squeue, time left", told(lambda: slurm.time_left_sec("7")), failed, (b"left:1-03:59:00\n",)),
         Decoder("sbatch, job number", told(lambda: slurm.submit_job(["sbatch"])), failed, (b"1234;cluster\n",)),
-        Decoder("scontrol, restarts", told(requeued), failed, (b"JobId=7 Requeue=1 Restarts=2 BatchFlag=1\n",)),
+        Decoder("scontrol, ending", told(ending), failed, (b"JobId=7 JobState=COMPLETING Restarts=2 BatchFlag=1\n",)),
         Decoder(
             "duration",
             lambda d: slurm.duration_sec(d.decode(errors="replace")),

@@ -17,6 +17,8 @@ from cluster_rl.batch_system.chain import read_chain
 from cluster_rl.errors import EXIT_OK, EXIT_STORAGE, EXIT_UNFINISHED, StorageError, UserError
 from cluster_rl.runs.layout import RunDir
 
+REQUEUE = '[ "$1" = requeue ] || exit 1;'  # what else an scontrol is asked, it does not answer
+
 
 def run_script(home: Path, code: int, name: str = "train_cpu.sbatch", **environment: str) -> tuple[int, str]:
     """Exit code and output of a job script whose trainer ends with `code`."""
@@ -56,6 +58,16 @@ def test_one_job_without_a_chain(home: Path, code: int, expected: int) -> None:
     assert "requeued" not in said
 
 
+@pytest.mark.parametrize("code", [1, 85])
+def test_nothing_follows_a_job_that_slurm_ends_though_its_script_was_not_told(home: Path, code: int) -> None:
+    asked = 'case "$*" in "show job 7 --oneliner") echo "JobState=COMPLETING Restarts=0" ;; *) echo requeued ;; esac'
+    put_program(job_programs(home), "scontrol", asked)
+    ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
+    assert ended == (0 if code == 85 else code)
+    assert "run one: cancelled; submit it again to go on" in said
+    assert "requeued" not in said
+
+
 @pytest.mark.parametrize(("code", "goes_on"), [(0, False), (1, True), (85, True), (2, False)])
 def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: bool) -> None:
     put_program(job_programs(home), "scontrol", 'echo "$1 $2"')
@@ -66,7 +78,7 @@ def test_a_chain_goes_on_after_time_and_crashes(home: Path, code: int, goes_on: 
 
 @pytest.mark.parametrize("code", [85, 9])
 def test_a_requeue_that_fails_is_tried_again_and_then_told(home: Path, code: int) -> None:
-    put_program(job_programs(home), "scontrol", "echo tried >> tries; exit 1")
+    put_program(job_programs(home), "scontrol", f"{REQUEUE} echo tried >> tries; exit 1")
     put_program(job_programs(home), "sleep", "true")
     ended, said = run_script(home, code, "slurm_script", SLURM_JOB_ID="7")
     assert ended == code
@@ -78,7 +90,7 @@ def test_a_requeue_that_fails_is_tried_again_and_then_told(home: Path, code: int
 def test_a_requeue_that_cannot_come_is_not_waited_for(home: Path, answer: str | None) -> None:
     """No scontrol on the PATH of the node; a job that was submitted with --no-requeue."""
     if answer:
-        put_program(job_programs(home), "scontrol", f"echo tried >> tries; echo '{answer}' >&2; exit 1")
+        put_program(job_programs(home), "scontrol", f"{REQUEUE} echo tried >> tries; echo '{answer}' >&2; exit 1")
     put_program(job_programs(home), "sleep", "echo slept >> tries")
     bare = home / "bare"  # a SLURM may be installed in /usr/bin
     bare.mkdir()
@@ -99,7 +111,7 @@ def test_a_requeue_is_not_set_up_by_the_user(home: Path) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_tries_to_requeue(home: Path) -> None:
-    put_program(job_programs(home), "scontrol", "echo tried >> tries; kill -TERM $PPID; exit 1")
+    put_program(job_programs(home), "scontrol", f"{REQUEUE} echo tried >> tries; kill -TERM $PPID; exit 1")
     put_program(job_programs(home), "sleep", "true")
     ended, said = run_script(home, 85, "slurm_script", SLURM_JOB_ID="7")
     assert ended == 0

@@ -11,7 +11,7 @@ from slurm_programs import put_program
 
 from cluster_rl.jobs import slurm
 from cluster_rl.jobs.deadline import job_deadline
-from cluster_rl.jobs.slurm import SlurmError, duration_sec
+from cluster_rl.jobs.slurm import Ending, SlurmError, duration_sec
 
 
 @pytest.mark.parametrize(
@@ -147,26 +147,35 @@ def test_a_slurm_that_does_not_answer_leaves_time_before_the_job_is_killed(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     put_program(programs, "scontrol", "exec /bin/sleep 20")
     began = time.monotonic()
-    assert not slurm.was_requeued()
+    assert slurm.ending() is None
     assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(
-    ("restarts", "before", "expected"),
-    [("Restarts=1", None, True), ("Restarts=0", None, False), ("Restarts=2", "2", False), ("Restarts=3", "2", True)],
+    ("state", "restarts", "before", "expected"),
+    [
+        ("COMPLETING", 1, None, Ending.TO_START_AGAIN),
+        ("COMPLETING", 0, None, Ending.FOR_GOOD),
+        ("COMPLETING", 2, "2", Ending.FOR_GOOD),
+        ("CANCELLED", 2, "2", Ending.FOR_GOOD),
+        ("COMPLETING", 3, "2", Ending.TO_START_AGAIN),
+        ("RUNNING", 0, None, None),
+        ("RUNNING", 2, "2", None),
+    ],
 )
-def test_a_job_that_slurm_ends_and_starts_again(
-    programs: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, before: str | None, expected: bool
+def test_how_slurm_ends_a_job(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, state: str, restarts: int, before: str | None, expected: object
 ) -> None:
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    assert not slurm.was_requeued()  # outside of a job
+    assert slurm.ending() is None  # outside of a job
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     put_program(programs, "scontrol", "exit 1")
-    assert not slurm.was_requeued()
-    put_program(programs, "scontrol", f'[ "$*" = "show job 7 --oneliner" ] && echo "JobId=7 {restarts} ExitCode=0:0"')
+    assert slurm.ending() is None
+    shown = f"JobId=7 JobState={state} Requeue=1 Restarts={restarts} ExitCode=0:0"
+    put_program(programs, "scontrol", f'[ "$*" = "show job 7 --oneliner" ] && echo "{shown}"')
     if before is not None:
         monkeypatch.setenv("SLURM_RESTART_COUNT", before)
-    assert slurm.was_requeued() == expected
+    assert slurm.ending() is expected
 
 
 def test_the_deadline_is_that_of_the_task(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
