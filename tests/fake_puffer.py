@@ -16,15 +16,20 @@ from pathlib import Path
 
 import msgspec
 from blank_rom import blank_rom
+from recorded_episodes import HASH_INTERVAL_STEPS, identity_of
 
 from cluster_rl.config import Config
 from cluster_rl.emulator import snapshot
 from cluster_rl.emulator.console import Console
-from cluster_rl.emulator.puffer_env import PROJECT
+from cluster_rl.emulator.env import make_env
+from cluster_rl.emulator.puffer_env import PROJECT, environment_of
 from cluster_rl.game import ram
 from cluster_rl.rom import load_rom
+from cluster_rl.runs.episode_log import EpisodeRecorder
 
 REWARD = "baseline.FakeReward"
+ENVIRONMENT = "pokemonred_puffer/environment.py"
+BUTTONS = [0, 2, 4, 2, 6, 0, 1, 5, 3, 2] * 2
 SCRIPT_STEP, HOOK_STEP, EMPTY_STEP, END_STEP = 5, 7, 3, 40
 """Numbers of steps in which it plays a script, writes in the middle of a frame, has an empty bag, and ends."""
 
@@ -191,6 +196,29 @@ def puffer_config(rom: Path, root: Path, **changes: object) -> Config:
     nothing = dict.fromkeys(config.rewards.__struct_fields__, 0.0)
     rewards = msgspec.convert(nothing | {"puffer": 1.0}, type(config.rewards))
     return msgspec.structs.replace(config, rewards=rewards, **changes)
+
+
+def recorded(folder: Path, config: Config, steps: int, hash_interval_steps: int = HASH_INTERVAL_STEPS) -> Path:
+    """The log of an episode of so many steps, which was not the first."""
+    identity = msgspec.structs.replace(identity_of(load_rom(config.rom), 5), environment=environment_of(config))
+    recorder = EpisodeRecorder(folder, identity, hash_interval_steps)
+    env = make_env(config, 0, recorder)
+    env.start()
+    env.advance(0)
+    env.start()
+    for step in range(steps):
+        env.advance(BUTTONS[step % len(BUTTONS)])
+    env.stop()
+    env.close()
+    return recorder.path
+
+
+def spoil(root: Path, name: str, before: str, after: str) -> None:
+    """Writes something else into a file of a checkout, in the place of what stands there."""
+    path = root / name
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
 
 
 @contextmanager

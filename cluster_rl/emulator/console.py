@@ -148,7 +148,8 @@ class Console:
                         on_frame(self.rgb())
                 done += deed.count
         if script.snapshot:
-            self.load(script.snapshot, "the snapshot in a step")
+            # What is pressed stays so, as it did then.
+            self._load(script.snapshot, "the snapshot in a step")
 
     def script(self) -> bytes:
         """The last step as a packed `Script`; empty where its button says all of it."""
@@ -208,6 +209,11 @@ class Console:
 
         Raises `UserError` where it does not fit the ROM or the installed PyBoy; the console is then in no useful state.
         """
+        self._load(data, source)
+        for event in _RELEASE_ALL:
+            self._pyboy.send_input(event)
+
+    def _load(self, data: bytes, source: str) -> None:
         state = snapshot.unpack(data, self.rom, source)
         buffer = io.BytesIO(state)
         try:
@@ -216,8 +222,6 @@ class Console:
             raise UserError(f"{source}: PyBoy cannot load it ({error}); was it made with another ROM?") from None
         if buffer.tell() != len(state):
             raise UserError(f"{source}: {len(state) - buffer.tell()} bytes too long; was it made with another ROM?")
-        for event in _RELEASE_ALL:
-            self._pyboy.send_input(event)
 
     def close(self) -> None:
         """Frees the emulator; writes nothing. A second call does nothing."""

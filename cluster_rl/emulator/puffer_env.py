@@ -138,6 +138,7 @@ class PufferConsole(Console):
             with self._its("step"):
                 _, reward, ended, _, _ = self._theirs.step(button)
                 self.reward, self.ended = float(reward), bool(ended)
+                self._check_recorded()
                 if not math.isfinite(self.reward):
                     raise UserError(
                         f"puffer {self._folder}: its step paid {self.reward}, which cannot be learned from; give "
@@ -148,12 +149,24 @@ class PufferConsole(Console):
 
     def load(self, data: bytes, source: str = "snapshot") -> None:
         """As `Console.load`; its environment begins an episode there, and remembers nothing."""
+        self._pyboy.settle()
         super().load(data, source)
         with self._its("reset"):
             self._theirs.init_mem()
             if hasattr(self._theirs, "max_event_rew"):
                 self._theirs.max_event_rew = 0
             self._theirs.reset(options={"state": snapshot.unpack(data, None, source)})
+
+    def _check_recorded(self) -> None:
+        """Raises `UserError` where its code did what no log can hold."""
+        refused = self._pyboy.refused
+        if self._theirs.pyboy is not self._pyboy:
+            refused = "plays on another emulator than its first"
+        if refused:
+            raise UserError(
+                f"puffer {self._folder}: its code {refused}, so that its episodes could not be played again from "
+                "logs; switch off in config.yaml what does it"
+            )
 
     def script(self) -> bytes:
         """The last step, as it was done to the emulator."""

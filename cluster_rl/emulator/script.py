@@ -15,21 +15,22 @@ import msgspec
 
 from cluster_rl.runs.small_file import decode_msgpack
 
-_MAX_FRAMES = 1 << 20  # nearly five hours
+MAX_FRAMES = 1 << 20
+"""Nearly five hours."""
 _Bytes = Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
 
 
 class Frames(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """The emulator ran for so many frames."""
 
-    count: Annotated[int, msgspec.Meta(ge=0, le=_MAX_FRAMES)]
+    count: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAMES)]
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A button went down or up: PyBoy's number of that event, and after how many frames it comes."""
 
     event: Annotated[int, msgspec.Meta(ge=1, le=16)]
-    delay_frames: Annotated[int, msgspec.Meta(ge=0, le=_MAX_FRAMES)]
+    delay_frames: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAMES)]
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -11,8 +11,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from fake_puffer import EMPTY_STEP, END_STEP, HOOK_STEP, SCRIPT_STEP, fake_checkout, forgotten, loop_rom, puffer_config
-from recorded_episodes import HASH_INTERVAL_STEPS, identity_of
+from fake_puffer import (
+    BUTTONS,
+    EMPTY_STEP,
+    END_STEP,
+    ENVIRONMENT,
+    HOOK_STEP,
+    SCRIPT_STEP,
+    fake_checkout,
+    forgotten,
+    loop_rom,
+    puffer_config,
+    recorded,
+    spoil,
+)
 
 from cluster_rl.cluster_map_features import encode
 from cluster_rl.config import Config
@@ -25,9 +37,8 @@ from cluster_rl.game.flags import ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.rom import load_rom
-from cluster_rl.runs.episode_log import EpisodeLog, EpisodeRecorder, read_header, read_log
+from cluster_rl.runs.episode_log import EpisodeLog, read_header, read_log
 
-BUTTONS = [0, 2, 4, 2, 6, 0, 1, 5, 3, 2] * 2
 TREE = ("pokemonred_puffer/environment.py", "config.yaml", "pyboy_states/Begin.state")
 
 
@@ -47,21 +58,6 @@ def env(rom: Path, root: Path) -> Iterator[Env]:
     env = make_env(puffer_config(rom, root), 0)
     yield env
     env.close()
-
-
-def recorded(folder: Path, config: Config, steps: int) -> Path:
-    """The log of an episode of so many steps, which was not the first."""
-    identity = msgspec.structs.replace(identity_of(load_rom(config.rom), 5), environment=environment_of(config))
-    recorder = EpisodeRecorder(folder, identity, HASH_INTERVAL_STEPS)
-    env = make_env(config, 0, recorder)
-    env.start()
-    env.advance(0)
-    env.start()
-    for step in range(steps):
-        env.advance(BUTTONS[step % len(BUTTONS)])
-    env.stop()
-    env.close()
-    return recorder.path
 
 
 def test_its_steps_are_seen_by_our_decoder(env: Env) -> None:
@@ -232,14 +228,6 @@ def test_an_empty_slice_is_an_empty_list(env: Env) -> None:
     assert env.console._memory[0xD31E:0xD31F] == [0]
 
 
-def spoil(root: Path, name: str, before: str, after: str) -> None:
-    path = root / name
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-
-
-ENVIRONMENT = "pokemonred_puffer/environment.py"
 WRONG = {
     "no folder": (lambda root: root.rename(root.parent / "x"), "no such folder; give a checkout"),
     "another project": (lambda root: (root / ENVIRONMENT).unlink(), "has no pokemonred_puffer/environment.py"),
