@@ -56,7 +56,11 @@ _LAYOUTS: dict[int, tuple[_Layout, ...]] = {
 
 # These versions left out one byte of the LCD's state that the pinned PyBoy reads; zero is its value at rest.
 _MISSING_BYTE_AT = {8: 8_405, 9: 8_405, 10: 8_405, 11: 9_125, 12: 9_141}
-_LOADABLE_AS_IS = (7, PINNED_VERSION)
+# These wrote a pixel as four bytes (one that is no colour, blue, green, red), and the others red first. Until a frame is
+# drawn, the picture is the one in the state.
+_PICTURE_TURNED = (7, 8, 9)
+_PICTURE_BYTES = 4 * 144 * 160  # right before WRAM, in these versions
+_LOADABLE = (7, *_MISSING_BYTE_AT, PINNED_VERSION)
 
 
 def state_version(state: bytes) -> int:
@@ -77,21 +81,34 @@ def ram_image(state: bytes) -> bytes:
 
 
 def import_state(state: bytes) -> bytes:
-    """The bytes that the pinned PyBoy loads: as they are (versions 7, 29), or completed (8-12).
+    """The bytes that the pinned PyBoy loads: as they are (version 29), or completed and with the picture as it has it
+    (7-12).
 
     Raises UserError for other versions and for what `ram_image` refuses.
     """
     version = state_version(state)
-    _find_wram(state)
-    if version in _LOADABLE_AS_IS:
-        return state
-    if version not in _MISSING_BYTE_AT:
+    wram = _find_wram(state)
+    if version not in _LOADABLE:
         raise UserError(
             f"savestate of version {version}: PyBoy {PINNED_PYBOY} cannot load states of PyBoy 2.5 to 2.7; "
             f"make it again with PyBoy {PINNED_PYBOY}"
         )
-    at = _MISSING_BYTE_AT[version]
-    return state[:at] + b"\0" + state[at:]
+    if version in _PICTURE_TURNED:
+        picture = wram - _PICTURE_BYTES
+        state = state[:picture] + _turned(state[picture:wram]) + state[wram:]
+    if version in _MISSING_BYTE_AT:
+        at = _MISSING_BYTE_AT[version]
+        state = state[:at] + b"\0" + state[at:]
+    return state
+
+
+def _turned(pixels: bytes) -> bytes:
+    """Pixels of four bytes, red last, as red, green, blue and full opacity."""
+    turned = bytearray(len(pixels))
+    for channel in range(3):
+        turned[channel::4] = pixels[3 - channel :: 4]
+    turned[3::4] = b"\xff" * (len(pixels) // 4)
+    return bytes(turned)
 
 
 def _find_wram(state: bytes) -> int:

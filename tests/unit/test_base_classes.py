@@ -51,8 +51,18 @@ MEANT: dict[type, set[str]] = {
     },
     argparse.ArgumentParser: {"error", "parse_known_args"},
     yaml.SafeLoader: {"compose_mapping_node"},
-    # What others call of it is watched on the way; it calls none of them but by `button`, which is meant.
-    PyBoy: {"tick", "send_input", "memory"},
+    # What others call of it is watched on the way; it calls none of them but by `button`, and `stop` where it is thrown
+    # away, which is meant.
+    PyBoy: {
+        "tick",
+        "send_input",
+        "memory",
+        "register_file",
+        "gameshark",
+        "load_state",
+        "set_color_palette",
+        "stop",
+    },
     # Python gives them to each class of members.
     Enum: {name for name in vars(Enum) if name.startswith("_") and name.endswith("_")},
     # Python gives them to each class that says what others must have.

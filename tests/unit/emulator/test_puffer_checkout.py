@@ -102,6 +102,7 @@ def test_all_its_states_begin_as_on_our_console(config: Config, rom: Rom, states
         a, b = its.start(), ours.start()
         for field in a._fields:
             assert (getattr(a, field) == getattr(b, field)).all(), (name, field)
+        assert len(np.unique(a.screen)) > 1, f"{name}: no picture"
         assert its.latch.reached == ours.latch.reached
         image = ram_image((CHECKOUT / "pyboy_states" / name).read_bytes())
         assert its.state.image == GameState(_live(image)).image, name
@@ -179,8 +180,6 @@ def test_its_observation_on_our_environment_is_the_one_that_it_gives(
             its.append(theirs._get_obs())
             if ended:
                 break
-        # The picture in a savestate of an older PyBoy has its bytes in another order, until a frame is drawn.
-        del seen[0]["screen"], its[0]["screen"]
         for mine, other in zip(seen, its, strict=True):
             for key, value in other.items():
                 assert mine[key].dtype == value.dtype, key

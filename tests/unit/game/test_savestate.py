@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zstandard
 from cartridge_player import HOME, Player
@@ -66,6 +67,17 @@ def test_imported_states_load_and_play_on(name: str) -> None:
         assert hashlib.sha256(player.image()).hexdigest() == EXPECTED[name]["ram_sha256"]
         player.tap("left", 8, 30)
         assert player.place() == (HOME, 1, 3)
+
+
+@pytest.mark.parametrize("name", LOADABLE)
+def test_the_picture_in_a_state_is_the_one_that_is_drawn_next(name: str) -> None:
+    """Nothing moves in these states."""
+    with Player(their_rom()) as player:
+        player.load(import_state(read(name)))
+        at_once = player.pyboy.screen.ndarray.copy()
+        player.pyboy.tick(3, True, False)
+        assert (at_once == player.pyboy.screen.ndarray).all()
+        assert len(np.unique(at_once[:, :, 0])) == 4
 
 
 @pytest.mark.parametrize("name", [name for name in LOADABLE if EXPECTED[name]["version"] in range(8, 13)])
