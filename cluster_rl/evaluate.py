@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, w
 from cluster_rl.runs.checkpoint import point_of, read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.evaluation import EMULATORS, Evaluation, readable_evaluation, save_evaluation
+from cluster_rl.runs.identity import check_environment, other_environment, read_identity
 from cluster_rl.runs.layout import RunDir
 
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
@@ -257,6 +259,7 @@ def publish(run_dir: RunDir) -> int:
     The same seed each time: parameters are told apart by fewer episodes where these begin alike.
     """
     config = load_config(run_dir.require_config())
+    check_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
     params = read_params(run_dir.online_params)
     point = point_of(params)
     if point is None:
@@ -339,6 +342,9 @@ def main() -> int:
         rest.append(f"episode_max_steps={known.max_steps}")
     run_dir = RunDir(known.runs, known.run_name)
     config = load_config(run_dir.require_config(), split_overrides(rest))
+    other = other_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
+    if other:
+        print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
     params = read_params(run_dir.online_params)
     network, point = network_of(config, params, run_dir.online_params), point_of(params)
     torch.set_num_threads(1)

@@ -129,6 +129,15 @@ class FakeReward(RedGymEnv):
         return self.weights["seen"] * np.sum(1 for _ in self.seen) + 0.001 * self.max_event_rew
 """
 
+_OMEGACONF = """
+import types
+
+
+class OmegaConf:
+    create = staticmethod(lambda values: types.SimpleNamespace(**values))
+    to_object = staticmethod(vars)
+"""
+
 _CONFIG = """
 env:
   headless: False
@@ -241,16 +250,15 @@ def _forget() -> None:
         del sys.modules[name]
 
 
+def stand_in_for_omegaconf(folder: Path) -> Path:
+    """Writes a module of that name into a folder of `folder`, for the paths of other processes."""
+    path = folder / "modules" / "omegaconf.py"
+    path.parent.mkdir()
+    path.write_text(_OMEGACONF)
+    return path.parent
+
+
 def _omegaconf() -> types.ModuleType:
-    class OmegaConf:
-        @staticmethod
-        def create(values: dict[str, object]) -> types.SimpleNamespace:
-            return types.SimpleNamespace(**values)
-
-        @staticmethod
-        def to_object(values: types.SimpleNamespace) -> dict[str, object]:
-            return vars(values)
-
     module = types.ModuleType("omegaconf")
-    module.OmegaConf = OmegaConf  # type: ignore[attr-defined]
+    exec(_OMEGACONF, vars(module))
     return module

@@ -44,8 +44,18 @@ _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _FIRST_LINES = 20  # of what it prints; it tells of a full bag at every step
 
 
+def check_paid(config: Config) -> None:
+    """Raises `UserError` for a config with a reward that nothing pays."""
+    if config.rewards.puffer and not config.puffer:
+        raise UserError(
+            f"rewards.puffer is {config.rewards.puffer:g}, which our own environment does not pay; give --puffer "
+            "FOLDER, a checkout of pokemonred_puffer, or --rewards.puffer 0 and weights of other rewards"
+        )
+
+
 def make_console(config: Config, rom: Rom) -> Console:
     """The console that a config plays on: ours, or pokemonred_puffer's environment. Raises `UserError`."""
+    check_paid(config)
     return PufferConsole(rom, config) if config.puffer else Console(rom, config.frame_skip)
 
 

@@ -56,8 +56,8 @@ _LAYOUTS: dict[int, tuple[_Layout, ...]] = {
 
 # These versions left out one byte of the LCD's state that the pinned PyBoy reads; zero is its value at rest.
 _MISSING_BYTE_AT = {8: 8_405, 9: 8_405, 10: 8_405, 11: 9_125, 12: 9_141}
-# These wrote a pixel as four bytes (one that is no colour, blue, green, red), and the others red first. Until a frame is
-# drawn, the picture is the one in the state.
+# These wrote a pixel as four bytes (one that is no colour, blue, green, red), and the others red first. Until a frame
+# is drawn, the picture is the one in the state.
 _PICTURE_TURNED = (7, 8, 9)
 _PICTURE_BYTES = 4 * 144 * 160  # right before WRAM, in these versions
 _LOADABLE = (7, *_MISSING_BYTE_AT, PINNED_VERSION)

@@ -20,7 +20,7 @@ import torch
 from cluster_rl.config import Config, config_to_json, load_config, split_overrides
 from cluster_rl.configs.files import config_name, is_stand_in
 from cluster_rl.emulator.given_states import place_given_states, read_given_states
-from cluster_rl.emulator.puffer_env import environment_of, make_console
+from cluster_rl.emulator.puffer_env import check_paid, environment_of, make_console
 from cluster_rl.emulator.school import start_snapshot
 from cluster_rl.emulator.spaces import observation_spec, quests_in
 from cluster_rl.errors import StorageError, UserError, is_of_storage
@@ -120,11 +120,7 @@ def check_job(config: Config, run_dir: RunDir, fresh: bool = False) -> CheckedJo
 
 def check_config(config: Config) -> Rom:
     """The part of `check_job` that is the same for all runs of a config."""
-    if config.rewards.puffer and not config.puffer:
-        raise UserError(
-            f"rewards.puffer is {config.rewards.puffer:g}, which our own environment does not pay; give --puffer "
-            "FOLDER, a checkout of pokemonred_puffer, or --rewards.puffer 0 and weights of other rewards"
-        )
+    check_paid(config)
     rom = load_rom(config.rom)
     if config.initial_state or config.puffer:
         with make_console(config, rom) as console:

@@ -42,13 +42,19 @@ def read_identity(path: Path) -> RunIdentity | None:
         raise UserError(f"{error}; restore it, or move it away: the run's other files tell its id") from None
 
 
+def other_environment(identity: RunIdentity | None, run_name: str, environment: str) -> str:
+    """What a run plays that plays another environment, or the same in another version, in words; else empty."""
+    if identity is None or identity.environment == environment:
+        return ""
+    played, given = (name or "our own environment" for name in (identity.environment, environment))
+    return f"run {run_name!r} plays {played}, not {given}"
+
+
 def check_environment(identity: RunIdentity | None, run_name: str, environment: str) -> None:
     """Raises `UserError` for a run that plays another environment, or the same in another version."""
-    if identity is not None and identity.environment != environment:
-        raise UserError(
-            f"run {run_name!r} plays {identity.environment or 'our own environment'}, not "
-            f"{environment or 'our own environment'}; give the same --puffer and --puffer_reward, or another --run-name"
-        )
+    other = other_environment(identity, run_name, environment)
+    if other:
+        raise UserError(f"{other}; give the same --puffer and --puffer_reward, or another --run-name")
 
 
 def ensure_identity(

@@ -97,7 +97,7 @@ def test_all_its_states_begin_as_on_our_console(config: Config, rom: Rom, states
     """Masks, crop, context, milestones and screen are those of our own emulator and decoder at the same state."""
     assert len(states) == 29
     its = make(config, rom, list(states.values()))
-    ours = make(msgspec.structs.replace(config, puffer=""), rom, list(states.values()))
+    ours = make(msgspec.structs.replace(config, puffer="", rewards=RewardWeights()), rom, list(states.values()))
     for name in states:
         a, b = its.start(), ours.start()
         for field in a._fields:

@@ -332,6 +332,15 @@ def test_an_error_of_its_step_is_a_line(rom: Path, root: Path, wrong: str, words
     env.close()
 
 
+def test_our_own_environment_is_not_made_for_a_reward_that_it_does_not_pay(rom: Path, root: Path) -> None:
+    """As `evaluate`, `debug_rollout` and notebooks make it."""
+    config = msgspec.structs.replace(puffer_config(rom, root), puffer="")
+    with pytest.raises(
+        UserError, match=r"^rewards\.puffer is 1, which our own environment does not pay; give --puffer"
+    ):
+        make_env(config, 0)
+
+
 def test_its_version_is_told_by_code_and_settings(rom: Path, root: Path) -> None:
     config = puffer_config(rom, root)
     whole = environment_of(config)
