@@ -45,6 +45,7 @@ from cluster_rl.emulator.puffer_env import environment_of
 from cluster_rl.emulator.school import start_words
 from cluster_rl.errors import EXIT_OK, UserError, run_command
 from cluster_rl.game.world import World
+from cluster_rl.jobs.evaluation_process import STUCK_SEC
 from cluster_rl.jobs.process_log import logged
 from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.learning.sequences import EpisodeSummary
@@ -62,7 +63,6 @@ from cluster_rl.runs.layout import RunDir
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
 _EPISODES, _SEED = 20, 1
 """Where nothing else is said."""
-_STUCK_SEC = 600.0  # a step takes milliseconds, and its share of a processor may be small
 _UPPER = 0.975  # a 95 % interval leaves out as much below it as above
 
 
@@ -256,8 +256,18 @@ def _with_interval(value: dict[str, float | None]) -> str:
 def publish(run_dir: RunDir) -> int:
     """Plays with a run's newest parameters and writes the figures for its learner, once; the exit code.
 
-    The same seed each time: parameters are told apart by fewer episodes where these begin alike.
+    The same seed each time: parameters are told apart by fewer episodes where these begin alike. A process that gets
+    nowhere for `STUCK_SEC`, in whatever it does, ends itself.
     """
+    watchdog = Watchdog(STUCK_SEC)
+    watchdog.alive()
+    try:
+        return _publish(run_dir, watchdog.alive)
+    finally:
+        watchdog.close()
+
+
+def _publish(run_dir: RunDir, alive: Callable[[], object]) -> int:
     config = load_config(run_dir.require_config())
     check_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
     params = read_params(run_dir.online_params)
@@ -271,10 +281,8 @@ def publish(run_dir: RunDir) -> int:
         return EXIT_OK
     network = network_of(config, params, run_dir.online_params)
     torch.set_num_threads(1)
-    watchdog = Watchdog(_STUCK_SEC)
     began, started = time.time(), time.monotonic()
-    played = play_episodes(config, network, config.evaluate_episodes, _SEED, alive=watchdog.alive)
-    watchdog.close()
+    played = play_episodes(config, network, config.evaluate_episodes, _SEED, alive=alive)
     found = report([episode.summary for episode in played], milestones_ahead(config), count_distinct(played))
     newest = readable_evaluation(run_dir.evaluation)  # several may play at once, here and on other nodes
     if newest is not None and not point.is_newer_than(newest.point):

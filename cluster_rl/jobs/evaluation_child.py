@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,13 +20,12 @@ from typing import Self
 from cluster_rl.config import Config
 from cluster_rl.errors import EXIT_OK, UserError, describe_exit
 from cluster_rl.jobs.machine import use_of_process
-from cluster_rl.jobs.signals import die_with_parent
 from cluster_rl.jobs.supervise import first_error, spawn
 from cluster_rl.report.bars import duration_words
 from cluster_rl.runs.evaluation import readable_evaluation
 from cluster_rl.runs.layout import RunDir
 
-_NICE = 19
+_NICENESS = 19
 _AGAIN_SEC = 2.0  # until it is looked again for the run's first parameters
 _LOOK_MIN_SEC = 30.0  # a process that waits for a disk may use no processor for seconds
 _KILLED_SEC = 2.0  # a process that waits for a dead disk takes its KILL later
@@ -92,12 +90,13 @@ class EvaluationChild:
 
     def _start(self, now: float) -> None:
         root, name = str(self._run_dir.root), self._run_dir.run_name
-        command = [sys.executable, "-m", f"cluster_rl.{NAME}", "--runs", root, "--run-name", name, "--publish"]
+        command = [sys.executable, "-m", "cluster_rl.jobs.evaluation_process", str(os.getpid()), str(_NICENESS)]
+        command += ["--runs", root, "--run-name", name, "--publish"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
-            self._process, self._log_start_bytes = spawn(command, environment, self._log_path, _become_evaluation)
-        except (OSError, subprocess.SubprocessError) as error:  # the latter: what it does before it is a program
-            self._tell(f"cannot be started: {getattr(error, 'strerror', None) or error}")
+            self._process, self._log_start_bytes = spawn(command, environment, self._log_path, becomes_child=False)
+        except OSError as error:
+            self._tell(f"cannot be started: {error.strerror}")
             return
         self._is_killed = False
         self._used_sec, self._look_at = 0.0, now + max(self._interval_sec, _LOOK_MIN_SEC)
@@ -124,9 +123,3 @@ class EvaluationChild:
             f"the evaluation {what}; log {self._log_path}; training goes on, and the next one starts in "
             f"{duration_words(next_sec)}"
         )
-
-
-def _become_evaluation(parent_pid: int) -> None:
-    """Killed, not told, when its parent dies: a process that is stopped takes nothing else."""
-    die_with_parent(parent_pid, signal.SIGKILL)
-    os.setpriority(os.PRIO_PROCESS, 0, _NICE)

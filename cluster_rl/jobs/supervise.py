@@ -310,12 +310,12 @@ def spawn(
     argv: list[str],
     environment: Mapping[str, str] | None,
     log_path: Path,
-    become: Callable[[int], None] = become_child,
+    becomes_child: bool = True,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the size of its log before it wrote anything. Raises `OSError` where the system refuses it.
 
-    `become` is called in it before it is its program, with the id of this process, its parent. A log that cannot be
-    opened now, as on a read-only file system, costs its lines and not the process.
+    With `becomes_child` it does what `become_child` does before it is its program; without it no Python runs in a copy
+    of this process. A log that cannot be opened now, as on a read-only file system, costs its lines and no process.
     """
     parent_pid = os.getpid()
     try:
@@ -334,7 +334,7 @@ def spawn(
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            preexec_fn=lambda: become(parent_pid),
+            preexec_fn=(lambda: become_child(parent_pid)) if becomes_child else None,
         )
         return process, start_bytes
 

@@ -27,7 +27,7 @@ begin = evaluation_child.EvaluationChild.__init__
 evaluation_child.EvaluationChild.__init__ = lambda child, config, *rest: begin(
     child, msgspec.structs.replace(config, evaluate_interval_seconds=1.0), *rest
 )
-evaluation_child._NICE, evaluation_child._LOOK_MIN_SEC = 0, 3.0
+evaluation_child._NICENESS, evaluation_child._LOOK_MIN_SEC = 0, 3.0
 from cluster_rl import {module}
 {module}.command()
 """
@@ -61,8 +61,8 @@ class BesideLauncher(Launcher):
 
     def evaluation(self) -> int:
         """The process id of one that plays: what is shorter than the look at it may have ended before."""
-        self.until(lambda: self.children("evaluate"), "an evaluation starts")
-        return next(iter(self.children("evaluate")), 0) or self.evaluation()
+        self.until(lambda: self.children("jobs.evaluation_process"), "an evaluation starts")
+        return next(iter(self.children("jobs.evaluation_process")), 0) or self.evaluation()
 
 
 def told(run_dir: RunDir) -> list[tuple[float | None, float | None]]:
@@ -94,7 +94,9 @@ def test_evaluations_that_are_killed_and_stopped_cost_their_own_rows(tmp_path: P
         while "the evaluation hangs" not in launcher.output:
             stopped = launcher.evaluation()
             send(stopped, signal.SIGSTOP)
-            launcher.until(lambda pid=stopped: pid not in launcher.children("evaluate"), "it is found out")  # type: ignore[misc]
+            launcher.until(
+                lambda pid=stopped: pid not in launcher.children("jobs.evaluation_process"), "it is found out"
+            )  # type: ignore[misc]
         launcher.until_told("a row after a hang")
         send(launcher.evaluation(), signal.SIGSTOP)  # and so it ends with the job
         code, _ = launcher.terminate()

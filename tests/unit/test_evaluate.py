@@ -36,6 +36,7 @@ from cluster_rl.evaluate import (
     report,
     wilson_interval,
 )
+from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import build_model
 from cluster_rl.rewards import INTRINSIC_TERMS
@@ -424,6 +425,30 @@ def test_figures_of_older_parameters_do_not_replace_those_of_newer_ones(
     assert read_evaluation(run / "evaluation.json") == newer
 
 
+def test_the_watchdog_is_armed_from_the_first_to_the_last(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a server keeps waiting are read and written too."""
+    params = run / "online_params.pt"
+    publish_params(params, torch.load(params, weights_only=True), ParamsPoint(640, 20))
+    did = []
+
+    def noting(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            if not did or did[-1] != name:
+                did.append(name)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("read_params", "play_episodes", "save_evaluation"):
+        noting(evaluate, name)
+    for name in ("alive", "close"):
+        noting(Watchdog, name)
+    assert command(monkeypatch, run, "--publish") == 0
+    assert did == ["alive", "read_params", "play_episodes", "alive", "save_evaluation", "close"]
+
+
 def test_logs_tell_the_version_of_the_parameters(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = run / "online_params.pt"
     publish_params(params, torch.load(params, weights_only=True), ParamsPoint(640, 20))
@@ -437,9 +462,9 @@ def test_an_evaluation_that_gets_nowhere_ends(run: Path) -> None:
     params = run / "online_params.pt"
     publish_params(params, torch.load(params, weights_only=True), ParamsPoint(640, 20))
     hang = "import ctypes; from cluster_rl import evaluate; from cluster_rl.emulator.env import Env; "
-    hang += "evaluate._STUCK_SEC = 1.0; Env.look = lambda env: ctypes.CDLL(None).pause(); evaluate.command()"
+    hang += "evaluate.STUCK_SEC = 5.0; Env.look = lambda env: ctypes.CDLL(None).pause(); evaluate.command()"
     words = ["--runs", str(run.parent), "--run-name", run.name, "--publish"]
     done = subprocess.run([sys.executable, "-c", hang, *words], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("Timeout (0:00:01)!")
+    assert done.stderr.startswith("Timeout (0:00:05)!")
     assert not (run / "evaluation.json").exists()
