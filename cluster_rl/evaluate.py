@@ -54,6 +54,7 @@ from cluster_rl.report.bars import Bar
 from cluster_rl.rewards import INTRINSIC_TERMS
 from cluster_rl.rom import Rom, load_rom, pyboy_version
 from cluster_rl.runs.arguments import OVERRIDES_HELP, Arguments, add_run_name, whole_number
+from cluster_rl.runs.atomic import check_writable
 from cluster_rl.runs.checkpoint import point_of, read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.evaluation import EMULATORS, Evaluation, readable_evaluation, save_evaluation
@@ -279,6 +280,7 @@ def _publish(run_dir: RunDir, alive: Callable[[], object]) -> int:
     if known is not None and known.point == point:
         print(f"no parameters since those of update {point.updates}, which were evaluated")
         return EXIT_OK
+    check_writable(run_dir.evaluation.parent)  # before episodes are played in vain
     network = network_of(config, params, run_dir.online_params)
     torch.set_num_threads(1)
     began, started = time.time(), time.monotonic()

@@ -75,15 +75,24 @@ def write_at(descriptor: int, offset: int, data: bytes) -> None:
 
 def why_unwritable(folder: Path) -> StorageError | None:
     """Why a small file cannot be written to `folder` now; None if it can, or if storage is not what hinders it."""
+    try:
+        check_writable(folder)
+    except StorageError as error:
+        return error
+    except (UserError, OSError):
+        return None
+    return None
+
+
+def check_writable(folder: Path) -> None:
+    """Writes a small file to `folder` and deletes it. Raises what `write_atomic` raises where it cannot."""
     probe = folder / f".probe.{secrets.token_hex(4)}.tmp"
     try:
         write_synced(probe, bytes(4096))
     except OSError as error:
-        why = explain_os_error(error, folder)
-        return why if isinstance(why, StorageError) else None
+        raise explain_os_error(error, folder) from None
     finally:
         _drop(probe)
-    return None
 
 
 def _drop(temporary: Path) -> None:

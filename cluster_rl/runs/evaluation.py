@@ -12,8 +12,16 @@ from typing import NamedTuple
 
 import msgspec
 
+from cluster_rl.errors import UserError
 from cluster_rl.runs.atomic import write_atomic
-from cluster_rl.runs.small_file import Count, MissingFileError, UnixSeconds, UnreadableError, read_json
+from cluster_rl.runs.small_file import (
+    Count,
+    MissingFileError,
+    UnixSeconds,
+    UnreadableError,
+    decode_json,
+    read_bytes,
+)
 
 EMULATORS = 8
 """That an evaluation has at most, each for an episode at a time."""
@@ -28,6 +36,10 @@ class ParamsPoint(NamedTuple):
     def is_newer_than(self, other: ParamsPoint) -> bool:
         """Whether what is known of `other` is out of date; so it is if other updates follow on the same env steps."""
         return self != other and self.env_steps >= other.env_steps
+
+
+class DamagedEvaluationError(UserError):
+    """evaluation.json is there and cannot be understood."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,16 +88,23 @@ def save_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation | None:
-    """The newest evaluation; None before the first. Raises `UserError` for a damaged file."""
+    """The newest evaluation; None before the first.
+
+    Raises `DamagedEvaluationError`; `UserError` for what lies there and is no file, or may not or cannot be read.
+    """
     try:
-        return read_json(path, Evaluation)
+        data = read_bytes(path)
     except MissingFileError:
         return None
+    try:
+        return decode_json(data, Evaluation, path)
+    except UnreadableError as error:
+        raise DamagedEvaluationError(f"{error}; the next evaluation writes it anew") from None
 
 
 def readable_evaluation(path: Path) -> Evaluation | None:
     """For those to whom a damaged file is as none: the next evaluation replaces it. Else as `read_evaluation`."""
     try:
         return read_evaluation(path)
-    except UnreadableError:
+    except DamagedEvaluationError:
         return None

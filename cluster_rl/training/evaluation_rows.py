@@ -70,8 +70,7 @@ class EvaluationRows:
             self._said = ""
         except UserError as error:
             if str(error) != self._said:
-                cure = "; the next evaluation writes it anew" if isinstance(error, UnreadableError) else ""
-                print(f"{error}{cure}", flush=True)
+                print(error, flush=True)
             self._said = str(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -423,6 +424,28 @@ def test_figures_of_older_parameters_do_not_replace_those_of_newer_ones(
     assert command(monkeypatch, run, "--publish") == 0
     assert "parameters of update 21 were evaluated meanwhile" in capfd.readouterr().out
     assert read_evaluation(run / "evaluation.json") == newer
+
+
+@pytest.mark.parametrize(
+    ("errno_", "words"),
+    [(13, "cannot be written: Permission denied"), (28, "No space left"), (21, "a folder lies where a file was expe")],
+)
+def test_nothing_is_played_where_it_cannot_be_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, errno_: int, words: str
+) -> None:
+    params = run / "online_params.pt"
+    publish_params(params, torch.load(params, weights_only=True), ParamsPoint(640, 20))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno_, os.strerror(errno_))
+
+    if errno_ == 21:
+        (run / "evaluation.json").mkdir()
+    else:
+        monkeypatch.setattr("cluster_rl.runs.atomic.write_synced", refuse)
+    monkeypatch.setattr(evaluate, "play_episodes", lambda *_, **__: pytest.fail("it was played"))
+    with pytest.raises(UserError, match=words):
+        command(monkeypatch, run, "--publish")
 
 
 def test_the_watchdog_is_armed_from_the_first_to_the_last(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,8 @@ def test_what_is_wrong_with_the_file_is_said_once_and_stops_nothing(
     for number in (1, 2):
         grow(trainer, number)
         trainer.write_metrics()
-    assert capsys.readouterr().out.count(f"{path}: damaged (") == 1
+    out = capsys.readouterr().out
+    assert out.count(f"{path}: damaged (") == out.count("the next evaluation writes it anew") == 1
     assert len(read_metrics(trainer.run_dir.metrics)) == 3
     trainer.close("test")
     trainer = open_trainer(tmp_path)
@@ -189,6 +190,15 @@ def test_one_of_older_parameters_that_comes_late_is_not_told(tmp_path: Path) -> 
         trainer.write_metrics()
     assert told(trainer.run_dir) == [10, 20, 30]
     trainer.close("test")
+
+
+def test_only_of_a_damaged_file_it_is_said_that_it_is_written_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = RunDir(tmp_path, "run").create()
+    run_dir.evaluation.mkdir()
+    assert EvaluationRows(run_dir).row(()) == {}
+    assert capsys.readouterr().out == f"{run_dir.evaluation}: a folder lies where a file was expected; move it away\n"
 
 
 def test_published_parameters_say_when_they_were_made(tmp_path: Path) -> None:
