@@ -197,6 +197,16 @@ class Config(_Section, frozen=True):
             le=1000,
         ),
     ] = 0.0
+    intrinsic_gamma: Annotated[
+        float,
+        _key(
+            "discount of what rewards.novelty and w_rnd pay: a stream of rewards whose value is learned apart from"
+            " that of all others, and added to it to act by; 0: they are rewards like others",
+            "",
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
     rnd_by_counts: Annotated[
         bool,
         _key(
@@ -397,6 +407,26 @@ class Config(_Section, frozen=True):
         return self.batch_size * self.unroll_length
 
     @property
+    def stream_gammas(self) -> tuple[float, ...]:
+        """The discount of each stream of reward: one of all rewards, or that of the game and the intrinsic one."""
+        return (self.gamma, self.intrinsic_gamma)[: len(self.stream_weights)]
+
+    @property
+    def intrinsic_stream(self) -> bool:
+        """Whether intrinsic rewards have a value of their own."""
+        return self.intrinsic_gamma > 0 and self.rewards.novelty + self.w_rnd > 0
+
+    @property
+    def stream_weights(self) -> tuple[float, ...]:
+        """What a unit of each stream is worth in reward. The intrinsic one's unit is a new tile, or what RND pays."""
+        return (1.0, self.rewards.novelty + self.w_rnd) if self.intrinsic_stream else (1.0,)
+
+    @property
+    def head_outputs(self) -> int:
+        """Outputs of the value head for each action: the quantiles of one stream after those of another."""
+        return len(self.stream_weights) * self.num_quantiles
+
+    @property
     def insert_chunk(self) -> int:
         """Positions of one sequence of every emulator: the most that arrive at a time."""
         return self.total_actors * self.envs_per_actor * self.unroll_length
@@ -413,7 +443,7 @@ def limiter_buffer(rate: float, min_size: int, tolerance: float, *, sample_chunk
 def sequence_schema_values(config: Config) -> dict[str, Any]:
     """What both ends must agree on to exchange sequences and parameters: shapes, cell, game timing."""
     shapes = ("unroll_length", "burn_in", "n_step", "occupancy_crop_radius", "lstm_hidden_size", "num_quantiles")
-    shared = (*shapes, "use_spatial_attention", "frame_skip", "model")
+    shared = (*shapes, "intrinsic_stream", "use_spatial_attention", "frame_skip", "model")
     return {name: msgspec.to_builtins(getattr(config, name)) for name in shared}
 
 

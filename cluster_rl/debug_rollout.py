@@ -217,7 +217,7 @@ class _GreedyPlayer:
         from cluster_rl.acting.rollout import Rollout, load_network
 
         torch.set_num_threads(1)
-        self._rescaled = config.value_rescaling
+        self._value_form = config.value_rescaling, config.stream_weights
         self._rollout = Rollout([env], load_network(config, params))
         self._rng = np.random.default_rng(config.base_seed)
 
@@ -228,7 +228,7 @@ class _GreedyPlayer:
         from cluster_rl.acting.exploration import acting_values, select_actions
 
         _, quantiles = self._rollout.act()
-        values = acting_values(quantiles, self._rescaled)
+        values = acting_values(quantiles, *self._value_form)
         actions = select_actions(values, self._rollout.mask, np.zeros(1), self._rng).tolist()
         [(_, step)] = self._rollout.play(actions, [0], on_frame)
         return _Played(step, actions[0], float(values[0, actions[0]]))

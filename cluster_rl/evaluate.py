@@ -114,7 +114,7 @@ def play_episodes(
         while playing:
             alive()
             _, quantiles = rollout.act()
-            values = acting_values(quantiles, config.value_rescaling)
+            values = acting_values(quantiles, config.value_rescaling, config.stream_weights)
             actions = select_actions(values, rollout.mask, epsilons, rng).tolist()
             left_steps -= len(playing)
             ended = []

@@ -72,7 +72,7 @@ class QNetwork(nn.Module):
         self.spec = spec
         self.kind = config.model.kind
         self.hidden_size = config.lstm_hidden_size
-        self.num_quantiles = config.num_quantiles
+        self.head_outputs = config.head_outputs
 
         tower = residual_tower(config) if config.model.kind == "unified" else small_tower(config)
         self.screen_encoder: nn.Sequential = tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,8 +92,8 @@ class QNetwork(nn.Module):
 
         sigma = config.model.noisy_sigma
         self.head_hidden = NoisyLinear(self.hidden_size, 2 * self.hidden_size, sigma)
-        self.head_value = NoisyLinear(self.hidden_size, self.num_quantiles, sigma)
-        self.head_advantage = NoisyLinear(self.hidden_size, spec.num_actions * self.num_quantiles, sigma)
+        self.head_value = NoisyLinear(self.hidden_size, self.head_outputs, sigma)
+        self.head_advantage = NoisyLinear(self.hidden_size, spec.num_actions * self.head_outputs, sigma)
         self.aux_head = nn.Linear(self.hidden_size, len(spec.aux_slots)) if spec.aux_slots else None
 
     def encode(
@@ -163,7 +163,7 @@ class QNetwork(nn.Module):
         for_value, for_advantage = hidden.chunk(2, dim=-1)
         value: Tensor = self.head_value(for_value, noise).unsqueeze(-2)  # [..., 1, K]
         advantage: Tensor = self.head_advantage(for_advantage, noise)
-        advantage = advantage.unflatten(-1, (self.spec.num_actions, self.num_quantiles))
+        advantage = advantage.unflatten(-1, (self.spec.num_actions, self.head_outputs))
         return value + advantage - advantage.mean(-2, keepdim=True)
 
     def aux(self, outputs: Tensor) -> Tensor:

@@ -246,7 +246,10 @@ MUTATIONS = (
     Mutation("Huber's threshold is always 1", R2D2, "config.huber_kappa", "1.0"),
     Mutation("eta is always 0.9", R2D2, "mask, config.priority_eta", "mask, 0.9"),
     Mutation(
-        "actors always undo h", ACTOR, "acting_values(noisy, self.config.value_rescaling)", "acting_values(noisy, True)"
+        "actors always undo h",
+        ACTOR,
+        "acting_values(noisy, self.config.value_rescaling, ",
+        "acting_values(noisy, True, ",
     ),
     # State and burn-in.
     Mutation("target from a zero state", R2D2, _WARM_TARGET, "self.target.initial_state(batch.size)"),
@@ -311,20 +314,66 @@ MUTATIONS = (
     Mutation(
         "bootstrap action by the target net",
         TARGETS,
-        "expected_values(online, rescaling)",
-        "expected_values(target, rescaling)",
+        "expected_values(online, rescaling, weights)",
+        "expected_values(target, rescaling, weights)",
     ),
     Mutation(
         "masked actions are fallen short of",
         TARGETS,
-        """masked_fill(~masks, float("-inf")).amax(-1)
-        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
-        return alpha""",
-        """amax(-1)
-        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
-        return alpha""",
+        "best = greedy_actions(weighted_sum(by_stream, weights), masks)",
+        "best = weighted_sum(by_stream, weights).argmax(-1)",
     ),
-    Mutation("penalties of unused rows", TARGETS, "(best - taken).clamp(min=0.0)", "(best - taken)"),
+    Mutation("penalties of unused rows", TARGETS, "short.masked_fill(~masks.any(-1, keepdim=True), 0.0)", "short"),
+    Mutation(
+        "penalties by the game's stream alone",
+        TARGETS,
+        "best = greedy_actions(weighted_sum(by_stream, weights), masks)",
+        "best = greedy_actions(by_stream[..., 0], masks)",
+    ),
+    Mutation(
+        "each stream has the game's discount",
+        TARGETS,
+        "n_step_returns(rewards[stream], steps, n_step, gamma)",
+        "n_step_returns(rewards[stream], steps, n_step, gammas[0])",
+    ),
+    Mutation(
+        "each stream's future has the game's discount",
+        TARGETS,
+        "discount = (gamma ** steps",
+        "discount = (gammas[0] ** steps",
+    ),
+    Mutation("tiles are paid for in both streams", TARGETS, "torch.stack([rewards - tiles,", "torch.stack([rewards,"),
+    Mutation("the intrinsic stream is in units of reward", TARGETS, "intrinsic / weights[1]", "intrinsic"),
+    Mutation(
+        "RND pays nothing in a stream of its own", TARGETS, "tiles if curiosity is None else tiles + curiosity", "tiles"
+    ),
+    Mutation(
+        "RND pays nothing in one stream", TARGETS, "rewards if curiosity is None else rewards + curiosity", "rewards"
+    ),
+    Mutation(
+        "actors act by the game's stream",
+        EXPLORATION,
+        "@ np.array(weights, np.float32)",
+        "@ np.array([1.0] + [0.0] * (len(weights) - 1), np.float32)",
+    ),
+    Mutation(
+        "TD errors of the game's stream",
+        PRIORITIES,
+        "return weighted_sum(by_stream, weights)",
+        "return weighted_sum(by_stream[..., :1], weights[:1])",
+    ),
+    Mutation(
+        "initial priorities without visits",
+        ACTOR,
+        "visits[:used, column] = sequence.visits[start:]",
+        "visits[:used, column] = 0",
+    ),
+    Mutation(
+        "the loss of the last stream alone",
+        R2D2,
+        "step_losses = step_losses + losses",
+        "step_losses = losses",
+    ),
     Mutation(
         "penalties by the online net",
         R2D2,
@@ -334,16 +383,18 @@ MUTATIONS = (
     Mutation(
         "initial priorities without penalties",
         PRIORITIES,
-        "advantage_penalties(config.advantage_alpha,",
-        "advantage_penalties(0.0,",
+        "            config.advantage_alpha, quantiles,",
+        "            0.0, quantiles,",
     ),
-    Mutation("bootstrap value by the online net", TARGETS, "target.gather(2, best)", "online.gather(2, best)"),
+    Mutation(
+        "bootstrap value by the online net", TARGETS, "taken_quantiles(target, best)", "taken_quantiles(online, best)"
+    ),
     Mutation("truncation as termination", TARGETS, "(terminated & (bootstrap_row == last))", "(bootstrap_row == last)"),
     Mutation(
         "termination as truncation",
         TARGETS,
-        "torch.where(ends, torch.zeros_like(values), discount * values)",
-        "discount * values",
+        "discount * bootstrap.masked_fill(ends, 0.0)",
+        "discount * bootstrap",
     ),
     Mutation(
         "termination at every row",
@@ -361,15 +412,16 @@ MUTATIONS = (
     Mutation(
         "h on the mean of the samples",
         TARGETS,
-        "return h(samples) if rescaling else samples",
-        "return h(samples.mean(-1, keepdim=True)).expand_as(samples) if rescaling else samples",
+        "samples.append(returns.unsqueeze(-1) + discount * bootstrap.masked_fill(ends, 0.0))",
+        "samples.append((returns.unsqueeze(-1) + discount * bootstrap.masked_fill(ends, 0.0)).mean(-1, keepdim=True)"
+        ".expand_as(bootstrap))",
     ),
     Mutation("bootstrap values left in h-space", TARGETS, "values = h_inv(values)", "values = values * 1.0"),
     Mutation(
         "expectation before inversion",
         TARGETS,
-        "return (h_inv(quantiles) if rescaling else quantiles).mean(-1)",
-        "return h_inv(quantiles.mean(-1)) if rescaling else quantiles.mean(-1)",
+        "torch.stack([part.mean(-1) for part in returns.chunk(streams, -1)], -1)",
+        "(h_inv if rescaling else torch.clone)(torch.stack([part.mean(-1) for part in quantiles.chunk(streams, -1)], -1))",
     ),
     # Returns that end before an action that was not the policy's.
     Mutation("returns are never cut", TARGETS, "unroll_length, n_step, goes_on)", "unroll_length, n_step)"),
@@ -644,8 +696,8 @@ MUTATIONS = (
     Mutation(
         "TD errors have the other sign",
         R2D2,
-        "priorities.td_errors(taken, returns)",
-        "priorities.td_errors(returns, taken)",
+        "priorities.td_errors(taken, returns, weights)",
+        "priorities.td_errors(returns, taken, weights)",
     ),
     Mutation("priority of the mean alone", PRIORITIES, "(eta * counted.amax(0) + (1.0 - eta) * mean)", "mean"),
     Mutation("priority of errors with their sign", PRIORITIES, "errors.abs()", "errors"),
@@ -660,8 +712,8 @@ MUTATIONS = (
     Mutation(
         "initial priorities with another mix",
         PRIORITIES,
-        "td_errors(taken, targets), mask, config.priority_eta)",
-        "td_errors(taken, targets), mask, 0.0)",
+        "td_errors(taken, targets, weights), mask, config.priority_eta)",
+        "td_errors(taken, targets, weights), mask, 0.0)",
     ),
     Mutation("initial priorities from noisy values", ACTOR, _ACTOR_PUTS, _ACTOR_PUTS.replace("quantiles", "noisy")),
     Mutation(
@@ -715,8 +767,8 @@ MUTATIONS = (
     Mutation(
         "evaluation always undoes h",
         EVALUATE,
-        "acting_values(quantiles, config.value_rescaling)",
-        "acting_values(quantiles, True)",
+        "acting_values(quantiles, config.value_rescaling, ",
+        "acting_values(quantiles, True, ",
     ),
     Mutation(
         "all actors play the first one's epsilons", ACTOR, "actor_epsilons(config, index)", "actor_epsilons(config, 0)"
@@ -731,8 +783,8 @@ MUTATIONS = (
     Mutation(
         "Q of the start always undoes h",
         TRAINER,
-        "start_value(self.r2d2.online, starts, self.config.value_rescaling)",
-        "start_value(self.r2d2.online, starts, True)",
+        "start_value(self.r2d2.online, starts, self.config)",
+        "start_value(self.r2d2.online, starts, msgspec.structs.replace(self.config, value_rescaling=True))",
     ),
     Mutation("the lag in training counts the update itself", TRAINER, "self.r2d2.updates - 1", "self.r2d2.updates"),
     Mutation("evaluation plays with noise", EVALUATE, "_, quantiles = rollout.act()", "quantiles, _ = rollout.act()"),
@@ -772,8 +824,8 @@ MUTATIONS = (
     Mutation(
         "actors act without noise",
         ACTOR,
-        "acting_values(noisy, self.config.value_rescaling)",
-        "acting_values(quantiles, self.config.value_rescaling)",
+        "acting_values(noisy, self.config.value_rescaling, ",
+        "acting_values(quantiles, self.config.value_rescaling, ",
     ),
     Mutation("an actor's noise is never drawn anew", ACTOR, "self._network.resample_noise(self._noise)", "pass"),
     Mutation("an episode begins with the last one's state", ROLLOUT, "part[row] = begins", "pass"),

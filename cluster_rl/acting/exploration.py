@@ -6,6 +6,7 @@ Actors call it. Randomness comes only from the generator handed in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +48,13 @@ def acting_epsilons(ladder: NDArray[np.float64], params_version: int) -> NDArray
     return ladder if params_version > 0 else np.ones_like(ladder)
 
 
-def acting_values(quantiles: NDArray[np.float32], rescaling: bool) -> NDArray[np.float32]:
+def acting_values(quantiles: NDArray[np.float32], rescaling: bool, weights: tuple[float, ...]) -> NDArray[np.float32]:
     """`targets.expected_values` for the few rows of an actor, where numpy starts its operations faster than torch.
 
-    quantiles [N, A, K] -> values [N, A] in reward units.
+    A head's outputs [N, A, S K] -> values [N, A] in reward units; `weights` of the streams.
     """
-    values: NDArray[np.float32]
     if not rescaling:
-        values = quantiles.mean(-1)
-        return values
+        return _weighted_means(quantiles, weights)
     linear = np.float32(1.0 + 2.0 * RESCALING_EPSILON)
     divisor = np.abs(quantiles)
     divisor *= np.float32(4.0 * RESCALING_EPSILON)
@@ -63,8 +62,13 @@ def acting_values(quantiles: NDArray[np.float32], rescaling: bool) -> NDArray[np
     np.sqrt(divisor, out=divisor)
     divisor += linear
     root = 2.0 * quantiles / divisor  # of the sign of the quantile, as is the value
-    values = (root * (np.abs(root) + 2.0)).mean(-1)
-    return values
+    return _weighted_means(root * (np.abs(root) + 2.0), weights)
+
+
+def _weighted_means(returns: NDArray[np.floating[Any]], weights: tuple[float, ...]) -> NDArray[np.float32]:
+    """[N, A, S K] -> [N, A]: the weighted sum of each stream's mean."""
+    values: NDArray[np.float32] = returns.reshape(*returns.shape[:2], len(weights), -1).mean(-1)  # [N, A, S]
+    return values @ np.array(weights, np.float32)
 
 
 def select_actions(

@@ -91,7 +91,8 @@ class Actor:
         rom = load_rom(config.rom)
         world = World.for_rom(rom.sha1)
         environment = environment_of(config)
-        self._store = StepStore(spec, config.envs_per_actor, config.num_quantiles)
+        self._stream_weights = config.stream_weights
+        self._store = StepStore(spec, config.envs_per_actor, config.head_outputs)
         self._rows = np.arange(config.envs_per_actor)
         starts = None
         if config.starts_elsewhere and archive_dir is not None:
@@ -178,7 +179,7 @@ class Actor:
         play = self._rollout
         state_h, state_c = play.state
         noisy, quantiles = play.act()
-        values = acting_values(noisy, self.config.value_rescaling)
+        values = acting_values(noisy, self.config.value_rescaling, self._stream_weights)
         self._entropy.add(values, play.mask)
         self.last_actions = self._exploration.select(
             values,
@@ -259,11 +260,12 @@ class Actor:
         Without the learner's curiosity (`w_rnd`), which an actor cannot know: the first update sets that right.
         """
         rows, count = self.config.unroll_length + self.config.n_step, len(sequences)
-        quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.num_quantiles), np.float32)
+        quantiles = np.zeros((rows, count, NUM_BUTTONS, self.config.head_outputs), np.float32)
         masks = np.ones((rows, count, NUM_BUTTONS), np.bool_)
         actions = np.zeros((rows, count), np.int64)
         greedy = np.zeros((rows, count), np.bool_)
         rewards = np.zeros((rows, count), np.float32)
+        visits = np.zeros((rows, count), np.uint8)
         for column, sequence in enumerate(sequences):
             start = sequence.burn_in_length
             used = sequence.positions - start
@@ -273,12 +275,14 @@ class Actor:
             actions[:used, column] = sequence.action[start:]
             greedy[:used, column] = sequence.greedy[start:]
             rewards[:used, column] = sequence.reward[start:]
+            visits[:used, column] = sequence.visits[start:]
         return actor_priorities(
             torch.from_numpy(quantiles),
             torch.from_numpy(masks),
             torch.from_numpy(actions),
             torch.from_numpy(greedy),
             torch.from_numpy(rewards),
+            torch.from_numpy(visits),
             train_length=torch.tensor([s.train_length for s in sequences]),
             last=torch.tensor([s.positions - s.burn_in_length - 1 for s in sequences]),
             terminated=torch.tensor([s.terminated for s in sequences]),

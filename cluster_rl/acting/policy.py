@@ -73,7 +73,7 @@ class Policy:
         # The clean head and the noisy one, if there is noise.
         noises = (False, True) if network.head_value.is_noisy else (False,)
         self._heads = [_folded_head(network, noise, bfloat16) for noise in noises]
-        self._shape = (-1, spec.num_actions, network.num_quantiles)
+        self._shape = (-1, spec.num_actions, network.head_outputs)
 
     def act(
         self,
@@ -337,7 +337,7 @@ def _folded_head(network: QNetwork, noise: bool, bfloat16: bool) -> tuple[_Dense
 
     The second gives value + advantage - mean advantage: centring is linear, so it is done to the weights.
     """
-    actions, quantiles = network.spec.num_actions, network.num_quantiles
+    actions, quantiles = network.spec.num_actions, network.head_outputs
     value_weight, value_bias = _weights(network.head_value, noise)
     weight, bias = _weights(network.head_advantage, noise)
     by_action, bias_by_action = weight.view(actions, quantiles, -1), bias.view(actions, quantiles)

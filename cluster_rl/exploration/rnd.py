@@ -127,11 +127,11 @@ class Rnd:
 
     def update(self, batch: Batch, weight: float) -> Batch:
         """Trains the predictor, if it is this batch's turn, and returns the batch with `weight` times the bonus of each
-        step added to its reward.
+        step as its `curiosity`.
 
         Paid are the steps that returns are made of, rows B to B + last - 1, for the frame that they led to; other rows
-        stay as they are. Nothing waits for the device. An error that is not finite makes the reward NaN, whose loss
-        `R2D2.update` then refuses.
+        get 0. Nothing waits for the device. An error that is not finite makes the bonus NaN, whose loss `R2D2.update`
+        then refuses.
         """
         first, length = self.config.burn_in, self.config.unroll_length
         led_to = slice(first + 1, None)  # row t: what the step of the t-th trained row led to
@@ -149,10 +149,10 @@ class Rnd:
             self._usual = self._usual_now()
         self.updates += 1
         bonus = torch.where(self._rows < batch.last, self._bonus(errors, batch.visits[first:-1]), 0.0)
-        reward = batch.reward.clone()
-        reward[first:-1].add_(bonus, alpha=weight)
-        self._newest = _Rewarded(errors, bonus, weight, reward, batch.train_length, batch.context[led_to])
-        return replace(batch, reward=reward)
+        curiosity = torch.zeros_like(batch.reward)
+        curiosity[first:-1] = weight * bonus
+        self._newest = _Rewarded(errors, bonus, weight, batch.reward, batch.train_length, batch.context[led_to])
+        return replace(batch, curiosity=curiosity)
 
     def score(self, screen_packed: Tensor, context: Tensor, visits: Tensor) -> Tensor:
         """Bonus, float32 [M], of M steps by what they led to: uint8 [M, 72, 20], [M, C] and [M].
@@ -180,7 +180,7 @@ class Rnd:
         reward = reward[self.config.burn_in :]
         errors, bonus, reward = (values[: len(mask)][mask].double() for values in (errors, bonus, reward))
         paid = weight * bonus
-        whole = paid.sum() + (reward - paid).abs().sum()
+        whole = paid.sum() + reward.abs().sum()
         return {
             "error_mean": float(errors.mean()),
             "error_std": float(errors.std(correction=0)),

@@ -41,14 +41,14 @@ class Step(nn.Module):
 
     screen [N, 72, 80] uint8 (shades 0-3), context [N, C] uint8, crop [N, 2, S, S] uint8, action_mask [N, A] bool,
     prev_action [N] int64 (A where there is none), prev_reward [N] float32, h and c [N, H] float32 (zeros at an
-    episode's start) -> quantiles [N, A, K] as the head gives them, values [N, A] in reward units with -inf for masked
+    episode's start) -> quantiles [N, A, S K] as the head gives them, values [N, A] in reward units with -inf for masked
     actions, h and c after the step.
     """
 
-    def __init__(self, network: QNetwork, rescaling: bool) -> None:
+    def __init__(self, network: QNetwork, config: Config) -> None:
         super().__init__()
         self.network = network
-        self.rescaling = rescaling
+        self.value_form = config.value_rescaling, config.stream_weights
 
     def forward(
         self,
@@ -64,7 +64,7 @@ class Step(nn.Module):
         features = self.network.encode_shades(screen, context, crop, prev_action, prev_reward)
         outputs, (h_next, c_next) = self.network.recur(features.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0)))
         quantiles = self.network.head(outputs[0], noise=False)
-        values = expected_values(quantiles, self.rescaling).masked_fill(~action_mask, -torch.inf)
+        values = expected_values(quantiles, *self.value_form).masked_fill(~action_mask, -torch.inf)
         return quantiles, values, h_next[0], c_next[0]
 
 
@@ -96,12 +96,12 @@ def export_onnx(config: Config, params: Path, out: Path) -> list[str]:
     onnx, runtime = packages
     network = load_network(config, params)
     with Bar("making the graph"):
-        model = graph(network, config.value_rescaling)
+        model = graph(network, config)
         onnx.helper.set_model_props(model, about(config, network))
         onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
     with Bar("playing it beside torch"):
-        difference = parity(runtime, data, Step(network, config.value_rescaling))
+        difference = parity(runtime, data, Step(network, config))
     if not difference <= MOST_DIFFERENCE:
         raise UserError(f"{out}: the graph differs from torch by {difference:.2g}: not written; please report it")
     write_file(out, data)
@@ -110,7 +110,7 @@ def export_onnx(config: Config, params: Path, out: Path) -> list[str]:
 
 
 @torch.no_grad()
-def graph(network: QNetwork, rescaling: bool) -> Any:
+def graph(network: QNetwork, config: Config) -> Any:
     """The ONNX model, an `onnx.ModelProto`, of one step of any number of emulators."""
     plain = copy.deepcopy(network)
     for name, layer in plain.screen_encoder.named_children():
@@ -124,7 +124,7 @@ def graph(network: QNetwork, rescaling: bool) -> Any:
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            Step(plain, rescaling).eval(),
+            Step(plain, config).eval(),
             tuple(inputs.values()),
             dynamo=True,
             input_names=list(INPUTS),

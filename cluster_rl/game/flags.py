@@ -135,13 +135,21 @@ class ProgressLatch:
         """Begins at this state: what is set in it counts as reached, and is not reported.
 
         So does what `before` says, the `state_dict` of the episode that came by there, though the game may have cleared
-        it again. Raises as `load_state_dict` does.
+        it again. Of a state without that, its player's way is known as far as no other leads there: a required map
+        before a required milestone that is reached has been entered, or the way back to it would be paid for. Raises
+        as `load_state_dict` does.
         """
         self.reset()
         if before is not None:
             self.load_state_dict(before)
         self.update(state)
         self.new_events = 0
+        reached = set(self.reached)
+        required = [m for m in self.milestones if m.required]
+        furthest = max((place for place, m in enumerate(required) if m.name in reached), default=0)
+        passed = [m.name for m in required[:furthest] if m.condition.kind == "map"]
+        if not reached.issuperset(passed):
+            self._remember((*self.reached, *passed))
 
     def update(self, state: GameState) -> list[str]:
         """Names of the milestones reached for the first time, in the order of play.

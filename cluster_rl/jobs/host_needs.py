@@ -176,7 +176,7 @@ def _position_bound(config: Config, spec: ObservationSpec) -> float:
     """More bytes than an update on the CPU takes for a position; shipped networks take a tenth of it."""
     channels = sum(config.model.conv_channels) * (1 + config.model.residual_blocks)
     widths = config.lstm_hidden_size + config.model.trunk_width + config.model.context_width
-    return 20e3 * channels + 1e3 * spec.crop_size**2 + 500 * widths + 100 * config.num_quantiles**2
+    return 20e3 * channels + 1e3 * spec.crop_size**2 + 500 * widths + 100 * config.num_quantiles * config.head_outputs
 
 
 def _smaller(needs: HostNeeds, limit: Limit) -> str:

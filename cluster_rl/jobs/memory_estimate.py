@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ def measure_update(learner: R2D2, batch: Batch) -> UpdateMemory:
     """
     learner.online.zero_grad(set_to_none=True)
     given = [*learner.online.parameters(), *learner.online.buffers(), *learner.target.parameters()]
-    given += [*learner.target.buffers(), *(getattr(batch, field.name) for field in fields(batch))]
+    given += [*learner.target.buffers(), *batch.tensors]
     meter = _LiveBytes(given)
     saved: dict[int, int] = {}  # storages, since many of the saved tensors are views of one
 
@@ -195,8 +195,7 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 def _sequence_bytes(config: Config, spec: ObservationSpec) -> int:
     """Bytes of one sequence in a batch."""
-    batch = full_batch(config, spec, 1)
-    return tensor_bytes(getattr(batch, field.name) for field in fields(batch))
+    return tensor_bytes(full_batch(config, spec, 1).tensors)
 
 
 class ShapesOnly(TorchDispatchMode):

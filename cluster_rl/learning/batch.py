@@ -44,6 +44,7 @@ class Batch:
     state_c: Tensor  # [1, N, H] float32: zeros for a GRU
     weights: Tensor  # [N] float32: importance weights
     ids: Tensor  # [N] int64: of the sequences, for the priority update
+    curiosity: Tensor | None = None  # [L, N] float32: what RND pays for the step taken at this row; None: nothing
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> Batch:
@@ -51,7 +52,8 @@ class Batch:
 
         On the CPU the tensors share the arrays' memory: leave the arrays alone until the update is done.
         """
-        return cls(**{field.name: _to_device(arrays[field.name], device) for field in fields(cls)})
+        names = [field.name for field in fields(cls) if field.name != "curiosity"]
+        return cls(**{name: _to_device(arrays[name], device) for name in names})
 
     @cached_property
     def frames(self) -> Frames:
@@ -64,6 +66,11 @@ class Batch:
             self.prev_reward.flatten(0, 1),
             self.mask.shape[-1],
         )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        return [value for field in fields(self) if (value := getattr(self, field.name)) is not None]
 
     @property
     def size(self) -> int:

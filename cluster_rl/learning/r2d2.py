@@ -151,14 +151,15 @@ class R2D2:
             for_target = features if for_target is None else for_target
             target_state = self.warm_state(self.target, batch, for_target, burn_in_lengths)
             target_outputs, _ = self.target.recur(for_target[unroll], target_state)
-            target_quantiles = self.target.head(target_outputs, noise=True)  # [T + n, N, A, K]
+            target_quantiles = self.target.head(target_outputs, noise=True)  # [T + n, N, A, S K]
             online_state = self.warm_state(self.online, batch, features, burn_in_lengths)
         outputs, state = self.online.recur(features[steps], online_state)  # [T, N, H]
-        quantiles = self.online.head(outputs, noise=True)  # [T, N, A, K]
+        quantiles = self.online.head(outputs, noise=True)  # [T, N, A, S K]
         with torch.no_grad():  # the rows behind only say which action to bootstrap from
             tail_outputs, _ = self.online.recur(features[steps.stop :], state)
-            online_quantiles = torch.cat([quantiles, self.online.head(tail_outputs, noise=True)])  # [T + n, N, A, K]
+            online_quantiles = torch.cat([quantiles, self.online.head(tail_outputs, noise=True)])  # [T + n, N, A, S K]
 
+        weights = config.stream_weights
         goes_on = targets.return_goes_on(
             config.return_cut,
             batch.greedy[unroll],
@@ -166,6 +167,7 @@ class R2D2:
             online_quantiles,
             batch.mask[unroll],
             config.value_rescaling,
+            weights,
         )  # [T + n, N]
         penalties = targets.advantage_penalties(
             config.advantage_alpha,
@@ -173,23 +175,34 @@ class R2D2:
             batch.action[unroll],
             batch.mask[unroll],
             config.value_rescaling,
-        )  # [T + n, N]
+            weights,
+        )  # [S, T + n, N]
+        rewards = targets.stream_rewards(
+            batch.reward[unroll],
+            batch.visits[unroll],
+            None if batch.curiosity is None else batch.curiosity[unroll],
+            config.rewards.novelty,
+            weights,
+        )  # [S, T + n, N]
         returns = targets.quantile_targets(
             online_quantiles,
             target_quantiles,
             batch.mask[unroll],
-            batch.reward[unroll],
+            rewards,
             batch.last,
             batch.terminated,
             n_step=config.n_step,
-            gamma=config.gamma,
+            gammas=config.stream_gammas,
+            weights=weights,
             rescaling=config.value_rescaling,
             goes_on=goes_on,
             penalties=penalties,
-        )  # [T, N, K]
+        )  # [T, N, S K]
         mask = targets.loss_mask(batch.train_length, config.unroll_length)  # [T, N]
-        taken = targets.taken_quantiles(quantiles, batch.action[steps])  # [T, N, K]
-        step_losses = losses.quantile_huber_loss(taken, returns, config.huber_kappa)
+        taken = targets.taken_quantiles(quantiles, batch.action[steps])  # [T, N, S K]
+        step_losses = torch.zeros_like(mask, dtype=torch.float32)  # [T, N]
+        for predicted, sampled in zip(taken.chunk(len(weights), -1), returns.chunk(len(weights), -1), strict=True):
+            step_losses = step_losses + losses.quantile_huber_loss(predicted, sampled, config.huber_kappa)
         total = losses.weighted_step_mean(step_losses, mask, batch.weights)
         quantile_loss = total.detach()
         aux = self._auxiliary_loss(batch, outputs, mask)
@@ -197,7 +210,7 @@ class R2D2:
             total = total + config.aux_loss_weight * aux
 
         with torch.no_grad():
-            errors = priorities.td_errors(taken, returns)  # [T, N]
+            errors = priorities.td_errors(taken, returns, weights)  # [T, N]
             new_priorities = priorities.sequence_priorities(errors, mask, config.priority_eta)
             metrics = self._metrics(batch, taken, returns, errors, mask, goes_on)
             metrics["quantile_loss"] = quantile_loss
@@ -300,7 +313,7 @@ class R2D2:
         goes_on: Tensor | None,
     ) -> dict[str, Tensor]:
         """Scalars over the trained steps. Values are in reward units, TD errors in the space that is trained."""
-        rescaling = self.config.value_rescaling
+        rescaling, weights = self.config.value_rescaling, self.config.stream_weights
         unroll_length = self.config.unroll_length
         steps = slice(self.config.burn_in, self.config.burn_in + unroll_length)
         ahead = targets.bootstrap_steps(batch.last, unroll_length, self.config.n_step, goes_on)  # [T, N]
@@ -314,8 +327,8 @@ class R2D2:
         return {
             "td_abs_mean": absolute.sum() / count,
             "td_abs_max": absolute.amax(),
-            "q_mean": counted(targets.expected_values(taken, rescaling)).sum() / count,
-            "target_mean": counted(targets.expected_values(returns, rescaling)).sum() / count,
+            "q_mean": counted(targets.expected_values(taken, rescaling, weights)).sum() / count,
+            "target_mean": counted(targets.expected_values(returns, rescaling, weights)).sum() / count,
             "masked_actions": counted((~batch.mask[steps]).float().mean(-1)).sum() / count,  # share of all actions
             "greedy_actions": counted(batch.greedy[steps].float()).sum() / count,  # share of the trained steps
             "return_steps": counted(ahead.float()).sum() / count,

@@ -5,10 +5,17 @@ and outputs lie on one device; nothing here keeps state. Everything must be call
 inverse of the rescaling loses most of its digits in half precision.
 
 Names: T trained positions, n the n-step length, R = T + n recorded rows (trained positions and tail), N sequences,
-A actions, K quantiles. "h-space" is where the network's outputs live when value rescaling is on.
+A actions, S streams of reward, K quantiles of each. A head's outputs [..., S K] are the quantiles of one stream after
+those of another. "h-space" is where they live when value rescaling is on.
+
+Streams: what curiosity pays comes with every step and soon, what the game pays seldom and late. As one value, the noise
+of the second hides the first. So each may have a discount and quantiles of its own, and the agent acts by the weighted
+sum of both values (Badia et al. 2020a, 2020b). `Config.stream_gammas` and `stream_weights` say what there is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,12 +49,48 @@ def h_inv(x: Tensor) -> Tensor:
     return torch.sign(x) * root * (root + 2.0)
 
 
-def expected_values(quantiles: Tensor, rescaling: bool) -> Tensor:
-    """Q values in reward units from quantiles [..., K]: the mean is taken after the inversion.
+def stream_rewards(
+    rewards: Tensor, visits: Tensor, curiosity: Tensor | None, novelty: float, weights: Sequence[float]
+) -> Tensor:
+    """Rewards of each stream, in units of its own: [R, N] -> [S, R, N].
 
-    The mean in h-space ranks risky actions wrongly, because h of a mean is not the mean of h.
+    Args:
+        rewards: [R, N] float32, as the environment paid them, `novelty` / visits for a map tile entered among them.
+        visits: [R, N] uint8, of the tile that the step entered, in the episode; 0: it entered none. Beyond
+            `sequences.MAX_VISITS` what was paid stays with the rewards of the game: it is next to nothing.
+        curiosity: [R, N] float32, what RND pays on top; None: nothing.
+        novelty: the config's `rewards.novelty`.
+        weights: of the streams; with one alone, all is one sum.
     """
-    return (h_inv(quantiles) if rescaling else quantiles).mean(-1)  # [...]
+    if len(weights) == 1:
+        return (rewards if curiosity is None else rewards + curiosity).unsqueeze(0)
+    tiles = torch.where(visits > 0, novelty / visits, 0.0)
+    intrinsic = tiles if curiosity is None else tiles + curiosity
+    return torch.stack([rewards - tiles, intrinsic / weights[1]])
+
+
+def stream_values(quantiles: Tensor, rescaling: bool, streams: int) -> Tensor:
+    """Expected returns of each stream, in units of its own: outputs of a head [..., S K] -> [..., S].
+
+    The mean is taken after the inversion: in h-space it ranks risky actions wrongly, because h of a mean is not the
+    mean of h.
+    """
+    returns = h_inv(quantiles) if rescaling else quantiles
+    return torch.stack([part.mean(-1) for part in returns.chunk(streams, -1)], -1)
+
+
+def expected_values(quantiles: Tensor, rescaling: bool, weights: Sequence[float]) -> Tensor:
+    """Q values in reward units, by which actions are chosen, from a head's outputs [..., S K] and the streams' weights:
+    the weighted sum of their expected returns, [...]."""
+    return weighted_sum(stream_values(quantiles, rescaling, len(weights)), weights)
+
+
+def weighted_sum(by_stream: Tensor, weights: Sequence[float]) -> Tensor:
+    """What streams are worth together: [..., S], one number for each -> [...]."""
+    total = weights[0] * by_stream[..., 0]
+    for stream, weight in enumerate(weights[1:], 1):
+        total = total + weight * by_stream[..., stream]
+    return total
 
 
 def greedy_actions(values: Tensor, masks: Tensor) -> Tensor:
@@ -57,7 +100,13 @@ def greedy_actions(values: Tensor, masks: Tensor) -> Tensor:
 
 
 def return_goes_on(
-    cut: ReturnCut, greedy: Tensor, actions: Tensor, quantiles: Tensor, masks: Tensor, rescaling: bool
+    cut: ReturnCut,
+    greedy: Tensor,
+    actions: Tensor,
+    quantiles: Tensor,
+    masks: Tensor,
+    rescaling: bool,
+    weights: Sequence[float],
 ) -> Tensor | None:
     """Whether a return may go on over the action of each row, [R, N] bool; None: over every one.
 
@@ -68,42 +117,44 @@ def return_goes_on(
     Args:
         greedy: [R, N] bool, whether the action was the best valid one when it was taken.
         actions: [R, N] int64.
-        quantiles: [R, N, A, K], by which an action is nearly the best one (`soft_watkins`): its expected value, in
+        quantiles: [R, N, A, S K], by which an action is nearly the best one (`soft_watkins`): its expected value, in
             reward units, is less than the best valid one's by at most `SOFT_WATKINS_TOLERANCE` of that one's size.
         masks: [R, N, A] bool, the valid actions.
+        weights: of the streams.
     """
     if cut == "none":
         return None
     if cut == "watkins":
         return greedy
-    values = expected_values(quantiles.detach(), rescaling)  # [R, N, A]
+    values = expected_values(quantiles.detach(), rescaling, weights)  # [R, N, A]
     best = values.masked_fill(~masks, float("-inf")).amax(-1)
     taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
     return taken >= best - SOFT_WATKINS_TOLERANCE * best.abs()
 
 
 def advantage_penalties(
-    alpha: float, quantiles: Tensor, actions: Tensor, masks: Tensor, rescaling: bool
+    alpha: float, quantiles: Tensor, actions: Tensor, masks: Tensor, rescaling: bool, weights: Sequence[float]
 ) -> Tensor | None:
-    """What is taken off the target of each row's action, [R, N] in reward units, at least 0; None: nothing.
+    """What is taken off the target of each row's action, [S, R, N] in units of each stream; None: nothing.
 
     Advantage learning (Baird 1999; Bellemare et al. 2016): `alpha` times what the action falls short of the best valid
     one, max Q - Q. The best action and its value stay as they are, all others come to lie 1 / (1 - alpha) times as far
     below it: errors of a network that are small beside values, but not beside the difference that one step makes, no
-    longer decide which action is greedy.
+    longer decide which action is greedy. The best is that of all streams together: in one of them it may be the worse.
 
     Args:
-        quantiles: [R, N, A, K], by which actions are valued, by the network that values the bootstrap action.
+        quantiles: [R, N, A, S K], by which actions are valued, by the network that values the bootstrap action.
         actions: [R, N] int64, those taken.
         masks: [R, N, A] bool, the valid actions; none valid on unused rows, which get 0.
+        weights: of the streams.
     """
     if alpha == 0:
         return None
     with torch.no_grad():
-        values = expected_values(quantiles, rescaling)  # [R, N, A]
-        best = values.masked_fill(~masks, float("-inf")).amax(-1)
-        taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
-        return alpha * (best - taken).clamp(min=0.0)
+        by_stream = stream_values(quantiles, rescaling, len(weights))  # [R, N, A, S]
+        best = greedy_actions(weighted_sum(by_stream, weights), masks)  # [R, N]
+        short = taken_quantiles(by_stream, best) - taken_quantiles(by_stream, actions)  # [R, N, S]
+        return alpha * short.masked_fill(~masks.any(-1, keepdim=True), 0.0).movedim(-1, 0)
 
 
 def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int, goes_on: Tensor | None = None) -> Tensor:
@@ -143,54 +194,61 @@ def quantile_targets(
     terminated: Tensor,
     *,
     n_step: int,
-    gamma: float,
+    gammas: Sequence[float],
+    weights: Sequence[float],
     rescaling: bool,
     goes_on: Tensor | None = None,
     penalties: Tensor | None = None,
 ) -> Tensor:
     """n-step double-Q target samples for every trained position, without gradient.
 
+    All streams bootstrap from the action that is best by their weighted sum, as it is what the agent acts by.
+
     Args:
-        online: [R, N, A, K] quantiles that choose the bootstrap action (by expected value, among valid actions).
-        target: [R, N, A, K] quantiles that value it.
+        online: [R, N, A, S K] quantiles that choose the bootstrap action (by expected value, among valid actions).
+        target: [R, N, A, S K] quantiles that value it.
         masks: [R, N, A] bool, the valid actions recorded at each row.
-        rewards: [R, N] reward of the step taken at each row.
+        rewards: [S, R, N] reward of the step taken at each row, see `stream_rewards`.
         last: [N] int64, the last recorded row of each sequence.
         terminated: [N] bool, whether the segment ended at `last` by termination: then `last` is worth nothing. A
             truncated segment bootstraps from its final observation like any other.
         goes_on: [R, N] bool, see `return_goes_on`: a return ends, and bootstraps, at the first row after its own where
             it is False. None: nowhere before n steps.
-        penalties: [R, N], see `advantage_penalties`; None: none.
+        gammas, weights: discount of each stream, and what its unit is worth when actions are chosen.
+        penalties: [S, R, N], see `advantage_penalties`; None: none.
 
     Returns:
-        [T, N, K] target samples (h-space if `rescaling`). Rows behind the trained length hold finite filler if their
+        [T, N, S K] target samples (h-space if `rescaling`). Rows behind the trained length hold finite filler if their
         inputs are finite; the caller masks them.
     """
-    rows, batch_size, num_actions, num_quantiles = online.shape
-    unroll_length = rows - n_step
+    rows, batch_size, num_actions, outputs = online.shape
+    unroll_length, streams = rows - n_step, len(gammas)
     assert target.shape == online.shape, (target.shape, online.shape)
     assert masks.shape == (rows, batch_size, num_actions), masks.shape
-    assert rewards.shape == (rows, batch_size), rewards.shape
-    assert goes_on is None or goes_on.shape == rewards.shape, (goes_on, rewards.shape)
+    assert rewards.shape == (streams, rows, batch_size), (rewards.shape, gammas)
+    assert goes_on is None or goes_on.shape == rewards.shape[1:], (goes_on, rewards.shape)
     assert penalties is None or penalties.shape == rewards.shape, (penalties, rewards.shape)
     assert last.shape == terminated.shape == (batch_size,), (last.shape, terminated.shape)
     with torch.no_grad():
-        best = greedy_actions(expected_values(online, rescaling), masks)  # [R, N]
-        best = best.view(rows, batch_size, 1, 1).expand(-1, -1, -1, num_quantiles)
-        values = target.gather(2, best).squeeze(2)  # [R, N, K]
+        best = greedy_actions(expected_values(online, rescaling, weights), masks)  # [R, N]
+        values = taken_quantiles(target, best)  # [R, N, S K]
 
         steps = bootstrap_steps(last, unroll_length, n_step, goes_on)  # [T, N]
         bootstrap_row = torch.arange(unroll_length, device=last.device).unsqueeze(1) + steps  # [T, N]
-        values = values.gather(0, bootstrap_row.unsqueeze(-1).expand(-1, -1, num_quantiles))  # [T, N, K]
+        values = values.gather(0, bootstrap_row.unsqueeze(-1).expand(-1, -1, outputs))  # [T, N, S K]
         if rescaling:
             values = h_inv(values)
         ends = (terminated & (bootstrap_row == last)).unsqueeze(-1)  # [T, N, 1]
-        discount = (gamma ** steps.to(values.dtype)).unsqueeze(-1)  # [T, N, 1]
-        returns = n_step_returns(rewards, steps, n_step, gamma).unsqueeze(-1)  # [T, N, 1]
-        if penalties is not None:
-            returns = returns - penalties[:unroll_length].unsqueeze(-1)
-        samples = returns + torch.where(ends, torch.zeros_like(values), discount * values)
-        return h(samples) if rescaling else samples  # [T, N, K]
+        samples = []
+        for stream, (gamma, bootstrap) in enumerate(zip(gammas, values.chunk(streams, -1), strict=True)):
+            discount = (gamma ** steps.to(values.dtype)).unsqueeze(-1)  # [T, N, 1]
+            returns = n_step_returns(rewards[stream], steps, n_step, gamma)  # [T, N]
+            if penalties is not None:
+                returns = returns - penalties[stream, :unroll_length]
+            # [T, N, K]
+            samples.append(returns.unsqueeze(-1) + discount * bootstrap.masked_fill(ends, 0.0))
+        joined = torch.cat(samples, -1)
+        return h(joined) if rescaling else joined  # [T, N, S K]
 
 
 def loss_mask(train_length: Tensor, unroll_length: int) -> Tensor:
@@ -199,8 +257,8 @@ def loss_mask(train_length: Tensor, unroll_length: int) -> Tensor:
 
 
 def taken_quantiles(quantiles: Tensor, actions: Tensor) -> Tensor:
-    """Quantiles of the taken actions: quantiles [T, N, A, K], actions [T, N] int64 -> [T, N, K]."""
-    steps, batch_size, _, num_quantiles = quantiles.shape
+    """Outputs for the taken actions: quantiles [T, N, A, ...], actions [T, N] int64 -> [T, N, ...]."""
+    steps, batch_size, _, outputs = quantiles.shape
     assert actions.shape == (steps, batch_size), (actions.shape, quantiles.shape)
-    index = actions.view(steps, batch_size, 1, 1).expand(-1, -1, -1, num_quantiles)
+    index = actions.view(steps, batch_size, 1, 1).expand(-1, -1, -1, outputs)
     return quantiles.gather(2, index).squeeze(2)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cluster_rl.config import Config
 from cluster_rl.learning import targets
 from cluster_rl.learning.sequences import BlockSpec
 from cluster_rl.model import QNetwork
@@ -31,7 +32,7 @@ _Window = tuple[SequenceHeader, BlockArrays]
 Entry = tuple[SequenceHeader, bytes]  # of the replay: a sequence's header and block
 
 
-def start_value(network: QNetwork, starts: list[dict[str, npt.NDArray[Any]]], rescaling: bool) -> float:
+def start_value(network: QNetwork, starts: list[dict[str, npt.NDArray[Any]]], config: Config) -> float:
     """Mean value, in reward units and without noise, of the best valid action where episodes begin."""
     count, device = len(starts), network.head_value.bias.device
     columns = [np.stack([start[name] for start in starts]) for name in _FRAME]
@@ -39,7 +40,7 @@ def start_value(network: QNetwork, starts: list[dict[str, npt.NDArray[Any]]], re
     with torch.no_grad():
         frames = [torch.from_numpy(column).to(device) for column in (*columns, *before)]
         outputs, _ = network.recur(network.encode(*frames).unsqueeze(0), network.initial_state(count))
-        values = _values(network, outputs[-1], rescaling).cpu().numpy()  # [count, A]
+        values = _values(network, outputs[-1], config).cpu().numpy()  # [count, A]
     masks = np.stack([start["mask"] for start in starts])
     return float(np.where(masks, values, -np.inf).max(-1).mean())
 
@@ -50,7 +51,7 @@ def staleness_row(
     batch: dict[int, Entry],
     read: Callable[[int], Entry | None],
     spec: BlockSpec,
-    rescaling: bool,
+    config: Config,
 ) -> dict[str, float]:
     """How far off the values that are trained are because stored states were computed by older weights.
 
@@ -75,7 +76,7 @@ def staleness_row(
             continue
         if not history:
             continue
-        deltas.append(sequence_staleness(network, sequence, history, rescaling).tolist())
+        deltas.append(sequence_staleness(network, sequence, history, config).tolist())
         begin = history[0][0].first_step
         lengths.append(header.first_step - begin)
         whole.append(begin == 0)
@@ -105,7 +106,7 @@ def screens_picture(batch: Iterable[Entry], spec: BlockSpec) -> npt.NDArray[np.u
     return picture.swapaxes(1, 2).reshape(rows * SCREEN_HEIGHT, columns * SCREEN_WIDTH)
 
 
-def sequence_staleness(network: QNetwork, sequence: _Window, history: list[_Window], rescaling: bool) -> torch.Tensor:
+def sequence_staleness(network: QNetwork, sequence: _Window, history: list[_Window], config: Config) -> torch.Tensor:
     """`q_discrepancy` at each trained position of a sequence, [t]: as it is trained, from its stored state and burn-in,
     against the same weights having played `history` before it.
 
@@ -122,7 +123,7 @@ def sequence_staleness(network: QNetwork, sequence: _Window, history: list[_Wind
             start, burn_in = (0 if index == 0 else window[0].burn_in_length), window[0].burn_in_length
             _, state = network.recur(_features(network, window, start, burn_in + window[0].train_length), state)
         true, _ = network.recur(_features(network, sequence, first, stop), state)
-        return q_discrepancy(_values(network, replayed[first:, 0], rescaling), _values(network, true[:, 0], rescaling))
+        return q_discrepancy(_values(network, replayed[first:, 0], config), _values(network, true[:, 0], config))
 
 
 def _features(network: QNetwork, window: _Window, start: int, stop: int) -> torch.Tensor:
@@ -141,9 +142,10 @@ def _state(network: QNetwork, arrays: BlockArrays) -> tuple[torch.Tensor, torch.
     return hidden.view(1, 1, -1).to(device), memory.view(1, 1, -1).to(device)
 
 
-def _values(network: QNetwork, outputs: torch.Tensor, rescaling: bool) -> torch.Tensor:
+def _values(network: QNetwork, outputs: torch.Tensor, config: Config) -> torch.Tensor:
     """Q values [..., A] in reward units, without noise, of recurrent outputs [..., H]."""
-    return targets.expected_values(network.head(outputs, noise=False), rescaling)
+    quantiles = network.head(outputs, noise=False)
+    return targets.expected_values(quantiles, config.value_rescaling, config.stream_weights)
 
 
 def _history(read: Callable[[int], Entry | None], sequence_id: int, header: SequenceHeader) -> list[bytes]:

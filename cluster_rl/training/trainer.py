@@ -459,7 +459,7 @@ class Trainer:
             row["actor/env_steps_per_sec"] = sum(self.actor_rates.values())
         starts = self._arrivals.starts()
         if starts:
-            row["learner/q_start"] = start_value(self.r2d2.online, starts, self.config.value_rescaling)
+            row["learner/q_start"] = start_value(self.r2d2.online, starts, self.config)
         distributions: dict[str, npt.NDArray[Any]] = {
             "priority": self.replay.state_dict()["priorities"],
             "lag/acting": lags,
@@ -483,7 +483,7 @@ class Trainer:
                     batch,
                     self.replay.read,
                     self._block_spec,
-                    self.config.value_rescaling,
+                    self.config,
                 )
             if self._metrics_rows >= self._next_picture_row:
                 self._next_picture_row = self._metrics_rows + PICTURE_ROWS

@@ -90,7 +90,7 @@ def make(config: Config = CONFIG, seed: int = 1) -> R2D2:
 def items(batch: Batch, indices: slice) -> Batch:
     """Some of a batch's sequences."""
     flat = ("burn_in_length", "train_length", "last", "terminated", "weights", "ids")
-    parts = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    parts = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "curiosity"}
     return Batch(**{name: x[indices] if name in flat else x[:, indices] for name, x in parts.items()})
 
 

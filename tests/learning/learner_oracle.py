@@ -60,6 +60,25 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
     """Total loss and priorities by stepping each item alone, written from the specification."""
     config = learner.config
     h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
+    K = config.num_quantiles
+    gammas, unit = [config.gamma], config.rewards.novelty + config.w_rnd
+    parts = [slice(0, K)]
+    if config.intrinsic_gamma and unit:
+        gammas, parts = [config.gamma, config.intrinsic_gamma], [slice(0, K), slice(K, 2 * K)]
+
+    def value(outputs: Tensor) -> Tensor:
+        """[A, S K] -> [A]: by which actions are chosen."""
+        means = [h_inv(outputs[:, part]).mean(-1) for part in parts]
+        return means[0] if len(parts) == 1 else means[0] + unit * means[1]
+
+    def reward(stream: int, row: int, item: int) -> float:
+        whole, visits = float(batch.reward[row, item]), int(batch.visits[row, item])
+        curious = 0.0 if batch.curiosity is None else float(batch.curiosity[row, item])
+        if len(parts) == 1:
+            return whole + curious
+        tile = config.rewards.novelty / visits if visits else 0.0
+        return (tile + curious) / unit if stream else whole - tile
+
     total, aux_total, trained = torch.zeros(()), torch.zeros(()), 0
     sequence_priorities = []
     for item in range(batch.size):
@@ -78,21 +97,26 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
             predicted = learner.online.head(unrolled["online"][t], noise=True)[batch.action[row, item]]
             m = n = min(CONFIG.n_step, last - t)
             for j in range(1, n):
-                at_j = h_inv(learner.online.head(unrolled["online"][t + j], noise=True)).mean(-1).detach()
+                at_j = value(learner.online.head(unrolled["online"][t + j], noise=True)).detach()
                 if m == n and not follows_the_policy(config.return_cut, batch, row + j, item, at_j):
                     m = j
             online = learner.online.head(unrolled["online"][t + m], noise=True)
             target = learner.target.head(unrolled["target"][t + m], noise=True)
-            values = h_inv(online).mean(-1).masked_fill(~batch.mask[row + m, item], -1e9)
-            returned = sum(CONFIG.gamma**j * batch.reward[row + j, item] for j in range(m))
-            future = CONFIG.gamma**m * h_inv(target[values.argmax()])
+            values = value(online).masked_fill(~batch.mask[row + m, item], -1e9)
             ended = bool(batch.terminated[item]) and t + m == last
-            here = h_inv(learner.target.head(unrolled["target"][t], noise=True)).mean(-1)
-            best = here[batch.mask[row, item]].max()
-            short = torch.clamp(best - here[batch.action[row, item]], min=0)  # batches of chance take masked actions
-            samples = h(returned - config.advantage_alpha * short + (0.0 if ended else 1.0) * future).detach()
-            total = total + batch.weights[item] * quantile_loss_by_hand(predicted, samples, config.huber_kappa)
-            errors.append(abs(float(samples.mean() - predicted.detach().mean())))
+            here = learner.target.head(unrolled["target"][t], noise=True)
+            best = int(value(here).masked_fill(~batch.mask[row, item], -1e9).argmax())
+            error = 0.0
+            for stream, (part, gamma) in enumerate(zip(parts, gammas, strict=True)):
+                returned = sum(gamma**j * reward(stream, row + j, item) for j in range(m))
+                future = gamma**m * h_inv(target[values.argmax(), part])
+                worth = h_inv(here[:, part]).mean(-1)
+                short = worth[best] - worth[batch.action[row, item]]
+                samples = h(returned - config.advantage_alpha * short + (0.0 if ended else 1.0) * future).detach()
+                loss = quantile_loss_by_hand(predicted[part], samples, config.huber_kappa)
+                total = total + batch.weights[item] * loss
+                error += (unit if stream else 1.0) * float(samples.mean() - predicted[part].detach().mean())
+            errors.append(abs(error))
             aux = torch.sigmoid(learner.online.aux(unrolled["online"][t]))
             seen = batch.context[row + n, item, list(SPEC.aux_slots)].float() / 255
             cross_entropy = -(seen * aux.log() + (1 - seen) * (1 - aux).log())

@@ -191,7 +191,7 @@ class Player:
             contexts, masks = (np.stack(part) for part in zip(*seen, strict=True))
             state_h, state_c = state
             quantiles, _, state = self._policy.act(shades, packed, contexts, crops, actions, rewards, state)
-            values = acting_values(quantiles, variant.config.value_rescaling)
+            values = acting_values(quantiles, variant.config.value_rescaling, variant.config.stream_weights)
             actions = select_actions(values, masks, self._epsilons, self._rng)
             greedy = actions == best_actions(values, masks)
             rewards = np.array(
@@ -285,7 +285,9 @@ def value_gaps(learner: R2D2, variant: Variant) -> list[float]:
         features = network.encode(*(part.flatten(0, 1) for part in frames)).unflatten(0, (steps, 2))
         outputs, _ = network.recur(features, network.initial_state(2))
         quantiles = network.head(outputs, noise=False)
-        values = targets.expected_values(quantiles, variant.config.value_rescaling)  # [L, cues, A]
+        values = targets.expected_values(
+            quantiles, variant.config.value_rescaling, variant.config.stream_weights
+        )  # [L, cues, A]
     if variant.asks:
         query = values[-1]
         return [((query[0, 0] - query[0, 1] + query[1, 1] - query[1, 0]) / 2).item()]

@@ -27,13 +27,14 @@ def backup(values: Tensor, alpha: float, rescaling: bool) -> Tensor:
     taken = torch.stack([actions, torch.zeros_like(actions)])
     samples = targets.quantile_targets(
         *(quantiles, quantiles, masks),
-        torch.stack([REWARDS[states, actions], torch.zeros(len(states))]),
+        torch.stack([REWARDS[states, actions], torch.zeros(len(states))]).unsqueeze(0),
         torch.ones(len(states), dtype=torch.int64),
         torch.zeros(len(states), dtype=torch.bool),
         n_step=1,
-        gamma=GAMMA,
+        gammas=(GAMMA,),
+        weights=(1.0,),
         rescaling=rescaling,
-        penalties=targets.advantage_penalties(alpha, quantiles, taken, masks, rescaling),
+        penalties=targets.advantage_penalties(alpha, quantiles, taken, masks, rescaling, (1.0,)),
     )[0, :, 0]
     return (targets.h_inv(samples) if rescaling else samples).view(STATES, ACTIONS)
 
@@ -60,7 +61,7 @@ def test_by_hand() -> None:
     quantiles = torch.tensor([[3.0, 5.0], [9.0, 9.0], [50.0, 50.0]]).expand(2, 2, 3, 2)
     masks = torch.tensor([[True, True, False], [False, False, False]]).unsqueeze(1).expand(2, 2, 3)
     actions = torch.tensor([[0, 1], [0, 0]])
-    found = targets.advantage_penalties(0.5, quantiles, actions, masks, False)
+    found = targets.advantage_penalties(0.5, quantiles, actions, masks, False, (1.0,))
     assert found is not None
-    assert found.tolist() == [[2.5, 0.0], [0.0, 0.0]]
-    assert targets.advantage_penalties(0.0, quantiles, actions, masks, False) is None
+    assert found.tolist() == [[[2.5, 0.0], [0.0, 0.0]]]
+    assert targets.advantage_penalties(0.0, quantiles, actions, masks, False, (1.0,)) is None

@@ -148,7 +148,7 @@ def test_actors_act_on_noise_that_is_new_at_every_edge() -> None:
                 if header.first_step == edge:
                     with torch.no_grad():
                         quantiles = made.head(unroll(block, made)[:, 0], noise=noise)
-                    values = targets.expected_values(quantiles, config.value_rescaling)
+                    values = targets.expected_values(quantiles, config.value_rescaling, config.stream_weights)
                     greedy = values.masked_fill(~torch.from_numpy(arrays.mask.copy()), -1e9).argmax(-1).numpy()
                     right += (greedy == arrays.action)[trained_rows(block)].tolist()
         assert len(right) >= 100

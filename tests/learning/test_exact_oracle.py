@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +13,27 @@ from learner_fixtures import CONFIG, SPEC, gradients, make, random_batch
 from learner_oracle import oracle, step, warm
 from torch import Tensor
 
+from cluster_rl.config import RewardWeights
 from cluster_rl.learning import losses, priorities, targets
 from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.model import QNetwork, State
 
+STREAMS: dict[str, Any] = {"intrinsic_gamma": 0.6, "rewards": RewardWeights(novelty=0.4), "w_rnd": 0.3}
 SETTINGS: list[dict[str, Any]] = [
     *({}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}),
     *({"return_cut": "watkins"}, {"return_cut": "soft_watkins"}),
     {"target_encoder": "online"},
     *({"advantage_alpha": 0.7}, {"advantage_alpha": 0.7, "value_rescaling": False}),
+    *(STREAMS, STREAMS | {"advantage_alpha": 0.7}, STREAMS | {"value_rescaling": False, "return_cut": "soft_watkins"}),
 ]
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "".join(map(str, changes.values())) or "defaults")
 def test_loss_gradient_and_priorities_equal_the_oracle(changes: dict[str, Any]) -> None:
     learner, batch = make(msgspec.structs.replace(CONFIG, **changes)), random_batch(seed=len(changes))
+    if "w_rnd" in changes:
+        batch = curious(batch)
     loss = learner.loss(batch)
     expected, expected_priorities = oracle(learner, batch)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -36,6 +41,11 @@ def test_loss_gradient_and_priorities_equal_the_oracle(changes: dict[str, Any]) 
     parameters = list(learner.online.parameters())
     for mine, theirs in zip(gradients(learner, batch), torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+def curious(batch: Batch) -> Batch:
+    """With what RND would pay for each step."""
+    return replace(batch, curiosity=torch.rand(batch.reward.shape, generator=torch.Generator().manual_seed(7)))
 
 
 Ablation = Callable[[pytest.MonkeyPatch, R2D2], None]
@@ -100,7 +110,7 @@ def wrong_axis_loss(predicted: Tensor, samples: Tensor, kappa: float) -> Tensor:
     return ((taus - (errors.detach() < 0).float()).abs() * huber).mean(-1).sum(-1)
 
 
-def mean_in_h_space(quantiles: Tensor, rescaling: bool) -> Tensor:
+def mean_in_h_space(quantiles: Tensor, rescaling: bool, weights: Sequence[float]) -> Tensor:
     return quantiles.mean(-1)
 
 
@@ -184,11 +194,11 @@ def test_every_other_cut_disagrees_with_the_oracle(name: str, cut: str, monkeypa
 Penalties = Callable[..., Tensor]
 PENALTY_ABLATIONS: dict[str, Callable[[Penalties, R2D2, Any], Tensor | None]] = {
     "none": lambda whole, learner, given: None,
-    "of the row before": lambda whole, learner, given: whole(*given).roll(1, 0),
+    "of the row before": lambda whole, learner, given: whole(*given).roll(1, 1),
     "against actions that are masked": lambda whole, learner, given: whole(
-        *given[:3], torch.ones_like(given[3]), given[4]
+        *given[:3], torch.ones_like(given[3]), *given[4:]
     ),
-    "in h-space": lambda whole, learner, given: whole(*given[:4], False),
+    "in h-space": lambda whole, learner, given: whole(*given[:4], False, given[5]),
     "of another action": lambda whole, learner, given: whole(*given[:2], (given[2] + 1) % SPEC.num_actions, *given[3:]),
     "all of it": lambda whole, learner, given: whole(1.0, *given[1:]),
 }
@@ -209,6 +219,45 @@ def test_penalties_by_the_online_network_disagree_with_the_oracle(monkeypatch: p
     expected, online = oracle(learner, batch), bootstrap_values(learner, batch)["online"]
     whole = targets.advantage_penalties
     monkeypatch.setattr(targets, "advantage_penalties", lambda alpha, _, *rest: whole(alpha, online, *rest))
+    assert not agrees(learner, batch, expected)
+
+
+def own_best(part: int) -> Callable[..., Tensor]:
+    """Bootstraps from the action that is best by one stream alone."""
+    return lambda quantiles, rescaling, weights: targets.stream_values(quantiles, rescaling, len(weights))[..., part]
+
+
+def all_novelty_stays(rewards: Tensor, visits: Tensor, curiosity: Tensor, *_: Any) -> Tensor:
+    return torch.stack([rewards, curiosity / 0.7])
+
+
+def unscaled(*given: Any) -> Tensor:
+    game, intrinsic = stream_rewards(*given)
+    return torch.stack([game, intrinsic * 0.7])
+
+
+stream_rewards = targets.stream_rewards
+STREAM_ABLATIONS: dict[str, Ablation] = {
+    "one discount": change_targets(gammas=lambda given: (CONFIG.gamma, CONFIG.gamma)),
+    "discounts the other way round": change_targets(gammas=lambda given: given["gammas"][::-1]),
+    "a* by the game's stream": change(targets, "expected_values", own_best(0)),
+    "a* by the intrinsic stream": change(targets, "expected_values", own_best(1)),
+    "streams weigh alike": change_targets(weights=lambda given: (1.0, 1.0)),
+    "no curiosity": change(targets, "stream_rewards", lambda *given: stream_rewards(*given[:2], None, *given[3:])),
+    "what is paid for tiles counts in both": change(targets, "stream_rewards", all_novelty_stays),
+    "in units of reward": change(targets, "stream_rewards", unscaled),
+    "priorities of the game's stream": change(
+        priorities, "weighted_sum", lambda by_stream, weights: by_stream[..., 0] * weights[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAM_ABLATIONS)
+def test_every_other_use_of_two_streams_disagrees_with_the_oracle(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = make(msgspec.structs.replace(CONFIG, **STREAMS)), curious(random_batch(12))
+    expected = oracle(learner, batch)
+    assert agrees(learner, batch, expected)
+    STREAM_ABLATIONS[name](monkeypatch, learner)
     assert not agrees(learner, batch, expected)
 
 

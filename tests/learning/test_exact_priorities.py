@@ -41,8 +41,8 @@ def test_floor() -> None:
 def test_td_error_is_between_means() -> None:
     taken = torch.tensor([[[0.0, 2.0]]])
     returns = torch.tensor([[[5.0, -1.0]]])
-    assert priorities.td_errors(taken, returns).item() == 1.0
-    assert priorities.td_errors(returns, taken).item() == -1.0
+    assert priorities.td_errors(taken, returns, (1.0,)).item() == 1.0
+    assert priorities.td_errors(returns, taken, (1.0,)).item() == -1.0
 
 
 def test_actor_priority_by_hand_and_with_padding() -> None:
@@ -62,6 +62,7 @@ def test_actor_priority_by_hand_and_with_padding() -> None:
             actions,
             greedy,
             rewards,
+            torch.zeros_like(rewards, dtype=torch.uint8),
             torch.tensor([train_length]),
             torch.tensor([last]),
             torch.tensor([terminated]),
@@ -87,14 +88,14 @@ def test_actor_priorities_equal_the_learners_formula(alpha: float, cut: ReturnCu
     masks = torch.rand(9, 4, 7, generator=generator) < 0.5
     masks[..., 2] = True
     actions = torch.randint(0, 7, (9, 4), generator=generator)
-    rewards = torch.randn(9, 4, generator=generator)
+    rewards, visits = torch.randn(9, 4, generator=generator), torch.zeros(9, 4, dtype=torch.uint8)
     train_length, last = torch.tensor([6, 6, 2, 4]), torch.tensor([8, 7, 3, 4])
     terminated = torch.tensor([False, True, True, False])
 
     greedy = torch.rand(9, 4, generator=generator) < 0.5
 
     def priority(changed: Config) -> Tensor:
-        given = (quantiles, masks, actions, greedy, rewards, train_length, last, terminated)
+        given = (quantiles, masks, actions, greedy, rewards, visits, train_length, last, terminated)
         return priorities.actor_priorities(*given, changed)
 
     result = priority(config)
@@ -102,12 +103,13 @@ def test_actor_priorities_equal_the_learners_formula(alpha: float, cut: ReturnCu
     others.append(msgspec.structs.replace(config, advantage_alpha=0.3))
     assert not any(torch.allclose(result, priority(other)) for other in others)
     samples = targets.quantile_targets(
-        *(quantiles, quantiles, masks, rewards, last, terminated),
+        *(quantiles, quantiles, masks, rewards.unsqueeze(0), last, terminated),
         n_step=3,
-        gamma=config.gamma,
+        gammas=(config.gamma,),
+        weights=(1.0,),
         rescaling=rescaling,
-        goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, rescaling),
-        penalties=targets.advantage_penalties(alpha, quantiles, actions, masks, rescaling),
+        goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, rescaling, (1.0,)),
+        penalties=targets.advantage_penalties(alpha, quantiles, actions, masks, rescaling, (1.0,)),
     )
     for item in range(4):
         length = int(train_length[item])

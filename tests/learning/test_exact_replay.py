@@ -45,7 +45,7 @@ def updates_until_fitted(prioritised: bool, initial: str, seed: int = 0) -> int:
     tree = SumTree(SEQUENCES)
     first = np.ones(SEQUENCES)
     if initial == "true":
-        errors = priorities.td_errors(table, returns)
+        errors = priorities.td_errors(table, returns, (1.0,))
         first = priorities.sequence_priorities(errors, everything, ETA).numpy().astype(np.float64)
     tree.set(np.arange(SEQUENCES), first**ALPHA if prioritised else np.ones(SEQUENCES))
     for update in range(1, 20_000):
@@ -60,7 +60,7 @@ def updates_until_fitted(prioritised: bool, initial: str, seed: int = 0) -> int:
         if (table[-1, REWARDED].mean() - 1.0).abs() < 0.1:
             return update
         if prioritised:
-            errors = priorities.td_errors(taken.detach(), returns[:, drawn])
+            errors = priorities.td_errors(taken.detach(), returns[:, drawn], (1.0,))
             learned = priorities.sequence_priorities(errors, everything[:, drawn], ETA)
             tree.set(drawn, learned.numpy().astype(np.float64) ** ALPHA)
     raise AssertionError("never fitted")

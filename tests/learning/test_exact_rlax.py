@@ -46,11 +46,12 @@ def test_n_step_double_q_learning(case: dict[str, Any]) -> None:
         padded(online, n - 1),
         padded(target, n - 1),
         masks,
-        padded(rewards, n),
+        padded(rewards, n).unsqueeze(0),
         torch.tensor([last]),
         torch.tensor([case["terminated"]]),
         n_step=n,
-        gamma=case["gamma"],
+        gammas=(case["gamma"],),
+        weights=(1.0,),
         rescaling=case["rescaling"],
     )
     taken = targets.taken_quantiles(online[:last], torch.tensor(case["actions"]).view(-1, 1))
@@ -77,14 +78,15 @@ def test_watkins_q_lambda(case: dict[str, Any]) -> None:
                 quantiles,
                 quantiles,
                 masks,
-                padded(rewards, n),
+                padded(rewards, n).unsqueeze(0),
                 torch.tensor([last]),
                 torch.tensor([case["terminated"]]),
             ),
             n_step=n,
-            gamma=case["gamma"],
+            gammas=(case["gamma"],),
+            weights=(1.0,),
             rescaling=case["rescaling"],
-            goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, case["rescaling"]),
+            goes_on=targets.return_goes_on(cut, greedy, actions, quantiles, masks, case["rescaling"], (1.0,)),
         )
         return (samples - targets.taken_quantiles(values[:last], actions[:last]))[:, 0, 0]
 
@@ -113,11 +115,12 @@ def test_quantile_q_learning(case: dict[str, Any]) -> None:
         torch.stack([now, selector]).unsqueeze(1),
         torch.stack([now, target]).unsqueeze(1),
         torch.ones(2, 1, 4, dtype=torch.bool),
-        torch.tensor([[case["reward"]], [0.0]]),
+        torch.tensor([[[case["reward"]], [0.0]]]),
         torch.tensor([1]),
         torch.tensor([case["discount"] == 0]),
         n_step=1,
-        gamma=0.9,
+        gammas=(0.9,),
+        weights=(1.0,),
         rescaling=False,
     )
     taken = targets.taken_quantiles(now.view(1, 1, 4, -1), torch.tensor([[case["action"]]]))

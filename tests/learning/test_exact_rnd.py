@@ -55,8 +55,8 @@ class Oracle:
         inputs = torch.from_numpy(whitened)
         return (self.predictor(inputs) - self.target(inputs)).square().mean()
 
-    def update(self, batch: Batch, weight: float, by_counts: bool) -> tuple[Floats, Floats]:
-        """Rewards [L, N] with the bonus, and the bonuses of steps that have one, else 0."""
+    def update(self, batch: Batch, by_counts: bool) -> Floats:
+        """The bonuses [L, N] of steps that have one, else 0."""
         first = CONFIG.burn_in
         trained = [
             (row + 1, item) for item in range(batch.size) for row in range(first, first + int(batch.train_length[item]))
@@ -73,7 +73,7 @@ class Oracle:
             self.adam.zero_grad()
             torch.stack(found).mean().backward()
             self.adam.step()
-        rewards, bonuses = batch.reward.numpy().astype(float), np.zeros(batch.reward.shape)
+        bonuses = np.zeros(batch.reward.shape)
         for (row, item), error in errors.items():
             visits = int(batch.visits[row, item])
             if by_counts:
@@ -82,8 +82,7 @@ class Oracle:
             else:
                 bonus = min(error / np.std(self.errors), 5.0)
             bonuses[row, item] = bonus
-            rewards[row, item] += weight * bonus
-        return rewards, bonuses
+        return bonuses
 
 
 @CONFIGS
@@ -97,12 +96,10 @@ def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
         # A slot that never changed until something far off the usual comes.
         arrays["context"][..., 1] = 7 if number < 9 else 200
         batch = batch_of(arrays)
-        given = batch.reward.clone()
         found = rnd.update(batch, config.w_rnd)
-        rewards, bonuses = oracle.update(batch, config.w_rnd, config.rnd_by_counts)
-        np.testing.assert_allclose(found.reward.numpy(), rewards, rtol=2e-4, atol=2e-5)
-        assert torch.equal(batch.reward, given)
-        for name in (field.name for field in fields(batch) if field.name != "reward"):
+        bonuses = oracle.update(batch, config.rnd_by_counts)
+        np.testing.assert_allclose(found.curiosity.numpy(), config.w_rnd * bonuses, rtol=2e-4, atol=2e-5)
+        for name in (field.name for field in fields(batch) if field.name != "curiosity"):
             assert getattr(found, name) is getattr(batch, name)
         for ours, theirs in zip(rnd.predictor.parameters(), oracle.predictor.parameters(), strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
@@ -112,7 +109,7 @@ def test_rewards_weights_and_statistics_are_the_oracles(config: Config) -> None:
         metrics = rnd.metrics()
         assert metrics["bonus_mean"] == pytest.approx(bonuses[first : first + steps][mask].mean(), rel=1e-3)
         assert metrics["bonus_std"] == pytest.approx(bonuses[first : first + steps][mask].std(), rel=1e-3)
-        rest = np.abs(given.numpy()[first : first + steps][mask]).sum()
+        rest = np.abs(batch.reward.numpy()[first : first + steps][mask]).sum()
         assert metrics["reward_share"] == pytest.approx(paid.sum() / (paid.sum() + rest), rel=1e-3)
         kinds |= {round(float(bonus), 3) for bonus in bonuses.ravel()}
     assert {0.0, 5.0} <= kinds
@@ -130,7 +127,7 @@ def test_the_bonus_of_a_map_is_that_of_the_steps_that_led_there(config: Config) 
     arrays["context"][..., 2:4] = 255 * bits
     batch = batch_of(arrays)
     first, steps = config.burn_in, config.unroll_length
-    bonus = ((rnd.update(batch, config.w_rnd).reward - batch.reward) / config.w_rnd).numpy()[first : first + steps]
+    bonus = (rnd.update(batch, config.w_rnd).curiosity / config.w_rnd).numpy()[first : first + steps]
     maps = (bits[..., 0] + 2 * bits[..., 1])[first + 1 : first + 1 + steps]
     mask = np.arange(steps)[:, None] < batch.train_length.numpy()
     metrics = rnd.metrics()
@@ -153,7 +150,7 @@ def test_scores_are_the_bonuses_that_would_be_paid_and_teach_nothing(config: Con
         batch.screen_packed[led_to].flatten(0, 1), batch.context[led_to].flatten(0, 1), batch.visits[steps].flatten()
     )
     torch.testing.assert_close(rnd.state_dict(), before, rtol=0, atol=0)
-    paid = (rnd.update(batch, 1.0).reward - batch.reward)[steps]  # the second batch does not train
+    paid = rnd.update(batch, 1.0).curiosity[steps]  # the second batch does not train
     recorded = torch.arange(len(paid)).unsqueeze(1) < batch.last
     assert bonuses.dtype == torch.float32
     torch.testing.assert_close(bonuses.view(paid.shape)[recorded], paid[recorded])
@@ -228,7 +225,7 @@ def still(config: Config, size: int, seed: int) -> dict[str, npt.NDArray[Any]]:
 def paid(rnd: Rnd, arrays: dict[str, npt.NDArray[Any]]) -> Floats:
     """Mean bonus of each item's trained steps, [N]; the curiosity itself stays as it is."""
     rows = slice(rnd.config.burn_in, rnd.config.burn_in + rnd.config.unroll_length)
-    return copy.deepcopy(rnd).update(batch_of(arrays), 1.0).reward[rows].mean(0).double().numpy()
+    return copy.deepcopy(rnd).update(batch_of(arrays), 1.0).curiosity[rows].mean(0).double().numpy()
 
 
 @CONFIGS
@@ -263,13 +260,13 @@ def test_what_was_stored_new_pays_no_more_once_it_is_known_and_noise_pays_only_w
 def test_a_restored_curiosity_goes_on_to_the_bit(config: Config) -> None:
     batches = [batch_of(random_arrays(config, 6, seed)) for seed in range(9)]
     unbroken, stopped = (Rnd(config, PLACES, CPU, seed=3) for _ in range(2))
-    expected = [unbroken.update(batch, 0.5).reward for batch in batches]
+    expected = [unbroken.update(batch, 0.5).curiosity for batch in batches]
     for batch in batches[:4]:
         stopped.update(batch, 0.5)
     resumed = Rnd(config, PLACES, CPU, seed=77)
     resumed.load_state_dict(stopped.state_dict())
-    for batch, reward in zip(batches[4:], expected[4:], strict=True):
-        assert torch.equal(resumed.update(batch, 0.5).reward, reward)
+    for batch, bonus in zip(batches[4:], expected[4:], strict=True):
+        assert torch.equal(resumed.update(batch, 0.5).curiosity, bonus)
     tensors, others = resumed.state_dict()["tensors"], unbroken.state_dict()["tensors"]
     assert tensors.keys() == others.keys()
     assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []

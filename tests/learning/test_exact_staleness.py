@@ -98,7 +98,7 @@ def features(network: QNetwork, batch: Batch) -> Tensor:
 def values(network: QNetwork, seen: Tensor, state: State) -> Tensor:
     """Q-values of all rows, [rows, N, A], from `state` on."""
     outputs, _ = network.recur(seen, state)
-    return targets.expected_values(network.head(outputs, noise=False), rescaling=True)
+    return targets.expected_values(network.head(outputs, noise=False), rescaling=True, weights=(1.0,))
 
 
 @functools.cache

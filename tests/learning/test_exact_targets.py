@@ -68,11 +68,11 @@ def test_risk_is_ranked_by_the_mean_after_inversion() -> None:
     """A pays 3 for sure; B pays 100 with probability 5/51, 9.8 on average: B is better, its mean in h-space is not."""
     returns = torch.stack([torch.full((51,), 3.0), torch.tensor([100.0] * 5 + [0.0] * 46)])
     quantiles = targets.h(returns)
-    values = targets.expected_values(quantiles, rescaling=True)
+    values = targets.expected_values(quantiles, rescaling=True, weights=(1.0,))
     torch.testing.assert_close(values, torch.tensor([3.0, 500 / 51]))
     valid = torch.ones(2, dtype=torch.bool)
     assert targets.greedy_actions(values, valid) == 1
-    assert targets.greedy_actions(targets.expected_values(quantiles, rescaling=False), valid) == 0
+    assert targets.greedy_actions(targets.expected_values(quantiles, rescaling=False, weights=(1.0,)), valid) == 0
 
 
 def test_the_bootstrap_action_is_chosen_after_inversion() -> None:
@@ -83,11 +83,12 @@ def test_the_bootstrap_action_is_chosen_after_inversion() -> None:
         quantiles,
         quantiles,
         torch.ones(2, 1, 2, dtype=torch.bool),
-        torch.zeros(2, 1),
+        torch.zeros(1, 2, 1),
         torch.tensor([1]),
         torch.tensor([False]),
         n_step=1,
-        gamma=1.0,
+        gammas=(1.0,),
+        weights=(1.0,),
         rescaling=True,
     )
     torch.testing.assert_close(samples[0, 0], quantiles[1, 0, 1])
@@ -100,7 +101,7 @@ def test_quantile_regression_in_h_space_is_consistent() -> None:
     generator = torch.Generator().manual_seed(0)
     returns = torch.rand(101, generator=generator).mul(6).exp().sort().values
     torch.testing.assert_close(targets.h(returns).median(), targets.h(returns.median()))
-    values = targets.expected_values(targets.h(returns), rescaling=True)
+    values = targets.expected_values(targets.h(returns), rescaling=True, weights=(1.0,))
     torch.testing.assert_close(values, returns.mean(), rtol=1e-4, atol=0.0)
     assert targets.h_inv(targets.h(returns).mean()) < 0.8 * returns.mean()
 
@@ -124,11 +125,12 @@ def hand_targets(rewards: list[float], last: int, terminated: bool, n_step: int,
         online,
         target,
         torch.ones(rows, 1, NUM_ACTIONS, dtype=torch.bool) if masks is None else masks,
-        torch.tensor(rewards).unsqueeze(1),
+        torch.tensor(rewards).view(1, -1, 1),
         torch.tensor([last]),
         torch.tensor([terminated]),
         n_step=n_step,
-        gamma=0.5,
+        gammas=(0.5,),
+        weights=(1.0,),
         rescaling=False,
     )[:, 0, 0]
 
@@ -188,14 +190,15 @@ def learned_ring_values(n_step: int, terminated: bool, rescaling: bool) -> Tenso
             rows,
             rows,
             torch.ones(20 + n_step, 1, 1, dtype=torch.bool),
-            torch.ones(20 + n_step, 1),
+            torch.ones(1, 20 + n_step, 1),
             torch.tensor([20]),
             torch.tensor([terminated]),
             n_step=n_step,
-            gamma=0.9,
+            gammas=(0.9,),
+            weights=(1.0,),
             rescaling=rescaling,
         )
-        values = targets.expected_values(swept, rescaling)[:, 0]
+        values = targets.expected_values(swept, rescaling, (1.0,))[:, 0]
     return values
 
 
@@ -216,8 +219,8 @@ def test_n_step_targets_carry_a_reward_n_states_a_sweep() -> None:
         values = torch.zeros(21)
         for _ in range(4):
             rows = torch.cat([values, torch.zeros(n_step - 1)]).view(-1, 1, 1, 1)  # [20 + n, 1, 1, 1]
-            rewards = torch.zeros(20 + n_step, 1)
-            rewards[19] = 1.0
+            rewards = torch.zeros(1, 20 + n_step, 1)
+            rewards[0, 19] = 1.0
             swept = targets.quantile_targets(
                 rows,
                 rows,
@@ -226,7 +229,8 @@ def test_n_step_targets_carry_a_reward_n_states_a_sweep() -> None:
                 torch.tensor([20]),
                 torch.tensor([True]),
                 n_step=n_step,
-                gamma=1.0,
+                gammas=(1.0,),
+                weights=(1.0,),
                 rescaling=False,
             )
             values[:20] = swept[:, 0, 0]
@@ -282,11 +286,12 @@ def test_targets_equal_the_slow_oracle(
         online,
         target,
         masks,
-        rewards,
+        rewards.unsqueeze(0),
         torch.tensor(last),
         torch.tensor(terminated),
         n_step=n_step,
-        gamma=gamma,
+        gammas=(gamma,),
+        weights=(1.0,),
         rescaling=True,
     )
     for item, end in enumerate(last):

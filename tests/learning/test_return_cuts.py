@@ -46,11 +46,12 @@ def test_a_cut_return_bootstraps_where_it_ends() -> None:
         quantiles,
         quantiles,
         torch.ones(rows, 1, 1, dtype=torch.bool),
-        torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]).view(rows, 1),
+        torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]).view(1, rows, 1),
         torch.tensor([3]),
         torch.tensor([True]),
         n_step=3,
-        gamma=0.5,
+        gammas=(0.5,),
+        weights=(1.0,),
         rescaling=False,
         goes_on=bits("010111"),
     )
@@ -66,11 +67,11 @@ def test_nearly_the_best_is_within_a_hundredth_of_its_size_in_reward_units() -> 
     actions, unread = torch.zeros(len(pairs), 1, dtype=torch.int64), torch.zeros(len(pairs), 1, dtype=torch.bool)
     expected = [True, False, True, False, True, True, False]
     for rescaling, quantiles in ((False, values), (True, targets.h(values))):
-        found = targets.return_goes_on("soft_watkins", unread, actions, quantiles, masks, rescaling)
+        found = targets.return_goes_on("soft_watkins", unread, actions, quantiles, masks, rescaling, (1.0,))
         assert found is not None
         assert found[:, 0].tolist() == expected
     # In h-space, where 99 and 100 lie nearer to each other, the second would pass too.
-    assert targets.return_goes_on("soft_watkins", unread, actions, targets.h(values), masks, False)[1, 0]  # type: ignore[index]
+    assert targets.return_goes_on("soft_watkins", unread, actions, targets.h(values), masks, False, (1.0,))[1, 0]  # type: ignore[index]
 
 
 def h_float(x: float) -> float:
@@ -136,11 +137,13 @@ def random_items(seed: int, rows: int, last: list[int], terminated: list[bool]) 
 
 def cut_targets(cut: ReturnCut, given: dict[str, Tensor], n_step: int, gamma: float) -> Tensor:
     goes_on = targets.return_goes_on(
-        cut, given["greedy"], given["actions"], given["online"], given["masks"], rescaling=True
+        cut, given["greedy"], given["actions"], given["online"], given["masks"], rescaling=True, weights=(1.0,)
     )
     plain = ("online", "target", "masks", "rewards", "last", "terminated")
-    arguments = [given[name] for name in plain]
-    return targets.quantile_targets(*arguments, n_step=n_step, gamma=gamma, rescaling=True, goes_on=goes_on)
+    arguments = [given[name].unsqueeze(0) if name == "rewards" else given[name] for name in plain]
+    return targets.quantile_targets(
+        *arguments, n_step=n_step, gammas=(gamma,), weights=(1.0,), rescaling=True, goes_on=goes_on
+    )
 
 
 def differs_from_the_oracle(found: Tensor, cut: str, given: dict[str, Tensor], n_step: int, gamma: float) -> bool:
@@ -199,11 +202,14 @@ def learned_values(cut: ReturnCut) -> Tensor:
         quantiles = values[states].unsqueeze(-1)  # [rows, episodes, 2, 1]
         masks, ended = torch.ones(rows, 60, 2, dtype=torch.bool), torch.ones(60, dtype=torch.bool)
         found = targets.quantile_targets(
-            *(quantiles, quantiles, masks, rewards, last, ended),
+            *(quantiles, quantiles, masks, rewards.unsqueeze(0), last, ended),
             n_step=n_step,
-            gamma=0.9,
+            gammas=(0.9,),
+            weights=(1.0,),
             rescaling=False,
-            goes_on=targets.return_goes_on(cut, actions == 1, actions, quantiles, masks, rescaling=False),
+            goes_on=targets.return_goes_on(
+                cut, actions == 1, actions, quantiles, masks, rescaling=False, weights=(1.0,)
+            ),
         )[..., 0]
         for state in range(5):
             for action in range(2):

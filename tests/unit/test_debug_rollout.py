@@ -168,7 +168,7 @@ def test_a_model_plays_what_it_values_most(
 
     def spy_act(rollout: Rollout) -> Any:
         _, clean = act(rollout)
-        best.append(int(np.where(rollout.mask[0], acting_values(clean, True)[0], -np.inf).argmax()))
+        best.append(int(np.where(rollout.mask[0], acting_values(clean, True, (1.0,))[0], -np.inf).argmax()))
         return -clean, clean  # noise at its worst, which evaluation leaves out
 
     def spy_press(env: Env, action: int, *rest: Any) -> None:

@@ -181,7 +181,9 @@ def test_the_value_is_the_chosen_buttons(
 
     def spy(rollout: Rollout) -> Any:
         noisy, clean = act(rollout)
-        values = np.where(rollout.mask[0], acting_values(clean, config.value_rescaling)[0], -np.inf)
+        values = np.where(
+            rollout.mask[0], acting_values(clean, config.value_rescaling, config.stream_weights)[0], -np.inf
+        )
         best.append((BUTTONS[int(values.argmax())], float(values.max())))
         return noisy, clean
 

@@ -91,8 +91,8 @@ def test_an_empty_mask_is_refused() -> None:
 def test_acting_values_are_the_learners_expected_values(rescaling: bool) -> None:
     scales = np.array([1e-4, 1.0, 30.0], np.float32).reshape(3, 1, 1)
     quantiles = np.random.default_rng(0).normal(size=(3, 7, 8)).astype(np.float32) * scales
-    expected = expected_values(torch.from_numpy(quantiles), rescaling).numpy()
-    values = acting_values(quantiles, rescaling)
+    expected = expected_values(torch.from_numpy(quantiles), rescaling, (1.0,)).numpy()
+    values = acting_values(quantiles, rescaling, (1.0,))
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-9)
 

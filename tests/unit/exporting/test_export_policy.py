@@ -105,7 +105,7 @@ def test_the_graph_plays_as_torch_does(tmp_path: Path, kind: str, cell: str, res
     assert config_from_builtins(json.loads(said["config"]), "metadata") == config
 
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-    step, rng = Step(network, rescaling), np.random.default_rng(9)
+    step, rng = Step(network, config), np.random.default_rng(9)
     for count in (1, 2, 5):  # emulators
         inputs = random_inputs(network.spec, network.hidden_size, count, rng)
         inputs["h"], inputs["c"] = torch.randn(2, count, network.hidden_size)
@@ -122,11 +122,11 @@ def test_a_graph_that_plays_otherwise_is_not_written(tmp_path: Path, monkeypatch
     config, _, params = published(tmp_path)
     right = policy_onnx.graph
 
-    def wrong(network: QNetwork, rescaling: bool) -> Any:
+    def wrong(network: QNetwork, config: Config) -> Any:
         other = copy.deepcopy(network)
         with torch.no_grad():
             other.head_value.bias += 1
-        return right(other, rescaling)
+        return right(other, config)
 
     monkeypatch.setattr(policy_onnx, "graph", wrong)
     with pytest.raises(UserError, match="the graph differs from torch"):

@@ -48,10 +48,10 @@ def test_the_learner_trains_on_rewards_with_the_bonus(tmp_path: Path, monkeypatc
     monkeypatch.setattr(trainer.r2d2, "update", spied)
     for _ in range(3):
         sampled = trainer.sample()
-        expected = same.update(sampled.batch, 0.5).reward
+        expected = same.update(sampled.batch, 0.5).curiosity
         trainer.update(sampled)
-        assert torch.equal(given[-1].reward, expected)
-        assert not torch.equal(given[-1].reward, sampled.batch.reward)
+        assert torch.equal(given[-1].curiosity, expected)
+        assert given[-1].curiosity.any()
     trainer.write_metrics()
     trainer.close("test")
     row = read_metrics(trainer.run_dir.metrics)[-1]

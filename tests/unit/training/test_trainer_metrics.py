@@ -205,7 +205,7 @@ def test_q_start_is_the_value_where_episodes_begin(tmp_path: Path, rescaling: bo
             none = torch.tensor([OBSERVATION.num_actions])
             features = network.encode(screen, context, crop, none, torch.zeros(1))
             outputs, _ = network.recur(features.unsqueeze(0), network.initial_state(1))
-            values = targets.expected_values(network.head(outputs[0], noise=False), rescaling)
+            values = targets.expected_values(network.head(outputs[0], noise=False), rescaling, (1.0,))
         expected.append(values[mask].max().item())
     assert newest_row(trainer)["learner/q_start"] == pytest.approx(np.mean(expected), rel=1e-5)
     trainer.close("test")
@@ -337,7 +337,7 @@ def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path, res
     move(network, 0.3)
     again = decoded(played(network, LENGTH))  # the same steps, with the states of the present weights
     *history, sequence = windows[:4]
-    found = sequence_staleness(network, sequence, history, rescaling)
+    found = sequence_staleness(network, sequence, history, trainer.config)
     assert found.shape == (BLOCK.unroll_length,)
     # With states of the present weights, the replayed window is the true one.
     values = []
@@ -352,14 +352,14 @@ def test_staleness_against_the_whole_episode_stepped_through(tmp_path: Path, res
         with torch.no_grad():
             features = network.encode(*(torch.from_numpy(part.copy()) for part in parts)).unsqueeze(1)
             outputs, _ = network.recur(features, state)
-            values.append(targets.expected_values(network.head(outputs[b : b + 4, 0], noise=False), rescaling))
+            values.append(targets.expected_values(network.head(outputs[b : b + 4, 0], noise=False), rescaling, (1.0,)))
     expected = (values[0] - values[1]).norm(dim=-1) / values[1].amax(-1).abs()
     torch.testing.assert_close(found, expected, rtol=0.02, atol=2e-3)
     assert found[0] > 0.02
     # States of the present weights are not stale; a history cut short begins with its oldest window's.
     for first in (0, 2):
-        assert sequence_staleness(network, again[3], again[first:3], rescaling).max() < 5e-3
-    short = sequence_staleness(network, sequence, history[-1:], rescaling)
+        assert sequence_staleness(network, again[3], again[first:3], trainer.config).max() < 5e-3
+    short = sequence_staleness(network, sequence, history[-1:], trainer.config)
     assert not torch.equal(short, found)
     trainer.close("test")
 
@@ -375,7 +375,7 @@ def test_staleness_counts_values_as_the_run_does(
     ingest(trainer, episodes(0, 4))
     train(trainer, 1)
     newest_row(trainer)
-    assert [call.args[-1] for call in measured.call_args_list] == [rescaling]
+    assert [call.args[-1] for call in measured.call_args_list] == [trainer.config]
     trainer.close("test")
 
 
