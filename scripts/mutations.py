@@ -421,7 +421,8 @@ MUTATIONS = (
         "expectation before inversion",
         TARGETS,
         "torch.stack([part.mean(-1) for part in returns.chunk(streams, -1)], -1)",
-        "(h_inv if rescaling else torch.clone)(torch.stack([part.mean(-1) for part in quantiles.chunk(streams, -1)], -1))",
+        "(h_inv if rescaling else torch.clone)("
+        "torch.stack([part.mean(-1) for part in quantiles.chunk(streams, -1)], -1))",
     ),
     # Returns that end before an action that was not the policy's.
     Mutation("returns are never cut", TARGETS, "unroll_length, n_step, goes_on)", "unroll_length, n_step)"),

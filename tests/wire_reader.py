@@ -29,6 +29,7 @@ def schema_hash(config: dict[str, Any]) -> str:
     """What a `hello` says of a run's `config.json`."""
     shapes = ("unroll_length", "burn_in", "n_step", "occupancy_crop_radius", "lstm_hidden_size", "num_quantiles")
     agreed = {name: config[name] for name in (*shapes, "use_spatial_attention", "frame_skip", "model")}
+    agreed["intrinsic_stream"] = config["intrinsic_gamma"] > 0 and config["rewards"]["novelty"] + config["w_rnd"] > 0
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
-from cluster_rl.game.flags import Condition, ProgressLatch
+from cluster_rl.game.flags import Condition, Milestone, ProgressLatch
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 
@@ -170,3 +170,31 @@ def test_an_episode_that_begins_where_the_last_one_stood_has_its_flags() -> None
         assert latch.reached == ("EVENT_OAK_APPEARED_IN_PALLET",)
         assert latch.event_count == 1
         assert latch.update(state_with(39)) == []
+
+
+def test_who_begins_far_along_has_passed_the_maps_before() -> None:
+    """Required maps alone: an event's flag would be set, and no one need have met an opponent."""
+
+    def milestone(name: str, required: bool, kind: str, **argument: int) -> Milestone:
+        return Milestone(name, name, required, Condition.from_table({"kind": kind, **argument}))
+
+    story = (
+        milestone("LANE", True, "map", map=3),
+        milestone("HUT", False, "map", map=4),
+        milestone("OPPONENT", True, "battle"),
+        milestone("KEY", True, "event", event=7),
+        milestone("WOOD", True, "map", map=5),
+        milestone("CROWN", True, "event", event=9),
+        milestone("ISLE", True, "map", map=6),
+    )
+    latch = ProgressLatch(story)
+    latch.start(state_with(9))
+    assert latch.reached == ("LANE", "WOOD", "CROWN")
+    assert latch.update(state_with(9, wCurMap=3)) == []
+    assert latch.update(state_with(9, 7, wCurMap=6)) == ["KEY", "ISLE"]
+    latch.start(state_with(7), {"milestones": ["HUT"], "events": "0"})
+    assert latch.reached == ("LANE", "HUT", "KEY")
+    latch.start(state_with())
+    assert latch.reached == ()
+    assert latch.update(state_with(9)) == ["CROWN"]
+    assert latch.reached == ("CROWN",)  # what is seen is told as it comes

@@ -91,7 +91,7 @@ def test_trainer_battle_from_first_to_last(before_trainer: bytes) -> None:
         player.load(before_trainer)
         latch = ProgressLatch(world.milestones)
         latch.start(player.state())
-        assert latch.reached == ("REACHED_ROUTE",)
+        assert latch.reached == ("LEFT_HOME", "REACHED_ROUTE")
         player.tap("a", 4, 4)
         assert player.read_text().endswith("Go! FENNO!")
         state = player.state()
@@ -178,7 +178,7 @@ def test_describe_is_plain_data_with_names(before_trainer: bytes) -> None:
     assert facts["battle"]["kind"] == "trainer"
     assert facts["battle"]["enemy"]["species"] == "TUMBLO"
     assert facts["menu"] == {"choice": 0, "kind": "battle"}
-    assert facts["milestones"] == ["REACHED_ROUTE", "FIRST_BATTLE"]
+    assert facts["milestones"] == ["LEFT_HOME", "REACHED_ROUTE", "FIRST_BATTLE"]
     assert facts["money"] == 500
     assert facts["dex"] == {"owned": 1, "seen": 2}
     assert facts["task_ended"] is False
