@@ -277,8 +277,8 @@ def _publish(run_dir: RunDir, alive: Callable[[], object]) -> int:
         print(f"{run_dir.online_params} does not say when it was made; the run's next job writes it anew")
         return EXIT_OK
     known = readable_evaluation(run_dir.evaluation)
-    if known is not None and known.point == point:
-        print(f"no parameters since those of update {point.updates}, which were evaluated")
+    if known is not None and not point.is_newer_than(known.point):
+        print(f"no parameters since those of update {known.updates}, which were evaluated")
         return EXIT_OK
     check_writable(run_dir.evaluation.parent)  # before episodes are played in vain
     network = network_of(config, params, run_dir.online_params)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +27,7 @@ from cluster_rl.runs.evaluation import readable_evaluation
 from cluster_rl.runs.layout import RunDir
 
 _NICENESS = 19
-_AGAIN_SEC = 2.0  # until it is looked again for the run's first parameters
+_AGAIN_SEC = 2.0  # until it is looked again for parameters that were not evaluated
 _LOOK_MIN_SEC = 30.0  # a process that waits for a disk may use no processor for seconds
 _KILLED_SEC = 2.0  # a process that waits for a dead disk takes its KILL later
 NAME = "evaluate"
@@ -44,6 +45,9 @@ class EvaluationChild:
         self._log_start_bytes = 0
         self._is_killed = False
         self._look_at, self._used_sec = 0.0, 0.0
+        # When these were written, as the newest evaluation began; None if its parameters are to be evaluated again.
+        self._params_ns: int | None = None
+        self._evaluation_ns: int | None = None
         self._due = time.monotonic() + self._until_due_sec()
 
     def __enter__(self) -> Self:
@@ -61,11 +65,13 @@ class EvaluationChild:
             self._look_after(self._process, now)
         if now < self._due:
             return
-        if not self._run_dir.online_params.exists():
+        params_ns = _written_ns(self._run_dir.online_params)
+        if params_ns in (None, self._params_ns):
             self._due = now + min(_AGAIN_SEC, self._interval_sec)
             return
         self._due = now + self._interval_sec
         if self._process is None:  # one that takes longer than the interval goes on
+            self._params_ns, self._evaluation_ns = params_ns, _written_ns(self._run_dir.evaluation)
             self._start(now)
 
     def kill(self) -> None:
@@ -105,7 +111,10 @@ class EvaluationChild:
         code = process.poll()
         if code is not None:
             self._process = None
-            if code != EXIT_OK and not self._is_killed:
+            if code == EXIT_OK:
+                if _written_ns(self._run_dir.evaluation) == self._evaluation_ns:
+                    self._due = now  # nothing was played, as those parameters were evaluated before
+            elif not self._is_killed:
                 error = first_error(self._log_path, self._log_start_bytes) or "nothing in its log"
                 self._tell(f"{describe_exit(code)}: {error}")
         elif now >= self._look_at and not self._is_killed:
@@ -118,8 +127,18 @@ class EvaluationChild:
                 self._tell(f"hangs, it has used no processor for {duration_words(wait_sec)}, and was killed")
 
     def _tell(self, what: str) -> None:
+        """Says that an evaluation failed, after which the next one may be of the same parameters."""
+        self._params_ns = None
         next_sec = max(0.0, self._due - time.monotonic())
         self._say(
             f"the evaluation {what}; log {self._log_path}; training goes on, and the next one starts in "
             f"{duration_words(next_sec)}"
         )
+
+
+def _written_ns(path: Path) -> int | None:
+    """When a file was written; None where there is none, or storage does not tell now."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

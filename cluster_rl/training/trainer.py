@@ -133,6 +133,7 @@ class Trainer:
         self._quest_writer = Writer(self.outage, "quests.jsonl", config.metrics_interval_seconds)
         self._archive_writer = Writer(self.outage, "the archive of start states", config.progress_interval_seconds)
         self._params_writer = Writer(self.outage, "online_params.pt", config.params_file_interval_seconds)
+        self._params_file_updates = 0  # of the parameters that this process wrote last
         self._checkpoint_writer = Writer(self.outage, "checkpoint", config.checkpoint_interval_seconds)
         self._checkpoint_writer.put_off()
         self._reader = Writer(self.outage, "reading the replay log")
@@ -224,7 +225,8 @@ class Trainer:
             self._quest_writer.write(self.quests.write_due)
         if self.archive is not None and self._archive_writer.is_due:
             self._archive_writer.write(self.tend_archive)
-        if self._params_writer.is_due and self.r2d2.updates:  # nobody wants random weights, and the file tells of more
+        # Before the first update nobody wants random weights, and the file tells of more.
+        if self._params_writer.is_due and self.r2d2.updates != self._params_file_updates:
             self._params_writer.write(self.write_params_file)
         if self._checkpoints.pending:
             if not self._checkpoints.busy:
@@ -320,6 +322,7 @@ class Trainer:
         """Writes online_params.pt, the averaged parameters for people and other programs."""
         point = ParamsPoint(self.replay.env_steps, self.r2d2.updates)
         publish_params(self.run_dir.online_params, self.r2d2.averaged.state_dict(), point)
+        self._params_file_updates = point.updates
 
     def checkpoint(self) -> None:
         """Saves what the log cannot tell; it is on disk when this returns.

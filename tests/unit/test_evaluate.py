@@ -397,6 +397,10 @@ def test_what_is_published_is_what_is_reported_and_once_for_the_same_parameters(
     again = read_evaluation(run / "evaluation.json")
     assert again is not None
     assert (again.updates, again.episode_return) == (19, found.episode_return)
+    capfd.readouterr()
+    publish_params(params, torch.load(params, weights_only=True), ParamsPoint(600, 18))  # an older copy of the run
+    assert command(monkeypatch, run, "--publish") == 0
+    assert "no parameters since those of update 19, which were evaluated" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_one_that_dies_is_told_and_the_next_starts_when_it_is_due(beside: Beside
         assert time.monotonic() - began >= 0.4
         assert beside.said[0].startswith(f"the evaluation {words}; log {beside.run_dir.logs / 'evaluate.log'}; ")
         beside.code = "pass"
-        beside.tend_until(child, lambda: len(beside.started) >= 4)
+        beside.tend_until(child, lambda: beside.run_dir.online_params.touch() or len(beside.started) >= 4)
     assert len(beside.said) <= 2, "a good end is not told"
 
 
@@ -167,6 +167,32 @@ def test_one_that_cannot_be_started_is_told(beside: Beside, monkeypatch: pytest.
     (line,) = beside.said
     assert line.startswith("the evaluation cannot be started: Resource temporarily unavailable; log ")
     assert line.endswith("training goes on, and the next one starts in 60 min")
+
+
+def test_where_nothing_was_played_the_next_waits_for_other_parameters_and_no_longer(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_child, "_AGAIN_SEC", 0.01)
+    beside.code = "pass"  # as those parameters were evaluated before
+    params = beside.run_dir.online_params
+    with beside.child(3600) as child:
+        for number in (1, 2):
+            beside.tend_until(child, lambda number=number: len(beside.started) == number)  # type: ignore[misc]
+            beside.started[-1].wait()
+            for _ in range(5):
+                child.tend()
+                time.sleep(0.02)
+            assert len(beside.started) == number
+            os.utime(params, ns=(number, number))
+        beside.code = f"open({str(beside.run_dir.evaluation)!r}, 'w').close()"
+        beside.tend_until(child, lambda: len(beside.started) == 3)
+        beside.started[-1].wait()
+        os.utime(params, ns=(9, 9))
+        child.tend()
+        child.tend()
+        assert len(beside.started) == 3
+        assert child._due > time.monotonic() + 3000
+    assert beside.said == []
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from run_golden import EVALUATION
 from sequence_fixtures import make_builder, play
-from trainer_fixtures import BLOCK, episodes, ingest, open_trainer, train
+from trainer_fixtures import BLOCK, CONFIG, episodes, ingest, open_trainer, train
 
 from cluster_rl.errors import StorageError
 from cluster_rl.runs import metrics_tail
@@ -208,6 +209,23 @@ def test_published_parameters_say_when_they_were_made(tmp_path: Path) -> None:
     trainer.write_params_file()
     assert point_of(read_params(trainer.run_dir.online_params)) == (trainer.replay.env_steps, 2)
     assert trainer.replay.env_steps == 72
+    trainer.close("test")
+
+
+def test_published_parameters_are_written_anew_only_after_an_update(tmp_path: Path) -> None:
+    """Whoever waits for others would begin for nothing."""
+    trainer = open_trainer(tmp_path, msgspec.structs.replace(CONFIG, params_file_interval_seconds=1e-6))
+    path = trainer.run_dir.online_params
+    ingest(trainer, episodes(0, 4))
+    trainer.tick()
+    assert not path.exists()
+    for updates in (1, 2):
+        train(trainer, 1)
+        trainer.tick()
+        assert point_of(read_params(path)) == (72, updates)
+        os.utime(path, ns=(5, 5))
+        trainer.tick()
+        assert path.stat().st_mtime_ns == 5
     trainer.close("test")
 
 
