@@ -165,7 +165,7 @@ class PufferConsole(Console):
             self._theirs.init_mem()
             if hasattr(self._theirs, "max_event_rew"):
                 self._theirs.max_event_rew = 0
-            self._theirs.reset(options={"state": snapshot.unpack(data, None, source)})
+            self._theirs.reset(options={"state": snapshot.unpack(data, self.rom, source)})
 
     def _check_recorded(self) -> None:
         """Raises `UserError` where its code did what no log can hold."""

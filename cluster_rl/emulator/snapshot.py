@@ -28,8 +28,10 @@ _LENGTH = struct.Struct("<I")
 _MAX_STATE_BYTES = 1 << 22
 _MAX_HEADER_BYTES = 1 << 12
 _MAX_FILE_BYTES = 1 << 23
-# What PyBoy 2.8.1 loads: its own, and old ones, which `import_state` has completed before they are stamped.
-_LOADABLE_VERSIONS = (PINNED_VERSION, 7, 8, 9, 10, 11, 12)
+# What PyBoy 2.8.1 loads: its own, and old ones, which `import_state` has completed before they are stamped, or as they
+# are unpacked: version 7, which it once left as it was.
+_AS_THEY_WERE = 7
+_LOADABLE_VERSIONS = (PINNED_VERSION, _AS_THEY_WERE, 8, 9, 10, 11, 12)
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +70,7 @@ def read_header(data: bytes, source: str = "snapshot") -> SnapshotHeader:
 
 
 def unpack(data: bytes, rom: Rom | None, source: str = "snapshot") -> bytes:
-    """The savestate in a snapshot; with a `rom`, only if it fits that ROM and the installed PyBoy.
+    """The savestate in a snapshot; with a `rom`, as the installed PyBoy loads it, and only if it fits both.
 
     Raises `UserError` for bytes that are no snapshot, are damaged, or belong to another ROM or savestate version.
     """
@@ -83,7 +85,7 @@ def unpack(data: bytes, rom: Rom | None, source: str = "snapshot") -> bytes:
         raise UserError(f"{source}: damaged: its savestate cannot be unpacked ({error}); make it again") from None
     if len(state) != header.state_bytes or state[0] != header.state_version:
         raise UserError(f"{source}: damaged: its savestate is not what its header says; make it again")
-    return state
+    return import_state(state) if rom is not None and state[0] == _AS_THEY_WERE else state
 
 
 def load_savestate_file(path: str, rom: Rom) -> bytes:

@@ -56,6 +56,12 @@ _LAYOUTS: dict[int, tuple[_Layout, ...]] = {
 
 # These versions left out one byte of the LCD's state that the pinned PyBoy reads; zero is its value at rest.
 _MISSING_BYTE_AT = {8: 8_405, 9: 8_405, 10: 8_405, 11: 9_125, 12: 9_141}
+# Version 7 left out more: at what point of a frame the LCD is. PyBoy then goes on from where it was itself, and a line
+# that it takes for one of the screen, while the state is past the last of them, is drawn beyond the end of its memory.
+_CPU_7, _CPU_END_7, _LCDC_7, _LY_7, _LCD_END_7 = 2, 18, 8_370, 8_375, 8_381
+_LCD_ON = 0x80
+_SCREEN_LINES, _LINES = 144, 154
+_LINE_CYCLES = 456
 # These wrote a pixel as four bytes (one that is no colour, blue, green, red), and the others red first. Until a frame
 # is drawn, the picture is the one in the state.
 _PICTURE_TURNED = (7, 8, 9)
@@ -82,7 +88,7 @@ def ram_image(state: bytes) -> bytes:
 
 def import_state(state: bytes) -> bytes:
     """The bytes that the pinned PyBoy loads: as they are (version 29), or completed and with the picture as it has it
-    (7-12).
+    (8-12, and 7 as version 8).
 
     Raises UserError for other versions and for what `ram_image` refuses.
     """
@@ -99,7 +105,21 @@ def import_state(state: bytes) -> bytes:
     if version in _MISSING_BYTE_AT:
         at = _MISSING_BYTE_AT[version]
         state = state[:at] + b"\0" + state[at:]
-    return state
+    return _as_version_8(state) if version == 7 else state
+
+
+def _as_version_8(state: bytes) -> bytes:
+    """A state of version 7 with what version 8 has besides: the original Game Boy, no interrupt that waits, and the
+    LCD's clock by its line, at the line's start."""
+    line = min(state[_LY_7], _LINES - 1)
+    clock, until, mode = _LINE_CYCLES * line, _LINE_CYCLES * (line + 1), 1
+    if not state[_LCDC_7] & _LCD_ON:
+        clock, until, mode = 0, _LINE_CYCLES * _LINES, 2
+    elif line < _SCREEN_LINES:
+        until, mode = clock + 80, 3
+    lcd = bytes(2) + clock.to_bytes(8, "little") + until.to_bytes(8, "little") + bytes((mode, 0))
+    head = bytes((8, state[1])) + bytes(3) + state[_CPU_7:_CPU_END_7] + bytes(2)
+    return head + state[_CPU_END_7:_LCD_END_7] + lcd + state[_LCD_END_7:]
 
 
 def _turned(pixels: bytes) -> bytes:

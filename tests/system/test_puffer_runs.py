@@ -28,7 +28,7 @@ REAL = pytest.param(
     "real",
     marks=[
         pytest.mark.slow,
-        pytest.mark.timeout(900),
+        pytest.mark.timeout(1800),
         pytest.mark.skipif("PUFFER" not in os.environ, reason="PUFFER names no checkout of pokemonred_puffer"),
         pytest.mark.skipif(
             importlib.util.find_spec("omegaconf") is None or importlib.util.find_spec("mediapy") is None,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from cluster_rl import rom as rom_module
 from cluster_rl.emulator import snapshot
@@ -19,7 +20,7 @@ from cluster_rl.emulator.console import Console, live_check
 from cluster_rl.errors import UserError
 from cluster_rl.game import ram
 from cluster_rl.game.buttons import BUTTONS
-from cluster_rl.game.savestate import PINNED_VERSION
+from cluster_rl.game.savestate import PINNED_VERSION, import_state
 from cluster_rl.game.state import GameState
 from cluster_rl.game.world import World
 from cluster_rl.rom import RED_SHA1, Rom, load_rom, preflight
@@ -308,6 +309,15 @@ def test_savestate_of_another_cartridge_size_is_refused(console: Console, booted
         with pytest.raises(UserError, match=words):
             console.load(snapshot.pack(wrong, ROM))
     console.load(booted)
+
+
+def test_a_stamped_state_of_version_7_is_completed_as_it_is_loaded() -> None:
+    """Snapshots from before such states were completed hold one as it was."""
+    path = Path(__file__).resolve().parents[2] / "data" / "savestates" / "pyboy-1.4.7.state.zst"
+    old = zstandard.ZstdDecompressor().decompress(path.read_bytes())
+    stamped = snapshot.pack(old, ROM)
+    assert snapshot.unpack(stamped, None) == old
+    assert snapshot.unpack(stamped, ROM) == import_state(old) != old
 
 
 def test_savestate_files(console: Console, booted: bytes, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -67,6 +68,46 @@ def test_imported_states_load_and_play_on(name: str) -> None:
         assert hashlib.sha256(player.image()).hexdigest() == EXPECTED[name]["ram_sha256"]
         player.tap("left", 8, 30)
         assert player.place() == (HOME, 1, 3)
+
+
+@pytest.mark.parametrize("name", LOADABLE)
+def test_a_state_goes_on_alike_whatever_was_played_before(name: str) -> None:
+    """What a state leaves out, its import puts in: PyBoy would take it from where it was."""
+    images = []
+    for before in (None, "pyboy-2.2.1.state.zst", "pyboy-2.8.0.state.zst"):
+        with Player(their_rom()) as player:
+            if before is not None:
+                player.load(import_state(read(before)))
+            player.load(import_state(read(name)))
+            player.run(5)
+            images.append(player.image())
+    assert images[0] == images[1] == images[2]
+
+
+@pytest.mark.parametrize("line", [0, 20, 143, 144, 153, 255])
+@pytest.mark.parametrize("lcd_is_on", [True, False])
+def test_a_line_of_version_7_is_where_the_lcd_goes_on(line: int, lcd_is_on: bool) -> None:
+    """None below the screen is taken for one of it: PyBoy would draw it beyond its memory."""
+    old = bytearray(read("pyboy-1.4.7.state.zst"))
+    old[8_375] = line
+    old[8_370] = old[8_370] & 0x7F | 0x80 * lcd_is_on
+    new = import_state(bytes(old))
+    assert new[0] == 8
+    clock, until = (int.from_bytes(new[at : at + 8], "little") for at in (8_388, 8_396))
+    mode, transition = new[8_404:8_406]
+    assert transition == 0
+    assert 0 <= clock < until <= 154 * 456
+    if not lcd_is_on:
+        assert (clock, until) == (0, 154 * 456)
+    elif line < 144:
+        assert (clock, until, mode) == (456 * line, 456 * line + 80, 3)
+    else:
+        assert (clock, until, mode) == (456 * min(line, 153), 456 * min(line, 153) + 456, 1)
+    with Player(their_rom()) as player:
+        file = io.BytesIO(new)
+        player.pyboy.load_state(file)
+        assert file.tell() == len(new)
+        player.run(3)
 
 
 @pytest.mark.parametrize("name", LOADABLE)
