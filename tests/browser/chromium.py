@@ -28,6 +28,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server", "--window-size=1200,900"),
 )
+HASTE = "{ const later = setTimeout; window.setTimeout = (what, ms) => later(what, ms / 10); }"
+"""In each page, before its own scripts: what it does every so often it does ten times as often."""
 KEYS = {"Enter": 13, "Tab": 9, " ": 32, "ArrowRight": 39, "ArrowDown": 40, "End": 35}
 
 
@@ -110,6 +112,7 @@ class Page:
 
     def __init__(self, browser: Chromium, session: str) -> None:
         self._browser, self._session = browser, session
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=HASTE)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
         self._call("Emulation.setFocusEmulationEnabled", enabled=True)
@@ -134,7 +137,12 @@ class Page:
         deadline = time.monotonic() + limit_sec
         while not self.js(expression):
             assert time.monotonic() < deadline, f"never: {expression}; {self.problems}"
-            time.sleep(0.1)
+            time.sleep(0.05)
+
+    def seek(self, video: str, share: float) -> None:
+        """Moves a video, which may play meanwhile, to that share of its length, and waits until it is there."""
+        move = f"video.addEventListener('seeked', done); video.currentTime = video.duration * {share}"
+        self.js(f"new Promise(done => {{ const video = {video}; {move}; }})")
 
     def click(self, selector: str) -> None:
         """A press of the mouse's button on the middle of an element."""

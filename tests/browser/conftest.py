@@ -27,7 +27,7 @@ PICTURES, PICTURED_RUN = "CLUSTER_RL_PICTURES", "CLUSTER_RL_PICTURES_RUN"
 ROOT = Path(__file__).resolve().parents[2]
 # At the priority of all tests, and without rest: with its own it would wait for those beside it.
 WATCH = (
-    "from cluster_rl.watching import drawing; drawing.NICE = drawing.REST = 0; "
+    "from cluster_rl.watching import drawing; drawing.NICE = drawing.REST = 0; drawing.LOOK_SEC = 0.1; "
     "from cluster_rl.watch import command; command()"
 )
 
