@@ -98,6 +98,7 @@ LESSONS = {
         *("forest", 1000),
         {
             WHOLE: _WHOLE,
+            "one_value": Arm("curiosity not a value of its own", overrides=("intrinsic_gamma=0",)),
             "no_rnd": Arm("counts alone, no RND", overrides=("w_rnd=0",)),
             "no_curiosity": Arm("neither RND nor counts", overrides=_NO_CURIOSITY),
         },

@@ -21,7 +21,11 @@ from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.progress import Progress
 
 GAME_KEYS = {"start_button", "episode_max_steps", "gamma", "wander_every_steps", "rewards.talk"}
-PARTS = {"archive_entries", "start_share", "start_explore_share", "w_rnd", "frontier_weight", "epsilon_hold_steps_max"}
+PARTS = {"archive_entries", "start_share", "start_explore_share", "frontier_weight", "epsilon_hold_steps_max"} | {
+    "w_rnd",
+    "rewards.novelty",
+    "intrinsic_gamma",
+}
 """Of the slim agent, beside `advantage_alpha`."""
 
 
@@ -52,6 +56,7 @@ def test_the_slim_agents_presets_have_all_its_parts(name: str) -> None:
     assert min(config.start_share, config.start_explore_share, config.w_rnd, config.rewards.novelty) > 0
     assert config.start_weighting == "frontier"
     assert config.advantage_alpha > 0
+    assert config.intrinsic_stream
 
 
 @pytest.mark.parametrize("cuda", [True, False])
