@@ -318,14 +318,19 @@ MUTATIONS = (
         "expected_values(target, rescaling, weights)",
     ),
     Mutation(
-        "masked actions are fallen short of",
+        "masked actions are among the best",
         TARGETS,
         "best = greedy_actions(weighted_sum(by_stream, weights), masks)",
         "best = weighted_sum(by_stream, weights).argmax(-1)",
     ),
-    Mutation("penalties of unused rows", TARGETS, "short.masked_fill(~masks.any(-1, keepdim=True), 0.0)", "short"),
     Mutation(
-        "penalties by the game's stream alone",
+        "penalties of unused rows",
+        TARGETS,
+        "(best - taken).masked_fill(~masks.any(-1, keepdim=True), 0.0)",
+        "(best - taken)",
+    ),
+    Mutation(
+        "the best action by the game's stream alone",
         TARGETS,
         "best = greedy_actions(weighted_sum(by_stream, weights), masks)",
         "best = greedy_actions(by_stream[..., 0], masks)",
@@ -429,14 +434,6 @@ MUTATIONS = (
     Mutation("the action at t itself cuts", TARGETS, "[:unroll_length, :, 1:]", "[:unroll_length]"),
     Mutation("a return goes on behind a cut", TARGETS, ".cumprod(-1).sum(-1)", ".sum(-1)"),
     Mutation("a return is cut one row late", TARGETS, "(steps, 1 + after", "(steps, 2 + after"),
-    Mutation(
-        "nearly the best of all actions",
-        TARGETS,
-        """masked_fill(~masks, float("-inf")).amax(-1)
-    taken""",
-        """amax(-1)
-    taken""",
-    ),
     Mutation("nearly the best is the best", TARGETS, "best - SOFT_WATKINS_TOLERANCE * best.abs()", "best"),
     Mutation("nearly the best of negative values is better", TARGETS, "TOLERANCE * best.abs()", "TOLERANCE * best"),
     Mutation("the learner cuts no return", R2D2, "goes_on=goes_on,", "goes_on=None,"),

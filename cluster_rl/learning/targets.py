@@ -126,9 +126,8 @@ def return_goes_on(
         return None
     if cut == "watkins":
         return greedy
-    values = expected_values(quantiles.detach(), rescaling, weights)  # [R, N, A]
-    best = values.masked_fill(~masks, float("-inf")).amax(-1)
-    taken = values.gather(2, actions.unsqueeze(-1)).squeeze(-1)
+    by_stream = _best_and_taken(quantiles, actions, masks, rescaling, weights)
+    best, taken = (weighted_sum(values, weights) for values in by_stream)  # [R, N]
     return taken >= best - SOFT_WATKINS_TOLERANCE * best.abs()
 
 
@@ -150,11 +149,21 @@ def advantage_penalties(
     """
     if alpha == 0:
         return None
-    with torch.no_grad():
-        by_stream = stream_values(quantiles, rescaling, len(weights))  # [R, N, A, S]
-        best = greedy_actions(weighted_sum(by_stream, weights), masks)  # [R, N]
-        short = taken_quantiles(by_stream, best) - taken_quantiles(by_stream, actions)  # [R, N, S]
-        return alpha * short.masked_fill(~masks.any(-1, keepdim=True), 0.0).movedim(-1, 0)
+    best, taken = _best_and_taken(quantiles, actions, masks, rescaling, weights)
+    return alpha * (best - taken).masked_fill(~masks.any(-1, keepdim=True), 0.0).movedim(-1, 0)
+
+
+@torch.no_grad()
+def _best_and_taken(
+    quantiles: Tensor, actions: Tensor, masks: Tensor, rescaling: bool, weights: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Values by stream of the valid action that is best by their weighted sum, and of the one taken: [R, N, S] each.
+
+    The inputs are those of `return_goes_on` and `advantage_penalties`. Where none is valid, the best is any action.
+    """
+    by_stream = stream_values(quantiles, rescaling, len(weights))  # [R, N, A, S]
+    best = greedy_actions(weighted_sum(by_stream, weights), masks)  # [R, N]
+    return taken_quantiles(by_stream, best), taken_quantiles(by_stream, actions)
 
 
 def bootstrap_steps(last: Tensor, unroll_length: int, n_step: int, goes_on: Tensor | None = None) -> Tensor:
