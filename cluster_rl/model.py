@@ -6,13 +6,14 @@ they are stored (2-bit screens, bytes) until they are on the device that compute
 
 Both kinds: screen, context and crop are encoded and joined in a trunk; the trunk's output, the one-hot previous action
 and the previous reward go through one LSTM or GRU (or, for comparison, a feed-forward layer that remembers nothing); a
-dueling head of noisy layers gives K quantiles for each action.
+dueling head of noisy layers gives K quantiles for each action, of each of S streams of reward (`learning/targets.py`).
 There is no BatchNorm and no Dropout: one item's result never depends on its batch. Noise comes only after the
 recurrent cell, so that a stored state is a function of history and weights. An auxiliary head predicts, from the
 recurrent output at a position, slots of the context at the position that its return bootstraps from. Most of them
 change seldom, so the present value is a good guess: what is left to learn is when they change.
 
-Names: M frames, T steps, N sequences or emulators, A actions, K quantiles, H recurrent units, F trunk output.
+Names: M frames, T steps, N sequences or emulators, A actions, S streams, K quantiles of each, H recurrent units, F
+trunk output.
 """
 
 from __future__ import annotations
@@ -155,13 +156,13 @@ class QNetwork(nn.Module):
         return outputs, (torch.where(held, state[0], after[0]), torch.where(held, state[1], after[1]))
 
     def head(self, outputs: Tensor, noise: bool) -> Tensor:
-        """Quantiles of every action's return: outputs [..., H] -> [..., A, K], in h-space if values are rescaled.
+        """Quantiles of every action's return: outputs [..., H] -> [..., A, S K], in h-space if values are rescaled.
 
         Dueling, the advantages centred over all actions, valid or not. With `noise`, that of the last `resample_noise`.
         """
         hidden = functional.relu(self.head_hidden(outputs, noise))
         for_value, for_advantage = hidden.chunk(2, dim=-1)
-        value: Tensor = self.head_value(for_value, noise).unsqueeze(-2)  # [..., 1, K]
+        value: Tensor = self.head_value(for_value, noise).unsqueeze(-2)  # [..., 1, S K]
         advantage: Tensor = self.head_advantage(for_advantage, noise)
         advantage = advantage.unflatten(-1, (self.spec.num_actions, self.head_outputs))
         return value + advantage - advantage.mean(-2, keepdim=True)

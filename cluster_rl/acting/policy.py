@@ -9,8 +9,8 @@ the next recurrent state. The results are those of the learner's form but for ro
 - with so few rows, a network costs what reading its weights and starting its operations cost. So weights are made ready
   once, and small products are numpy's, which starts an operation in a third of the time.
 
-Names: N emulators, n screens, A actions, K quantiles, H recurrent units, F the trunk's output, I the cell's
-input.
+Names: N emulators, n screens, A actions, S streams, K quantiles of each, H recurrent units, F the trunk's
+output, I the cell's input.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Policy:
         """One step of N emulators: inputs as for `QNetwork.encode_shades` with M = N, and the state before.
 
         `packed` are the same screens as `shades`, packed. Returns (noisy quantiles, clean quantiles, new state),
-        quantiles [N, A, K]. Act on the noisy ones; initial priorities are computed from the clean ones.
+        quantiles [N, A, S K]. Act on the noisy ones; initial priorities are computed from the clean ones.
         """
         features = self._encoder.join(self._screen_parts(shades, packed), context, crop)
         reward = np.log1p(np.abs(prev_reward))[:, np.newaxis]

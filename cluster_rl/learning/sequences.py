@@ -152,7 +152,7 @@ class Sequence:
     milestones: list[str] = field(default_factory=list)
     start_tag: StartTag = "beginning"
     summary: EpisodeSummary | None = None
-    quantiles: npt.NDArray[np.float32] | None = None  # [t + k, A, K], for the initial priority; not in the block
+    quantiles: npt.NDArray[np.float32] | None = None  # [t + k, A, S K], for the initial priority; not in the block
 
     @property
     def positions(self) -> int:
@@ -172,7 +172,7 @@ class StepStore:
     of all its emulators at once, each to the place that its builder names.
     """
 
-    def __init__(self, spec: BlockSpec, count: int, num_quantiles: int = 0) -> None:
+    def __init__(self, spec: BlockSpec, count: int, head_outputs: int = 0) -> None:
         self.ring = spec.max_positions + 1
         shape = (count, self.ring)
         self.screen = np.zeros((*shape, *SCREEN_PACKED_SHAPE), np.uint8)
@@ -185,7 +185,7 @@ class StepStore:
         self.visits = np.zeros(shape, np.uint8)
         self.state_h = np.zeros((*shape, spec.hidden_size), np.float16)
         self.state_c = np.zeros((*shape, spec.hidden_size), np.float16)
-        self.quantiles = np.zeros((*shape, spec.num_actions, num_quantiles), np.float32) if num_quantiles else None
+        self.quantiles = np.zeros((*shape, spec.num_actions, head_outputs), np.float32) if head_outputs else None
 
     def put_observation(
         self,
@@ -232,7 +232,7 @@ class SequenceBuilder:
     itself. Instead of `add`, an actor writes to the shared `store`, at `slot`, and then calls `advance`.
 
     Set `params_version` and `epsilon` whenever they change; a sequence carries those of its first trained step.
-    With `num_quantiles` K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.
+    With `head_outputs` S K > 0 the per-step quantiles given to `add` and `end` come back in `Sequence.quantiles`.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class SequenceBuilder:
         incarnation: int,
         emulator: int,
         epsilon: float = 0.0,
-        num_quantiles: int = 0,
+        head_outputs: int = 0,
         store: StepStore | None = None,
     ) -> None:
         """`store` keeps the steps of several builders, this one's as those of `emulator`; by default one of its own."""
@@ -251,7 +251,7 @@ class SequenceBuilder:
         self.params_version = 0
         self._ids = (actor, incarnation, emulator)
         self.epsilon = epsilon
-        self._store = store if store is not None else StepStore(spec, 1, num_quantiles)
+        self._store = store if store is not None else StepStore(spec, 1, head_outputs)
         self._row = emulator if store is not None else 0
         self._ring = self._store.ring
         self._episode = -1
@@ -291,7 +291,7 @@ class SequenceBuilder:
         screen_packed uint8 [72, 20]; context uint8 [C]; crop uint8 [2, S, S]; mask bool [A]; greedy: whether the action
         was the best valid one, drawn at random or not; visits: how often the map tile that the step entered has been
         entered in the episode, this time included, 0 where it entered none; state_h, state_c [H]: the recurrent state
-        before this observation was seen; quantiles float32 [A, K] of this observation; milestones reached by the step.
+        before this observation was seen; quantiles float32 [A, S K] of it; milestones reached by the step.
         Returns the sequence that became complete with this position, if any.
         """
         place = (self._row, self.slot)

@@ -254,8 +254,7 @@ def quantile_targets(
             returns = n_step_returns(rewards[stream], steps, n_step, gamma)  # [T, N]
             if penalties is not None:
                 returns = returns - penalties[stream, :unroll_length]
-            # [T, N, K]
-            samples.append(returns.unsqueeze(-1) + discount * bootstrap.masked_fill(ends, 0.0))
+            samples.append(returns.unsqueeze(-1) + discount * bootstrap.masked_fill(ends, 0.0))  # [T, N, K]
         joined = torch.cat(samples, -1)
         return h(joined) if rescaling else joined  # [T, N, S K]
 

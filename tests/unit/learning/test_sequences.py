@@ -129,7 +129,7 @@ def test_milestones_go_with_the_window_that_trains_their_step() -> None:
 
 def test_quantiles_cover_trained_and_tail_positions() -> None:
     spec = small_spec(unroll_length=4, burn_in=3, n_step=2)
-    builder = make_builder(spec, num_quantiles=2)
+    builder = make_builder(spec, head_outputs=2)
     builder.begin(0)
 
     def quantiles(step: int) -> np.ndarray:
