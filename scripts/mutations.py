@@ -29,6 +29,7 @@ COPIED = ("cluster_rl", "tests", "setup.cfg", "pyproject.toml")
 TEST_FILES = (
     "tests/learning/test_exact_losses.py",
     "tests/learning/test_exact_priorities.py",
+    "tests/learning/test_streams.py",
     "tests/learning/test_exact_shaping.py",
     "tests/unit/test_rewards.py",
     "tests/unit/learning/test_sequences.py",

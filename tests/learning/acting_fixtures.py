@@ -18,6 +18,8 @@ SMALL = (
 )
 CONFIGS = {
     "town": load_config("slim_cpu", [*SMALL, "return_cut=watkins"]),
+    # Its curiosity has a value of its own.
+    "new ground": load_config("slim_cpu", [*SMALL, "intrinsic_gamma=0.6", "rewards.novelty=0.5"]),
     # Its episodes end at a door, within the time limit as a rule; and with the other way to count values.
     "lesson": load_config(
         "slim_cpu",

@@ -90,24 +90,36 @@ def unroll(block: Block, made: QNetwork) -> Tensor:
 
 
 def priority_by_hand(block: Block, quantiles: Tensor, config: Config) -> float:
-    """The learner's formula, step by step: quantiles [P, A, K] on both sides."""
+    """The learner's formula, step by step: quantiles [P, A, S K] on both sides."""
     header, arrays = block
     h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
+    unit = config.rewards.novelty
+    streams = quantiles.chunk(2 if config.intrinsic_gamma else 1, -1)
+
+    def best(t: int) -> int:
+        values = sum(unit**number * h_inv(part[t]).mean(-1) for number, part in enumerate(streams))
+        assert isinstance(values, Tensor)
+        return int(values.masked_fill(~torch.from_numpy(arrays.mask[t].copy()), -1e9).argmax())
+
+    def reward(number: int, t: int) -> float:
+        visits = int(arrays.visits[t])
+        tile = unit / visits if visits and len(streams) == 2 else 0.0
+        return tile / unit if number else float(arrays.reward[t]) - tile
+
     errors = []
     for t in range(header.burn_in_length, header.burn_in_length + header.train_length):
         m = min(config.n_step, len(quantiles) - 1 - t)
         if config.return_cut == "watkins":
             m = min([m, *(j for j in range(1, m) if not arrays.greedy[t + j])])
-        values = h_inv(quantiles[t + m]).mean(-1)
-        values = values.masked_fill(~torch.from_numpy(arrays.mask[t + m].copy()), -1e9)
-        future = config.gamma**m * h_inv(quantiles[t + m, values.argmax()])
-        if header.terminated and t + m == len(quantiles) - 1:
-            future = torch.zeros_like(future)
-        returned = sum(config.gamma**j * float(arrays.reward[t + j]) for j in range(m))
-        here = h_inv(quantiles[t]).mean(-1)
-        short = here[torch.from_numpy(arrays.mask[t].copy())].max() - here[int(arrays.action[t])]
-        samples = h(returned - config.advantage_alpha * short + future)
-        errors.append(abs(float(samples.mean() - quantiles[t, int(arrays.action[t])].mean())))
+        ended = header.terminated and t + m == len(quantiles) - 1
+        error, action = 0.0, int(arrays.action[t])
+        for number, (part, gamma) in enumerate(zip(streams, (config.gamma, config.intrinsic_gamma), strict=False)):
+            future = 0.0 if ended else gamma**m * h_inv(part[t + m, best(t + m)])
+            returned = sum(gamma**j * reward(number, t + j) for j in range(m))
+            here = h_inv(part[t]).mean(-1)
+            samples = h(returned - config.advantage_alpha * (here[best(t)] - here[action]) + future + torch.zeros(1))
+            error += unit**number * float(samples.mean() - part[t, action].mean())
+        errors.append(abs(error))
     return config.priority_eta * max(errors) + (1 - config.priority_eta) * sum(errors) / len(errors)
 
 
@@ -168,6 +180,7 @@ def test_initial_priorities_use_the_runs_own_formula(game: str) -> None:
         {"priority_eta": 0.0},
         {"n_step": 1},
         {"gamma": 0.5},
+        *([{"intrinsic_gamma": 0.95}] if game == "new ground" else []),
         {"advantage_alpha": 0.0},
         {"return_cut": "none" if config.return_cut == "watkins" else "watkins"},
     ):
