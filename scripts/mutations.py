@@ -325,12 +325,6 @@ MUTATIONS = (
         "best = weighted_sum(by_stream, weights).argmax(-1)",
     ),
     Mutation(
-        "penalties of unused rows",
-        TARGETS,
-        "(best - taken).masked_fill(~masks.any(-1, keepdim=True), 0.0)",
-        "(best - taken)",
-    ),
-    Mutation(
         "the best action by the game's stream alone",
         TARGETS,
         "best = greedy_actions(weighted_sum(by_stream, weights), masks)",

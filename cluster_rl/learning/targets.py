@@ -144,13 +144,13 @@ def advantage_penalties(
     Args:
         quantiles: [R, N, A, S K], by which actions are valued, by the network that values the bootstrap action.
         actions: [R, N] int64, those taken.
-        masks: [R, N, A] bool, the valid actions; none valid on unused rows, which get 0.
+        masks: [R, N, A] bool, the valid actions; none valid on unused rows, which get finite filler.
         weights: of the streams.
     """
     if alpha == 0:
         return None
     best, taken = _best_and_taken(quantiles, actions, masks, rescaling, weights)
-    return alpha * (best - taken).masked_fill(~masks.any(-1, keepdim=True), 0.0).movedim(-1, 0)
+    return alpha * (best - taken).movedim(-1, 0)
 
 
 @torch.no_grad()

@@ -60,8 +60,9 @@ def test_by_hand() -> None:
     """Values in reward units 4, 9 and, masked, 50; the second row is unused: nothing is valid there."""
     quantiles = torch.tensor([[3.0, 5.0], [9.0, 9.0], [50.0, 50.0]]).expand(2, 2, 3, 2)
     masks = torch.tensor([[True, True, False], [False, False, False]]).unsqueeze(1).expand(2, 2, 3)
-    actions = torch.tensor([[0, 1], [0, 0]])
+    actions = torch.tensor([[0, 1], [0, 1]])
     found = targets.advantage_penalties(0.5, quantiles, actions, masks, False, (1.0,))
     assert found is not None
-    assert found.tolist() == [[[2.5, 0.0], [0.0, 0.0]]]
+    assert found[:, 0].tolist() == [[2.5, 0.0]]
+    assert found.isfinite().all()
     assert targets.advantage_penalties(0.0, quantiles, actions, masks, False, (1.0,)) is None
