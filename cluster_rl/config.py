@@ -418,8 +418,11 @@ class Config(_Section, frozen=True):
 
     @property
     def stream_weights(self) -> tuple[float, ...]:
-        """What a unit of each stream is worth in reward. The intrinsic one's unit is a new tile, or what RND pays."""
-        return (1.0, self.rewards.novelty + self.w_rnd) if self.intrinsic_stream else (1.0,)
+        """What a unit of each stream is worth in reward. The intrinsic one's unit is a new tile at every step for ever,
+        so that its values are about as large as the game's: larger ones would be most of what a batch teaches."""
+        if not self.intrinsic_stream:
+            return (1.0,)
+        return (1.0, (self.rewards.novelty + self.w_rnd) / (1.0 - self.intrinsic_gamma))
 
     @property
     def head_outputs(self) -> int:

@@ -61,7 +61,7 @@ def oracle(learner: R2D2, batch: Batch, gradient_through_burn_in: bool = False) 
     config = learner.config
     h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
     K = config.num_quantiles
-    gammas, unit = [config.gamma], config.rewards.novelty + config.w_rnd
+    gammas, unit = [config.gamma], (config.rewards.novelty + config.w_rnd) / (1 - config.intrinsic_gamma)
     parts = [slice(0, K)]
     if config.intrinsic_gamma and unit:
         gammas, parts = [config.gamma, config.intrinsic_gamma], [slice(0, K), slice(K, 2 * K)]

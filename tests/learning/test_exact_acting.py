@@ -93,7 +93,7 @@ def priority_by_hand(block: Block, quantiles: Tensor, config: Config) -> float:
     """The learner's formula, step by step: quantiles [P, A, S K] on both sides."""
     header, arrays = block
     h, h_inv = (targets.h, targets.h_inv) if config.value_rescaling else (torch.clone, torch.clone)
-    unit = config.rewards.novelty
+    tile_worth, unit = config.rewards.novelty, config.rewards.novelty / (1 - config.intrinsic_gamma)
     streams = quantiles.chunk(2 if config.intrinsic_gamma else 1, -1)
 
     def best(t: int) -> int:
@@ -103,7 +103,7 @@ def priority_by_hand(block: Block, quantiles: Tensor, config: Config) -> float:
 
     def reward(number: int, t: int) -> float:
         visits = int(arrays.visits[t])
-        tile = unit / visits if visits and len(streams) == 2 else 0.0
+        tile = tile_worth / visits if visits and len(streams) == 2 else 0.0
         return tile / unit if number else float(arrays.reward[t]) - tile
 
     errors = []

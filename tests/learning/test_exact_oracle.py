@@ -19,7 +19,7 @@ from cluster_rl.learning.batch import Batch
 from cluster_rl.learning.r2d2 import R2D2
 from cluster_rl.model import QNetwork, State
 
-STREAMS: dict[str, Any] = {"intrinsic_gamma": 0.6, "rewards": RewardWeights(novelty=0.4), "w_rnd": 0.3}
+STREAMS: dict[str, Any] = {"intrinsic_gamma": 0.6, "rewards": RewardWeights(novelty=0.12), "w_rnd": 0.08}
 SETTINGS: list[dict[str, Any]] = [
     *({}, {"value_rescaling": False}, {"huber_kappa": 0.25}, {"priority_eta": 0.4}),
     *({"return_cut": "watkins"}, {"return_cut": "soft_watkins"}),
@@ -227,13 +227,13 @@ def own_best(part: int) -> Callable[..., Tensor]:
     return lambda quantiles, rescaling, weights: targets.stream_values(quantiles, rescaling, len(weights))[..., part]
 
 
-def all_novelty_stays(rewards: Tensor, visits: Tensor, curiosity: Tensor, *_: Any) -> Tensor:
-    return torch.stack([rewards, curiosity / 0.7])
+def all_novelty_stays(rewards: Tensor, visits: Tensor, curiosity: Tensor, novelty: float, weights: Any) -> Tensor:
+    return torch.stack([rewards, stream_rewards(rewards, visits, curiosity, novelty, weights)[1]])
 
 
 def unscaled(*given: Any) -> Tensor:
     game, intrinsic = stream_rewards(*given)
-    return torch.stack([game, intrinsic * 0.7])
+    return torch.stack([game, intrinsic * given[-1][1]])
 
 
 stream_rewards = targets.stream_rewards

@@ -14,7 +14,7 @@ from cluster_rl.learning import priorities, targets
 def test_the_config_says_what_streams_there_are() -> None:
     apart = Config(gamma=0.99, intrinsic_gamma=0.9, rewards=RewardWeights(novelty=0.04), w_rnd=0.01, num_quantiles=4)
     assert apart.stream_gammas == (0.99, 0.9)
-    assert apart.stream_weights == (1.0, pytest.approx(0.05))
+    assert apart.stream_weights == (1.0, pytest.approx(0.5))
     assert (apart.intrinsic_stream, apart.head_outputs) == (True, 8)
     together = Config(gamma=0.99, rewards=RewardWeights(novelty=0.04), w_rnd=0.01, num_quantiles=4)
     incurious = Config(gamma=0.99, intrinsic_gamma=0.9, rewards=RewardWeights(novelty=0.0), num_quantiles=4)
