@@ -463,11 +463,12 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """
     raw = read_config_file(find_config(path)) if path is not None else {}
     source = str(path) if path is not None else "defaults"
-    for override in overrides:
-        name, value = _parse_override(override)
-        _set_dotted(raw, name, value)
-        source = f"{path or 'defaults'} and overrides"
-    return config_from_builtins(raw, source)
+    return _with_overrides(raw, overrides, source)
+
+
+def overridden(config: Config, overrides: Iterable[str], source: str) -> Config:
+    """The config, which came from `source`, with overrides. Raises as `load_config` does."""
+    return _with_overrides(msgspec.to_builtins(config), overrides, source)
 
 
 def config_from_builtins(raw: Mapping[str, Any], source: str) -> Config:
@@ -568,6 +569,13 @@ def _parse_override(override: str) -> tuple[str, Any]:
         return name, json.loads(text)
     except (ValueError, RecursionError):  # no JSON, or none that Python reads: numbers of thousands of digits, say
         return name, text
+
+
+def _with_overrides(raw: dict[str, Any], overrides: Iterable[str], source: str) -> Config:
+    words = list(overrides)
+    for override in words:
+        _set_dotted(raw, *_parse_override(override))
+    return config_from_builtins(raw, f"{source} and overrides" if words else source)
 
 
 def _set_dotted(raw: dict[str, Any], name: str, value: Any) -> None:

@@ -1,9 +1,11 @@
-"""How good the agent is: greedy episodes from a run's published parameters.
+"""How good the agent is: greedy episodes from a run's published parameters, or by an exported policy.
 
     python -m cluster_rl.evaluate --run-name NAME --episodes 20 [--max-steps N] [--random] [--logs DIR] [--json]
+    python -m cluster_rl.evaluate --params FILE|NAME [the same options]
     python -m cluster_rl.evaluate --run-name NAME --publish
 
-In: `config.json` and `online_params.pt` of a run, which may be training meanwhile. Out: return (whole and by term),
+In: `config.json` and `online_params.pt` of a run, which may be training meanwhile; or a file of `cluster_rl.export --to
+safetensors`, or the name of one that is shipped, which is played by the config in it. Out: return (whole and by term),
 length and milestones, each with a 95 % confidence interval, and episode logs for the replayer on request. The policy is
 greedy, without noise in the network, and all episodes begin where the run's do by its config, never at an archived
 state; `--random` plays valid buttons at random instead, for comparison.
@@ -39,11 +41,13 @@ from scipy.special import ndtri, stdtrit
 
 from cluster_rl.acting.exploration import acting_values, select_actions
 from cluster_rl.acting.rollout import Rollout, network_of
+from cluster_rl.agents import find_agent
 from cluster_rl.config import Config, load_config, split_overrides
 from cluster_rl.emulator.env import Env, make_env
 from cluster_rl.emulator.puffer_env import environment_of
 from cluster_rl.emulator.school import start_words
 from cluster_rl.errors import EXIT_OK, UserError, run_command
+from cluster_rl.exporting.policy_file import read_policy
 from cluster_rl.game.world import World
 from cluster_rl.jobs.evaluation_process import STUCK_SEC
 from cluster_rl.jobs.process_log import logged
@@ -316,18 +320,34 @@ def _refuse_others(parser: Arguments, known: argparse.Namespace, rest: Sequence[
         parser.error(f"{other}: --publish plays what the run's config says; give it alone, or leave it out")
 
 
+def _published(run_dir: RunDir, overrides: Sequence[str]) -> tuple[int, Config, QNetwork]:
+    """The updates behind a run's newest parameters (-1 if they do not say), its config, its network."""
+    config = load_config(run_dir.require_config(), overrides)
+    other = other_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
+    if other:
+        print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
+    params = read_params(run_dir.online_params)
+    network, point = network_of(config, params, run_dir.online_params), point_of(params)
+    return -1 if point is None else point.updates, config, network
+
+
 def main() -> int:
     """`python -m cluster_rl.evaluate`."""
     parser = Arguments(
         prog="python -m cluster_rl.evaluate",
-        description="Greedy episodes of a run.",
+        description="Greedy episodes of a run, or of an exported policy.",
         epilog=OVERRIDES_HELP,
     )
-    add_run_name(parser)
+    add_run_name(parser, otherwise="the policy of --params")
+    parser.add_argument(
+        "--params",
+        metavar="FILE",
+        help="an exported policy (cluster_rl.export --to safetensors), or the name of a shipped one: firefly_wood",
+    )
     parser.add_argument("--episodes", type=whole_number(1), help=f"episodes to play (default: {_EPISODES})")
     parser.add_argument("--seed", type=whole_number(0), help=f"seed of the episodes (default: {_SEED})")
     parser.add_argument(
-        "--max-steps", type=whole_number(1), help="truncate episodes after this many steps (default: the run's)"
+        "--max-steps", type=whole_number(1), help="truncate episodes after this many steps (default: the config's)"
     )
     parser.add_argument("--random", action="store_true", help="play at random, for comparison")
     parser.add_argument("--logs", type=Path, help="write episode logs into this folder")
@@ -339,6 +359,14 @@ def main() -> int:
         "any other option",
     )
     known, rest = parser.parse_known_args()
+    if known.params is not None:
+        beside = [
+            f"--{name}" for name in ("run_name", "runs", "publish") if getattr(known, name) != parser.get_default(name)
+        ]
+        if beside:
+            parser.error(f"{beside[0].replace('_', '-')}: not with --params, which is of no run; leave one out")
+    elif known.run_name is None:
+        parser.error("give either --run-name or --params")
     if known.publish:
         _refuse_others(parser, known, rest)
         with logged("evaluate"):
@@ -350,21 +378,19 @@ def main() -> int:
             raise UserError(f"--logs {known.logs}: cannot be made a folder: {error.strerror}; give another") from None
     if known.max_steps is not None:
         rest.append(f"episode_max_steps={known.max_steps}")
-    run_dir = RunDir(known.runs, known.run_name)
-    config = load_config(run_dir.require_config(), split_overrides(rest))
-    other = other_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
-    if other:
-        print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
-    params = read_params(run_dir.online_params)
-    network, point = network_of(config, params, run_dir.online_params), point_of(params)
+    overrides = split_overrides(rest)
+    if known.params is not None:
+        version, (config, network) = -1, read_policy(find_agent(known.params), overrides)
+    else:
+        version, config, network = _published(RunDir(known.runs, known.run_name), overrides)
     torch.set_num_threads(1)
     started = time.monotonic()
-    version = -1 if point is None else point.updates
     episodes = _EPISODES if known.episodes is None else known.episodes
     seed = _SEED if known.seed is None else known.seed
     played = play_episodes(config, network, episodes, seed, known.random, known.logs, version)
     found = {
         "run": known.run_name,
+        "params": known.params,
         "policy": "random" if known.random else "greedy",
         "seed": seed,
         "start": start_words(config.initial_state),

@@ -106,7 +106,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:  # a video may be longer than the machine's memory
             return file.read(MOST_ROM_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"ROM {path}: no such file; an empty path plays the small world") from None
+        raise UserError(
+            f"ROM {path}: no such file; give --rom the path of yours; an empty path plays the small world"
+        ) from None
     except OSError as error:
         raise read_error(error, path, "ROM") from None
 

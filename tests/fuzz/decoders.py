@@ -32,11 +32,13 @@ from cluster_rl.batch_system import chain, sbatch_options, settings
 from cluster_rl.config import config_to_json, load_config
 from cluster_rl.emulator import script, snapshot
 from cluster_rl.emulator.console import Console
+from cluster_rl.emulator.spaces import observation_spec
 from cluster_rl.errors import UserError
 from cluster_rl.exploration.bayes_quests import QuestRecord
+from cluster_rl.exporting.policy_file import export_safetensors, read_policy
 from cluster_rl.game import savestate
 from cluster_rl.jobs import slurm
-from cluster_rl.model import load_params
+from cluster_rl.model import build_model, load_params
 from cluster_rl.replay.log import ReplayLog
 from cluster_rl.replay.segments import record_bytes
 from cluster_rl.replay.totals import Totals
@@ -72,6 +74,7 @@ def make_decoders(folder: Path) -> list[Decoder]:
         *_replay(folder),
         *_run_files(folder),
         *_checkpoints(folder),
+        *_policies(folder),
         *_episodes(),
         *_game(folder),
         *_slurm(folder),
@@ -361,6 +364,34 @@ def _checkpoints(folder: Path) -> list[Decoder]:
         return Decoder(f"checkpoint {name}", functools.partial(loaded, name), (UserError,), (made[name],), form)
 
     return [decoder("manifest.json", "json"), decoder("state.json", "json"), decoder("tensors.safetensors", "plain")]
+
+
+def _policies(folder: Path) -> list[Decoder]:
+    sizes = ["lstm_hidden_size=8", "num_quantiles=1", "model.context_width=8", "model.trunk_width=8"]
+    config = load_config("slim_cpu", [*sizes, "model.conv_channels=[1,1]", "occupancy_crop_radius=1"])
+    checkpoint.publish_params(folder / "p.pt", build_model(config, observation_spec(config)).state_dict())
+    export_safetensors(config, folder / "p.pt", folder / "p.safetensors")
+    whole = (folder / "p.safetensors").read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + size])
+    read = _reading(folder / "a.safetensors", read_policy)
+
+    def with_header(data: bytes) -> bytes:
+        return len(data).to_bytes(8, "little") + data + whole[8 + size :]
+
+    def with_metadata(name: str, data: bytes) -> bytes:
+        said = {**header["__metadata__"], name: data.decode(errors="replace")}
+        return with_header(json.dumps({**header, "__metadata__": said}).encode())
+
+    def inside(name: str) -> Decoder:
+        seed = header["__metadata__"][name].encode()
+        return Decoder(f"policy, {name}", lambda d: read(with_metadata(name, d)), (UserError,), (seed,), "json")
+
+    return [
+        Decoder("policy", read, (UserError,), (whole,)),
+        Decoder("policy header", lambda d: read(with_header(d)), (UserError,), (whole[8 : 8 + size],), "json"),
+        *(inside(name) for name in ("config", "observation", "buttons")),
+    ]
 
 
 def _episodes() -> list[Decoder]:

@@ -221,6 +221,14 @@ def test_it_exports_or_says_what_is_missing(trained: Installed, tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_a_shipped_agent_comes_along_and_can_be_watched(installed: Installed) -> None:
+    words = ["--params", "firefly_wood", "--episodes", "1", "--max-steps", "40", "--logs", "watched", "--json"]
+    assert json.loads(installed.command("evaluate", *words))["params"] == "firefly_wood"
+    installed.command("replayer", "--logs", "watched", "--rom", "lanternvale", "--out", "watched/videos")
+    assert len(list((installed.folder / "watched" / "videos").glob("*.mp4"))) == 1
+
+
+@pytest.mark.slow
 def test_it_plays(trained: Installed) -> None:
     told = trained.command("evaluate", "--run-name", "one", "--episodes", "2", "--max-steps", "40", "--json")
     assert json.loads(told)["episodes"] == 2

@@ -37,6 +37,7 @@ from cluster_rl.evaluate import (
     report,
     wilson_interval,
 )
+from cluster_rl.exporting.policy_file import export_safetensors
 from cluster_rl.jobs.watchdog import Watchdog
 from cluster_rl.learning.sequences import EpisodeSummary
 from cluster_rl.model import build_model
@@ -355,6 +356,52 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(UserError, match=words):
         command(monkeypatch, run, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give either --run-name or --params"),
+        (["--params", "x", "--run-name", "one"], "--run-name: not with --params"),
+        (["--params", "x", "--runs", "elsewhere"], "--runs: not with --params"),
+        (["--params", "x", "--publish"], "--publish: not with --params"),
+        (["--params", "x"], "--params x: no such file; agents that are shipped: firefly_wood"),
+    ],
+)
+def test_what_is_played_is_a_run_or_a_policy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(UserError, match=f"^{words}"):
+        main()
+
+
+def test_an_exported_policy_plays_as_its_run_does(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played = []
+    export_safetensors(CONFIG, run / "online_params.pt", tmp_path / "policy.safetensors")
+    for words in (["--runs", str(run.parent), "--run-name", "one"], ["--params", str(tmp_path / "policy.safetensors")]):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *words, "--episodes", "3", "--max-steps", "20", "--json"])
+        assert main() == 0
+        played.append(json.loads(capsys.readouterr().out))
+    assert played[0]["played"] == played[1]["played"]
+    assert [found["params"] for found in played] == [None, str(tmp_path / "policy.safetensors")]
+
+
+def test_a_policy_whose_rom_is_elsewhere_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = msgspec.structs.replace(CONFIG, rom="/home/them/red.gb")
+    export_safetensors(theirs, run / "online_params.pt", tmp_path / "policy.safetensors")
+    words = ["evaluate", "--params", str(tmp_path / "policy.safetensors"), "--episodes", "1", "--max-steps", "5"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=r"^ROM /home/them/red\.gb: no such file; give --rom the path of yours"):
+        main()
+    monkeypatch.setattr(sys, "argv", [*words, "--rom", "small"])
+    assert main() == 0
+    assert "1 episodes" in capsys.readouterr().out
 
 
 def test_a_reader_that_leaves_ends_nothing(run: Path, tmp_path: Path) -> None:
