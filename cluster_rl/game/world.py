@@ -116,7 +116,9 @@ class World:
         """Those that an episode from this state can reach: it has not, and they belong to the game if it is in the
         game, or to the lesson that it is in, as no way leads from the one to the other."""
         lesson = self.maps.lesson(state.map_id) if state.in_game else ""
-        return tuple(m for m in self.milestones if m.lesson == lesson and not m.condition.holds(state))
+        latch = ProgressLatch(self.milestones)
+        latch.start(state)
+        return tuple(m for m in self.milestones if m.lesson == lesson and m.name not in latch.reached)
 
     def milestones_from(self, school: str) -> tuple[Milestone, ...]:
         """Those of the part of the game where this school start is; without one that is known, of the game itself."""
