@@ -204,7 +204,7 @@ class Config(_Section, frozen=True):
             " that of all others, and added to it to act by; 0: they are rewards like others",
             "",
             ge=0,
-            lt=1,
+            le=0.999,
         ),
     ] = 0.0
     rnd_by_counts: Annotated[
@@ -628,6 +628,11 @@ def _check_together(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: samples_per_insert_schedule: must be finite, env steps rising from pair to pair, as in "
             f"[[20000, 16], [60000, 8]], not {config.samples_per_insert_schedule}"
+        )
+    if config.intrinsic_gamma > 0 > config.rewards.novelty:
+        raise UserError(
+            f"{source}: rewards.novelty: {config.rewards.novelty:g} is less than 0, which has no value of its own "
+            "(intrinsic_gamma): give 0 or more, or intrinsic_gamma 0"
         )
     if 0 < config.evaluate_interval_seconds < _EVALUATE_INTERVAL_MIN_SEC:
         raise UserError(

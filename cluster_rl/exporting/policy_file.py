@@ -116,7 +116,8 @@ def read_policy(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, QNet
 def _config_in(said: _About, path: Path) -> Config:
     raw = _decode(said.config, dict[str, Any], f"{path}: metadata, config")
     try:
-        return config_from_builtins(raw, "config")
+        # A checkout's code would run: the user's own word alone names one.
+        return msgspec.structs.replace(config_from_builtins(raw, "config"), puffer="")
     except UserError as error:
         raise UserError(f"{path}: its config is none of this program's{_with_version(said)}", error.lines) from None
 

@@ -144,6 +144,8 @@ class ProgressLatch:
             self.load_state_dict(before)
         self.update(state)
         self.new_events = 0
+        if before is not None:
+            return
         reached = set(self.reached)
         required = [m for m in self.milestones if m.required]
         furthest = max((place for place, m in enumerate(required) if m.name in reached), default=0)

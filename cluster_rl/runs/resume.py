@@ -16,15 +16,20 @@ from cluster_rl.runs.layout import RunDir
 
 
 def _kept_values(config: Config) -> dict[str, object]:
-    """What the replay's blocks and the weights were made for. Values under h(x) mean nothing without it."""
-    return sequence_schema_values(config) | {"value_rescaling": config.value_rescaling}
+    """What the replay's blocks and the weights were made for.
+
+    Values under h(x) mean nothing without it. With a stream of intrinsic rewards the learner takes what was paid for
+    tiles out of what the environment paid as one number.
+    """
+    kept = sequence_schema_values(config) | {"value_rescaling": config.value_rescaling}
+    return kept | {"rewards.novelty": config.rewards.novelty} if config.intrinsic_stream else kept
 
 
 def check_resumable(run_dir: RunDir, config: Config) -> list[str]:
     """Lines about what is not as in the run's last job, and where its config cannot be read, what was compared.
 
     Raises `UserError` if that job had other shapes, which the run's replay and weights keep. Everything else (targets,
-    rates, rewards, intervals) may change from job to job.
+    rates, intervals, rewards but for `rewards.novelty` in a stream of its own) may change from job to job.
     """
     before, note = _config_before(run_dir)
     lines = [note] * bool(note)
@@ -32,9 +37,15 @@ def check_resumable(run_dir: RunDir, config: Config) -> list[str]:
         return lines
     old, new = _kept_values(before), _kept_values(config)
     for key, value in old.items():
-        if new[key] != value:
+        if new.get(key) != value and key == "intrinsic_stream":
+            give = "--intrinsic_gamma, and --rewards.novelty or --w_rnd, above 0" if value else "--intrinsic_gamma 0"
             raise UserError(
-                f"run {run_dir.run_name!r} was made with {key} {value}, not {new[key]}; give the same value, or "
+                f"run {run_dir.run_name!r} was made {'with' if value else 'without'} a value of curiosity's own: give "
+                f"{give}, or another --run-name"
+            )
+        if new.get(key) != value:
+            raise UserError(
+                f"run {run_dir.run_name!r} was made with {key} {value}, not {new.get(key)}; give the same value, or "
                 "another --run-name"
             )
     changes = _changes(before, config)

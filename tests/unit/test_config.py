@@ -244,3 +244,11 @@ def test_evaluations_are_not_due_before_one_can_have_begun(seconds: str) -> None
         load_config(None, [f"evaluate_interval_seconds={seconds}"])
     for right in (0.0, 10.0):
         assert load_config(None, [f"evaluate_interval_seconds={right}"]).evaluate_interval_seconds == right
+
+
+def test_what_new_ground_costs_has_no_value_of_its_own() -> None:
+    with pytest.raises(
+        UserError, match=r"rewards.novelty: -0.3 is less than 0, .* give 0 or more, or intrinsic_gamma 0$"
+    ):
+        load_config(None, ["intrinsic_gamma=0.9", "rewards.novelty=-0.3", "w_rnd=0.4"])
+    assert load_config(None, ["rewards.novelty=-0.3", "w_rnd=0.4"]).stream_weights == (1.0,)

@@ -77,6 +77,14 @@ def with_config(change: Callable[[dict[str, Any]], object]) -> Callable[[Tensors
     return changed
 
 
+def test_a_file_names_no_code_to_run(exported: tuple[Config, QNetwork, Path], tmp_path: Path) -> None:
+    tensors, said = parts_of(exported[2])
+    with_config(lambda config: config.update(puffer="/tmp/theirs"))(tensors, said)
+    path = tmp_path / "theirs.safetensors"
+    safetensors.torch.save_file(tensors, path, said)
+    assert read_policy(path)[0].puffer == ""
+
+
 def with_observation(**changes: Any) -> Callable[[Tensors, Texts], object]:
     def changed(_: Tensors, said: Texts) -> None:
         said["observation"] = json.dumps({**json.loads(said["observation"]), **changes})

@@ -156,6 +156,21 @@ def test_value_rescaling_is_kept(run_dir: RunDir) -> None:
         check_job(_config("value_rescaling=false"), run_dir)
 
 
+def test_a_value_of_curiositys_own_is_kept(run_dir: RunDir) -> None:
+    """And what was paid for tiles: the learner takes it out of rewards that were stored as one number."""
+    apart = ("intrinsic_gamma=0.9", "rewards.novelty=0.03", "w_rnd=0.02")
+    _begin(run_dir, _config())
+    with pytest.raises(UserError, match=r"made without a value of curiosity's own: give --intrinsic_gamma 0, or"):
+        check_job(_config(*apart), run_dir)
+    other = RunDir(run_dir.root, "apart")
+    _begin(other, _config(*apart))
+    assert check_job(_config(*apart, "w_rnd=0.05"), other) is not None
+    with pytest.raises(UserError, match=r"with a value of .*give --intrinsic_gamma, and --rewards.novelty or --w_rnd"):
+        check_job(_config("intrinsic_gamma=0"), other)
+    with pytest.raises(UserError, match=r"made with rewards.novelty 0.03, not 0.1"):
+        check_job(_config(*apart, "rewards.novelty=0.1"), other)
+
+
 @pytest.mark.parametrize(
     "name", [".online_params.pt.1234.tmp", "jobs/.001.json.1234.tmp", "episode_logs/.a000-e01-1f-000004.eplog.12.tmp"]
 )
