@@ -19,6 +19,7 @@ from acting_fixtures import CONFIGS, GAMES, SMALL, Block, Collector, network, pl
 from cartridge_fixtures import meet_trainer, new_env
 from torch import Tensor
 
+from cluster_rl.acting import loop
 from cluster_rl.acting.exploration import epsilon_ladder
 from cluster_rl.acting.loop import Actor
 from cluster_rl.acting.rollout import Rollout
@@ -138,6 +139,24 @@ def test_initial_priorities_are_the_learners_from_values_without_noise(game: str
             )
     assert len(played(game)) >= 14
     assert noise_shows > len(played(game)) // 2
+
+
+def test_initial_priorities_are_given_how_often_each_tile_was_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too little beside the values of a network drawn at random to be seen in the priority itself."""
+    given: list[npt.NDArray[np.uint8]] = []
+    whole = loop.actor_priorities
+
+    def spied(*args: Any, **more: Any) -> Tensor:
+        given.extend(args[5].numpy().T)
+        return whole(*args, **more)
+
+    monkeypatch.setattr(loop, "actor_priorities", spied)
+    blocks = play(CONFIGS["new ground"], params_to_bytes(network("new ground")), 120)
+    for column, (header, arrays) in zip(given, blocks, strict=True):
+        expected = np.zeros_like(column)
+        expected[: len(arrays.visits) - header.burn_in_length] = arrays.visits[header.burn_in_length :]
+        np.testing.assert_array_equal(column, expected)
+    assert sum(column.any() for column in given) > len(given) // 2
 
 
 def test_actors_act_on_noise_that_is_new_at_every_edge() -> None:
