@@ -38,7 +38,7 @@ from cluster_rl.report.overlay import Narrator, chances_of
 from cluster_rl.report.recording import Recording
 from cluster_rl.rom import load_rom, preflight
 from cluster_rl.runs.arguments import Arguments, add_run_name, whole_number
-from cluster_rl.runs.identity import other_environment, read_identity
+from cluster_rl.runs.identity import read_identity, warn_of_other_environment
 from cluster_rl.runs.layout import RunDir
 from cluster_rl.runs.small_file import UnreadableError, read_bytes
 
@@ -241,9 +241,7 @@ def _rollout(config: Config, model: Path | None, options: argparse.Namespace) ->
     quests = _newest_quests(options)
     if options.run_name is not None:
         identity = read_identity(RunDir(options.runs, options.run_name).identity)
-        other = other_environment(identity, options.run_name, environment_of(config))
-        if other:
-            print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
+        warn_of_other_environment(identity, options.run_name, environment_of(config))
     with ExitStack() as stack:
         env = make_env(config, 0)
         stack.callback(env.close)

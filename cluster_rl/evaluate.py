@@ -28,7 +28,6 @@ if __name__ == "__main__":
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +61,7 @@ from cluster_rl.runs.atomic import check_writable
 from cluster_rl.runs.checkpoint import point_of, read_params
 from cluster_rl.runs.episode_log import EpisodeIdentity, EpisodeRecorder
 from cluster_rl.runs.evaluation import EMULATORS, Evaluation, readable_evaluation, save_evaluation
-from cluster_rl.runs.identity import check_environment, other_environment, read_identity
+from cluster_rl.runs.identity import check_environment, read_identity, warn_of_other_environment
 from cluster_rl.runs.layout import RunDir
 
 _EVALUATION_STREAM = 1 << 20  # keeps the seeds apart from those of actors
@@ -323,9 +322,7 @@ def _refuse_others(parser: Arguments, known: argparse.Namespace, rest: Sequence[
 def _published(run_dir: RunDir, overrides: Sequence[str]) -> tuple[int, Config, QNetwork]:
     """The updates behind a run's newest parameters (-1 if they do not say), its config, its network."""
     config = load_config(run_dir.require_config(), overrides)
-    other = other_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
-    if other:
-        print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
+    warn_of_other_environment(read_identity(run_dir.identity), run_dir.run_name, environment_of(config))
     params = read_params(run_dir.online_params)
     network, point = network_of(config, params, run_dir.online_params), point_of(params)
     return -1 if point is None else point.updates, config, network

@@ -5,6 +5,7 @@ The launcher writes it under the run's lock; the learner binds the replay log to
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_identity(path: Path) -> RunIdentity | None:
         raise UserError(f"{error}; restore it, or move it away: the run's other files tell its id") from None
 
 
-def other_environment(identity: RunIdentity | None, run_name: str, environment: str) -> str:
+def _other_environment(identity: RunIdentity | None, run_name: str, environment: str) -> str:
     """What a run plays that plays another environment, or the same in another version, in words; else empty."""
     if identity is None or identity.environment == environment:
         return ""
@@ -52,9 +53,16 @@ def other_environment(identity: RunIdentity | None, run_name: str, environment: 
 
 def check_environment(identity: RunIdentity | None, run_name: str, environment: str) -> None:
     """Raises `UserError` for a run that plays another environment, or the same in another version."""
-    other = other_environment(identity, run_name, environment)
+    other = _other_environment(identity, run_name, environment)
     if other:
         raise UserError(f"{other}; give the same --puffer and --puffer_reward, or another --run-name")
+
+
+def warn_of_other_environment(identity: RunIdentity | None, run_name: str, environment: str) -> None:
+    """Says on stderr where a run plays another environment, or the same in another version, than plays now."""
+    other = _other_environment(identity, run_name, environment)
+    if other:
+        print(f"WARNING: {other}, which plays now", file=sys.stderr, flush=True)
 
 
 def ensure_identity(

@@ -37,17 +37,13 @@ def check_resumable(run_dir: RunDir, config: Config) -> list[str]:
         return lines
     old, new = _kept_values(before), _kept_values(config)
     for key, value in old.items():
-        if new.get(key) != value and key == "intrinsic_stream":
+        if new.get(key) == value:
+            continue
+        why = f"with {key} {value}, not {new.get(key)}; give the same value"
+        if key == "intrinsic_stream":  # no key of a config: what makes it
             give = "--intrinsic_gamma, and --rewards.novelty or --w_rnd, above 0" if value else "--intrinsic_gamma 0"
-            raise UserError(
-                f"run {run_dir.run_name!r} was made {'with' if value else 'without'} a value of curiosity's own: give "
-                f"{give}, or another --run-name"
-            )
-        if new.get(key) != value:
-            raise UserError(
-                f"run {run_dir.run_name!r} was made with {key} {value}, not {new.get(key)}; give the same value, or "
-                "another --run-name"
-            )
+            why = f"{'with' if value else 'without'} a value of curiosity's own: give {give}"
+        raise UserError(f"run {run_dir.run_name!r} was made {why}, or another --run-name")
     changes = _changes(before, config)
     return [*lines, *([f"not as in the run's last job: {', '.join(changes)}"] if changes else [])]
 

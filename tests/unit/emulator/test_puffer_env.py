@@ -18,9 +18,6 @@ from fake_puffer import (
     ENVIRONMENT,
     HOOK_STEP,
     SCRIPT_STEP,
-    fake_checkout,
-    forgotten,
-    loop_rom,
     puffer_config,
     recorded,
     spoil,
@@ -40,17 +37,6 @@ from cluster_rl.rom import load_rom
 from cluster_rl.runs.episode_log import EpisodeLog, read_header, read_log
 
 TREE = ("pokemonred_puffer/environment.py", "config.yaml", "pyboy_states/Begin.state")
-
-
-@pytest.fixture
-def rom(tmp_path: Path) -> Path:
-    return loop_rom(tmp_path)
-
-
-@pytest.fixture
-def root(tmp_path: Path, rom: Path) -> Iterator[Path]:
-    with forgotten():
-        yield fake_checkout(tmp_path, rom)
 
 
 @pytest.fixture

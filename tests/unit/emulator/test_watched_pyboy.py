@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_puffer import ENVIRONMENT, fake_checkout, forgotten, loop_rom, puffer_config, recorded, spoil
+from fake_puffer import ENVIRONMENT, puffer_config, recorded, spoil
 
 from cluster_rl.emulator.env import make_env
 from cluster_rl.emulator.playback import replay
@@ -18,17 +17,6 @@ from cluster_rl.runs.episode_log import EpisodeLog, read_log
 ODD_STEP = 4
 _HERE = "        if self.steps == 5:"  # before its scripts, in the middle of a step
 _HOOK = '        self.seen.add("hook")'
-
-
-@pytest.fixture
-def rom(tmp_path: Path) -> Path:
-    return loop_rom(tmp_path)
-
-
-@pytest.fixture
-def root(tmp_path: Path, rom: Path) -> Iterator[Path]:
-    with forgotten():
-        yield fake_checkout(tmp_path, rom)
 
 
 def does(root: Path, code: str, place: str = _HERE) -> None:
